@@ -1,0 +1,278 @@
+#!/usr/bin/env python3
+"""Split specialty files into a fixed holdout, a fixed eval set, a train set that grows and a pool that shrinks.
+
+    python dataset_preparation.py --demo                        the sample specialties
+    python dataset_preparation.py DATA_DIR=my_files             iteration 1
+    python dataset_preparation.py --recommendations evaluation_results/training_recommendations.json
+                                                                the next iteration, as evaluation.py advises
+    (or edit `specialty_adjustments` below and run it plainly)
+
+Reads dataset_with_answers_{specialty}.json (or CSV) from DATA_DIR; writes OUTPUT_DIR, see datasets/README.md.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench import chat, files, manifest, settings
+from workbench.errors import UserError, run_script
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# The next iteration's shares: specialty -> absolute share of its records (all but the holdout) in train and eval.
+# A specialty that is not named keeps its last share. Example: {"cardiology": 0.8, "urology": 0.65}
+specialty_adjustments: dict[str, float] = {}
+
+
+class DatasetConfig(settings.Settings):
+    """Settings of the split. Change a line, or give KEY=VALUE on the command line."""
+
+    # Folder of dataset_with_answers_{specialty}.json files (or CSV with question, answer and, if you like, specialty).
+    DATA_DIR: str = "data"
+    # Where the four splits go. One series of iterations lives in one folder.
+    OUTPUT_DIR: str = "datasets"
+    # Questions a specialty that are never trained on and carry the headline. 10 show only large effects; more cost data.
+    HOLDOUT_SAMPLES_PER_SPECIALTY: int = 10
+    # Share of a specialty's records (all but the holdout) that the first iteration uses for train and eval together.
+    INITIAL_TRAIN_PERCENTAGE: float = 0.5
+    # Share of the first training share that becomes the eval set, fixed from then on. Recommendations rest on it.
+    EVAL_SPLIT_SIZE: float = 0.2
+    # First shares of single specialties, where they differ from the above, e.g. {cardiology: 0.8}.
+    SPECIALTY_SAMPLE_PERCENTAGES: dict[str, float] = {}
+    # What the model is told before each question, in training and evaluation alike. Empty for none.
+    SYSTEM_MESSAGE: str = "You are a medical assistant. Answer accurately and concisely."
+    # "llama3", or a tokenizer's folder or a .jinja file for models of another family.
+    CHAT_TEMPLATE: str = "llama3"
+    # Records whose questions and answers both share this much of their words say the same and do not stand on two
+    # sides. 0 turns it off; equal questions and identical answers are kept apart all the same.
+    NEAR_DUPLICATE_THRESHOLD: float = 0.8
+    # Everything random here depends on it. Another seed is another holdout, and scores do not compare.
+    RANDOM_SEED: int = 42
+    # True leaves bad records out and counts them; False stops and names them.
+    SKIP_INVALID: bool = False
+
+
+DEMO = {"DATA_DIR": "examples/specialties", "OUTPUT_DIR": "datasets/demo", "EVAL_SPLIT_SIZE": 0.4}
+# Another value of these is another series: other fixed sets, scores that do not compare
+SERIES_SETTINGS = ("HOLDOUT_SAMPLES_PER_SPECIALTY", "INITIAL_TRAIN_PERCENTAGE", "EVAL_SPLIT_SIZE",
+                   "SPECIALTY_SAMPLE_PERCENTAGES", "NEAR_DUPLICATE_THRESHOLD", "RANDOM_SEED")  # fmt: skip
+
+
+def apply_chat_template(question: str, answer: str | None, system_message: str) -> str:
+    """The text of a conversation: edit this to change the format in preparation, training and evaluation at once.
+
+    With `answer=None` it ends where the assistant is to speak; with an answer it is the same text followed by the
+    answer and whatever ends the turn. Llama-3's format by default.
+    """
+    return chat.render_llama3(question, answer, system_message)
+
+
+def create_datasets(config: Any = DatasetConfig) -> tuple[Dataset, Dataset, Dataset, Dataset]:
+    """Prepare the folder as the settings say, with each specialty's last share.
+
+    Args:
+        config: a DatasetConfig, or any object with some of its names.
+
+    Returns:
+        holdout, train, eval and pool, as Hugging Face datasets.
+    """
+    return update_training_data(config, {})
+
+
+def update_training_data(
+    config: Any, specialty_adjustments: Mapping[str, float]
+) -> tuple[Dataset, Dataset, Dataset, Dataset]:
+    """Like `create_datasets`, with new absolute shares for the specialties named; the rest keep theirs."""
+    from workbench.data import dataset_folders
+
+    full = settings.resolve(config, DatasetConfig)
+    folder = Path(full.OUTPUT_DIR)
+    with files.output_lock(folder):
+        prepare(full, dict(specialty_adjustments))
+    holdout, train, evaluation, pool = (
+        dataset_folders.read_split(folder, split) for split in ("holdout", "train", "eval", "pool")
+    )
+    return holdout, train, evaluation, pool
+
+
+def check(config: DatasetConfig) -> None:
+    settings.check_range(config, "HOLDOUT_SAMPLES_PER_SPECIALTY", 1, 100_000)
+    settings.check_range(config, "INITIAL_TRAIN_PERCENTAGE", 0, 1, low_open=True)
+    settings.check_range(config, "EVAL_SPLIT_SIZE", 0, 0.9, low_open=True)
+    settings.check_range(config, "NEAR_DUPLICATE_THRESHOLD", 0, 1)
+    if chat.SPECIAL_TOKEN.search(config.SYSTEM_MESSAGE):
+        raise UserError("SYSTEM_MESSAGE holds a control token of chat templates. Write it as plain text.")
+
+
+def template_of(config: DatasetConfig) -> Any:
+    """The template the settings ask for: the function above, or another family's own."""
+    if config.CHAT_TEMPLATE == "llama3":
+        return apply_chat_template
+    source = Path(config.CHAT_TEMPLATE)
+    if not source.exists():
+        raise UserError(f'CHAT_TEMPLATE={source}: is neither "llama3" nor a file or folder that exists.')
+    return chat.JinjaTemplate(source).render
+
+
+def prepare(
+    config: DatasetConfig,
+    adjustments: dict[str, float],
+    *,
+    recommendations: Path | None = None,
+    accept_edits: bool = False,
+    fresh: bool = False,
+) -> dict[str, Any]:
+    """Make the next iteration in OUTPUT_DIR, or find the present one up to date; the caller holds the folder's lock.
+
+    Returns the folder's manifest, with "up_to_date" added.
+    """
+    from workbench.data import dataset_folders, iterations, records, series
+
+    started = time.time()
+    check(config)
+    folder = Path(config.OUTPUT_DIR)
+    template = template_of(config)
+    probe = dataset_folders.check_template(template, config.SYSTEM_MESSAGE)
+    paths = records.find_files(Path(config.DATA_DIR))
+    series.finish_interrupted(folder)
+    if fresh:
+        series.archive_all(folder)
+    ledger = iterations.read_ledger(folder)
+    last = ledger[-1] if ledger else None
+    series_settings = {name: getattr(config, name) for name in SERIES_SETTINGS}
+    if last is not None:
+        series.check_same_series(folder, last, series_settings)
+
+    advice = ""
+    if recommendations is not None:
+        adjustments = adjustments | series.recommended_shares(recommendations, last)
+        advice = files.sha256_file(recommendations)
+
+    # 1. what would be made, and whether it is there already
+    shares = (last["shares"] if last else {}) | adjustments
+    inputs = {path.name: files.sha256_file(path) for path in paths}
+    result_depends_on = [inputs, series_settings, probe, config.SKIP_INVALID]
+    present = manifest.read(folder)
+    edits_to_take = accept_edits and last is not None and last["changes"]["fixed_waiting"]
+    if present is not None and present["fingerprint"] == files.sha256_of([*result_depends_on, shares]) and not edits_to_take:
+        return {**present, "up_to_date": True}
+
+    # 2. read, and hold against what earlier iterations saw
+    reading = records.read_folder(Path(config.DATA_DIR), skip_invalid=config.SKIP_INVALID, paths=paths)
+    known = sorted(set(reading.records) | set(last["shares"] if last else {}))
+    iterations.check_shares(adjustments, known, "specialty_adjustments")
+    iterations.check_shares(config.SPECIALTY_SAMPLE_PERCENTAGES, known, "SPECIALTY_SAMPLE_PERCENTAGES")
+    catalogue = series.take_stock(folder, reading.records, near=config.NEAR_DUPLICATE_THRESHOLD > 0, accept_edits=accept_edits)
+
+    # 3. fixed sets for what has none, then the shares of the rest
+    plan = series.split(
+        catalogue,
+        last,
+        shares=shares,
+        first_shares=dict.fromkeys(reading.records, config.INITIAL_TRAIN_PERCENTAGE) | config.SPECIALTY_SAMPLE_PERCENTAGES,
+        holdout_wanted=config.HOLDOUT_SAMPLES_PER_SPECIALTY,
+        eval_share=config.EVAL_SPLIT_SIZE,
+        threshold=config.NEAR_DUPLICATE_THRESHOLD,
+        seed=config.RANDOM_SEED,
+    )
+
+    # 4. write beside what is there, then change places
+    entry = series.ledger_entry(
+        plan, catalogue, last,
+        settings=series_settings, adjustments=adjustments, advice=advice, probe=probe,
+    )  # fmt: skip
+    entry["notes"] = {"identical_dropped": reading.identical_dropped, "invalid_skipped": reading.invalid_skipped}
+    building = series.write(folder, plan, catalogue, [*ledger, entry], template, config.SYSTEM_MESSAGE)
+    contents = manifest.build(
+        files.sha256_of([*result_depends_on, plan.shares]), settings.as_dict(config), {"data_dir": str(config.DATA_DIR), "files": inputs}, started,
+        iteration=entry["iteration"], splits=entry["hashes"], recommendations_sha256=advice,
+    )  # fmt: skip
+    manifest.finish(building, contents)
+    series.finish_interrupted(folder)
+    return {**contents, "up_to_date": False}
+
+
+def report(folder: Path, made: dict[str, Any]) -> None:
+    """The closing table: sizes, what moved, what to know, what to run next."""
+    from workbench.data import iterations
+
+    entry = iterations.read_ledger(folder)[-1]
+    before = iterations.read_ledger(folder)[-2] if len(iterations.read_ledger(folder)) > 1 else None
+    state = "up to date" if made["up_to_date"] else f"prepared in {made['seconds']} s"
+    print(f"\niteration {entry['iteration']}: {state}")
+    totals = Counter({split: sum(sizes.values()) for split, sizes in entry["sizes"].items()})
+    print(f"  {len(entry['shares'])} specialties, {sum(totals.values())} records")
+    for split, what in (("holdout", "fixed, never trained on, carries the headline"),
+                        ("eval", "fixed, never trained on, steers the next iteration"),
+                        ("train", "grows"), ("pool", "waits"),
+                        ("set_aside", "says the same as a fixed record, so it is left out")):  # fmt: skip
+        print(f"  {split.replace('_', ' '):<10}{totals[split]:>9,}   {what}")
+    notes, changes = entry["notes"], entry["changes"]
+    if notes["identical_dropped"]:
+        print(f"  {notes['identical_dropped']} identical pairs were dropped")
+    if notes["invalid_skipped"]:
+        print(f"  {notes['invalid_skipped']} invalid records were left out (SKIP_INVALID=True)")
+    if entry["small_specialties"]:
+        names = ", ".join(f"{name} ({count})" for name, count in entry["small_specialties"].items())
+        print(f"  too small for a full holdout, so it holds fewer questions: {names}")
+    if before is not None:
+        print_moves(entry, before)
+        print(
+            f"  since iteration {before['iteration']}: {changes['added']} records added, {changes['edited']} edited, "
+            f"{changes['removed']} removed upstream"
+        )
+        if changes["fixed_waiting"]:
+            print(
+                f"  {changes['fixed_waiting']} of the edited or removed records stand in a fixed set, which keeps their "
+                "old text (listed in dataset_stats.json). --accept-edits takes the new text and breaks comparability."
+            )
+        if entry["comparability_break"]:
+            print(f"  scores do not compare with earlier iterations: {entry['comparability_break']}")
+    print(f"  details: {folder / 'dataset_stats.json'}, {folder / 'set_aside.jsonl'}, {folder / 'iterations.jsonl'}")
+
+
+def print_moves(entry: dict[str, Any], before: dict[str, Any]) -> None:
+    """Specialties whose share changed, and by how many training records."""
+    train, train_before = entry["sizes"]["train"], before["sizes"]["train"]
+    moved = [name for name in entry["shares"] if train.get(name, 0) != train_before.get(name, 0)]
+    for name in moved[:12]:
+        print(
+            f"  {name:<28} share {before['shares'].get(name, 0):.2f} -> {entry['shares'][name]:.2f}"
+            f"   train {train_before.get(name, 0)} -> {train.get(name, 0)}"
+        )
+    if len(moved) > 12:
+        print(f"  … and {len(moved) - 12} more")
+    if not moved:
+        print("  no specialty's share changed")
+
+
+def main() -> None:
+    config, arguments = settings.load(
+        DatasetConfig, None, __doc__ or "", DEMO,
+        {
+            "--recommendations": {"type": Path, "metavar": "FILE", "help": "shares from training_recommendations.json"},
+            "--accept-edits": {"action": "store_true", "help": "take records edited upstream into the fixed sets"},
+        },
+    )  # fmt: skip
+    check(config)
+    folder = Path(config.OUTPUT_DIR)
+    print(f"reading {config.DATA_DIR} …", flush=True)
+    with files.output_lock(folder):
+        made = prepare(
+            config,
+            dict(specialty_adjustments),
+            recommendations=arguments.recommendations,
+            accept_edits=arguments.accept_edits,
+            fresh=arguments.fresh,
+        )
+    report(folder, made)
+    print(f"next: python fine_tuning.py {'--demo' if arguments.demo else f'DATASET_DIR={folder}'}")
+
+
+if __name__ == "__main__":
+    run_script(main)

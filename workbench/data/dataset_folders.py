@@ -1,0 +1,103 @@
+"""Splits on disk, as Hugging Face datasets that `datasets.load_from_disk` opens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from workbench import chat, files
+from workbench.data.records import Record
+from workbench.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+HOLDOUT, EVAL, TRAIN, POOL = "holdout_dataset", "eval_dataset", "train_dataset", "eval_pool_dataset"
+SPLITS = {"holdout": HOLDOUT, "eval": EVAL, "train": TRAIN, "pool": POOL}
+BATCH = 2000
+DATA_FILE = "data-00000-of-00001.arrow"
+MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
+SCHEMA = pa.schema(
+    [("id", pa.string()), ("specialty", pa.string()), ("question", pa.string()), ("response", pa.string()),
+     ("messages", pa.list_(MESSAGE)), ("formatted_prompt", pa.string()), ("formatted_chat", pa.string())]
+)  # fmt: skip
+# Renders a question and an answer (None: up to where the assistant speaks) under a system message
+Template = Callable[[str, str | None, str], str]
+
+
+def render(records: Sequence[Record], template: Template, system_message: str) -> pa.Table:
+    """Records with their conversation, prompt and chat as the template renders them."""
+    prompts = [template(record.question, None, system_message) for record in records]
+    chats = [template(record.question, record.response, system_message) for record in records]
+    columns = {
+        "id": [record.id for record in records],
+        "specialty": [record.specialty for record in records],
+        "question": [record.question for record in records],
+        "response": [record.response for record in records],
+        "messages": [chat.messages(record.question, record.response, system_message) for record in records],
+        "formatted_prompt": prompts,
+        "formatted_chat": chats,
+    }
+    return pa.table(columns, SCHEMA)
+
+
+def check_template(template: Template, system_message: str) -> str:
+    """Refuse a template that loses the question or the answer; returns its rendering of a probe."""
+    question, answer = "Probe question?", "Probe answer."
+    try:
+        prompt, whole = template(question, None, system_message), template(question, answer, system_message)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"apply_chat_template fails on answer=None or on a text: {type(error).__name__}: {error}") from error
+    if question not in prompt or answer in prompt or not whole.startswith(prompt) or answer not in whole[len(prompt) :]:
+        raise UserError(
+            "apply_chat_template must give the prompt for answer=None, and with an answer the same prompt followed by it. "
+            f"It gave {prompt!r} and {whole!r}."
+        )
+    return whole
+
+
+def write_split(folder: Path, records: Sequence[Record], template: Template, system_message: str) -> str:
+    """Write a split; returns the SHA-256 of its data file."""
+    from datasets import Dataset
+    from datasets.arrow_writer import ArrowWriter
+    from datasets.features import Features
+
+    folder.mkdir(parents=True)
+    path = folder / DATA_FILE
+    features = Features.from_arrow_schema(SCHEMA)
+    with ArrowWriter(path=str(path), features=features) as writer:
+        for start in range(0, len(records), BATCH):
+            writer.write_table(render(records[start : start + BATCH], template, system_message))
+        if not records:
+            writer.write_table(SCHEMA.empty_table())
+        writer.finalize()
+    digest = files.sha256_file(path)
+    dataset = Dataset.from_file(str(path))
+    dataset.info.write_to_directory(str(folder))
+    # the keys that Dataset.save_to_disk writes; doing so here saves a second copy of the data
+    state = {"_data_files": [{"filename": DATA_FILE}], "_fingerprint": digest[:16], "_format_columns": None,
+             "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False, "_split": None}  # fmt: skip
+    files.write_json(folder / "state.json", state)
+    return digest
+
+
+def read_split(folder: Path, split: str) -> Dataset:
+    """A split of a prepared folder, as a Dataset; `split` is holdout, eval, train or pool."""
+    from datasets import load_from_disk
+
+    path = folder / SPLITS[split]
+    try:
+        return load_from_disk(str(path))
+    except (FileNotFoundError, pa.ArrowException, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}). `python dataset_preparation.py --fresh` makes it anew.") from None
+
+
+def read_records(folder: Path, split: str) -> list[Record]:
+    """The records of a split, without what was rendered from them."""
+    table = read_split(folder, split).select_columns(["id", "specialty", "question", "response"])
+    return [Record(**row) for row in table]

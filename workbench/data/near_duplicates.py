@@ -1,0 +1,139 @@
+"""Records that say the same: an equal question, an identical answer, or both nearly the same.
+
+Candidates come from MinHash signatures (rensa) cut into bands (Broder 1997; Leskovec et al., Mining of Massive
+Datasets, ch. 3); every candidate is then compared exactly, and pairs are never chained: that A is like B and B like C
+says nothing of A and C.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from rensa import RMinHash
+
+from workbench.data.records import Record, key_of_words, words_of
+
+BANDS, ROWS = 16, 6  # a pair at Jaccard .80 becomes a candidate with probability .992, one at .50 with .22
+QUESTION_WEIGHT = 6  # times each question word counts, so that a shared template answer alone makes no candidate
+SIGNATURE_SEED = 20211
+BATCH = 4096
+Reason = Literal["same question", "same answer", "near-duplicate"]
+
+
+@dataclass
+class Fingerprints:
+    """Row i speaks of record i.
+
+    Attributes:
+        question_keys, answer_keys: (n,) int64, equal where the normalised texts are.
+        bands: (n, BANDS) uint64, equal in a column where a band of the signatures is.
+    """
+
+    question_keys: NDArray[np.int64]
+    answer_keys: NDArray[np.int64]
+    bands: NDArray[np.uint64]
+
+    def take(self, rows: Sequence[int]) -> Fingerprints:
+        index = np.asarray(rows, dtype=np.int64)
+        return Fingerprints(self.question_keys[index], self.answer_keys[index], self.bands[index])
+
+
+def fingerprint(records: Sequence[Record], *, near: bool) -> Fingerprints:
+    """Keys and, where `near`, signature bands of records; deterministic across machines."""
+    question_keys = np.empty(len(records), np.int64)
+    answer_keys = np.empty(len(records), np.int64)
+    bands = np.zeros((len(records), BANDS if near else 0), np.uint64)
+    for start in range(0, len(records), BATCH):
+        token_sets = []
+        for row, record in enumerate(records[start : start + BATCH], start=start):
+            question, answer = words_of(record.question), words_of(record.response)
+            question_keys[row], answer_keys[row] = key_of_words(question), key_of_words(answer)
+            if near:
+                tokens = list(set(answer))
+                tokens += [f"{word}?{copy}" for word in set(question) for copy in range(QUESTION_WEIGHT)]
+                token_sets.append(tokens)
+        if near:
+            rows = RMinHash.digest_matrix_from_token_sets(token_sets, BANDS * ROWS, SIGNATURE_SEED).to_rows()
+            bands[start : start + len(token_sets)] = _bands(np.array(rows, np.uint64))
+    return Fingerprints(question_keys, answer_keys, bands)
+
+
+def _bands(digests: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """(n, BANDS * ROWS) digests to (n, BANDS) hashes of a band each."""
+    cut = digests.reshape(-1, BANDS, ROWS)
+    hashed = np.zeros(cut.shape[:2], np.uint64)
+    for row in range(ROWS):
+        hashed = (hashed ^ cut[:, :, row]) * np.uint64(0x9E3779B97F4A7C15)
+        hashed ^= hashed >> np.uint64(29)
+    return hashed
+
+
+def _jaccard(left: Set[str], right: Set[str]) -> float:
+    shared = len(left & right)
+    union = len(left) + len(right) - shared
+    return shared / union if union else 1.0
+
+
+def _identifiers(words: Iterable[str]) -> set[str]:
+    """Words that tell one thing from its sibling: "2l", "iv", single letters."""
+    return {word for word in words if len(word) == 1 or any(c.isdigit() for c in word) or set(word) <= set("ivx")}
+
+
+def near_duplicate(left: Record, right: Record, threshold: float) -> bool:
+    """Whether question and answer both share `threshold` of their words (Jaccard of word sets).
+
+    Questions that differ in a number, a single letter or a roman numeral are of different things.
+    """
+    left_words, right_words = _question_words(left.question), _question_words(right.question)
+    if _jaccard(left_words, right_words) < threshold or _identifiers(left_words) != _identifiers(right_words):
+        return False
+    return _jaccard(set(words_of(left.response)), set(words_of(right.response))) >= threshold
+
+
+@functools.lru_cache(maxsize=200_000)
+def _question_words(question: str) -> frozenset[str]:
+    return frozenset(words_of(question))
+
+
+class FixedIndex:
+    """The records of a fixed set, asked which other records say the same as one of them."""
+
+    def __init__(self, records: Sequence[Record], fingerprints: Fingerprints, threshold: float) -> None:
+        """`threshold` is the Jaccard index from which texts count as near-duplicates; 0 turns that off."""
+        self.records, self.threshold = records, threshold
+        self._by_question = {int(key): row for row, key in reversed(list(enumerate(fingerprints.question_keys)))}
+        self._by_answer = {int(key): row for row, key in reversed(list(enumerate(fingerprints.answer_keys)))}
+        self._bands = fingerprints.bands
+
+    def matches(self, records: Sequence[Record], fingerprints: Fingerprints) -> dict[int, tuple[Reason, Record]]:
+        """Row in `records` to why it may not stand in another set, and the fixed record it repeats."""
+        found: dict[int, tuple[Reason, Record]] = {}
+        for row in range(len(records)):
+            if (other := self._by_question.get(int(fingerprints.question_keys[row]))) is not None:
+                found[row] = ("same question", self.records[other])
+            elif (other := self._by_answer.get(int(fingerprints.answer_keys[row]))) is not None:
+                found[row] = ("same answer", self.records[other])
+        if self.threshold > 0 and len(self.records):
+            for row, other in self._candidates(fingerprints.bands):
+                if row not in found and near_duplicate(records[row], self.records[other], self.threshold):
+                    found[row] = ("near-duplicate", self.records[other])
+        return found
+
+    def _candidates(self, bands: NDArray[np.uint64]) -> list[tuple[int, int]]:
+        """Pairs (row asked, fixed row) that share a band, each once, in order."""
+        pairs = []
+        for band in range(bands.shape[1]):
+            order = np.argsort(self._bands[:, band], kind="stable")
+            fixed = self._bands[order, band]
+            first = np.searchsorted(fixed, bands[:, band], side="left")
+            count = np.searchsorted(fixed, bands[:, band], side="right") - first
+            rows = np.repeat(np.arange(len(bands)), count)
+            within = np.arange(len(rows)) - np.repeat(np.cumsum(count) - count, count)
+            pairs.append(np.stack([rows, order[first[rows] + within]], axis=1))
+        unique = np.unique(np.concatenate(pairs), axis=0)
+        return [(int(row), int(other)) for row, other in unique]

@@ -1,0 +1,203 @@
+"""Specialty files to records, with every fault named at once.
+
+Three forms are read: `dataset_with_answers_{specialty}.json` as one object `{question: answer}`, the same file as a
+list of objects with `question` and `answer` (or `response`), and CSV files with `question,answer` and an optional
+`specialty` column.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+import sys
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.chat import SPECIAL_TOKEN
+from workbench.errors import UserError
+from workbench.files import check_specialty_name, short_hash
+
+PREFIX = "dataset_with_answers_"
+FAULTS_SHOWN = 20
+ANSWER_NAMES = ("answer", "response")
+# "2.5", "1,000", "x-ray" and "mg/dl" are one word; a sign counts where a number follows and no word precedes
+WORD = re.compile(r"\w+(?:[.,/'+-]\w+)*%?|[+-]\d+(?:[.,]\d+)*%?")
+
+
+@dataclass(slots=True)
+class Record:
+    """One question with its answer. `id` is a hash of specialty, question and answer."""
+
+    id: str
+    specialty: str
+    question: str
+    response: str
+
+
+@dataclass
+class Reading:
+    """What the files held: records in order of specialty, and the counts a user is told."""
+
+    records: dict[str, list[Record]]
+    files: list[Path]
+    identical_dropped: int
+    invalid_skipped: int
+    faults: list[str]
+
+
+def make_record(specialty: str, question: str, response: str) -> Record:
+    return Record(short_hash(f"{specialty}\x1f{question}\x1f{response}"), specialty, question, response)
+
+
+def words_of(text: str) -> list[str]:
+    """Words in lower case, without punctuation; decimals, ranges, signs, percents and accents are kept."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    return WORD.findall(text.lower())
+
+
+def key_of_words(words: list[str]) -> int:
+    """64-bit hash of a normalised text, signed, as parquet stores it."""
+    return int.from_bytes(hashlib.sha256(" ".join(words).encode("utf-8")).digest()[:8], "big", signed=True)
+
+
+def find_files(folder: Path) -> list[Path]:
+    """The specialty files of a folder, sorted; UserError where there are none."""
+    if not folder.is_dir():
+        raise UserError(f"DATA_DIR={folder}: there is no such folder. It must hold {PREFIX}{{specialty}}.json files.")
+    found = sorted([*folder.glob(f"{PREFIX}*.json"), *folder.glob("*.csv")])
+    if not found:
+        raise UserError(
+            f"DATA_DIR={folder}: holds no specialty file. They are named {PREFIX}{{specialty}}.json, or are CSV files "
+            "with the columns question,answer and, if they hold several, specialty."
+        )
+    return found
+
+
+def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """json's hook: an object in which a key stands twice would lose a pair without a word."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise UserError(f"{key!r} stands twice as a key")
+            seen.add(key)
+    return value
+
+
+def _read_json(path: Path) -> Iterator[tuple[int, str, Any, Any]]:
+    """Yield (position from 1, specialty, question, answer); raises UserError where the file cannot be read at all."""
+    specialty = check_specialty_name(path.stem.removeprefix(PREFIX), path.name)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_refuse_repeated_keys)
+    except UnicodeDecodeError as error:
+        raise UserError(f"is not UTF-8 (byte {error.start}). Save it as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"is not whole JSON ({error.msg}, line {error.lineno} column {error.colno}). Restore or mend the file"
+        ) from None
+    except RecursionError:
+        raise UserError("is nested too deeply to be a specialty file") from None
+    if isinstance(value, dict):
+        for position, (question, answer) in enumerate(value.items(), start=1):
+            yield position, specialty, question, answer
+    elif isinstance(value, list):
+        for position, item in enumerate(value, start=1):
+            if not isinstance(item, dict):
+                yield position, specialty, None, None
+                continue
+            answer = next((item[name] for name in ANSWER_NAMES if name in item), None)
+            yield position, specialty, item.get("question"), answer
+    else:
+        raise UserError(f"holds a {type(value).__name__}, not an object {{question: answer}} or a list of objects")
+
+
+def _read_csv(path: Path) -> Iterator[tuple[int, str, Any, Any]]:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    own_name = path.stem.removeprefix(PREFIX)
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns = reader.fieldnames or []
+            answer_name = next((name for name in ANSWER_NAMES if name in columns), None)
+            if "question" not in columns or answer_name is None:
+                raise UserError(f"has the columns {', '.join(columns) or 'none'}; it needs question and answer")
+            for position, row in enumerate(reader, start=1):
+                specialty = (row.get("specialty") or own_name).strip()
+                yield position, check_specialty_name(specialty, path.name), row["question"], row[answer_name]
+    except UnicodeDecodeError as error:
+        raise UserError(f"is not UTF-8 (byte {error.start}). Save it as UTF-8") from None
+    except csv.Error as error:
+        raise UserError(f"is not valid CSV ({error})") from None
+
+
+def _fault_of(question: Any, answer: Any) -> str | None:
+    for name, value in (("question", question), ("answer", answer)):
+        if value is None:
+            return f'"{name}" is missing'
+        if not isinstance(value, str):
+            return f'"{name}" is a {type(value).__name__}, not text'
+        if not value.strip():
+            return f'"{name}" is empty'
+        if "<" in value and (special := SPECIAL_TOKEN.search(value)):
+            return f'"{name}" holds {special.group()}, a control token of chat templates'
+        if not value.isascii() and any(0xD800 <= ord(character) <= 0xDFFF for character in value):
+            return f'"{name}" holds half of a surrogate pair'
+    return None
+
+
+def read_folder(folder: Path, *, skip_invalid: bool, paths: list[Path] | None = None) -> Reading:
+    """Read and validate every specialty file of `folder` (or `paths`, as `find_files` gave them).
+
+    Pairs that are identical within a specialty are dropped and counted. Surrounding white space is not part of a text.
+
+    Raises:
+        UserError: names the first twenty faults and how many more there are, unless `skip_invalid` (a file that cannot
+            be read at all is always refused: nothing of it would be left).
+    """
+    reading = Reading({}, find_files(folder) if paths is None else paths, 0, 0, [])
+    unreadable = []
+    for path in reading.files:
+        try:
+            _read_file(path, reading)
+        except UserError as error:
+            unreadable.append(str(error) if path.name in str(error) else f"{path.name}: {error}.")
+    if unreadable or (reading.faults and not skip_invalid):
+        every = unreadable + reading.faults
+        shown = "\n  ".join(every[:FAULTS_SHOWN])
+        more = f"\n  … and {len(every) - FAULTS_SHOWN} more" if len(every) > FAULTS_SHOWN else ""
+        remedy = "Mend them" + (", or set SKIP_INVALID=True to leave bad records out." if not unreadable else ".")
+        raise UserError(f"{folder}: {len(every)} fault{'s' * (len(every) > 1)}. {remedy}\n  {shown}{more}")
+    reading.invalid_skipped = len(reading.faults)
+    reading.records = {specialty: reading.records[specialty] for specialty in sorted(reading.records)}
+    if not any(reading.records.values()):
+        raise UserError(f"{folder}: holds no valid record.")
+    return reading
+
+
+def _read_file(path: Path, reading: Reading) -> None:
+    reader = _read_csv if path.suffix == ".csv" else _read_json
+    seen: dict[str, set[str]] = {}
+    count = 0
+    for position, specialty, question, answer in reader(path):
+        count += 1
+        fault = _fault_of(question, answer)
+        if fault is not None:
+            reading.faults.append(f"{path.name}, record {position}: {fault}.")
+            continue
+        record = make_record(specialty, question.strip(), answer.strip())
+        records = reading.records.setdefault(specialty, [])
+        ids = seen.setdefault(specialty, {other.id for other in records} if records else set())
+        if record.id in ids:
+            reading.identical_dropped += 1
+            continue
+        ids.add(record.id)
+        records.append(record)
+    if count == 0:
+        reading.faults.append(f"{path.name}: holds no record.")

@@ -1,0 +1,374 @@
+"""A series of iterations in one folder: fixed sets drawn once, training samples nested, nothing overwritten.
+
+`dataset_preparation.py` calls these in turn: take stock of the records, split them, write the new iteration beside the
+present one, and let them change places.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workbench import files, manifest
+from workbench.data import dataset_folders, iterations
+from workbench.data.near_duplicates import Fingerprints, FixedIndex, fingerprint
+from workbench.data.records import Record
+from workbench.data.splits import Item, draw_stratified, holdout_size, in_order, rounded
+from workbench.errors import UserError
+
+FIXED = ("holdout", "eval")
+PARALLEL_FROM = 50_000  # records; below it, starting processes costs more than it saves
+
+
+@dataclass
+class Catalogue:
+    """Every record the next iteration may use. Row i of `prints` and `roles` speaks of `items[i]`."""
+
+    items: list[Item]
+    prints: Fingerprints
+    roles: list[str]  # "holdout", "eval" or "open"
+    changes: iterations.Changes
+    added_by_specialty: Counter[str]
+    fixed_waiting: list[dict[str, str]]  # fixed records that were edited or removed upstream and keep their old text
+    accepted: int  # such records that --accept-edits took in
+    iteration: int
+
+
+@dataclass
+class Plan:
+    """The splits of an iteration, in the order they are written."""
+
+    splits: dict[str, list[Item]]
+    set_aside: list[dict[str, str]]
+    shares: dict[str, float]
+    bases: dict[str, int]
+    capped: dict[str, int]  # specialties whose share asks for more than there is: records missing
+    small: dict[str, int] = field(default_factory=dict)
+
+
+def check_same_series(folder: Path, last: dict[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse settings that would draw other fixed sets than those of the series in `folder`."""
+    for name, value in now.items():
+        if last["settings"].get(name) != value:
+            raise UserError(
+                f"{folder}: {name} was {last['settings'].get(name)!r} when its fixed sets were drawn, now it is {value!r}. "
+                "Scores would not compare. Put it back, name another OUTPUT_DIR, or begin a new series here with "
+                "--fresh (the old one moves to its archive folder)."
+            )
+
+
+def recommended_shares(path: Path, last: dict[str, Any] | None) -> dict[str, float]:
+    """Shares from a recommendations file, if they were made for the iteration that is in place."""
+    advice = iterations.read_recommendations(path)
+    if last is None:
+        raise UserError(f"{path}: there is no iteration yet to build on. Run dataset_preparation.py without it first.")
+    if last["recommendations_sha256"] != files.sha256_file(path) and advice.get("iteration") != last["iteration"]:
+        raise UserError(
+            f"{path}: was made from iteration {advice.get('iteration')}, but iteration {last['iteration']} is in place. "
+            "Train and evaluate that one first, or put the shares you want into specialty_adjustments."
+        )
+    return {str(name): share for name, share in advice["recommended_sample_increases"].items()}
+
+
+def take_stock(
+    folder: Path, records: Mapping[str, Sequence[Record]], *, near: bool, accept_edits: bool
+) -> Catalogue:
+    """Hold the records against the register of earlier iterations.
+
+    Records edited upstream keep the place of their former selves. One that stands in a fixed set keeps its old text
+    there, read back from the split, unless `accept_edits`.
+    """
+    register = iterations.read_register(folder)
+    iteration = len(iterations.read_ledger(folder)) + 1
+    flat = [record for specialty in sorted(records) for record in records[specialty]]
+    prints = _fingerprint_all([records[specialty] for specialty in sorted(records)], near)
+    current = {
+        record.id: (record.specialty, int(prints.question_keys[row]), int(prints.answer_keys[row]))
+        for row, record in enumerate(flat)
+    }
+    changes = iterations.compare(register, current)
+    predecessor = {new: register[old] for old, new in changes.edited.items()}
+    items, roles = [], []
+    for row, record in enumerate(flat):
+        entry = register.get(record.id)
+        # the new text of a fixed record goes in only when asked; else it is an open one (and is then set aside)
+        if entry is None and (old := predecessor.get(record.id)) and (accept_edits or old.role not in FIXED):
+            entry = old
+        key = int(prints.question_keys[row])
+        items.append(Item(record, key, entry.origin if entry else record.id, entry.since if entry else iteration))
+        roles.append(entry.role if entry else "open")
+    missing = [e for e in register.values() if e.role in FIXED and e.id not in current]
+    waiting: list[dict[str, str]] = []
+    if missing and not accept_edits:
+        old_texts = {r.id: r for split in FIXED for r in dataset_folders.read_records(folder, split)}
+        kept = [old_texts[entry.id] for entry in missing]
+        extra = fingerprint(kept, near=near)
+        items += [Item(r, e.question_key, e.origin, e.since) for r, e in zip(kept, missing, strict=True)]
+        roles += [entry.role for entry in missing]
+        prints = Fingerprints(*(
+            np.concatenate([a, b]) for a, b in zip(vars(prints).values(), vars(extra).values(), strict=True)
+        ))  # fmt: skip
+        waiting = [
+            {"id": e.id, "specialty": e.specialty, "split": e.role, "question": old_texts[e.id].question,
+             "upstream": "edited" if e.id in changes.edited else "removed"}
+            for e in missing
+        ]  # fmt: skip
+    added = Counter(current[i][0] for i in changes.added)
+    return Catalogue(items, prints, roles, changes, added, waiting, len(missing) if accept_edits else 0, iteration)
+
+
+def _fingerprint_all(groups: list[Sequence[Record]], near: bool) -> Fingerprints:
+    count = sum(map(len, groups))
+    if count < PARALLEL_FROM or (os.cpu_count() or 1) == 1:
+        parts = [fingerprint(group, near=near) for group in groups]
+    else:
+        with ProcessPoolExecutor() as pool:
+            parts = list(pool.map(partial(fingerprint, near=near), groups))
+    return Fingerprints(
+        np.concatenate([part.question_keys for part in parts]),
+        np.concatenate([part.answer_keys for part in parts]),
+        np.concatenate([part.bands for part in parts]),
+    )
+
+
+def split(
+    catalogue: Catalogue,
+    last: dict[str, Any] | None,
+    *,
+    shares: Mapping[str, float],
+    first_shares: Mapping[str, float],
+    holdout_wanted: int,
+    eval_share: float,
+    threshold: float,
+    seed: int,
+) -> Plan:
+    """Assign every record to holdout, eval, train, pool or set-aside.
+
+    Args:
+        shares: absolute shares by specialty: (train + eval) / R, R being all records but the holdout.
+        first_shares: for specialties that `shares` does not name.
+        eval_share: the eval set's part of a specialty's first share.
+    """
+    state = _Assignment(catalogue, threshold)
+    by_specialty = state.rows_by_specialty()
+    counted = last["share_base"] if last else {}
+    new = [specialty for specialty in by_specialty if specialty not in counted]
+    full_shares = {name: float(shares.get(name, first_shares.get(name, 0.0))) for name in by_specialty}
+
+    state.set_aside_like([row for row, role in enumerate(catalogue.roles) if role in FIXED])
+    drawn: list[int] = []
+    for specialty in new:
+        rows = by_specialty[specialty]
+        count = holdout_size(len(rows), holdout_wanted)
+        drawn += state.draw(state.open_rows(rows), count, seed, "holdout")
+    state.set_aside_like(drawn)
+
+    bases = {}
+    for specialty, rows in by_specialty.items():
+        held = sum(state.roles[row] == "holdout" for row in rows)
+        bases[specialty] = counted[specialty] + catalogue.added_by_specialty[specialty] if specialty in counted else len(rows) - held
+
+    drawn = []
+    for specialty in new:
+        first = rounded(full_shares[specialty], bases[specialty])
+        order = state.in_order(by_specialty[specialty], seed)
+        drawn += state.draw(order[:first], max(rounded(eval_share, first), min(1, first // 2)), seed, "eval")
+    state.set_aside_like(drawn)
+
+    splits: dict[str, list[Item]] = {name: [] for name in dataset_folders.SPLITS}
+    plan = Plan(splits, state.describe_set_aside(), full_shares, bases, {})
+    for specialty, rows in by_specialty.items():
+        for name in FIXED:
+            members = [catalogue.items[row] for row in rows if state.roles[row] == name]
+            splits[name] += sorted(members, key=lambda item: item.origin)
+        order = state.in_order(rows, seed)
+        evaluated = sum(state.roles[row] == "eval" for row in rows)
+        wanted = max(0, rounded(full_shares[specialty], bases[specialty]) - evaluated)
+        if wanted > len(order):
+            plan.capped[specialty] = wanted - len(order)
+        splits["train"] += [catalogue.items[row] for row in order[:wanted]]
+        splits["pool"] += [catalogue.items[row] for row in order[wanted:]]
+        held = sum(state.roles[row] == "holdout" for row in rows)
+        if held < holdout_wanted:
+            plan.small[specialty] = held
+    return plan
+
+
+class _Assignment:
+    """Roles of the rows of a catalogue while the fixed sets are drawn."""
+
+    def __init__(self, catalogue: Catalogue, threshold: float) -> None:
+        self.items, self.prints, self.roles = catalogue.items, catalogue.prints, list(catalogue.roles)
+        self.threshold = threshold
+        self.reasons: dict[int, tuple[str, Record, str]] = {}
+
+    def rows_by_specialty(self) -> dict[str, list[int]]:
+        rows: dict[str, list[int]] = {}
+        for row, item in enumerate(self.items):
+            rows.setdefault(item.record.specialty, []).append(row)
+        return dict(sorted(rows.items()))
+
+    def open_rows(self, rows: Sequence[int]) -> list[int]:
+        return [row for row in rows if self.roles[row] == "open"]
+
+    def in_order(self, rows: Sequence[int], seed: int) -> list[int]:
+        """Open rows in the order in which training takes them."""
+        row_of = {self.items[row].record.id: row for row in self.open_rows(rows)}
+        return [row_of[item.record.id] for item in in_order((self.items[row] for row in row_of.values()), seed)]
+
+    def draw(self, rows: Sequence[int], count: int, seed: int, role: str) -> list[int]:
+        row_of = {self.items[row].record.id: row for row in rows}
+        chosen = [row_of[item.record.id] for item in draw_stratified([self.items[r] for r in rows], count, seed, role)]
+        for row in chosen:
+            self.roles[row] = role
+        return chosen
+
+    def set_aside_like(self, fixed_rows: Sequence[int]) -> None:
+        """Take out of train and pool whatever says the same as one of these rows."""
+        if not fixed_rows:
+            return
+        index = FixedIndex([self.items[row].record for row in fixed_rows], self.prints.take(fixed_rows), self.threshold)
+        role_of = {self.items[row].record.id: self.roles[row] for row in fixed_rows}
+        rows = self.open_rows(range(len(self.items)))
+        found = index.matches([self.items[row].record for row in rows], self.prints.take(rows))
+        for place, (reason, other) in found.items():
+            self.roles[rows[place]] = "set_aside"
+            self.reasons[rows[place]] = (reason, other, role_of[other.id])
+
+    def describe_set_aside(self) -> list[dict[str, str]]:
+        listed = [
+            {"id": self.items[row].record.id, "specialty": self.items[row].record.specialty, "reason": reason,
+             "split": role, "like": other.id, "question": self.items[row].record.question,
+             "like_specialty": other.specialty, "like_question": other.question}
+            for row, (reason, other, role) in self.reasons.items()
+        ]  # fmt: skip
+        return sorted(listed, key=lambda item: (item["specialty"], item["id"]))
+
+
+def _sizes(plan: Plan) -> dict[str, dict[str, int]]:
+    sizes = {name: Counter(item.record.specialty for item in items) for name, items in plan.splits.items()}
+    sizes["set_aside"] = Counter(item["specialty"] for item in plan.set_aside)
+    return {name: dict(sorted(counts.items())) for name, counts in sizes.items()}
+
+
+def ledger_entry(
+    plan: Plan,
+    catalogue: Catalogue,
+    last: dict[str, Any] | None,
+    *,
+    settings: Mapping[str, Any],
+    adjustments: Mapping[str, float],
+    advice: str,
+    probe: str,
+) -> dict[str, Any]:
+    """The line that this iteration adds to the ledger."""
+    breaks = []
+    if catalogue.accepted:
+        breaks.append(f"{catalogue.accepted} edits of fixed records were accepted")
+    if last is not None and last["template_sha256"] != files.sha256_of(probe):
+        breaks.append("the system message or the chat template changed")
+    changes = catalogue.changes
+    return {
+        "iteration": catalogue.iteration,
+        "made": manifest.now(),
+        "derived_from": last["hashes"] if last else None,
+        "adjustments": dict(adjustments),
+        "recommendations_sha256": advice,
+        "comparability_break": "; ".join(breaks),
+        "changes": {"added": len(changes.added) if last else 0, "edited": len(changes.edited),
+                    "removed": len(changes.removed), "fixed_waiting": len(catalogue.fixed_waiting)},
+        "shares": plan.shares,
+        "share_base": plan.bases,
+        "capped": plan.capped,
+        "small_specialties": plan.small,
+        "sizes": _sizes(plan),
+        "hashes": {name: files.sha256_of(sorted(i.record.id for i in items)) for name, items in plan.splits.items()},
+        "template_sha256": files.sha256_of(probe),
+        "settings": dict(settings),
+    }  # fmt: skip
+
+
+def write(
+    folder: Path,
+    plan: Plan,
+    catalogue: Catalogue,
+    ledger: list[dict[str, Any]],
+    template: dataset_folders.Template,
+    system_message: str,
+) -> Path:
+    """Write an iteration whole into a folder beside the present one; returns it, still without its manifest."""
+    building = folder / manifest.BUILDING
+    files.remove(building)
+    building.mkdir(parents=True)
+    for name, items in plan.splits.items():
+        records = [item.record for item in items]
+        dataset_folders.write_split(building / dataset_folders.SPLITS[name], records, template, system_message)
+    files.write_json_lines(building / "set_aside.jsonl", plan.set_aside)
+    files.write_json_lines(building / iterations.LEDGER, ledger)
+    files.write_json(building / "dataset_stats.json", _statistics(plan, catalogue, ledger[-1]))
+    roles = {item.record.id: name for name in FIXED for item in plan.splits[name]}
+    entries = [
+        iterations.Entry(
+            item.record.id, item.record.specialty, int(catalogue.prints.question_keys[row]),
+            int(catalogue.prints.answer_keys[row]), item.origin, item.since, roles.get(item.record.id, "open"),
+        )
+        for row, item in enumerate(catalogue.items)
+    ]  # fmt: skip
+    iterations.write_register(building / iterations.REGISTER, entries)
+    return building
+
+
+def _statistics(plan: Plan, catalogue: Catalogue, entry: dict[str, Any]) -> dict[str, Any]:
+    words: dict[str, list[tuple[int, int]]] = {}
+    for item in catalogue.items:
+        counts = (len(item.record.question.split()), len(item.record.response.split()))
+        words.setdefault(item.record.specialty, []).append(counts)
+    sizes = entry["sizes"]
+    by_specialty = {
+        name: {
+            "share": plan.shares[name],
+            "share_base": plan.bases[name],
+            **{split_name: sizes[split_name].get(name, 0) for split_name in sizes},
+            "question_words_mean": round(float(np.mean([q for q, _ in words[name]])), 1),
+            "answer_words_mean": round(float(np.mean([a for _, a in words[name]])), 1),
+        }
+        for name in plan.shares
+    }
+    return {
+        "iteration": entry["iteration"],
+        "total": {name: sum(counts.values()) for name, counts in sizes.items()},
+        "specialties": by_specialty,
+        "fixed_records_changed_upstream": catalogue.fixed_waiting,
+        "share_is": "(train + eval) / share_base; share_base is all records of the specialty but the holdout",
+    }
+
+
+def finish_interrupted(folder: Path) -> None:
+    """Let a whole new iteration take the place of the present one; safe to repeat after a kill at any point."""
+    building = folder / manifest.BUILDING
+    if not (building / manifest.MANIFEST).is_file():
+        return
+    present, coming = manifest.read(folder), manifest.read(building)
+    if present is not None and coming is not None and present["fingerprint"] != coming["fingerprint"]:
+        manifest.archive(folder, present, keep=(*iterations.LASTING, manifest.BUILDING))
+    for entry in sorted(building.iterdir(), key=lambda path: path.name == manifest.MANIFEST):
+        target = folder / entry.name
+        if target.is_dir():
+            files.remove(target)
+        os.replace(entry, target)
+    building.rmdir()
+
+
+def archive_all(folder: Path) -> None:
+    """Set a whole series aside, ledger and register included."""
+    files.remove(folder / manifest.BUILDING)
+    if files.own_entries(folder):
+        manifest.archive(folder, {"iteration": "series"})

@@ -1,0 +1,39 @@
+"""What a script does when its user, or the machine, makes a mistake: one line, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable
+
+EXIT_MISTAKE = 2
+EXIT_INTERRUPTED = 130
+
+
+class UserError(Exception):
+    """A mistake the user can mend. Its text names the file, the item, the fault and the remedy."""
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script's `main` and turn what went wrong into one line on stderr and an exit code.
+
+    `UserError` and a full disk exit with 2, Ctrl-C with 130; anything else is a fault of ours and keeps its traceback.
+    """
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_MISTAKE)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        where = error.filename or "the output folder"
+        print(
+            f"error: {where}: {error.strerror}. Nothing finished was overwritten. "
+            "Free some space or name another OUTPUT_DIR, then run the same command again.",
+            file=sys.stderr,
+        )
+        sys.exit(EXIT_MISTAKE)
+    except KeyboardInterrupt:
+        print("\nstopped. Run the same command again to go on.", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)

@@ -1,0 +1,1 @@
+"""Train and eval records to a QLoRA adapter."""
