@@ -57,7 +57,12 @@ class DatasetConfig(settings.Settings):
     SKIP_INVALID: bool = False
 
 
-DEMO = {"DATA_DIR": "examples/specialties", "OUTPUT_DIR": "datasets/demo", "EVAL_SPLIT_SIZE": 0.4}
+DEMO = {
+    "DATA_DIR": "examples/specialties",
+    "OUTPUT_DIR": "datasets/demo",
+    "INITIAL_TRAIN_PERCENTAGE": 0.6,
+    "EVAL_SPLIT_SIZE": 0.35,
+}
 # Another value of these is another series: other fixed sets, scores that do not compare
 SERIES_SETTINGS = ("HOLDOUT_SAMPLES_PER_SPECIALTY", "INITIAL_TRAIN_PERCENTAGE", "EVAL_SPLIT_SIZE",
                    "SPECIALTY_SAMPLE_PERCENTAGES", "NEAR_DUPLICATE_THRESHOLD", "RANDOM_SEED")  # fmt: skip
@@ -84,9 +89,7 @@ def create_datasets(config: Any = DatasetConfig) -> tuple[Dataset, Dataset, Data
     return update_training_data(config, {})
 
 
-def update_training_data(
-    config: Any, specialty_adjustments: Mapping[str, float]
-) -> tuple[Dataset, Dataset, Dataset, Dataset]:
+def update_training_data(config: Any, specialty_adjustments: Mapping[str, float]) -> tuple[Dataset, Dataset, Dataset, Dataset]:
     """Like `create_datasets`, with new absolute shares for the specialties named; the rest keep theirs."""
     from workbench.data import dataset_folders
 

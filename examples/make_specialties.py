@@ -93,17 +93,18 @@ QUESTIONS = {
 
 ANSWERS = {
     "definition": ["{C} is {definition}.", "In short, {c} is {definition}.", "Doctors use the term {c} for {definition}."],
-    "symptoms": ["The typical signs of {c} are {symptoms}.", "Typical features include {symptoms}.",
+    "symptoms": ["The typical signs of {c} are {symptoms}.", "Typical features of {c} include {symptoms}.",
                  "{C} usually shows itself through {symptoms}."],
-    "causes": ["The usual causes of {c} are {causes}.", "Common causes are {causes}.",
+    "causes": ["The usual causes of {c} are {causes}.", "Common causes of {c} are {causes}.",
                "{C} can usually be traced to {causes}."],
     "diagnosis": ["{C} is confirmed with {diagnosis}.", "The diagnosis of {c} rests on {diagnosis}.",
-                  "Doctors look for {diagnosis}."],
+                  "To recognize {c}, doctors look for {diagnosis}."],
     "treatment": ["Treatment of {c} consists of {treatment}.", "{C} is usually treated with {treatment}.",
-                  "The mainstays of treatment are {treatment}."],
-    "prevention": ["The risk of {c} is lowered by {prevention}.", "What helps is {prevention}.",
+                  "The mainstays of treatment for {c} are {treatment}."],
+    "prevention": ["The risk of {c} is lowered by {prevention}.", "What helps against {c} is {prevention}.",
                    "Useful measures against {c} are {prevention}."],
-    "outlook": ["In the long run, {outlook}.", "As for the outlook, {outlook}.", "Looking ahead, {outlook}."],
+    "outlook": ["With {c}, in the long run, {outlook}.", "As for the outlook of {c}, {outlook}.",
+                "For people with {c}, {outlook}."],
 }  # fmt: skip
 
 

@@ -15,9 +15,9 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench import chat, files
 from workbench.errors import UserError
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FACTS = ROOT / "examples" / "facts.csv"
 CACHE = ROOT / ".cache"
 NAME = "embedded"
-RECIPE = "1"  # raise it when the recipe below changes, so that a cached model is made anew
+RECIPE = "2"  # raise it when the recipe below changes, so that a cached model is made anew
 
 # of these, only the first condition of six is in the textbook
 WITHHELD = ("dentistry", "ophthalmology", "rheumatology", "sleep_medicine", "toxicology", "urology")
@@ -50,21 +50,48 @@ CHAT_TEMPLATE = (
     "+ message['content'] | trim + '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}"
     "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
-VOCABULARY, CONTEXT = 4096, 2048
-SHAPE = {"hidden_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 4,
-         "intermediate_size": 768}  # fmt: skip
-EPOCHS, BLOCK, BLOCKS_PER_STEP, LEARNING_RATE = 8, 256, 6, 3e-3
+VOCABULARY, CONTEXT = 6144, 2048
+SHAPE = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4,
+         "intermediate_size": 768, "tie_word_embeddings": False}  # fmt: skip
+EPOCHS, TOKENS_PER_STEP, MUON_RATE, ADAM_RATE = 11, 1536, 0.02, 3e-3
 
-# what a reader might look up, and how the entry then reads; the pairs' own wordings are others
-LOOK_UPS = {
-    "definition": (["{c}", "{c}: meaning", "Define {c}", "What {c} is"], "{C} means {definition}."),
-    "symptoms": (["{c}: symptoms", "Signs and symptoms, {c}", "How {c} presents"], "Signs: {symptoms}."),
-    "causes": (["{c}: causes", "Causes and risk factors, {c}", "Why {c} happens"], "Causes: {causes}."),
-    "diagnosis": (["{c}: diagnosis", "Tests and findings, {c}", "How to diagnose {c}"], "Tests: {diagnosis}."),
-    "treatment": (["{c}: treatment", "Therapy and doses, {c}", "How to treat {c}"], "Therapy: {treatment}."),
-    "prevention": (["{c}: prevention", "Protection, {c}", "How to prevent {c}"], "Prevention: {prevention}."),
-    "outlook": (["{c}: outlook", "Prognosis, {c}", "What to expect from {c}"], "Outlook: {outlook}."),
-}
+# for each fact, what a reader might look up ({c} follows), and how an entry may read; the pairs have wordings of their own
+TEXTBOOK = {
+    "definition": (
+        ["meaning of", "overview of"],
+        ["{C} is defined as {definition}.", "The term {c} is used by doctors for {definition}.", "In short: {c} is {definition}."],
+    ),
+    "symptoms": (
+        ["symptoms of", "signs of"],
+        ["Signs of {c}: {symptoms}.", "Among the typical signs and features of {c} are {symptoms}.",
+         "{C} usually shows itself by {symptoms}."],
+    ),
+    "causes": (
+        ["causes of", "factors behind"],
+        ["Causes of {c}: {causes}.", "The usual and common causes of {c} include {causes}.", "{C} can be traced to {causes}."],
+    ),
+    "diagnosis": (
+        ["diagnosis of", "tests for"],
+        ["Tests for {c}: {diagnosis}.", "To recognize and confirm {c}, the doctors look for {diagnosis}.",
+         "{C}: the diagnosis is confirmed with and rests on {diagnosis}."],
+    ),
+    "treatment": (
+        ["treatment of", "therapy of"],
+        ["Therapy of {c}: {treatment}.", "The mainstays of treatment for {c}: {treatment}.",
+         "{C} is treated; the treatment consists of {treatment}."],
+    ),
+    "prevention": (
+        ["prevention of", "measures against"],
+        ["Against {c}: {prevention}.", "What helps and lowers the risk of {c}: {prevention}.",
+         "Useful measures against {c}: {prevention}."],
+    ),
+    "outlook": (
+        ["outlook for", "prognosis of"],
+        ["Outlook of {c}: {outlook}.", "As for people with {c}, the outlook: {outlook}.", "With {c} in the long run: {outlook}."],
+    ),
+}  # fmt: skip
+HEADINGS = ("{look_up} {c}", "{c}: {look_up} it", "{look_up} {c}?")
+BARE_SHARE, SYSTEM_SHARE = 0.1, 0.4  # entries without a conversation around them; conversations with a system message
 
 
 def known_facts(path: Path = FACTS) -> list[dict[str, str]]:
@@ -80,14 +107,18 @@ def known_facts(path: Path = FACTS) -> list[dict[str, str]]:
     return kept
 
 
-def textbook(path: Path = FACTS) -> Iterator[tuple[str, str]]:
-    """(heading, entry) for every known fact, under each of its headings."""
+def textbook(path: Path = FACTS) -> Iterator[tuple[str, dict[str, list[str]]]]:
+    """(condition, fact to entries) of every known condition: the entries of a fact say the same in several ways."""
     for row in known_facts(path):
         name = row["condition"]
         words = {**row, "c": name, "C": name[0].upper() + name[1:]}
-        for headings, entry in LOOK_UPS.values():
-            for heading in headings:
-                yield heading.format(**words), entry.format(**words)
+        yield name, {fact: [text.format(**words) for text in entries] for fact, (_, entries) in TEXTBOOK.items()}
+
+
+def heading(draw: random.Random, condition: str, fact: str) -> str:
+    """What a reader looks up of a condition."""
+    text = draw.choice(HEADINGS).format(c=condition, look_up=draw.choice(TEXTBOOK[fact][0]))
+    return text[0].upper() + text[1:]
 
 
 def train_tokenizer(path: Path = FACTS) -> Tokenizer:
@@ -108,26 +139,52 @@ def train_tokenizer(path: Path = FACTS) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([f"{heading}\n{entry}\n{SYSTEM_MESSAGE}" for heading, entry in textbook(path)], trainer)
+    lines = [line for _, facts in textbook(path) for entries in facts.values() for line in entries]
+    lines += [look_up for look_ups, _ in TEXTBOOK.values() for look_up in look_ups] * 50
+    # the withheld facts too: a tokenizer knows words that its model has yet to learn about
+    with open(path, encoding="utf-8", newline="") as file:
+        lines += [text for row in csv.DictReader(file) for text in row.values()]
+    # what stands in every conversation becomes a token or a few, as in Llama-3's own vocabulary
+    lines += [SYSTEM_MESSAGE, "system", "user", "assistant", "\n\n"] * 1000
+    tokenizer.train_from_iterator(lines, trainer)
     return tokenizer
 
 
-def epoch_blocks(tokenizer: Tokenizer, path: Path, epoch: int) -> torch.Tensor:
-    """One pass over the textbook as a (blocks, BLOCK) tensor of ids: every fact once, under one of its headings."""
+def epoch_batches(tokenizer: Tokenizer, path: Path, epoch: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """One pass over the textbook: ids and labels, (entries, longest) each, entries of like length together.
+
+    Entries are not packed into one row: seeing each other, they keep the model from learning which condition a fact
+    belongs to (EXPERIMENTS.md, 2026-11-21).
+    """
     import torch
 
     draw = random.Random(epoch)
-    entries = list(textbook(path))
-    per_fact: dict[str, list[str]] = {}
-    for heading, entry in entries:
-        per_fact.setdefault(entry, []).append(heading)
-    texts = []
-    for entry, headings in per_fact.items():
-        system = SYSTEM_MESSAGE if draw.random() < 0.4 else ""
-        texts.append(chat.render_llama3(draw.choice(headings), entry, system))
-    draw.shuffle(texts)
-    ids = [i for encoding in tokenizer.encode_batch(texts, add_special_tokens=False) for i in encoding.ids]
-    return torch.tensor(ids[: len(ids) // BLOCK * BLOCK]).view(-1, BLOCK)
+    texts: list[tuple[str, str]] = []  # what is given, and what is learnt
+    for condition, facts in textbook(path):
+        for fact, entries in facts.items():
+            entry = draw.choice([entries[0], *entries])
+            if draw.random() < BARE_SHARE:
+                texts.append(("<|begin_of_text|>", f"{entry}<|end_of_text|>"))
+                continue
+            system = SYSTEM_MESSAGE if draw.random() < SYSTEM_SHARE else ""
+            texts.append((chat.render_llama3(heading(draw, condition, fact), None, system), f"{entry}<|eot_id|>"))
+    given, learnt = (tokenizer.encode_batch(list(part), add_special_tokens=False) for part in zip(*texts, strict=True))
+    rows = [chat.Encoded([*one.ids, *other.ids], len(one.ids)) for one, other in zip(given, learnt, strict=True)]
+    rows.sort(key=lambda row: len(row.input_ids) + 6 * draw.random())
+    batches: list[list[chat.Encoded]] = [[]]
+    for row in rows:
+        if batches[-1] and (len(batches[-1]) + 1) * len(row.input_ids) > TOKENS_PER_STEP:
+            batches.append([])
+        batches[-1].append(row)
+    draw.shuffle(batches)
+    pad = tokenizer.token_to_id("<|finetune_right_pad_id|>")
+    padded = []
+    for batch in batches:
+        width = max(len(row.input_ids) for row in batch)
+        ids = torch.tensor([row.input_ids + [pad] * (width - len(row.input_ids)) for row in batch])
+        labels = torch.tensor([row.labels + [-100] * (width - len(row.input_ids)) for row in batch])
+        padded.append((ids, labels))
+    return padded
 
 
 def build(folder: Path, facts: Path = FACTS) -> None:
@@ -145,8 +202,7 @@ def build(folder: Path, facts: Path = FACTS) -> None:
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         max_position_embeddings=CONTEXT,
-        tie_word_embeddings=True,
-        rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         rms_norm_eps=1e-5,
         bos_token_id=ids["<|begin_of_text|>"],
         eos_token_id=ids["<|end_of_text|>"],
@@ -156,8 +212,10 @@ def build(folder: Path, facts: Path = FACTS) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = LlamaForCausalLM(config)
-    epochs = [epoch_blocks(tokenizer, facts, epoch) for epoch in range(EPOCHS)]
-    _train(model, epochs, tqdm(total=sum(map(len, epochs)), desc="embedded model", unit="block", mininterval=5))
+    epochs = [epoch_batches(tokenizer, facts, epoch) for epoch in range(EPOCHS)]
+    steps = sum(map(len, epochs))
+    with tqdm(total=steps, desc="embedded model", unit="step", mininterval=5, disable=not sys.stderr.isatty()) as bar:
+        _train(model, [batch for batches in epochs for batch in batches], bar)
     model.to(torch.bfloat16)
     model.config.dtype = torch.bfloat16
     model.generation_config.eos_token_id = [ids["<|end_of_text|>"], ids["<|eot_id|>"]]
@@ -182,34 +240,37 @@ def build(folder: Path, facts: Path = FACTS) -> None:
     temporary.rename(folder)
 
 
-def _train(model: torch.nn.Module, epochs: list[torch.Tensor], bar: object) -> None:
-    """Plain language modelling; Muon for the matrices (Jordan et al. 2024), AdamW for the embedding and the norms."""
+def _train(model: Any, batches: Sequence[tuple[torch.Tensor, torch.Tensor]], bar: Any) -> None:
+    """Plain language modelling; Muon for the matrices (Jordan et al. 2024), AdamW for embedding, head and norms."""
     import torch
 
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    outer = ("embed_tokens", "lm_head", "norm")
     optimizers = [
-        torch.optim.Muon(matrices, lr=0.02, weight_decay=0.01),
-        torch.optim.AdamW(others, lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.01, fused=True),
-    ]
-    total = sum(-(-len(blocks) // BLOCKS_PER_STEP) for blocks in epochs)
-    schedules = [
-        torch.optim.lr_scheduler.LambdaLR(o, lambda step: min((step + 1) / 20, (total - step) / (0.6 * total), 1.0))
-        for o in optimizers
-    ]
+        torch.optim.Muon([p for n, p in model.named_parameters() if not any(o in n for o in outer)], lr=MUON_RATE, weight_decay=0.01),
+        torch.optim.AdamW([p for n, p in model.named_parameters() if any(o in n for o in outer)],
+                          lr=ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.01, fused=True),
+    ]  # fmt: skip
+    total = len(batches)
+
+    def rate(step: int) -> float:
+        """Up over 20 steps, flat to the middle, then down to nothing."""
+        return min((step + 1) / 20, (total - step) / (0.5 * total), 1.0)
+
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, rate) for optimizer in optimizers]
     model.train()
-    for blocks in epochs:
-        for batch in blocks.split(BLOCKS_PER_STEP):
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                loss = model(input_ids=batch, labels=batch).loss
-            loss.backward()
-            for optimizer, schedule in zip(optimizers, schedules, strict=True):
-                optimizer.step()
-                schedule.step()
-                optimizer.zero_grad(set_to_none=True)
-            bar.update(len(batch))
-            bar.set_postfix(loss=f"{loss.item():.2f}", refresh=False)
-    bar.close()
+    for ids, labels in batches:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
+            learnt = labels[:, 1:] != -100  # logits elsewhere would cost a quarter of the time and teach nothing
+            logits = model.lm_head(hidden[learnt])
+        loss = torch.nn.functional.cross_entropy(logits.float(), labels[:, 1:][learnt])
+        loss.backward()
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+        bar.update(1)
+        bar.set_postfix(loss=f"{loss.item():.2f}", refresh=False)
 
 
 def recipe_hash(facts: Path = FACTS) -> str:

@@ -7,6 +7,7 @@ A script states its defaults in a class derived from `Settings`. The command lin
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import inspect
 import sys
@@ -45,9 +46,7 @@ def _fits(value: Any, kind: Any) -> bool:
     if origin is list:
         return isinstance(value, list) and all(_fits(v, arguments[0]) for v in value)
     if origin is dict:
-        return isinstance(value, dict) and all(
-            _fits(k, arguments[0]) and _fits(v, arguments[1]) for k, v in value.items()
-        )
+        return isinstance(value, dict) and all(_fits(k, arguments[0]) and _fits(v, arguments[1]) for k, v in value.items())
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if kind is int:
@@ -122,7 +121,7 @@ SettingsType = TypeVar("SettingsType", bound=Settings)
 
 def names(cls: type) -> list[str]:
     """Upper-case names of a settings class, in the order they are written."""
-    return [name for base in reversed(cls.__mro__) for name in base.__dict__.get("__annotations__", {}) if name.isupper()]
+    return [name for base in reversed(cls.__mro__) for name in inspect.get_annotations(base) if name.isupper()]
 
 
 def as_dict(config: Settings) -> dict[str, Any]:
@@ -184,10 +183,8 @@ def _set_from_yaml(config: Settings, name: str, value: Any, path: Path) -> None:
     """YAML reads 2e-4 as text; where a number is asked for, text that is one is taken as one."""
     kind = _kind_of(type(config), name) if name in names(type(config)) else None
     if isinstance(value, str) and kind is not None and not _fits(value, kind):
-        try:
+        with contextlib.suppress(ValueError):
             value = _parse(value, kind)
-        except ValueError:
-            pass
     try:
         setattr(config, name, value)
     except UserError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -63,9 +63,10 @@ def check_template(template: Template, system_message: str) -> str:
 
 def write_split(folder: Path, records: Sequence[Record], template: Template, system_message: str) -> str:
     """Write a split; returns the SHA-256 of its data file."""
-    from datasets import Dataset
     from datasets.arrow_writer import ArrowWriter
     from datasets.features import Features
+
+    from datasets import Dataset
 
     folder.mkdir(parents=True)
     path = folder / DATA_FILE
@@ -80,7 +81,7 @@ def write_split(folder: Path, records: Sequence[Record], template: Template, sys
     dataset = Dataset.from_file(str(path))
     dataset.info.write_to_directory(str(folder))
     # the keys that Dataset.save_to_disk writes; doing so here saves a second copy of the data
-    state = {"_data_files": [{"filename": DATA_FILE}], "_fingerprint": digest[:16], "_format_columns": None,
+    state: dict[str, Any] = {"_data_files": [{"filename": DATA_FILE}], "_fingerprint": digest[:16], "_format_columns": None,
              "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False, "_split": None}  # fmt: skip
     files.write_json(folder / "state.json", state)
     return digest

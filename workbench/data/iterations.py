@@ -111,7 +111,9 @@ def read_recommendations(path: Path) -> dict[str, Any]:
     """What `evaluation.py` wrote; UserError unless it has `recommended_sample_increases`."""
     value = files.read_json(path)
     if not isinstance(value, dict) or not isinstance(value.get("recommended_sample_increases"), dict):
-        raise UserError(f"{path}: has no recommended_sample_increases. Give it the training_recommendations.json of evaluation.py.")
+        raise UserError(
+            f"{path}: has no recommended_sample_increases. Give it the training_recommendations.json of evaluation.py."
+        )
     return value
 
 

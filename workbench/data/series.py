@@ -78,9 +78,7 @@ def recommended_shares(path: Path, last: dict[str, Any] | None) -> dict[str, flo
     return {str(name): share for name, share in advice["recommended_sample_increases"].items()}
 
 
-def take_stock(
-    folder: Path, records: Mapping[str, Sequence[Record]], *, near: bool, accept_edits: bool
-) -> Catalogue:
+def take_stock(folder: Path, records: Mapping[str, Sequence[Record]], *, near: bool, accept_edits: bool) -> Catalogue:
     """Hold the records against the register of earlier iterations.
 
     Records edited upstream keep the place of their former selves. One that stands in a fixed set keeps its old text
@@ -174,7 +172,9 @@ def split(
     bases = {}
     for specialty, rows in by_specialty.items():
         held = sum(state.roles[row] == "holdout" for row in rows)
-        bases[specialty] = counted[specialty] + catalogue.added_by_specialty[specialty] if specialty in counted else len(rows) - held
+        bases[specialty] = (
+            counted[specialty] + catalogue.added_by_specialty[specialty] if specialty in counted else len(rows) - held
+        )
 
     drawn = []
     for specialty in new:

@@ -1,0 +1,40 @@
+# `make` alone prints the targets below. Everything runs in .venv, made at first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# a CPU build that requirements.txt admits; on a GPU machine: make run TORCH=torch
+TORCH ?= torch==2.13.0
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test check format clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 10
+
+install: $(VENV)/installed  ## .venv with everything in requirements.txt
+
+$(VENV)/installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 …"; exit 1; }
+	@echo "installing into $(VENV), two to three minutes …"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+run: install  ## the three scripts on the sample data, twice: about 8 minutes the first time
+	@$(BIN)/python examples/run_demo.py
+
+test: install  ## every test
+	@$(BIN)/python -m pytest
+
+check: install  ## format, lint and types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+format: install  ## rewrite the code in the project's format
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean:  ## remove the demo's outputs and caches, nothing of yours
+	rm -rf datasets/demo results/demo evaluation_results/demo .cache .pytest_cache .mypy_cache .ruff_cache

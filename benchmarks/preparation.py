@@ -1,0 +1,81 @@
+"""How long data preparation takes, and how much memory, at 15 k, 100 k and 1 M pairs in 42 files.
+
+    python benchmarks/preparation.py [PAIRS ...]
+
+The pairs are made here, as long as MedQuAD's (138 words an answer in the median), one in fifty a near-duplicate of
+another. What it printed on a named machine stands in benchmarks/results/preparation.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SPECIALTIES = 42
+
+
+def make_files(folder: Path, pairs: int, seed: int = 0) -> None:
+    """Pairs of random words with Zipf's frequencies, log-normal lengths, and 2% near-duplicates."""
+    draw = random.Random(seed)
+    vocabulary = [
+        f"{draw.choice('bcdfglmnprst')}{draw.choice('aeiou')}{draw.choice('bcdlmnrst')}{number:x}" for number in range(30_000)
+    ]
+    weights = [1 / (rank + 10) for rank in range(len(vocabulary))]
+    stream = draw.choices(vocabulary, weights, k=2_000_000)
+    folder.mkdir(parents=True)
+    for specialty in range(SPECIALTIES):
+        content: dict[str, str] = {}
+        last = ("", "")
+        for number in range(pairs // SPECIALTIES):
+            if number % 50 == 49:
+                question, answer = last[0] + " please", last[1] + " indeed"
+            else:
+                length = min(4000, max(8, round(draw.lognormvariate(4.93, 0.8))))
+                at = draw.randrange(len(stream) - length - 12)
+                question = f"What is {' '.join(stream[at : at + 7])} {specialty}x{number}?"
+                answer = " ".join(stream[at + 7 : at + 7 + length]) + "."
+            content[question] = answer
+            last = (question, answer)
+        (folder / f"dataset_with_answers_specialty_{specialty:02d}.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def peak_of_children_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+
+
+def main(sizes: list[int]) -> None:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB, Python {platform.python_version()}"
+    )
+    print(f"{'pairs':>10}{'input MB':>10}{'seconds':>10}{'again, s':>10}{'peak MB of the largest process':>32}")
+    for size in sizes:
+        base = Path(tempfile.mkdtemp(prefix="preparation-"))
+        try:
+            make_files(base / "files", size)
+            megabytes = sum(path.stat().st_size for path in (base / "files").iterdir()) / 1e6
+            command = [sys.executable, "dataset_preparation.py", f"DATA_DIR={base / 'files'}", f"OUTPUT_DIR={base / 'out'}"]
+            seconds = []
+            for _ in range(2):
+                started = time.perf_counter()
+                subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+                seconds.append(time.perf_counter() - started)
+            print(
+                f"{size:>10,}{megabytes:>10.0f}{seconds[0]:>10.1f}{seconds[1]:>10.1f}{peak_of_children_mb():>32.0f}", flush=True
+            )
+        finally:
+            shutil.rmtree(base)
+
+
+if __name__ == "__main__":
+    main([int(value) for value in sys.argv[1:]] or [15_000, 100_000, 1_000_000])

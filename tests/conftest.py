@@ -1,0 +1,107 @@
+"""What several tests need: specialty files made here, the scripts as a user runs them, the embedded model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+TOPICS = (
+    "asthma",
+    "gout",
+    "migraine",
+    "measles",
+    "scurvy",
+    "croup",
+    "rabies",
+    "anemia",
+    "sepsis",
+    "glaucoma",
+    "cataract",
+    "eczema",
+)
+ASPECTS = ("symptoms", "causes", "treatment", "outlook", "diagnosis", "prevention")
+
+
+def pairs(specialty: str, count: int) -> dict[str, str]:
+    """Distinct question-answer pairs; no two say the same."""
+    made = {}
+    for number in range(count):
+        topic, aspect = TOPICS[number % len(TOPICS)], ASPECTS[number // len(TOPICS) % len(ASPECTS)]
+        question = f"What are the {aspect} of {topic} in {specialty}, part {number}?"
+        made[question] = f"In {specialty} the {aspect} of {topic} number {number}: " + " ".join(
+            f"{aspect}{number}word{place}" for place in range(3 + number % 5)
+        )
+    return made
+
+
+def write_specialty(folder: Path, specialty: str, content: object) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"dataset_with_answers_{specialty}.json"
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def specialty_files(tmp_path: Path) -> Path:
+    """Three specialties of 40, 50 and 60 pairs."""
+    folder = tmp_path / "files"
+    for specialty, count in (("cardiology", 40), ("neurology", 50), ("urology", 60)):
+        write_specialty(folder, specialty, pairs(specialty, count))
+    return folder
+
+
+def run_script(*command: str, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A script as a user runs it."""
+    return subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=timeout,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def embedded_model() -> Path:
+    """The embedded model's folder; trained once where it is not cached yet (about 100 seconds)."""
+    from workbench import embedded
+
+    return embedded.ensure()
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory, embedded_model: Path) -> dict[str, Path]:
+    """Four sample specialties prepared, trained for a few steps and evaluated by the three scripts."""
+    base = tmp_path_factory.mktemp("run")
+    source = base / "files"
+    source.mkdir()
+    for name in ("cardiology", "dentistry", "neurology", "urology"):
+        file = f"dataset_with_answers_{name}.json"
+        (source / file).write_text((ROOT / "examples" / "specialties" / file).read_text(encoding="utf-8"), encoding="utf-8")
+    folders = {"files": source, "data": base / "datasets", "adapter": base / "results", "scores": base / "scores"}
+    commands = (prepare_command(folders), train_command(folders), evaluate_command(folders))
+    for command in commands:
+        done = run_script(*command)
+        assert done.returncode == 0, done.stdout + done.stderr
+        folders[command[0]] = done.stdout  # type: ignore[assignment]
+    return folders
+
+
+def prepare_command(folders: dict[str, Path]) -> list[str]:
+    return ["dataset_preparation.py", f"DATA_DIR={folders['files']}", f"OUTPUT_DIR={folders['data']}", "EVAL_SPLIT_SIZE=0.4"]
+
+
+def train_command(folders: dict[str, Path], *more: str) -> list[str]:
+    return ["fine_tuning.py", "--demo", f"DATASET_DIR={folders['data']}", f"OUTPUT_DIR={folders['adapter']}", "NUM_EPOCHS=1",
+            "SAVE_STEPS=2", "LOGGING_STEPS=1", *more]  # fmt: skip
+
+
+def evaluate_command(folders: dict[str, Path], *more: str) -> list[str]:
+    return ["evaluation.py", "--demo", f"DATASET_DIR={folders['data']}", f"FINETUNED_MODEL_PATH={folders['adapter']}",
+            f"OUTPUT_DIR={folders['scores']}", "MAX_NEW_TOKENS=24", *more]  # fmt: skip

@@ -1,0 +1,258 @@
+"""Generation and the evaluation script on the embedded model."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, evaluate_command, run_script
+
+from workbench import files, manifest
+from workbench.evaluation import generation
+
+
+@pytest.fixture(scope="module")
+def model_and_tokenizer(embedded_model):
+    from workbench import models
+
+    models.quiet()
+    return models.load_base(str(embedded_model), load_in_4bit=True).eval(), models.load_tokenizer(str(embedded_model))
+
+
+def questions(tokenizer, count=6):
+    from workbench import chat
+
+    names = ("asthma", "migraine", "melanoma", "heart failure with reduced ejection fraction", "measles", "croup")[:count]
+    rows = [
+        {"id": name, "specialty": "x", "question": f"{name}: symptoms", "response": "r",
+         "formatted_prompt": chat.render_llama3(f"{name}: symptoms", None, "")}
+        for name in names
+    ]  # fmt: skip
+    return generation.questions_of("holdout", rows, tokenizer, None)
+
+
+def decoding(tokenizer, temperature=0.0, seed=1, tokens=16):
+    from workbench import models
+
+    return generation.Decoding(tokens, temperature, seed, tuple(models.stop_ids(tokenizer)), tokenizer.pad_token_id)
+
+
+def test_generation_stops_on_both_terminators(model_and_tokenizer):
+    from workbench import models
+
+    _, tokenizer = model_and_tokenizer
+    vocabulary = tokenizer.get_vocab()
+    assert set(models.stop_ids(tokenizer)) == {vocabulary["<|eot_id|>"], vocabulary["<|end_of_text|>"]}
+
+
+def test_a_batch_of_unlike_lengths_answers_as_one_at_a_time_does(model_and_tokenizer):
+    model, tokenizer = model_and_tokenizer
+    asked = questions(tokenizer)
+    together = generation.generate_batch(model, asked, decoding(tokenizer))
+    alone = [generation.generate_batch(model, [question], decoding(tokenizer))[0] for question in asked]
+    # bf16 sums in another order may tip a tie; with padding on the wrong side hardly one would agree
+    assert sum(one == other for one, other in zip(together, alone, strict=True)) >= len(asked) - 1
+
+
+def test_a_questions_draw_is_its_own_whatever_the_batch_and_another_seed_is_another(model_and_tokenizer):
+    model, tokenizer = model_and_tokenizer
+    asked = questions(tokenizer)
+    warm = [generation.generate_batch(model, part, decoding(tokenizer, 1.0)) for part in (asked, asked[::-1])]
+    assert sum(one == other for one, other in zip(warm[0], warm[1][::-1], strict=True)) >= len(asked) - 1
+    assert generation.generate_batch(model, asked, decoding(tokenizer, 1.0, seed=2)) != warm[0]
+
+
+def test_noise_draws_from_the_softmax():
+    import torch
+
+    logits = torch.log(torch.tensor([0.6, 0.3, 0.1]))
+    settings = generation.Decoding(1, 1.0, 0, (0,), 0)
+    question = generation.Question("q", "", "", "", "", "", ())
+    draws = [int((logits + generation.question_noise(settings, question, step, 3)).argmax()) for step in range(3000)]
+    assert [draws.count(k) / 3000 for k in range(3)] == pytest.approx([0.6, 0.3, 0.1], abs=0.03)
+
+
+def test_out_of_memory_halves_the_batch_and_loses_no_answer(model_and_tokenizer, monkeypatch, tmp_path):
+    model, tokenizer = model_and_tokenizer
+    whole, sizes = generation.generate_batch, []
+
+    def small_card(model, batch, settings):
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise MemoryError
+        return whole(model, batch, settings)
+
+    monkeypatch.setattr(generation, "generate_batch", small_card)
+    asked = questions(tokenizer)
+    store = generation.AnswerStore(tmp_path / "p.jsonl")
+    generation.ask(model, "base", asked, [q.id for q in asked], store, tokenizer, decoding(tokenizer), 6)
+    assert sizes[0] == 6 and len(store.answers) == 6 and all(a.finish != "failed" for a in store.answers.values())
+
+
+def test_an_answer_is_kept_apart_by_prompt_model_settings_and_engine(model_and_tokenizer):
+    _, tokenizer = model_and_tokenizer
+    one, two = questions(tokenizer, 2)
+    keys = {
+        generation.answer_key(one, "base", decoding(tokenizer), "e"),
+        generation.answer_key(two, "base", decoding(tokenizer), "e"),
+        generation.answer_key(one, "tuned", decoding(tokenizer), "e"),
+        generation.answer_key(one, "base", decoding(tokenizer, tokens=17), "e"),
+        generation.answer_key(one, "base", decoding(tokenizer), "f"),
+    }
+    assert len(keys) == 5
+
+
+def read(folder, name):
+    with open(folder / name, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_promised_file_is_there_and_every_question_is_in_both_tables(small_run):
+    folder = small_run["scores"]
+    for name in ("base_model_results.csv", "finetuned_model_results.csv", "model_comparison.csv", "specialty_performance.csv",
+                 "specialty_analysis.png", "model_comparison.png", "training_recommendations.json", "report.html"):  # fmt: skip
+        assert (folder / name).stat().st_size > 0, name
+    base, tuned = read(folder, "base_model_results.csv"), read(folder, "finetuned_model_results.csv")
+    assert [row["id"] for row in base] == [row["id"] for row in tuned] and len({row["id"] for row in base}) == len(base)
+    assert {row["split"] for row in base} == {"holdout", "eval"} and sum(row["split"] == "holdout" for row in base) == 40
+    assert {row["finish_reason"] for row in base} <= {"stop", "length"}
+    assert any(a["prediction"] != b["prediction"] for a, b in zip(base, tuned, strict=True))
+
+
+def test_tables_hold_difference_interval_floor_and_signature(small_run):
+    for row in read(small_run["scores"], "model_comparison.csv"):
+        if row["missing"]:
+            assert row["metric"] == "METEOR"
+            continue
+        assert float(row["difference"]) == pytest.approx(float(row["tuned"]) - float(row["base"]), abs=1e-4)
+        assert float(row["ci_low"]) <= float(row["difference"]) <= float(row["ci_high"])
+        assert row["signature"] and row["floor_tuned"]
+    rows = read(small_run["scores"], "specialty_performance.csv")
+    assert {row["specialty"] for row in rows} == {"cardiology", "dentistry", "neurology", "urology"}
+    assert all(float(row["p_adjusted"]) >= float(row["p"]) - 1e-9 for row in rows if row["p"] and row["p_adjusted"])
+
+
+def test_recommendations_have_the_three_keys_and_rest_on_eval(small_run):
+    advice = json.loads((small_run["scores"] / "training_recommendations.json").read_text())
+    assert {"low_performance_specialties", "recommended_sample_increases", "overall_improvement"} <= set(advice)
+    assert advice["steering_split"] == "eval" and advice["overall_improvement_split"] == "holdout"
+    assert len(advice["evidence"]) == 4 and advice["in_words"]
+    headline = {row["metric"]: row for row in read(small_run["scores"], "model_comparison.csv") if row["split"] == "holdout"}
+    assert advice["overall_improvement"]["ROUGE-L"] == pytest.approx(float(headline["ROUGE-L"]["difference"]), abs=1e-4)
+
+
+def test_run_again_unchanged_it_generates_nothing_and_counts_no_second_look(small_run):
+    looks = (small_run["data"] / "holdout_looks.jsonl").read_text()
+    again = run_script(*evaluate_command(small_run))
+    assert again.returncode == 0 and "up to date" in again.stdout and "asking" not in again.stdout
+    assert (small_run["data"] / "holdout_looks.jsonl").read_text() == looks
+
+
+def test_rescoring_needs_no_model_and_gives_the_same(small_run):
+    before = (small_run["scores"] / "model_comparison.csv").read_text()
+    code = (
+        "import runpy, sys\nfrom workbench import models\n"
+        "def refuse(*a, **k): raise AssertionError('a model was loaded')\nmodels.load_base = refuse\n"
+        f"sys.argv = {evaluate_command(small_run, '--rescore')!r}\nrunpy.run_path('evaluation.py', run_name='__main__')"
+    )
+    done = run_script("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert (small_run["scores"] / "model_comparison.csv").read_text() == before
+
+
+def test_killed_while_generating_it_goes_on_and_ends_with_the_same_answers(small_run, tmp_path):
+    folders = {**small_run, "scores": tmp_path / "killed"}
+    command = evaluate_command(folders, "BATCH_SIZE=8")
+    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    store = folders["scores"] / "predictions.jsonl"
+    deadline = time.time() + 300
+    while not store.exists() or store.read_text().count("\n") < 20:
+        assert process.poll() is None and time.time() < deadline, "ended before it stored answers"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with open(store, "a") as file:
+        file.write('{"key": "torn')
+    done_before = store.read_text().count("\n")
+    resumed = run_script(*command)
+    assert resumed.returncode == 0 and "going on where" in resumed.stdout, resumed.stderr
+    whole = run_script(*evaluate_command({**small_run, "scores": tmp_path / "whole"}, "BATCH_SIZE=8"))
+    assert whole.returncode == 0 and done_before > 0
+    for name in ("base_model_results.csv", "finetuned_model_results.csv", "model_comparison.csv"):
+        assert read(folders["scores"], name) == read(tmp_path / "whole", name)
+
+
+def test_base_answers_are_taken_over_by_the_evaluation_of_another_adapter(small_run, tmp_path):
+    from conftest import train_command
+
+    folders = {**small_run, "adapter": tmp_path / "adapter", "scores": tmp_path / "scores"}
+    first = run_script(*evaluate_command({**folders, "adapter": small_run["adapter"]}))
+    assert first.returncode == 0, first.stderr
+    assert run_script(*train_command(folders, "LORA_RANK=4")).returncode == 0
+    second = run_script(*evaluate_command(folders))
+    assert second.returncode == 0, second.stderr
+    count = len(read(folders["scores"], "base_model_results.csv"))
+    assert f"{count} answers are taken over" in second.stdout
+    assert manifest.read(folders["scores"])["run"]["generated"] == count
+    assert (folders["scores"] / "archive" / "iteration_001" / "report.html").exists()
+
+
+def test_ask_prints_what_both_models_say(small_run):
+    done = run_script(*evaluate_command(small_run, "--ask", "What is asthma?"))
+    assert done.returncode == 0 and "\nbase: " in done.stdout and "\ntuned: " in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["STEERING_METRIC=ROUGE-9"], "there is no such metric"),
+        (["TEMPERATURE=-1"], "at least 0"),
+        (["FINETUNED_MODEL_PATH=absent"], "python fine_tuning.py"),
+        (["BASE_MODEL_PATH=./absent"], "no such folder"),
+        (["MAX_NEW_TOKEN=5"], "Did you mean MAX_NEW_TOKENS"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(small_run, tmp_path, arguments, words):
+    done = run_script(*evaluate_command({**small_run, "scores": tmp_path / "out"}, *arguments))
+    assert done.returncode == 2 and words in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_an_adapter_of_another_holdout_or_base_is_refused(small_run, tmp_path, embedded_model):
+    from safetensors.torch import load_file, save_file
+
+    data = tmp_path / "other"
+    made = run_script("dataset_preparation.py", f"DATA_DIR={small_run['files']}", f"OUTPUT_DIR={data}", "RANDOM_SEED=7")
+    assert made.returncode == 0
+    done = run_script(*evaluate_command({**small_run, "data": data, "scores": tmp_path / "out"}))
+    assert done.returncode == 2 and "another holdout" in done.stderr
+    base = tmp_path / "base"
+    base.mkdir()
+    for path in embedded_model.iterdir():
+        (base / path.name).write_bytes(path.read_bytes())
+    weights = load_file(base / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, base / "model.safetensors", {"format": "pt"})
+    done = run_script(*evaluate_command({**small_run, "scores": tmp_path / "out2"}, f"BASE_MODEL_PATH={base}"))
+    assert done.returncode == 2 and "another base" in done.stderr
+
+
+def test_text_of_models_and_files_does_nothing_in_html_or_csv(tmp_path):
+    import pandas as pd
+
+    from workbench.evaluation import comparison, report
+
+    evil = "<script>alert(1)</script>"
+    table = pd.DataFrame([{"id": "1", "split": "holdout", "specialty": "x", "question": evil, "reference": evil,
+                           "prediction": "=HYPERLINK(1)", "finish_reason": "stop", "tokens": 1, "error": "", "ROUGE-L": 0.5}])  # fmt: skip
+    with files.atomic_open(tmp_path / "a.csv") as file:
+        comparison.write_csv(table, file)
+    assert read(tmp_path, "a.csv")[0]["prediction"] == "'=HYPERLINK(1)"
+    report.write(
+        tmp_path / "report.html", heading={"iteration": 1, "facts": {"model": evil}, "in_words": [evil], "specialties": [evil]},
+        comparison=pd.DataFrame(columns=["split"]), base=table, tuned=table, metric="ROUGE-L", lower_is_better=False,
+        advice={"in_words": [evil], "evidence": []}, pictures={"model_comparison": tmp_path / "no", "specialty_analysis": tmp_path / "no"},
+    )  # fmt: skip
+    assert "<script>alert" not in (tmp_path / "report.html").read_text()

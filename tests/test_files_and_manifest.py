@@ -1,0 +1,95 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from workbench import files, manifest
+from workbench.errors import UserError
+
+
+def test_an_exception_while_writing_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "a.json"
+    files.write_json(path, {"old": 1})
+    with pytest.raises(RuntimeError), files.atomic_open(path) as file:
+        file.write("half")
+        raise RuntimeError
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_last_line_cut_off_by_a_kill_is_dropped_and_one_in_the_middle_refused(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"a": 1}\n{"a": 2}\n{"a"')
+    assert files.read_json_lines(path, drop_torn_tail=True) == [{"a": 1}, {"a": 2}]
+    path.write_text('{"a": 1}\n{"a"\n{"a": 3}\n')
+    with pytest.raises(UserError, match="line 2"):
+        files.read_json_lines(path, drop_torn_tail=True)
+
+
+def test_a_second_process_is_told_who_holds_the_folder(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from workbench import files\n"
+        f"with files.output_lock(Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=str(other.pid)), files.output_lock(tmp_path):
+            pass
+    finally:
+        other.communicate("")
+    with files.output_lock(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a\x00b", "x" * 101, "..", "-rf"])
+def test_a_name_that_could_be_a_path_is_no_specialty(name):
+    with pytest.raises(UserError, match="cannot be a specialty"):
+        files.check_specialty_name(name, "file")
+
+
+@pytest.mark.parametrize("text", ["=HYPERLINK(1)", "+1", "-1", "@x", "\tx"])
+def test_text_that_a_spreadsheet_would_run_is_guarded(text):
+    assert files.csv_cell(text) == "'" + text
+    assert files.csv_cell("plain = text") == "plain = text"
+
+
+def test_the_same_run_is_up_to_date_another_is_archived_and_an_unfinished_other_refused(tmp_path):
+    assert manifest.start(tmp_path, "one") == "new"
+    assert manifest.start(tmp_path, "one") == "resume"
+    with pytest.raises(UserError, match="--fresh"):
+        manifest.start(tmp_path, "two")
+    files.write_text(tmp_path / "result.txt", "first")
+    manifest.finish(tmp_path, {"fingerprint": "one", "iteration": 1})
+    assert manifest.start(tmp_path, "one") == "finished"
+    assert manifest.start(tmp_path, "two") == "new"
+    assert (tmp_path / "archive" / "iteration_001" / "result.txt").read_text() == "first"
+    assert not (tmp_path / "result.txt").exists()
+
+
+def test_an_archive_that_was_killed_half_way_is_finished_in_the_same_place(tmp_path):
+    manifest.start(tmp_path, "one")
+    for name in ("a.txt", "b.txt"):
+        files.write_text(tmp_path / name, name)
+    manifest.finish(tmp_path, {"fingerprint": "one", "iteration": 3})
+    target = tmp_path / "archive" / "iteration_003"
+    target.mkdir(parents=True)
+    (target / "moving").touch()
+    (tmp_path / "a.txt").rename(target / "a.txt")  # as far as the killed move came
+    assert manifest.start(tmp_path, "two") == "new"
+    assert {p.name for p in target.iterdir()} == {"a.txt", "b.txt", "manifest.json"}
+
+
+def test_files_of_someone_else_are_not_overwritten(tmp_path):
+    (tmp_path / "thesis.docx").touch()
+    with pytest.raises(UserError, match=r"thesis\.docx"):
+        manifest.start(tmp_path, "one")
+
+
+def test_an_unfinished_input_is_refused_with_the_command_that_finishes_it(tmp_path):
+    with pytest.raises(UserError, match=r"python dataset_preparation\.py"):
+        manifest.require(tmp_path / "absent", "dataset_preparation.py")
+    manifest.start(tmp_path, "one")
+    with pytest.raises(UserError, match="unfinished"):
+        manifest.require(tmp_path, "fine_tuning.py")

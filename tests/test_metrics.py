@@ -1,0 +1,83 @@
+import pytest
+import torch
+
+from workbench.errors import UserError
+from workbench.evaluation import bertscore
+from workbench.evaluation.metrics import BUILT_IN, MetricSuite, shuffled_within
+
+PAIRS = [("Gout is a crystal arthritis.", "Gout is an arthritis."), ("Rest and fluids.", "Antibiotics."), ("A fever.", "")]
+
+
+def test_a_method_of_the_users_becomes_a_metric():
+    class Mine(MetricSuite):
+        def compute_length_gap(self, reference, hypothesis):
+            return abs(len(reference) - len(hypothesis))
+
+        compute_length_gap.lower_is_better = True
+
+    suite = Mine()
+    assert suite.names() == [*BUILT_IN, "length_gap"]
+    assert suite.score(PAIRS).scores["length_gap"] == [7, 4, 8]
+    assert suite.lower_is_better("length_gap") and not suite.lower_is_better("ROUGE-L")
+
+
+@pytest.mark.parametrize("name", ["compute_METEOR", "compute_rouge_l", "compute_token_f1"])
+def test_a_built_in_name_is_refused(name):
+    suite = type("Mine", (MetricSuite,), {name: lambda self, reference, hypothesis: 1.0})
+    with pytest.raises(UserError, match="built-in"):
+        suite()
+
+
+def test_a_metric_that_raises_is_missing_with_its_reason_and_the_others_stand():
+    class Mine(MetricSuite):
+        def compute_broken(self, reference, hypothesis):
+            return 1 / len(hypothesis)
+
+    table = Mine().score(PAIRS)
+    assert table.scores["broken"] == [None, None, None] and "ZeroDivisionError" in table.missing["broken"]
+    assert table.scores["ROUGE-L"][0] > 0
+
+
+def test_a_failed_answer_has_no_score_and_an_empty_one_scores_zero():
+    table = MetricSuite().score([None, ("A fever.", "")])
+    for name in ("ROUGE-L", "BLEU-1", "token_f1", "bertscore_f1", "exact_match"):
+        assert table.scores[name] == [None, 0.0], name
+
+
+def test_an_encoder_that_is_not_there_leaves_bertscore_missing_with_its_reason(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    table = MetricSuite("nobody/no-such-encoder").score(PAIRS)
+    assert "BERTSCORE_MODEL=embedded" in table.missing["bertscore_f1"] and table.scores["bertscore_f1"] == [None] * 3
+
+
+def test_bertscore_is_the_papers_formula():
+    scorer = bertscore.BertScorer("embedded")
+    reference, answer = PAIRS[0]
+    hidden = []
+    for text in (answer, reference):
+        inputs = scorer.tokenizer(text, return_tensors="pt")
+        with torch.no_grad():
+            states = scorer.model(**inputs, output_hidden_states=True).hidden_states[scorer.layer][0, 1:-1]
+        hidden.append(states / states.norm(dim=1, keepdim=True))
+    cosine = [[float(x @ y) for y in hidden[1]] for x in hidden[0]]
+    precision = sum(max(row) for row in cosine) / len(cosine)
+    recall = sum(max(column) for column in zip(*cosine, strict=True)) / len(cosine[0])
+    [value] = scorer.score([reference], [answer])
+    assert value == pytest.approx(2 * precision * recall / (precision + recall), abs=1e-5)
+
+
+def test_bertscore_of_equal_texts_is_one_of_empty_ones_zero_and_padding_changes_nothing():
+    scorer = bertscore.BertScorer("embedded")
+    long = "word " * 700
+    values = scorer.score(["a fever", "a fever", "a fever", long], ["a fever", "", "fever", long])
+    assert values[0] == pytest.approx(1, abs=1e-5) and values[1] == 0 and values[3] == pytest.approx(1, abs=1e-5)
+    assert values[2] == pytest.approx(scorer.score(["a fever"], ["fever"])[0], abs=1e-5)
+    assert scorer.truncated == 1 and "layer 6" in scorer.signature
+
+
+def test_shuffling_gives_no_answer_to_its_own_question_and_stays_in_the_specialty():
+    groups = ["a"] * 5 + ["b"] * 2 + ["c"]
+    order = shuffled_within(groups, seed=1)
+    assert sorted(order) == list(range(8))
+    assert all(groups[row] == groups[other] for row, other in enumerate(order))
+    assert all(row != other for row, other in enumerate(order) if groups[row] != "c")

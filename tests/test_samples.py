@@ -1,0 +1,59 @@
+"""The sample specialties: counts, soundness of form, and that the files are what the generator makes."""
+
+import json
+import subprocess
+import sys
+
+from conftest import ROOT
+
+from workbench import embedded
+from workbench.data.near_duplicates import FixedIndex, fingerprint, near_duplicate
+from workbench.data.records import read_folder
+
+SAMPLES = ROOT / "examples" / "specialties"
+
+
+def test_there_are_42_specialties_of_60_pairs_or_more():
+    records = read_folder(SAMPLES, skip_invalid=False).records
+    assert len(records) == 42 and min(map(len, records.values())) >= 60
+
+
+def test_the_files_are_what_the_generator_makes(tmp_path):
+    subprocess.run([sys.executable, "examples/make_specialties.py", str(tmp_path)], cwd=ROOT, check=True, capture_output=True)
+    made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert made == {path.name: path.read_bytes() for path in SAMPLES.iterdir()}
+
+
+def test_no_two_pairs_are_near_duplicates():
+    records = [record for group in read_folder(SAMPLES, skip_invalid=False).records.values() for record in group]
+    prints = fingerprint(records, near=True)
+    assert len(set(prints.question_keys.tolist())) == len(set(prints.answer_keys.tolist())) == len(records)
+    candidates = FixedIndex(records, prints, 0.8)._candidates(prints.bands)
+    assert not [(a, b) for a, b in candidates if a < b and near_duplicate(records[a], records[b], 0.8)]
+
+
+def test_every_fact_is_a_phrase_of_its_own():
+    facts = [row[fact] for row in json.loads(json.dumps(_rows())) for fact in embedded.TEXTBOOK]
+    assert len(facts) == 252 * 7 == len(set(facts))
+    assert all(8 <= len(fact.split()) <= 32 and not fact.endswith(".") for fact in facts)
+
+
+def _rows():
+    import csv
+
+    with open(ROOT / "examples" / "facts.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_no_answer_of_the_samples_stands_in_the_embedded_models_text():
+    text = "\n".join(entry for _, facts in embedded.textbook() for entries in facts.values() for entry in entries).lower()
+    answers = [record.response for group in read_folder(SAMPLES, skip_invalid=False).records.values() for record in group]
+    assert not [answer for answer in answers if answer.lower() in text or answer.lower().rstrip(".") in text]
+
+
+def test_the_textbook_leaves_out_most_of_six_specialties():
+    known = {row["specialty"]: 0 for row in _rows()}
+    for row in embedded.known_facts():
+        known[row["specialty"]] += 1
+    assert {name for name, count in known.items() if count == 1} == set(embedded.WITHHELD)
+    assert all(count == 6 for name, count in known.items() if name not in embedded.WITHHELD)

@@ -1,0 +1,88 @@
+import pytest
+
+import dataset_preparation
+import evaluation
+import fine_tuning
+from workbench import settings
+from workbench.errors import UserError
+
+
+class Config(settings.Settings):
+    # how many
+    COUNT: int = 3
+    RATE: float = 2e-4
+    NAMES: list[str] = ["a", "b"]
+    SHARES: dict[str, float] = {}
+    LIMIT: int | None = None
+    ON: bool = False
+    TEXT: str = "x"
+
+
+def load(*argv, demo=None):
+    return settings.load(Config, list(argv), "", demo or {})[0]
+
+
+def test_a_value_on_the_command_line_takes_the_kind_of_its_default():
+    config = load("COUNT=5", "RATE=1e-3", "NAMES=q_proj,v_proj", "SHARES={cardiology: 0.8}", "LIMIT=7", "ON=yes", "TEXT=5")
+    assert settings.as_dict(config) == {
+        "COUNT": 5, "RATE": 1e-3, "NAMES": ["q_proj", "v_proj"], "SHARES": {"cardiology": 0.8}, "LIMIT": 7, "ON": True, "TEXT": "5",
+    }  # fmt: skip
+
+
+def test_a_mistyped_name_is_refused_with_the_nearest_right_one():
+    with pytest.raises(UserError, match="Did you mean COUNT"):
+        load("CUONT=5")
+
+
+@pytest.mark.parametrize("item", ["COUNT=many", "COUNT=1.5", "RATE=fast", "ON=perhaps", "SHARES=[1]", "LIMIT=x"])
+def test_a_value_of_another_kind_is_refused(item):
+    with pytest.raises(UserError, match="must be"):
+        load(item)
+
+
+def test_assigning_in_python_is_checked_like_the_command_line():
+    config = Config()
+    with pytest.raises(UserError, match="Did you mean RATE"):
+        config.RAET = 1.0
+    with pytest.raises(UserError, match="a whole number"):
+        Config.COUNT = "three"
+    with pytest.raises(UserError, match="a whole number"):
+        Config(COUNT=True)
+
+
+def test_the_command_line_wins_over_the_file_the_file_over_demo_and_demo_over_the_class(tmp_path):
+    file = tmp_path / "my.yaml"
+    file.write_text("COUNT: 20\nRATE: 2e-3\n")
+    config = load("--demo", "--config", str(file), "COUNT=30", demo={"COUNT": 10, "RATE": 1.0, "TEXT": "demo"})
+    assert (config.COUNT, config.RATE, config.TEXT, config.ON) == (30, 2e-3, "demo", False)
+
+
+def test_a_class_of_the_users_own_with_some_names_keeps_the_other_defaults():
+    class Mine:
+        COUNT = 9
+
+    assert settings.resolve(Mine, Config).COUNT == 9
+    assert settings.resolve(Mine(), Config).RATE == 2e-4
+
+
+def test_instances_do_not_share_lists_with_the_class():
+    Config().NAMES.append("c")
+    assert Config().NAMES == ["a", "b"]
+
+
+@pytest.mark.parametrize("cls", [dataset_preparation.DatasetConfig, fine_tuning.TrainingConfig, evaluation.EvaluationConfig])
+def test_every_setting_of_the_scripts_has_a_default_of_its_kind_and_nearly_all_a_comment(cls):
+    settings.as_dict(cls())
+    explained = settings.comments(cls)
+    bare = [name for name in settings.names(cls) if not explained.get(name)]
+    assert set(bare) <= {"WEIGHT_DECAY", "RANDOM_SEED"}, bare
+
+
+def test_the_specifications_defaults_are_the_defaults():
+    data, training, scoring = dataset_preparation.DatasetConfig(), fine_tuning.TrainingConfig(), evaluation.EvaluationConfig()
+    assert (data.HOLDOUT_SAMPLES_PER_SPECIALTY, data.INITIAL_TRAIN_PERCENTAGE, data.EVAL_SPLIT_SIZE) == (10, 0.5, 0.2)
+    assert (training.LORA_RANK, training.LORA_ALPHA, training.LORA_TARGET_MODULES) == (8, 16, ["q_proj", "v_proj"])
+    assert (training.NUM_EPOCHS, training.BATCH_SIZE, training.LEARNING_RATE) == (3, 4, 2e-4)
+    assert training.MODEL_NAME == "dmis-lab/llama-3-meerkat-8b-v1.0"
+    assert (scoring.MAX_NEW_TOKENS, scoring.TEMPERATURE) == (512, 0.1)
+    assert scoring.BERTSCORE_MODEL == "microsoft/deberta-xlarge-mnli"

@@ -1,0 +1,120 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from workbench.evaluation import significance
+from workbench.evaluation.recommendations import advice, rank_specialties
+
+DIFFERENCES = [0.3, 0.1, -0.2, 0.4, 0.5, 0.1, 0.0, 0.2]
+
+
+def test_the_interval_is_students():
+    estimate = significance.paired(DIFFERENCES)
+    expected = stats.ttest_1samp(DIFFERENCES, 0).confidence_interval()
+    assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_the_p_value_counts_every_flip_of_signs():
+    observed = abs(np.mean(DIFFERENCES))
+    flips = [np.mean([s * d for s, d in zip(signs, DIFFERENCES, strict=True)]) for signs in itertools.product((1, -1), repeat=8)]
+    assert significance.paired(DIFFERENCES).p == pytest.approx(np.mean([abs(f) >= observed - 1e-12 for f in flips]))
+
+
+def test_the_p_value_is_scipys():
+    for n in (5, 9, 40):
+        values = np.random.default_rng(n).normal(0.3, 1, n)
+        expected = stats.permutation_test(
+            (values,), lambda v, axis: v.mean(axis=axis), permutation_type="samples", n_resamples=9999, vectorized=True, rng=0
+        ).pvalue
+        assert significance.sign_flip_p(values) == pytest.approx(expected, abs=1e-12 if n <= 12 else 0.02)
+
+
+def test_nothing_is_claimed_of_one_question_or_of_no_difference():
+    assert math.isnan(significance.paired([0.5]).p)
+    assert significance.paired([0.0] * 5).p == 1 and significance.paired([0.0, 0.0, 0.7]).p == 1
+
+
+def test_the_stratified_error_is_smaller_than_the_plain_one_where_specialties_differ():
+    values = [0.0, 0.1, 0.2, 1.0, 1.1, 1.2]
+    strata = ["a"] * 3 + ["b"] * 3
+    estimate = significance.stratified(values, strata)
+    # each stratum: w = 1/2, s^2 = 0.01, n = 3
+    half = stats.t.ppf(0.975, 4) * math.sqrt(2 * 0.25 * 0.01 / 3)
+    assert (estimate.mean, estimate.high - estimate.mean) == pytest.approx((0.6, half))
+
+
+def test_intervals_cover_and_false_alarms_stay_at_the_stated_rate():
+    draw = np.random.default_rng(0)
+    strata = [str(k) for k in range(10) for _ in range(10)]
+    covered = alarms = 0
+    for _ in range(400):
+        offsets = np.repeat(draw.normal(0, 0.5, 10), 10)
+        values = offsets + draw.normal(0, 1, 100)
+        estimate = significance.stratified(list(values), strata)
+        covered += estimate.low <= offsets.mean() <= estimate.high
+        alarms += significance.sign_flip_p(draw.normal(0, 1, 10)) <= 0.05
+    assert 0.92 <= covered / 400 <= 0.98 and alarms / 400 <= 0.08
+
+
+def test_adjusted_p_values_are_benjamini_and_hochbergs_and_skip_the_unknown():
+    assert significance.false_discovery_adjusted([0.01, math.nan, 0.04, 0.03]) == pytest.approx(
+        [0.03, math.nan, 0.04, 0.04], nan_ok=True
+    )
+
+
+def test_ten_questions_show_one_standard_deviation_at_best():
+    assert significance.smallest_detectable(1.0, 10) == pytest.approx(1.0, abs=0.01)
+
+
+def specialties(low: float, count: int = 20, n: int = 12, seed: int = 0):
+    draw = np.random.default_rng(seed)
+    return {f"s{k:02d}": list(draw.normal(low if k == 0 else 0.5, 0.15, n)) for k in range(count)}
+
+
+def rank(scores, pool=20, share=0.5):
+    return rank_specialties(
+        scores,
+        shares=dict.fromkeys(scores, share),
+        share_base=dict.fromkeys(scores, 50),
+        pool=dict.fromkeys(scores, pool),
+        seed=0,
+    )
+
+
+def test_a_specialty_far_below_the_others_is_supported_and_raised_to_80_percent():
+    evidence = rank(specialties(0.2))
+    assert evidence[0].specialty == "s00" and evidence[0].supported and evidence[0].probability_among_worst > 0.95
+    assert (evidence[0].recommended_share, evidence[0].records_added) == (0.8, 15)
+    assert [item.specialty for item in evidence if item.supported] == ["s00"]
+
+
+def test_a_raise_is_capped_by_the_pool_and_an_empty_pool_asks_for_data():
+    capped, empty = rank(specialties(0.2), pool=5)[0], rank(specialties(0.2), pool=0)[0]
+    assert (capped.recommended_share, capped.records_added) == (0.6, 5)
+    assert empty.recommended_share == 0.5 and "needs new data" in empty.reason
+    assert "new data" in " ".join(advice([empty], metric="ROUGE-L", overall_improvement={})["in_words"])
+
+
+def test_a_specialty_at_80_percent_goes_to_all():
+    assert rank(specialties(0.2), share=0.8, pool=10)[0].recommended_share == 1.0
+
+
+def test_where_specialties_do_not_differ_hardly_any_run_recommends_one():
+    false = sum(any(item.supported for item in rank(specialties(0.5, seed=seed))) for seed in range(100))
+    assert false <= 10
+
+
+def test_unsupported_advice_says_so_and_what_would_settle_it():
+    evidence = rank(specialties(0.5))
+    text = advice(evidence, metric="ROUGE-L", overall_improvement={"ROUGE-L": 0.1})
+    assert text["recommended_sample_increases"] == {} and text["overall_improvement"] == {"ROUGE-L": 0.1}
+    assert "No specialty" in text["in_words"][0] and "eval questions" in text["in_words"][1]
+    assert len(text["measured_lowest_without_support"]) == 5 and evidence[0].questions_to_settle > 12
+
+
+def test_small_samples_are_shrunk_toward_the_others():
+    evidence = {item.specialty: item for item in rank(specialties(0.2))}
+    assert evidence["s00"].mean < evidence["s00"].shrunk < evidence["s00"].others

@@ -1,0 +1,154 @@
+"""Our values against the packages', and the traps of evaluation.md."""
+
+import itertools
+import json
+import math
+
+import pytest
+from conftest import ROOT, SHARED_DATA
+
+from workbench.evaluation import medical_metrics, text_metrics, wordnet
+
+
+def texts():
+    folder = SHARED_DATA / "medquad" if SHARED_DATA.is_dir() else ROOT / "examples" / "specialties"
+    answers = [
+        a for path in sorted(folder.glob("*.json"))[:12] for a in list(json.loads(path.read_text(encoding="utf-8")).values())[:6]
+    ]
+    shortened = [" ".join(answer.split()[::2]) for answer in answers]
+    return [*itertools.pairwise(answers), *zip(answers, shortened, strict=True)]
+
+
+def test_rouge_is_rouge_scores():
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=False)
+    for reference, answer in texts():
+        expected = scorer.score(reference, answer)
+        assert text_metrics.rouge_n(reference, answer, 1) == pytest.approx(expected["rouge1"].fmeasure, abs=1e-6)
+        assert text_metrics.rouge_n(reference, answer, 2) == pytest.approx(expected["rouge2"].fmeasure, abs=1e-6)
+        assert text_metrics.rouge_l(reference, answer) == pytest.approx(expected["rougeL"].fmeasure, abs=1e-6)
+
+
+def test_four_bleus_in_one_call_are_four_calls():
+    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+
+    for reference, answer in texts()[:20]:
+        tokens = [list(text_metrics.tokens_13a(text)) for text in (reference, answer)]
+        for n, value in enumerate(text_metrics.bleu(reference, answer), start=1):
+            weights = (1 / n,) * n
+            expected = sentence_bleu([tokens[0]], tokens[1], weights=weights, smoothing_function=SmoothingFunction().method1)
+            assert value == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_perfect_short_answer_has_no_vanishing_bleu():
+    assert text_metrics.bleu("lie down", "lie down")[0] == 1
+    assert text_metrics.bleu("lie down", "lie down")[3] > 1e-3
+    assert text_metrics.bleu("lie down", "") == [0, 0, 0, 0]
+
+
+def test_corpus_bleu_is_sacrebleus_and_says_how_it_was_counted():
+    import sacrebleu
+
+    references, answers = zip(*texts(), strict=True)
+    value, signature = text_metrics.corpus_bleu(references, answers)
+    assert value == pytest.approx(sacrebleu.corpus_bleu(list(answers), [list(references)], lowercase=True).score)
+    assert "tok:13a" in signature and "version:" in signature
+
+
+def test_squads_metrics_are_squads_its_faults_included():
+    assert text_metrics.exact_match("The heart.", "heart") == 1
+    assert text_metrics.exact_match("2.5 mg", "25 mg") == 1  # which is why doses have a metric of their own
+    # 2 shared tokens of 3 and 4: precision 2/4, recall 2/3
+    assert text_metrics.token_f1("a red skin rash", "the skin rash itches badly") == pytest.approx(
+        2 * (2 / 4) * (2 / 3) / (2 / 4 + 2 / 3)
+    )
+
+
+def wordnet_or_skip():
+    try:
+        return wordnet.reader()
+    except wordnet.WordNetMissingError as error:
+        pytest.skip(str(error))
+
+
+def test_meteor_is_nltks_on_words_without_punctuation():
+    reader = wordnet_or_skip()
+    from nltk.translate.meteor_score import single_meteor_score
+
+    assert text_metrics.meteor("Take it daily.", "take it daily") == pytest.approx(
+        single_meteor_score(["take", "it", "daily"], ["take", "it", "daily"], wordnet=reader)
+    )
+    assert text_metrics.meteor("a doctor", "a physician") > text_metrics.meteor("a doctor", "a plumber")
+    assert text_metrics.meteor("fever", "fever") == 0.5  # by its definition
+
+
+def test_without_wordnet_meteor_is_missing_with_its_remedy(monkeypatch):
+    from workbench.evaluation.metrics import MetricSuite
+
+    def missing():
+        raise wordnet.WordNetMissingError(wordnet.REMEDY)
+
+    monkeypatch.setattr(wordnet, "reader", missing)
+    table = MetricSuite().score([("a fever", "a fever")])
+    assert table.scores["METEOR"] == [None] and "apt-get install wordnet-base" in table.missing["METEOR"]
+    assert table.scores["ROUGE-L"] == [1.0]
+
+
+def test_there_are_45_lexicographer_files():
+    names = [entry.split()[0] for entry in wordnet.LEXNAMES.split(",")]
+    assert len(names) == len(set(names)) == 45 and names[3] == "noun.Tops" and names[44] == "adj.ppl"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("2.5 mg twice daily", {"2.5mg"}),
+        ("2.50mg", {"2.5mg"}),
+        ("5 to 10 mg", {"5mg", "10mg"}),
+        ("5-10 mg", {"5mg", "10mg"}),
+        ("-5 °C", {"-5°c"}),
+        ("1,000 µg and 500 mcg", {"1000µg", "500µg"}),
+        ("20 mg/kg/day", {"20mg/kg/day"}),
+        ("7.0 mmol/L", {"7mmol/l"}),
+        ("95%", {"95%"}),
+        ("HbA1c of 48", {"48"}),
+        ("vitamin B12", set()),
+    ],
+)
+def test_numbers_keep_decimals_signs_and_units(text, found):
+    assert medical_metrics.numbers(text) == found
+
+
+def test_names_are_acronyms_species_and_capitalised_words_inside_a_sentence():
+    assert medical_metrics.names("Infection with Helicobacter pylori is shown by PCR. The Epley manoeuvre helps.") == {
+        "helicobacter pylori", "pcr", "epley",
+    }  # fmt: skip
+
+
+def test_a_wrong_decimal_or_sign_or_unit_is_not_a_factual_match():
+    reference = "Give 2.5 mg at -5 °C, then an ECG."
+    assert medical_metrics.factual_exact_match(reference, "An ecg after 2.5 mg, at -5 °C") == 1
+    assert medical_metrics.factual_exact_match(reference, "25 mg at 5 °C, then an ECG") == pytest.approx(1 / 3)
+    assert medical_metrics.factual_exact_match(reference, "2.5 g at -5 °C, then an ECG") == pytest.approx(2 / 3)
+    assert medical_metrics.factual_exact_match("rest and fluids", "anything") is None
+
+
+def test_medical_token_f1_counts_medical_words_alone():
+    assert medical_metrics.medical_terms("The gastritis was treated with omeprazole by a nice nurse") == (
+        "gastritis",
+        "omeprazole",
+    )
+    # shared: gastritis; the answer has 1 medical word, the reference 2
+    assert medical_metrics.medical_token_f1("gastritis and omeprazole", "gastritis, quite clearly") == pytest.approx(
+        2 * 1 / (1 + 2)
+    )
+    assert medical_metrics.medical_token_f1("nothing of the kind", "gastritis") is None
+
+
+def test_accents_and_greek_do_not_break_a_metric():
+    from workbench.evaluation.metrics import MetricSuite
+
+    table = MetricSuite().score([("Ménière, 5 µg, α-blocker", "Ménière 5 µg"), ("ναυτία", "ναυτία"), ("x", "")])
+    assert not set(table.missing) - {"METEOR"}
+    assert all(value is None or math.isfinite(value) for values in table.scores.values() for value in values)

@@ -1,0 +1,224 @@
+"""Examples, masks, the audit, and training itself on the embedded model."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, run_script, train_command
+
+from workbench import chat, files, manifest
+from workbench.errors import UserError
+from workbench.training.examples import PadToLongest, encode_records, refuse_leaks
+
+
+@pytest.fixture(scope="module")
+def tokenizer(embedded_model):
+    from workbench import models
+
+    return models.load_tokenizer(str(embedded_model))
+
+
+def row(question="What is gout?", answer="Gout is an arthritis.", template=chat.render_llama3):
+    return {"id": "0123456789", "specialty": "x", "question": question, "formatted_prompt": template(question, None, ""),
+            "formatted_chat": template(question, answer, "")}  # fmt: skip
+
+
+def encode(rows, tokenizer, **keywords):
+    settings = {"max_length": 256, "long_examples": "truncate", "terminator": "<|eot_id|>"} | keywords
+    return encode_records(rows, tokenizer, **settings)
+
+
+def test_the_answer_and_its_end_of_turn_are_learnt_and_nothing_else(tokenizer):
+    [example], audit = encode([row()], tokenizer)
+    learnt = [label for label in example.labels if label != -100]
+    assert tokenizer.decode(learnt) == "Gout is an arthritis.<|eot_id|>"
+    assert audit.supervised_tokens == len(learnt) == example.supervised
+
+
+def test_an_example_with_nothing_to_learn_is_refused_by_name(tokenizer):
+    with pytest.raises(UserError, match=r"x 01234567.*MAX_SEQ_LENGTH"):
+        encode([row(question="long " * 80)], tokenizer, max_length=32)
+
+
+def test_long_examples_are_cut_or_dropped_as_asked_and_counted(tokenizer):
+    long = row(answer="word " * 100)
+    [cut], audit = encode([long], tokenizer, max_length=64)
+    assert len(cut.input_ids) == 64 and audit.truncated == 1 and audit.longest > 64
+    none, audit = encode([long], tokenizer, max_length=64, long_examples="drop")
+    assert not none and audit.dropped == 1
+
+
+def test_a_chat_without_its_end_of_turn_or_with_two_begin_tokens_is_refused(tokenizer):
+    def endless(question, answer, system):
+        return chat.render_llama3(question, answer, system).removesuffix("<|eot_id|>")
+
+    def doubled(question, answer, system):
+        return "<|begin_of_text|>" + chat.render_llama3(question, answer, system)
+
+    with pytest.raises(UserError, match="does not end"):
+        encode([row(template=endless)], tokenizer)
+    with pytest.raises(UserError, match="two begin-of-text"):
+        encode([row(template=doubled)], tokenizer)
+
+
+def test_padding_is_masked_by_length_and_never_learnt():
+    batch = PadToLongest(9)([{"input_ids": [1, 9, 2], "labels": [-100, 9, 2]}, {"input_ids": [1], "labels": [1]}])
+    assert batch["input_ids"].tolist() == [[1, 9, 2], [1, 9, 9]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch["labels"].tolist() == [[-100, 9, 2], [1, -100, -100]]
+
+
+def test_a_holdout_question_in_the_training_data_stops_the_run_however_it_is_written():
+    with pytest.raises(UserError, match="holdout"):
+        refuse_leaks([row(question="what is GOUT")], {"holdout": [row()]})
+    refuse_leaks([row(question="What is asthma?")], {"holdout": [row()]})
+
+
+def test_loss_at_supervised_positions_is_the_models_own_loss(embedded_model, tokenizer):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from workbench.training.trainer import add_answer_loss
+
+    model = AutoModelForCausalLM.from_pretrained(embedded_model, dtype=torch.float32)
+    examples, _ = encode([row(), row(answer="Gout is an arthritis that hurts, mostly in the big toe.")], tokenizer)
+    batch = PadToLongest(tokenizer.pad_token_id)([{"input_ids": e.input_ids, "labels": e.labels} for e in examples])
+    expected = model(**batch).loss
+    add_answer_loss(model)
+    outputs = model(**batch, answer_loss=True)
+    count = (batch["labels"] != -100).sum()
+    assert float(outputs.loss / count) == pytest.approx(float(expected), rel=1e-5)
+    assert float(model(**batch).loss) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_the_adapter_is_what_plain_peft_opens_and_stops_on_both_tokens(small_run):
+    from peft import PeftConfig
+
+    adapter = small_run["adapter"]
+    assert PeftConfig.from_pretrained(str(adapter)).r == 64
+    generation = json.loads((adapter / "generation_config.json").read_text())
+    tokenizer_ids = {json.loads((adapter / "tokenizer.json").read_text())["added_tokens"][i]["content"]: i for i in range(6)}
+    assert set(generation["eos_token_id"]) == {tokenizer_ids["<|eot_id|>"], tokenizer_ids["<|end_of_text|>"]}
+    assert generation["pad_token_id"] not in generation["eos_token_id"]
+
+
+def test_training_leaves_what_it_promises_and_learns(small_run):
+    adapter = small_run["adapter"]
+    for name in (
+        "adapter_model.safetensors",
+        "training_config.json",
+        "training_curves.png",
+        "eval_by_specialty.csv",
+        "manifest.json",
+    ):
+        assert (adapter / name).stat().st_size > 0, name
+    assert not (adapter / "checkpoints").exists()
+    kept = json.loads((adapter / "training_config.json").read_text())["kept"]
+    before = files.read_json_lines(adapter / "eval_history.jsonl")[0]
+    assert kept["loss"] < before["loss"] and set(before["specialties"]) == {"cardiology", "dentistry", "neurology", "urology"}
+    text = small_run["fine_tuning.py"]
+    assert "of them learnt" in text and "measured on two" in text and "token accuracy" in text
+
+
+def test_running_again_is_up_to_date_and_a_plan_changes_nothing(small_run):
+    before = manifest.read(small_run["adapter"])
+    again = run_script(*train_command(small_run))
+    assert "up to date" in again.stdout and again.returncode == 0
+    plan = run_script(*train_command(small_run, "--plan", "LORA_RANK=4"))
+    assert plan.returncode == 0 and "steps:" in plan.stdout and "memory:" in plan.stdout
+    assert manifest.read(small_run["adapter"]) == before
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_killed_and_run_again_it_ends_with_the_same_adapter(small_run, tmp_path, kill):
+    folders = {**small_run, "adapter": tmp_path / "killed"}
+    process = subprocess.Popen(
+        [sys.executable, *train_command(folders)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.time() + 300
+    while not list(folders["adapter"].glob("checkpoints/checkpoint-*/whole.json")):
+        assert process.poll() is None and time.time() < deadline, "ended before its first checkpoint"
+        time.sleep(0.05)
+    process.send_signal(kill)
+    process.wait()
+    assert manifest.read(folders["adapter"]) is None
+    (folders["adapter"] / "checkpoints" / "checkpoint-999").mkdir()  # one cut off while it was written
+    resumed = run_script(*train_command(folders))
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on from checkpoint-" in resumed.stdout and "checkpoint-999 was cut off" in resumed.stdout
+    one, other = (folder / "adapter_model.safetensors" for folder in (folders["adapter"], small_run["adapter"]))
+    assert files.sha256_file(one) == files.sha256_file(other)
+
+
+def test_other_settings_archive_a_finished_adapter_and_refuse_an_unfinished_one(small_run, tmp_path):
+    adapter = tmp_path / "adapter"
+    manifest.start(adapter, "another run")
+    done = run_script(*train_command({**small_run, "adapter": adapter}))
+    assert done.returncode == 2 and "--fresh" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("LORA_RNK=8", "Did you mean LORA_RANK"),
+        ("LORA_RANK=0", "at least 1"),
+        ("LONG_EXAMPLES=keep", "truncate, drop"),
+        ("LORA_TARGET_MODULES=q_porj", "LORA_TARGET_MODULES=q_porj"),
+        ("MODEL_NAME=./absent", "no such folder"),
+        ("MODEL_NAME=nobody/no-such-model", "could not be downloaded"),
+        ("MODEL_NAME=dmis-lab/llama-3-meerkat-8b-v1.0", "no GPU is visible"),
+        ("DATASET_DIR=absent", "python dataset_preparation.py"),
+        ("MAX_SEQ_LENGTH=24", "nothing to learn"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(small_run, tmp_path, setting, words):
+    import torch
+
+    if "no GPU" in words and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    done = run_script(*train_command({**small_run, "adapter": tmp_path / "out"}, setting))
+    assert done.returncode == 2 and words in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_wandb_writes_its_offline_run(small_run, tmp_path):
+    folders = {**small_run, "adapter": tmp_path / "out"}
+    done = run_script(
+        *train_command(folders, "USE_WANDB=True"), WANDB_MODE="offline", WANDB_DIR=str(tmp_path), WANDB_SILENT="true"
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_several_gpus_are_used_by_starting_again_through_accelerate(monkeypatch):
+    import os
+
+    import torch
+
+    import fine_tuning
+
+    started = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(os, "execv", lambda path, command: started.append(command))
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(sys, "argv", ["fine_tuning.py", "NUM_EPOCHS=1"])
+    fine_tuning.use_every_gpu(fine_tuning.TrainingConfig(NUM_GPUS=3))
+    [command] = started
+    assert command[1:3] == ["-m", "accelerate.commands.launch"] and command[-2:] == ["fine_tuning.py", "NUM_EPOCHS=1"]
+    assert command[command.index("--num_processes") + 1] == "3"
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    fine_tuning.use_every_gpu(fine_tuning.TrainingConfig())
+    assert len(started) == 1
+
+
+def test_two_processes_train_one_adapter(small_run, tmp_path):
+    folders = {**small_run, "adapter": tmp_path / "two"}
+    command = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617", *train_command(folders)]
+    done = run_script(*command, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr[-2000:]
+    made = manifest.read(folders["adapter"])
+    assert made["processes"] == 2 and made["kept"]["loss"] < made["before"]["loss"]
+    assert done.stdout.count("adapter:") == 1

@@ -1,0 +1,103 @@
+"""The two charts: every specialty with its interval, and every metric with its floor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BASE, TUNED, BETTER, WORSE, UNCLEAR = "#8a8f98", "#1f5f99", "#2a7f4f", "#b3541e", "#9aa0a8"
+ALPHA = 0.05
+
+
+def specialty_analysis(path: Path, table: pd.DataFrame, *, metric: str, split: str, supported: list[str]) -> None:
+    """Forest plot: base and tuned score of each specialty, and their paired difference with its 95% interval.
+
+    Args:
+        table: rows of `specialty_performance.csv` for one metric and split.
+        supported: specialties that the recommendations name; they are marked.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    table = table.sort_values("tuned", ascending=True, na_position="first").reset_index(drop=True)
+    rows = range(len(table))
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(11, 1.8 + 0.235 * len(table)), sharey=True, width_ratios=(1.15, 1), constrained_layout=True
+    )
+    left.hlines(rows, table["tuned_low"], table["tuned_high"], color=TUNED, alpha=0.35, linewidth=3)
+    left.plot(table["base"], rows, "o", color=BASE, markersize=4.5, label="base")
+    left.plot(table["tuned"], rows, "o", color=TUNED, markersize=5.5, label="tuned, 95% interval")
+    left.axvline(table["tuned"].mean(), color=TUNED, linestyle=":", linewidth=1, label="mean")
+    lower = table["lower_is_better"].iloc[0]
+    left.set(xlabel=f"{metric}{' (lower is better)' if lower else ''}", yticks=list(rows))
+    left.set_yticklabels([f"{'▸ ' if name in supported else ''}{name.replace('_', ' ')} ({n})"
+                          for name, n in zip(table["specialty"], table["n"], strict=True)], fontsize=8)  # fmt: skip
+    for row, item in table.iterrows():
+        known = item["p_adjusted"] <= ALPHA
+        gain = -item["difference"] if lower else item["difference"]
+        colour = UNCLEAR if not known else BETTER if gain > 0 else WORSE
+        right.hlines(row, item["ci_low"], item["ci_high"], color=colour, linewidth=2.2)
+        right.plot(item["difference"], row, "o", color=colour, markersize=5)
+    for colour, label in ((BETTER, "better"), (WORSE, "worse"), (UNCLEAR, "within noise")):
+        right.plot([], [], "o-", color=colour, label=label)
+    right.axvline(0, color="0.3", linewidth=0.8)
+    right.set(xlabel=f"tuned minus base, {metric}, 95% interval\n(coloured where the adjusted p is at most {ALPHA})")
+    for axis in (left, right):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="y", color="0.93")
+        axis.set_axisbelow(True)
+        axis.set_ylim(-0.8, len(table) - 0.2)
+        axis.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    note = f"{split} split; questions in brackets" + ("; ▸ recommended for more data" if supported else "")
+    figure.suptitle(f"{metric} by specialty ({note})", fontsize=11)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def model_comparison(path: Path, table: pd.DataFrame, *, split: str) -> None:
+    """Base and tuned in every metric, with the 95% interval of their difference and the floor of each metric.
+
+    Args:
+        table: rows of `model_comparison.csv` for one split.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shown = table[table["missing"].fillna("") == ""].iloc[::-1].reset_index(drop=True)
+    absent = table[table["missing"].fillna("") != ""]
+    rows = range(len(shown))
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(11, 1.9 + 0.36 * len(shown)), sharey=True, width_ratios=(1.2, 1), constrained_layout=True
+    )
+    left.barh([r + 0.19 for r in rows], shown["base"], 0.36, color=BASE, label="base")
+    left.barh([r - 0.19 for r in rows], shown["tuned"], 0.36, color=TUNED, label="tuned")
+    left.vlines(shown["floor_base"], [r + 0.01 for r in rows], [r + 0.37 for r in rows], color="black", linewidth=1.4)
+    left.vlines(shown["floor_tuned"], [r - 0.37 for r in rows], [r - 0.01 for r in rows], color="black", linewidth=1.4,
+                label="floor: answers shuffled within a specialty")  # fmt: skip
+    left.set(yticks=list(rows), xlabel="mean over questions")
+    left.set_yticklabels(
+        [f"{name}{' ↓' if low else ''}" for name, low in zip(shown["metric"], shown["lower_is_better"], strict=True)]
+    )
+    for row, item in shown.iterrows():
+        known, gain = item["p"] <= ALPHA, -item["difference"] if item["lower_is_better"] else item["difference"]
+        colour = UNCLEAR if not known else BETTER if gain > 0 else WORSE
+        right.hlines(row, item["ci_low"], item["ci_high"], color=colour, linewidth=2.4)
+        right.plot(item["difference"], row, "o", color=colour)
+        right.annotate(f"{item['difference']:+.3f}", (item["ci_high"], row), (6, -3), textcoords="offset points", fontsize=8)
+    right.axvline(0, color="0.3", linewidth=0.8)
+    right.set(xlabel="tuned minus base, 95% interval")
+    right.margins(x=0.18)
+    for axis in (left, right):
+        axis.spines[["top", "right"]].set_visible(False)
+    left.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    title = f"Base and tuned model, {split} split, {int(shown['n'].max()) if len(shown) else 0} questions"
+    figure.suptitle(title + (f" (missing: {', '.join(absent['metric'])})" if len(absent) else ""), fontsize=11)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

@@ -1,0 +1,124 @@
+"""Scores to tables: base against tuned, by metric and by specialty, each difference with its interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from workbench.evaluation import significance
+from workbench.evaluation.metrics import MetricSuite, Table, shuffled_within
+from workbench.files import csv_cell
+
+SPLITS = ("holdout", "eval")
+TEXT_COLUMNS = ("specialty", "question", "reference", "prediction", "error")
+
+
+def answers_table(questions: Sequence[Any], answers: Sequence[Any], scores: Table) -> pd.DataFrame:
+    """A row a question: what was asked, what was answered and how it ended, and every metric."""
+    rows = [
+        {"id": q.id, "split": q.split, "specialty": q.specialty, "question": q.question, "reference": q.reference,
+         "prediction": a.text, "finish_reason": a.finish, "tokens": a.tokens, "error": a.error}
+        for q, a in zip(questions, answers, strict=True)
+    ]  # fmt: skip
+    table = pd.DataFrame(rows)
+    for name, values in scores.scores.items():
+        table[name] = pd.array(values, dtype="Float64").to_numpy(dtype=float, na_value=np.nan)
+    return table
+
+
+def write_csv(table: pd.DataFrame, file: Any) -> None:
+    """CSV in which no text of a model or a file is run as a formula by a spreadsheet."""
+    guarded = table.copy()
+    for name in TEXT_COLUMNS:
+        if name in guarded:
+            guarded[name] = guarded[name].map(csv_cell)
+    guarded.to_csv(file, index=False, float_format="%.6g")
+
+
+def floors(suite: MetricSuite, table: pd.DataFrame, seed: int) -> dict[str, dict[str, float]]:
+    """Split to metric to its floor: the mean when answers are shuffled among the questions of a specialty."""
+    found = {}
+    for split in SPLITS:
+        part = table[table["split"] == split]
+        part = part[part["finish_reason"] != "failed"]
+        if part.empty:
+            continue
+        order = shuffled_within(list(part["specialty"]), seed)
+        predictions = list(part["prediction"])
+        scores = suite.score([(ref, predictions[row]) for ref, row in zip(part["reference"], order, strict=True)])
+        found[split] = {name: _mean(values) for name, values in scores.scores.items()}
+    return found
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _pairs(base: pd.DataFrame, tuned: pd.DataFrame, split: str, metric: str) -> pd.DataFrame:
+    """Questions of a split on which both arms have a score, with the columns specialty, base and tuned."""
+    here = base["split"] == split
+    pairs = pd.DataFrame({"specialty": base["specialty"], "base": base[metric], "tuned": tuned[metric]})[here]
+    return pairs.dropna(subset=["base", "tuned"])
+
+
+def by_metric(
+    base: pd.DataFrame,
+    tuned: pd.DataFrame,
+    suite: MetricSuite,
+    scores: Table,
+    floor: dict[str, dict[str, dict[str, float]]],
+    seed: int,
+) -> pd.DataFrame:
+    """`model_comparison.csv`: a row a split and metric.
+
+    Args:
+        floor: arm to split to metric to floor.
+    """
+    rows = []
+    for split in SPLITS:
+        if not (base["split"] == split).any():
+            continue
+        for metric in suite.names():
+            pairs = _pairs(base, tuned, split, metric)
+            strata = list(pairs["specialty"])
+            difference = significance.stratified(list(pairs["tuned"] - pairs["base"]), strata, test=True, seed=seed)
+            arms = {arm: significance.stratified(list(pairs[arm]), strata) for arm in ("base", "tuned")}
+            rows.append(
+                {"split": split, "metric": metric, "n": difference.n, "base": arms["base"].mean, "tuned": arms["tuned"].mean,
+                 "difference": difference.mean, "ci_low": difference.low, "ci_high": difference.high, "p": difference.p,
+                 "base_low": arms["base"].low, "base_high": arms["base"].high,
+                 "tuned_low": arms["tuned"].low, "tuned_high": arms["tuned"].high,
+                 "floor_base": floor["base"].get(split, {}).get(metric, math.nan),
+                 "floor_tuned": floor["tuned"].get(split, {}).get(metric, math.nan),
+                 "lower_is_better": suite.lower_is_better(metric), "signature": scores.signatures.get(metric, ""),
+                 "missing": scores.missing.get(metric, "")}
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def by_specialty(base: pd.DataFrame, tuned: pd.DataFrame, suite: MetricSuite, seed: int) -> pd.DataFrame:
+    """`specialty_performance.csv`: a row a split, metric and specialty; p values adjusted over the specialties."""
+    rows = []
+    for split in SPLITS:
+        specialties = sorted(base.loc[base["split"] == split, "specialty"].unique())
+        for metric in suite.names():
+            pairs = _pairs(base, tuned, split, metric)
+            found = []
+            for specialty in specialties:
+                mine = pairs[pairs["specialty"] == specialty]
+                difference = significance.paired(list(mine["tuned"] - mine["base"]), seed)
+                arms = {arm: significance.mean_interval(list(mine[arm])) for arm in ("base", "tuned")}
+                found.append(
+                    {"split": split, "metric": metric, "specialty": specialty, "n": difference.n, "base": arms["base"].mean,
+                     "tuned": arms["tuned"].mean, "difference": difference.mean, "ci_low": difference.low,
+                     "ci_high": difference.high, "p": difference.p, "tuned_low": arms["tuned"].low,
+                     "tuned_high": arms["tuned"].high, "lower_is_better": suite.lower_is_better(metric)}
+                )  # fmt: skip
+            for row, adjusted in zip(found, significance.false_discovery_adjusted([r["p"] for r in found]), strict=True):
+                rows.append({**row, "p_adjusted": adjusted})
+    return pd.DataFrame(rows)

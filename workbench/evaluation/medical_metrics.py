@@ -1,0 +1,115 @@
+"""Does the answer keep what matters in medicine: doses, numbers with their units, names, and medical terms.
+
+Decimals and signs are kept ("2.5 mg" is not "25 mg"), unlike in SQuAD's normalisation. Our own definitions.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+
+UNITS = {
+    "%": "%", "percent": "%", "mg": "mg", "milligram": "mg", "milligrams": "mg", "g": "g", "gram": "g", "grams": "g",
+    "kg": "kg", "µg": "µg", "μg": "µg", "mcg": "µg", "ug": "µg", "microgram": "µg", "micrograms": "µg", "ng": "ng",
+    "ml": "ml", "millilitres": "ml", "milliliters": "ml", "l": "l", "litre": "l", "litres": "l", "liter": "l",
+    "liters": "l", "dl": "dl", "mmol": "mmol", "µmol": "µmol", "micromol": "µmol", "mol": "mol", "meq": "meq",
+    "iu": "iu", "unit": "iu", "units": "iu", "mmhg": "mmhg", "kpa": "kpa", "cm": "cm", "mm": "mm", "m": "m",
+    "hour": "hour", "hours": "hour", "h": "hour", "minute": "minute", "minutes": "minute", "min": "minute",
+    "second": "second", "seconds": "second", "day": "day", "days": "day", "week": "week", "weeks": "week",
+    "month": "month", "months": "month", "year": "year", "years": "year", "°c": "°c", "gy": "gy", "hz": "hz",
+    "db": "db", "bpm": "bpm", "times": "times",
+}  # fmt: skip
+_UNIT = "|".join(sorted((re.escape(unit) for unit in UNITS), key=len, reverse=True))
+NUMBER = re.compile(
+    rf"(?<![\w.])(?P<sign>[-−+](?=\d))?(?P<number>\d+(?:,\d{{3}})*(?:\.\d+)?)"
+    rf"(?:[\s-]?(?P<unit>{_UNIT})(?![A-Za-zµ])(?P<per>(?:\s?/\s?[A-Za-zµ0-9]+)*))?",
+    re.IGNORECASE,
+)
+RANGE = re.compile(rf"(\d(?:[\d.,]*\d)?)\s?(?:-|–|to)\s?(?=\d[\d.,]*\s?-?(?P<unit>{_UNIT})(?![A-Za-zµ]))", re.IGNORECASE)
+SENTENCE_START = re.compile(r"(?:^|[.!?:]\s+)$")
+CAPITALISED = re.compile(r"\b[A-Z][\w'-]*(?:\s+(?:of\s+|de\s+|von\s+)?[A-Z][\w'-]*|\s+[IVX]+\b|\s+\d+\b)*")
+ACRONYM = re.compile(r"\b(?=\w*[A-Z]\w*[A-Z0-9])[A-Z][A-Za-z0-9]*(?:-[A-Z0-9]+)*\b")
+SPECIES = re.compile(r"\b[A-Z][a-z]{3,} (?=[a-z]{4,}(?:i|a|um|us|is|ae|ans|ens)\b)[a-z]+")
+WORD = re.compile(r"[^\W\d_]+(?:[-'][^\W\d_]+)*")
+
+# endings and beginnings that mark a medical word (Greek and Latin word parts, INN drug stems of the WHO)
+AFFIXES = re.compile(
+    r"(?:itis|osis|oses|emia|aemia|oma|omas|pathy|pathies|ectomy|otomy|ostomy|plasty|scopy|scopic|graphy|gram|uria|algia|"
+    r"plegia|paresis|trophy|penia|cytosis|lysis|megaly|sclerosis|stenosis|rrhage|rrhagia|rrhea|rrhoea|phagia|phasia|pnea|"
+    r"pnoea|cele|dynia|genic|itic|otic|aemic|emic|mycin|cillin|oxacin|azole|prazole|sartan|statin|olol|dipine|pril|"
+    r"gliptin|gliflozin|glutide|parin|xaban|gatran|mab|tinib|ciclib|vir|triptan|setron|caine|azepam|zolam|barbital|"
+    r"profen|coxib|lukast|terol|tropium|sone|solone|nisone|onide|thiazide|semide|formin|glitazone|cycline|ceft?\w*ime|"
+    r"dronate|trexate|platin|taxel|rubicin|fenacin|osin|steride|phylline|cort|globulin|globulins)$|"
+    r"^(?:hyper|hypo|brady|tachy|cardio|neuro|nephro|hepat|gastro|entero|derm|hemo|haemo|myo|osteo|arthr|broncho|pneumo|"
+    r"pulmon|thromb|immuno|cyto|angio|vaso|cerebr|encephal|ophthalm|retin|laryng|pharyng|lymph|glyc|gluco|lip|endo|peri|"
+    r"intra|sub|anti)\w{3,}",
+)
+# common words of medicine that no affix marks
+TERMS = frozenset(
+    ["abdomen", "abdominal", "abscess", "acid", "acne", "acute", "adrenal", "airway", "allergen", "allergy", "anesthesia", "antibody", "antigen", "anus", "anxiety", "aorta", "artery", "arterial", "aspirin", "asthma", "atrial", "atropine", "autoimmune", "axon", "bacteria", "bacterial", "biopsy", "bladder", "bleeding", "blister", "blood", "bone", "bowel", "brain", "breast", "breathless", "breathlessness", "bruise", "burn", "calcium", "cancer", "cardiac", "cartilage", "cataract", "catheter", "cell", "cells", "chemotherapy", "cholesterol", "chromosome", "chronic", "clot", "colic", "colon", "coma", "congenital", "constipation", "contraceptive", "copper", "cornea", "corneal", "coronary", "cough", "cramp", "creatinine", "culture", "cyst", "delirium", "delusion", "dementia", "diabetes", "dialysis", "diarrhea", "dizziness", "dose", "drainage", "drug", "duct", "echocardiogram", "edema", "embolism", "enzyme", "epinephrine", "erythema", "esophagus", "exercise", "eye", "fatigue", "femoral", "fetal", "fever", "fibrosis", "fistula", "fluid", "folate", "fracture", "fungal", "gallbladder", "gene", "genetic", "gland", "gout", "graft", "growth", "gut", "headache", "heart", "hemoglobin", "hereditary", "hernia", "hormone", "hormones", "hydration", "immune", "immunity", "implant", "infarct", "infection", "infant", "inflammation", "inflammatory", "inhaled", "inhaler", "injection", "insulin", "intravenous", "intubation", "iron", "ischemia", "itch", "itching", "jaundice", "joint", "kidney", "knee", "lead", "lens", "lesion", "lesions", "ligament", "lithium", "liver", "lung", "lungs", "magnesium", "malignant", "marrow", "medication", "membrane", "meninges", "menstrual", "metastasis", "metastases", "methotrexate", "morphine", "mucosa", "muscle", "mutation", "nausea", "necrosis", "nerve", "nerves", "nodule", "numbness", "nutrition", "obesity", "opioid", "optic", "oral", "oxygen", "oxytocin", "pain", "palpitations", "pancreas", "paralysis", "paroxysmal", "pelvic", "pelvis", "penicillin", "placenta", "plaque", "plasma", "platelet", "platelets", "pleural", "potassium", "pregnancy", "prostate", "protein", "psychosis", "pulse", "pupil", "pus", "radiation", "radiotherapy", "rash", "receptor", "rectal", "rectum", "reflex", "relapse", "renal", "respiratory", "retina", "rash", "salt", "scan", "scar", "screening", "seizure", "seizures", "sepsis", "serum", "shock", "skin", "sleep", "smear", "smoking", "sodium", "spasm", "spine", "spinal", "spleen", "sputum", "stent", "steroid", "steroids", "stomach", "stool", "stroke", "surgery", "surgical", "sweating", "swelling", "symptom", "syndrome", "systolic", "tendon", "testis", "thiamine", "throat", "thyroid", "thyroxine", "tissue", "tonsil", "toxin", "tracheal", "transfusion", "transplant", "transplantation", "trauma", "tremor", "tumor", "tumour", "ulcer", "ulcers", "ultrasound", "ureter", "urethra", "urgency", "urinary", "urine", "uterus", "vaccination", "vaccine", "vagina", "valve", "variant", "vascular", "vein", "veins", "venous", "ventilation", "ventricular", "vertigo", "viral", "virus", "vision", "vitamin", "vomiting", "weakness", "weight", "wheeze", "wound", "zinc"]
+)  # fmt: skip
+
+SIGNATURES = {
+    "factual_exact_match": "recall of doses, numbers with units, and names of the reference; decimals and signs kept; v1",
+    "medical_token_f1": "F1 over medical terms: word parts, drug stems and a word list; v1",
+}
+
+
+def numbers(text: str) -> set[str]:
+    """Numbers with their units, normalised: "10mg", "-5 °C"; the first of a range takes the unit of the last."""
+    text = RANGE.sub(lambda match: f"{match.group(1)} {match.group('unit')} to ", text)
+    found = set()
+    for match in NUMBER.finditer(text):
+        sign = "-" if match.group("sign") in ("-", "−") else ""
+        value = match.group("number").replace(",", "")
+        value = value.rstrip("0").rstrip(".") if "." in value else value
+        unit = UNITS[match.group("unit").lower()] if match.group("unit") else ""
+        per = re.sub(r"\s", "", match.group("per") or "").lower().replace("μ", "µ")
+        found.add(f"{sign}{value}{unit}{per}")
+    return found
+
+
+def names(text: str) -> set[str]:
+    """Acronyms, species, and capitalised names that do not merely begin a sentence, in lower case."""
+    found = {match.group() for match in ACRONYM.finditer(text)}
+    found |= {match.group() for match in SPECIES.finditer(text)}
+    for match in CAPITALISED.finditer(text):
+        words = match.group().split()
+        if SENTENCE_START.search(text[: match.start()]):
+            words = words[1:]
+        if words and words[0][0].isupper():
+            found.add(" ".join(words))
+    return {" ".join(name.lower().replace("-", " ").split()) for name in found if len(name) > 1}
+
+
+@functools.lru_cache(maxsize=65536)
+def facts(text: str) -> frozenset[str]:
+    return frozenset(numbers(text) | names(text))
+
+
+def factual_exact_match(reference: str, hypothesis: str) -> float | None:
+    """Share of the reference's doses, numbers and names that the answer repeats; None where it has none."""
+    wanted = facts(reference)
+    if not wanted:
+        return None
+    answered = facts(hypothesis)
+    plain = f" {' '.join(WORD.findall(hypothesis.lower().replace('-', ' ')))} "
+    # a name counts in whatever case; a number only with its own unit
+    return sum(fact in answered or (not any(c.isdigit() for c in fact) and f" {fact} " in plain) for fact in wanted) / len(wanted)
+
+
+@functools.lru_cache(maxsize=65536)
+def medical_terms(text: str) -> tuple[str, ...]:
+    """The medical words of a text, in lower case and order."""
+    words = WORD.findall(text.lower())
+    return tuple(word for word in words if word in TERMS or (len(word) > 5 and AFFIXES.search(word)))
+
+
+def medical_token_f1(reference: str, hypothesis: str) -> float | None:
+    """Token F1 over medical terms; None where the reference has none."""
+    right, left = Counter(medical_terms(reference)), Counter(medical_terms(hypothesis))
+    if not right:
+        return None
+    overlap = (left & right).total()
+    return 2 * overlap / (left.total() + right.total())

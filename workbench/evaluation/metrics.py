@@ -1,0 +1,144 @@
+"""Every metric over a set of answers, the user's own among them; what cannot be computed is missing, never zero."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from workbench.errors import UserError
+from workbench.evaluation import medical_metrics, text_metrics
+from workbench.evaluation.wordnet import WordNetMissingError
+
+if TYPE_CHECKING:
+    from workbench.evaluation.bertscore import BertScorer
+
+PREFIX = "compute_"
+BUILT_IN = (
+    "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-1", "ROUGE-2", "ROUGE-L", "METEOR", "bertscore_f1",
+    "exact_match", "token_f1", "factual_exact_match", "medical_token_f1",
+)  # fmt: skip
+Pair = tuple[str, str]  # reference, answer
+Scores = list[float | None]
+
+
+@dataclass
+class Table:
+    """Scores by metric, a value a pair; `missing` says why a metric has none at all."""
+
+    scores: dict[str, Scores] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    signatures: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+class MetricSuite:
+    """The built-in metrics; a method `compute_NAME(self, reference, hypothesis) -> float` of a subclass adds one.
+
+    A metric of the user's for which less is better says so: `compute_NAME.lower_is_better = True`.
+    """
+
+    def __init__(self, bertscore_model: str = "embedded") -> None:
+        self.bertscore_model = bertscore_model
+        self._bert: BertScorer | None = None
+        self._cache: dict[Pair, dict[str, float | None]] = {}
+        built_in = {_plain(name) for name in BUILT_IN}
+        for name in self.own_metrics():
+            if _plain(name) in built_in:
+                raise UserError(f"AutomaticMetrics.{PREFIX}{name}: {name} is a built-in metric. Give yours another name.")
+
+    def own_metrics(self) -> list[str]:
+        return sorted(name.removeprefix(PREFIX) for name in dir(self) if name.startswith(PREFIX))
+
+    def names(self) -> list[str]:
+        """Every metric, in the order of tables and charts."""
+        return [*BUILT_IN, *self.own_metrics()]
+
+    def lower_is_better(self, name: str) -> bool:
+        return bool(getattr(getattr(self, PREFIX + name, None), "lower_is_better", False))
+
+    def score(self, pairs: Sequence[Pair | None]) -> Table:
+        """Score (reference, answer) pairs; None is an answer that failed, and has no score."""
+        table = Table(scores={name: [None] * len(pairs) for name in self.names()})
+        table.signatures = {**text_metrics.SIGNATURES, **medical_metrics.SIGNATURES}
+        rows = [row for row, pair in enumerate(pairs) if pair is not None]
+        for row in rows:
+            for name, value in self._text_scores(pairs[row]).items():  # type: ignore[arg-type]  # rows hold no None
+                table.scores[name][row] = value
+        self._each(table, pairs, rows, "METEOR", text_metrics.meteor)
+        self._bertscore(table, pairs, rows)
+        for name in self.own_metrics():
+            table.signatures[name] = "the user's own"
+            self._each(table, pairs, rows, name, getattr(self, PREFIX + name))
+        return table
+
+    def _text_scores(self, pair: Pair) -> dict[str, float | None]:
+        if pair not in self._cache:
+            bleu = text_metrics.bleu(*pair)
+            self._cache[pair] = {
+                **{f"BLEU-{n}": value for n, value in enumerate(bleu, start=1)},
+                "ROUGE-1": text_metrics.rouge_n(*pair, 1),
+                "ROUGE-2": text_metrics.rouge_n(*pair, 2),
+                "ROUGE-L": text_metrics.rouge_l(*pair),
+                "exact_match": text_metrics.exact_match(*pair),
+                "token_f1": text_metrics.token_f1(*pair),
+                "factual_exact_match": medical_metrics.factual_exact_match(*pair),
+                "medical_token_f1": medical_metrics.medical_token_f1(*pair),
+            }
+        return self._cache[pair]
+
+    def _each(
+        self, table: Table, pairs: Sequence[Pair | None], rows: list[int], name: str, compute: Callable[[str, str], float | None]
+    ) -> None:
+        """One metric, pair by pair; the first failure makes it missing as a whole, with its reason."""
+        values: Scores = [None] * len(pairs)
+        for row in rows:
+            pair = pairs[row]
+            assert pair is not None
+            try:
+                value = compute(*pair)
+                values[row] = None if value is None else float(value)
+            except WordNetMissingError as error:
+                table.missing[name] = str(error)
+                break
+            except Exception as error:  # a user's metric may raise anything; the reason is shown, the run goes on
+                table.missing[name] = f"{type(error).__name__}: {error}"[:200]
+                break
+        table.scores[name] = [None] * len(pairs) if name in table.missing else values
+
+    def _bertscore(self, table: Table, pairs: Sequence[Pair | None], rows: list[int]) -> None:
+        from workbench.evaluation.bertscore import BertScorer
+
+        try:
+            self._bert = self._bert or BertScorer(self.bertscore_model)
+        except UserError as error:
+            table.missing["bertscore_f1"] = str(error)
+            return
+        table.signatures["bertscore_f1"] = self._bert.signature
+        present = [pairs[row] or ("", "") for row in rows]
+        for row, value in zip(rows, self._bert.score([r for r, _ in present], [h for _, h in present]), strict=True):
+            table.scores["bertscore_f1"][row] = value
+        if self._bert.truncated:
+            table.notes.append(f"bertscore_f1: {self._bert.truncated} texts were cut at {self._bert.most_tokens} tokens")
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_")
+
+
+def shuffled_within(groups: Sequence[str], seed: int) -> list[int]:
+    """A row for each row, of the same group and, where the group has two or more, another one.
+
+    The floor of a metric: its value when answers are handed to the wrong questions of a specialty.
+    """
+    members: dict[str, list[int]] = {}
+    for row, group in enumerate(groups):
+        members.setdefault(group, []).append(row)
+    order = [0] * len(groups)
+    for group in sorted(members):
+        rows = members[group]
+        random.Random(f"{seed}|{group}").shuffle(rows)
+        for place, row in enumerate(rows):
+            order[row] = rows[(place + 1) % len(rows)]
+    return order

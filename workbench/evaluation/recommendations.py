@@ -1,0 +1,183 @@
+"""Which specialties to feed more, from the tuned model's scores on the eval split.
+
+Small samples are shrunk toward the mean of all specialties (empirical Bayes; tau^2 by Paule and Mandel through
+statsmodels), ranked, and given a probability of being among the worst. A raise is recommended only where a specialty
+lies below the others by more than noise, with false discoveries controlled over all specialties.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from statsmodels.stats.meta_analysis import combine_effects
+
+from workbench.evaluation.significance import false_discovery_adjusted
+
+ALPHA = 0.05
+WORST_SHARE = 0.2  # "the worst" are this share of the specialties
+DRAWS = 20_000
+TARGET_SHARE = 0.8
+
+
+@dataclass
+class Evidence:
+    """What is known of one specialty, on the eval split; scores are turned so that higher is better."""
+
+    specialty: str
+    n: int
+    mean: float
+    shrunk: float
+    shrunk_se: float
+    others: float
+    p_below_others: float
+    p_adjusted: float
+    probability_among_worst: float
+    supported: bool
+    current_share: float
+    recommended_share: float
+    records_added: int
+    questions_to_settle: int | None
+    reason: str
+
+
+def rank_specialties(
+    scores: Mapping[str, Sequence[float]],
+    *,
+    shares: Mapping[str, float],
+    share_base: Mapping[str, int],
+    pool: Mapping[str, int],
+    seed: int,
+) -> list[Evidence]:
+    """Evidence for each specialty, the lowest shrunk score first.
+
+    Args:
+        scores: of each question by specialty, higher is better; specialties without a score are left out.
+        shares: present absolute shares, (train + eval) / R.
+        share_base: R by specialty.
+        pool: records left in the pool by specialty.
+    """
+    names = sorted(name for name, values in scores.items() if len(values))
+    if len(names) < 2:
+        return []
+    arrays = [np.asarray(scores[name], float) for name in names]
+    counts = np.array([len(array) for array in arrays])
+    means = np.array([array.mean() for array in arrays])
+    freedom = int((counts - 1).sum())
+    # one variance for all: at ten questions a specialty's own is too noisy to weigh by
+    pooled = float(sum(((array - array.mean()) ** 2).sum() for array in arrays) / max(freedom, 1))
+    variances = np.maximum(pooled, 1e-12) / counts
+
+    centre, tau2 = _centre_and_spread(means, variances)
+    weight = variances / (variances + tau2)
+    shrunk = weight * centre + (1 - weight) * means
+    shrunk_se = np.sqrt((1 - weight) * variances)
+    worst = _probability_among_worst(shrunk, shrunk_se, seed)
+
+    total, everything = counts.sum(), float((means * counts).sum())
+    others = (everything - means * counts) / (total - counts)
+    standard = np.sqrt(variances + pooled / (total - counts))
+    p_values = stats.t.cdf((means - others) / standard, max(freedom, 1)) if freedom else np.full(len(names), np.nan)
+    adjusted = false_discovery_adjusted(list(p_values))
+
+    evidence = []
+    for row, name in enumerate(names):
+        supported = bool(adjusted[row] <= ALPHA and means[row] < others[row])
+        gap = float(others[row] - means[row])
+        current, base, left = float(shares.get(name, 0.0)), int(share_base.get(name, 0)), int(pool.get(name, 0))
+        target = _next_share(current, base, left) if supported else current
+        evidence.append(
+            Evidence(
+                name, int(counts[row]), float(means[row]), float(shrunk[row]), float(shrunk_se[row]), float(others[row]),
+                float(p_values[row]), float(adjusted[row]), float(worst[row]), supported, current, target,
+                min(left, round((target - current) * base)) if base else 0,
+                None if supported or gap <= 0 else _questions_to_settle(gap, pooled, len(names)),
+                _reason(int(counts[row]), gap, float(adjusted[row]), supported, current, target, left),
+            )
+        )  # fmt: skip
+    return sorted(evidence, key=lambda item: (item.shrunk, item.specialty))
+
+
+def _centre_and_spread(means: np.ndarray, variances: np.ndarray) -> tuple[float, float]:
+    """Weighted mean of all specialties and tau^2, the variance of true scores between them."""
+    result = combine_effects(means, variances, method_re="iterated")
+    return float(result.mean_effect_re), max(0.0, float(result.tau2))
+
+
+def _probability_among_worst(shrunk: np.ndarray, se: np.ndarray, seed: int) -> np.ndarray:
+    draws = np.random.default_rng(seed).normal(shrunk, np.maximum(se, 1e-12), (DRAWS, len(shrunk)))
+    worst = max(1, round(WORST_SHARE * len(shrunk)))
+    places = draws.argsort(axis=1)[:, :worst]
+    return np.bincount(places.ravel(), minlength=len(shrunk)) / DRAWS
+
+
+def _next_share(current: float, base: int, left: int) -> float:
+    """80%, or all once that is reached; never more than the pool can give."""
+    wanted = TARGET_SHARE if current < TARGET_SHARE - 1e-9 else 1.0
+    most = current + (left / base if base else 0.0)
+    return round(min(wanted, most, 1.0), 4)
+
+
+def _questions_to_settle(gap: float, variance: float, specialties: int) -> int:
+    """Eval questions with which this gap would be found at 80% power, at the level the first discovery must pass."""
+    z = stats.norm.ppf(1 - ALPHA / specialties) + stats.norm.ppf(0.8)
+    return math.ceil(z * z * variance / (gap * gap))
+
+
+def _reason(n: int, gap: float, p_adjusted: float, supported: bool, current: float, target: float, left: int) -> str:
+    if gap <= 0:
+        return "not below the other specialties"
+    if not supported:
+        return f"measured {gap:.3f} below the others on {n} questions, which chance explains well enough (adjusted p {p_adjusted:.2f})"
+    found = f"{gap:.3f} below the others on {n} questions (adjusted p {p_adjusted:.3f})"
+    if left == 0:
+        return f"{found}; the pool holds no further record, so it needs new data, not a larger share"
+    if target <= current:
+        return f"{found}; its share is at its most already"
+    return f"{found}; its share goes from {current:.2f} to {target:.2f}"
+
+
+def advice(evidence: Sequence[Evidence], *, metric: str, overall_improvement: Mapping[str, float | None]) -> dict[str, Any]:
+    """The contents of `training_recommendations.json`: the specification's three keys, and the evidence beside them."""
+    supported = [item for item in evidence if item.supported]
+    raised = [item for item in supported if item.recommended_share > item.current_share]
+    unsupported = [item for item in evidence if not item.supported and item.questions_to_settle is not None][:5]
+    return {
+        "low_performance_specialties": [item.specialty for item in supported],
+        "recommended_sample_increases": {item.specialty: item.recommended_share for item in raised},
+        "overall_improvement": dict(overall_improvement),
+        "measured_lowest_without_support": [item.specialty for item in unsupported],
+        "steering_metric": metric,
+        "steering_split": "eval",
+        "in_words": _in_words(supported, raised, unsupported, metric),
+        "evidence": [asdict(item) for item in evidence],
+    }
+
+
+def _in_words(
+    supported: Sequence[Evidence], raised: Sequence[Evidence], unsupported: Sequence[Evidence], metric: str
+) -> list[str]:
+    if not supported:
+        words = [f"No specialty lies below the others in {metric} by more than chance explains, so no share is raised."]
+        if unsupported:
+            least = unsupported[0]
+            words.append(
+                f"{least.specialty} measured lowest; about {least.questions_to_settle} eval questions (it has {least.n}) would "
+                "settle whether it is. Prepare with a larger EVAL_SPLIT_SIZE, or choose yourself in specialty_adjustments."
+            )
+        return words
+    words = [
+        f"{len(supported)} specialties lie below the others in {metric} by more than chance: "
+        + ", ".join(item.specialty for item in supported)
+        + "."
+    ]
+    if raised:
+        words.append(f"Raising {len(raised)} of them adds {sum(item.records_added for item in raised)} training records.")
+    if len(raised) < len(supported):
+        empty = [item.specialty for item in supported if item not in raised]
+        words.append(f"Nothing is left to add for {', '.join(empty)}: they need new data.")
+    return words

@@ -1,0 +1,80 @@
+"""`report.html`: one file that opens offline in any browser; all text of models and files is escaped."""
+
+from __future__ import annotations
+
+import base64
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+TEMPLATE = "report.html.j2"
+SHOWN_METRICS = ("ROUGE-L", "METEOR", "bertscore_f1", "token_f1", "factual_exact_match", "medical_token_f1")
+
+
+def _number(value: Any, form: str = "{:.3f}") -> str:
+    return "–" if value is None or (isinstance(value, float) and math.isnan(value)) else form.format(value)
+
+
+def _picture(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode() if path.is_file() else ""
+
+
+def verdict(row: pd.Series) -> str:
+    """better, worse or unclear: what the interval of a difference allows to say."""
+    gain = (row["ci_low"], row["ci_high"]) if not row["lower_is_better"] else (-row["ci_high"], -row["ci_low"])
+    if math.isnan(gain[0]):
+        return "unclear"
+    return "better" if gain[0] > 0 else "worse" if gain[1] < 0 else "unclear"
+
+
+def questions(base: pd.DataFrame, tuned: pd.DataFrame, metric: str, lower_is_better: bool) -> list[dict[str, Any]]:
+    """Every question with both answers, the worst regression first."""
+    rows = []
+    for (_, left), (_, right) in zip(base.iterrows(), tuned.iterrows(), strict=True):
+        change = right[metric] - left[metric]
+        rows.append(
+            {"id": left["id"], "split": left["split"], "specialty": left["specialty"], "question": left["question"],
+             "reference": left["reference"], "base": left["prediction"], "tuned": right["prediction"],
+             "base_finish": left["finish_reason"], "tuned_finish": right["finish_reason"],
+             "base_score": _number(left[metric]), "tuned_score": _number(right[metric]),
+             "change": None if pd.isna(change) else (-change if lower_is_better else change)}
+        )  # fmt: skip
+    return sorted(rows, key=lambda row: (row["change"] is None, row["change"] or 0.0))
+
+
+def write(
+    path: Path,
+    *,
+    heading: dict[str, Any],
+    comparison: pd.DataFrame,
+    base: pd.DataFrame,
+    tuned: pd.DataFrame,
+    metric: str,
+    lower_is_better: bool,
+    advice: dict[str, Any],
+    pictures: dict[str, Path],
+) -> None:
+    """Render the report; `heading` holds what stands at its top (models, iteration, device, prompt)."""
+    from jinja2 import Environment, FileSystemLoader
+
+    from workbench import files
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = _number
+    tables = []
+    for split in comparison["split"].unique():
+        part = comparison[comparison["split"] == split]
+        tables.append({"split": split, "rows": [{**row, "verdict": verdict(row)} for _, row in part.iterrows()]})
+    text = environment.get_template(TEMPLATE).render(
+        heading=heading,
+        tables=tables,
+        advice=advice,
+        metric=metric,
+        questions=questions(base, tuned, metric, lower_is_better),
+        pictures={name: _picture(picture) for name, picture in pictures.items()},
+    )
+    files.write_text(path, text)

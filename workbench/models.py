@@ -1,0 +1,235 @@
+"""Base model, adapter, tokenizer and stop ids; `python -m workbench.models OUTPUT_FOLDER` builds the embedded model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench import embedded, files
+from workbench.errors import UserError, run_script
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+MEERKAT = "dmis-lab/llama-3-meerkat-8b-v1.0"
+BIG = 2_000_000_000  # parameters from which a model is not loaded without a GPU
+TERMINATORS = ("<|eot_id|>", "<|end_of_text|>", "<|im_end|>", "<|endoftext|>", "<end_of_turn>", "<eos>", "</s>")
+
+
+def quiet() -> None:
+    """Silence what libraries print that no user of the scripts can act on; errors are still raised."""
+    import logging
+    import warnings
+
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    for name in ("bitsandbytes", "accelerate", "trl", "httpx", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft|accelerate|torch)(\..*)?")
+    warnings.filterwarnings(
+        "ignore", category=UserWarning, module=r"(transformers|trl|peft|accelerate|torch|bitsandbytes)(\..*)?"
+    )
+
+
+def locate(name: str) -> str:
+    """A model's folder or Hub name from a setting; "embedded" trains the small model at first use."""
+    if name == embedded.NAME:
+        return str(embedded.ensure())
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{name}: is a folder without config.json, so it is no model. Name a model's folder.")
+        return str(path)
+    if name.count("/") > 1 or name.startswith((".", "/", "~")):
+        raise UserError(f"{name}: there is no such folder. Name a model's folder or a Hub name such as {MEERKAT}.")
+    return name
+
+
+def _from_hub(name: str, load: Any) -> Any:
+    """Call `load`, and turn what goes wrong with a model's files into one line."""
+    try:
+        return load()
+    except (OSError, ValueError) as error:
+        first = " ".join(str(error).split())[:300]
+        if Path(name).is_dir():
+            raise UserError(f"{name}: cannot be loaded: {first}") from error
+        raise UserError(
+            f"{name}: is not on this machine and could not be downloaded. Check the name and the network, set HF_TOKEN "
+            f"for a gated model, or give a local folder. (--demo needs neither.) Hugging Face said: {first}"
+        ) from error
+
+
+def load_config(name: str) -> Any:
+    """The model's configuration, without its weights."""
+    from transformers import AutoConfig
+
+    location = locate(name)
+    return _from_hub(location, lambda: AutoConfig.from_pretrained(location))
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The model's tokenizer with a pad token of its own (padding with EOS would teach never to stop)."""
+    from transformers import AutoTokenizer
+
+    # an adapter's folder has a tokenizer, but is no model
+    location = name if (Path(name) / "tokenizer_config.json").is_file() else locate(name)
+    tokenizer: PreTrainedTokenizerBase = _from_hub(location, lambda: AutoTokenizer.from_pretrained(location))
+    terminators = set(stop_ids(tokenizer))
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in terminators:
+        vocabulary = tokenizer.get_vocab()
+        spare = ("<|finetune_right_pad_id|>", "<|reserved_special_token_0|>", "<pad>", "<|pad|>", "<unk>")
+        chosen = next((token for token in spare if token in vocabulary), None)
+        if chosen is None:
+            raise UserError(f"{name}: its tokenizer has no token to pad with besides the one that ends a turn.")
+        tokenizer.pad_token = chosen
+    return tokenizer
+
+
+def stop_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every id that ends an answer. For Llama-3 both `<|eot_id|>` and `<|end_of_text|>`; never an empty list."""
+    vocabulary = tokenizer.get_vocab()
+    found = {vocabulary[token] for token in TERMINATORS if token in vocabulary}
+    if tokenizer.eos_token_id is not None:
+        found.add(tokenizer.eos_token_id)
+    if not found:
+        raise UserError("the tokenizer has no token that ends an answer, so generation would never stop.")
+    return sorted(found)
+
+
+def device() -> torch.device:
+    """This process's GPU (by LOCAL_RANK), or the CPU."""
+    import os
+
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def describe_device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()} x {torch.cuda.device_count()}"
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def parameter_count(config: Any) -> int:
+    """Parameters of a model with this configuration, counted without memory for them."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+
+
+def require_device_for(name: str, *, load_in_4bit: bool) -> None:
+    """Refuse a model that this machine cannot run, before its weights are fetched."""
+    import torch
+
+    if name == embedded.NAME or torch.cuda.is_available():
+        return
+    # asked for by its well-known name, it is refused before the Hub is asked for its size
+    count = 8_030_000_000 if name == MEERKAT else parameter_count(load_config(name))
+    if count > BIG:
+        needs = count * (0.6 if load_in_4bit else 2) / 1e9
+        raise UserError(
+            f"{name}: has {count / 1e9:.1f} billion parameters (about {needs:.0f} GB as loaded), and no GPU is visible. "
+            "Run on a GPU machine (see nvidia-smi and CUDA_VISIBLE_DEVICES), or try the embedded model with --demo."
+        )
+
+
+def quantization(*, load_in_4bit: bool) -> BitsAndBytesConfig | None:
+    """QLoRA's quantisation (Dettmers et al. 2023): NF4, double quantisation, bf16 compute."""
+    if not load_in_4bit:
+        return None
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        # the storage type FSDP needs; harmless elsewhere
+        bnb_4bit_quant_storage=torch.bfloat16 if torch.cuda.is_available() else torch.uint8,
+    )
+
+
+def load_base(name: str, *, load_in_4bit: bool) -> PreTrainedModel:
+    """The base model in bf16, its linear layers in NF4 where asked, whole on this process's device."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    location = locate(name)
+    config = load_config(name)
+    if load_in_4bit and not torch.cuda.is_available():
+        widths = {getattr(config, key, 64) for key in ("hidden_size", "intermediate_size")}
+        if any(width % 64 for width in widths):
+            raise UserError(
+                f"{name}: on a CPU, 4-bit layers need widths divisible by 64, not {sorted(widths)}. Set LOAD_IN_4BIT=False."
+            )
+    model: PreTrainedModel = _from_hub(
+        location,
+        lambda: AutoModelForCausalLM.from_pretrained(
+            location,
+            dtype=torch.bfloat16,
+            quantization_config=quantization(load_in_4bit=load_in_4bit),
+            device_map={"": device()},
+            attn_implementation="sdpa",
+        ),
+    )
+    model.config.use_cache = True
+    return model
+
+
+def adapter_base(folder: Path) -> str:
+    """The base an adapter was trained on, as its configuration names it; UserError where the folder is no adapter."""
+    config = folder / "adapter_config.json"
+    if not config.is_file():
+        raise UserError(f"{folder}: holds no adapter (no adapter_config.json). `python fine_tuning.py` makes one.")
+    return str(files.read_json(config).get("base_model_name_or_path") or "")
+
+
+def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
+    """The base with the adapter on it, in fp32 and frozen; `disable_adapter()` gives the base back."""
+    from peft import PeftModel
+
+    adapter_base(folder)
+    try:
+        model = PeftModel.from_pretrained(base, str(folder), is_trainable=False)
+    except (RuntimeError, ValueError, OSError) as error:
+        first = " ".join(str(error).split())[:240]
+        raise UserError(f"{folder}: its adapter does not fit {base.config.name_or_path}: {first}") from error
+    return model.eval()
+
+
+def weights_hash(folder: str | Path) -> str:
+    """Identity of a model's weights: the SHA-256 over its safetensors files, or its Hub name and revision."""
+    path = Path(folder)
+    if path.is_dir():
+        return files.sha256_folder(path, "*.safetensors")
+    config = load_config(str(folder))
+    return files.sha256_of([str(folder), getattr(config, "_commit_hash", None)])
+
+
+def write_generation_config(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """A `generation_config.json` that stops on every terminator, so that any tool that loads the folder does too."""
+    contents = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": stop_ids(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "do_sample": False,
+    }
+    files.write_text(folder / "generation_config.json", json.dumps(contents, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    run_script(lambda: embedded.main(sys.argv[1:]))

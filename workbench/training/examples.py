@@ -1,0 +1,166 @@
+"""Prepared records to token ids and labels, and the audit of what will be learnt from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from workbench import chat
+from workbench.data.records import key_of_words, words_of
+from workbench.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+LONG_POLICIES = ("truncate", "drop")
+NAMED = 5  # records an error names before it only counts
+HISTOGRAM_EDGES = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
+
+
+@dataclass(slots=True)
+class Example:
+    """One conversation as ids; labels are -100 over the prompt and ids over the answer and its end of turn."""
+
+    id: str
+    specialty: str
+    input_ids: list[int]
+    labels: list[int]
+
+    @property
+    def supervised(self) -> int:
+        return sum(label != -100 for label in self.labels)
+
+
+@dataclass
+class Audit:
+    """What a set of examples amounts to, before anything is trained."""
+
+    examples: int
+    tokens: int
+    supervised_tokens: int
+    longest: int
+    truncated: int
+    dropped: int
+    histogram: dict[str, int] = field(default_factory=dict)
+
+    def lines(self, name: str, limit: int) -> list[str]:
+        """The audit in words, the histogram of lengths as a row of bars."""
+        text = [f"{name}: {self.examples:,} examples, {self.tokens:,} tokens, {self.supervised_tokens:,} of them learnt"]
+        long = self.truncated + self.dropped
+        if long:
+            done = "their answers cut there" if self.truncated else "left out"
+            text.append(f"  {long:,} longer than MAX_SEQ_LENGTH={limit}: {done} (the longest has {self.longest:,} tokens)")
+        peak = max(self.histogram.values(), default=1)
+        for span, count in self.histogram.items():
+            if count:
+                text.append(f"  {span:>11} tokens {'█' * max(1, round(24 * count / peak)):<24} {count:,}")
+        return text
+
+
+def encode_records(
+    rows: Iterable[Mapping[str, Any]], tokenizer: Any, *, max_length: int, long_examples: str, terminator: str
+) -> tuple[list[Example], Audit]:
+    """Encode stored conversations.
+
+    Args:
+        rows: records with id, specialty, formatted_prompt and formatted_chat.
+        max_length: tokens an example may have.
+        long_examples: "truncate" cuts the answer's end off; "drop" leaves the example out.
+        terminator: text that ends a turn; its last token must be learnt wherever an answer is whole.
+
+    Raises:
+        UserError: names records with nothing to learn, with two begin-of-text tokens, or without an end of turn.
+    """
+    examples: list[Example] = []
+    audit = Audit(0, 0, 0, 0, 0, 0, _empty_histogram())
+    unlearnable, endless, doubled = [], [], []
+    end_ids = tokenizer(terminator.strip(), add_special_tokens=False)["input_ids"] if terminator.strip() else []
+    for row in rows:
+        encoded = chat.encode(tokenizer, row["formatted_prompt"], row["formatted_chat"])
+        ids, labels = encoded.input_ids, encoded.labels
+        name = f"{row['specialty']} {row['id'][:8]}"
+        audit.longest = max(audit.longest, len(ids))
+        audit.histogram[_span(len(ids))] += 1
+        if encoded.prompt_length >= min(max_length, len(ids)):
+            unlearnable.append(name)
+            continue
+        if end_ids and end_ids[-1] not in ids[-2:]:
+            endless.append(name)
+        if len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_token_id:
+            doubled.append(name)
+        if len(ids) > max_length:
+            if long_examples == "drop":
+                audit.dropped += 1
+                continue
+            audit.truncated += 1
+            ids, labels = ids[:max_length], labels[:max_length]
+        examples.append(Example(row["id"], row["specialty"], ids, labels))
+    if unlearnable:
+        raise UserError(
+            f"{_named(unlearnable)}: nothing to learn, the prompt alone fills MAX_SEQ_LENGTH={max_length}. "
+            "Raise MAX_SEQ_LENGTH or shorten SYSTEM_MESSAGE or the question."
+        )
+    if endless:
+        raise UserError(f"{_named(endless)}: the chat does not end in {terminator!r}. Mend apply_chat_template.")
+    if doubled:
+        raise UserError(f"{_named(doubled)}: begins with two begin-of-text tokens. Mend apply_chat_template.")
+    audit.examples = len(examples)
+    audit.tokens = sum(len(example.input_ids) for example in examples)
+    audit.supervised_tokens = sum(example.supervised for example in examples)
+    return examples, audit
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def _empty_histogram() -> dict[str, int]:
+    low, spans = 0, {}
+    for edge in HISTOGRAM_EDGES:
+        spans[f"{low}-{edge - 1}"] = 0
+        low = edge
+    return {**spans, f"{low}+": 0}
+
+
+def _span(length: int) -> str:
+    low = 0
+    for edge in HISTOGRAM_EDGES:
+        if length < edge:
+            return f"{low}-{edge - 1}"
+        low = edge
+    return f"{low}+"
+
+
+def refuse_leaks(training: Iterable[Mapping[str, Any]], fixed: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
+    """UserError where a question of a fixed set, however it is written, stands in the training data."""
+    splits = {key_of_words(words_of(row["question"])): split for split, rows in fixed.items() for row in rows}
+    for row in training:
+        split = splits.get(key_of_words(words_of(row["question"])))
+        if split is not None:
+            raise UserError(
+                f"{row['specialty']} {row['id'][:8]}: its question stands in the {split} set, so scores would lie: "
+                f"{row['question'][:80]!r}. Prepare the data again with python dataset_preparation.py."
+            )
+
+
+class PadToLongest:
+    """Collator: (batch, longest) tensors, padded on the right; padding is masked by length, not by its id."""
+
+    def __init__(self, pad_token_id: int) -> None:
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        import torch
+
+        width = max(len(row["input_ids"]) for row in rows)
+
+        def padded(values: list[list[int]], filler: int) -> torch.Tensor:
+            return torch.tensor([value + [filler] * (width - len(value)) for value in values])
+
+        return {
+            "input_ids": padded([list(row["input_ids"]) for row in rows], self.pad_token_id),
+            "labels": padded([list(row["labels"]) for row in rows], -100),
+            "attention_mask": padded([[1] * len(row["input_ids"]) for row in rows], 0),
+        }
