@@ -188,7 +188,7 @@ def epoch_batches(tokenizer: Tokenizer, path: Path, epoch: int) -> list[tuple[to
 
 
 def build(folder: Path, facts: Path = FACTS) -> None:
-    """Train the embedded model and save it in Hugging Face's format; about 90 seconds on two cores.
+    """Train the embedded model and save it in Hugging Face's format; about two minutes on two cores.
 
     The same on the same machine; across machines the last bits of floating point differ.
     """
@@ -286,7 +286,7 @@ def ensure() -> Path:
     CACHE.mkdir(exist_ok=True)
     with FileLock(CACHE / "embedded-model.lock"):
         if not (folder / "embedded.json").is_file():
-            print(f"training the embedded model once, about 90 seconds on 2 cores, into {folder} …", flush=True)
+            print(f"training the embedded model once, about two minutes on 2 cores, into {folder} …", flush=True)
             build(folder)
     return folder
 
