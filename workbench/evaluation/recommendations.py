@@ -158,6 +158,10 @@ def advice(evidence: Sequence[Evidence], *, metric: str, overall_improvement: Ma
     }
 
 
+def _count(n: int) -> str:
+    return "1 specialty lies" if n == 1 else f"{n} specialties lie"
+
+
 def _in_words(
     supported: Sequence[Evidence], raised: Sequence[Evidence], unsupported: Sequence[Evidence], metric: str
 ) -> list[str]:
@@ -171,12 +175,12 @@ def _in_words(
             )
         return words
     words = [
-        f"{len(supported)} specialties lie below the others in {metric} by more than chance: "
+        f"{_count(len(supported))} below the others in {metric} by more than chance: "
         + ", ".join(item.specialty for item in supported)
         + "."
     ]
     if raised:
-        words.append(f"Raising {len(raised)} of them adds {sum(item.records_added for item in raised)} training records.")
+        words.append(f"Raising {len(raised)} of these adds {sum(item.records_added for item in raised)} training records.")
     if len(raised) < len(supported):
         empty = [item.specialty for item in supported if item not in raised]
         words.append(f"Nothing is left to add for {', '.join(empty)}: they need new data.")
