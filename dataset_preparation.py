@@ -157,6 +157,8 @@ def prepare(
         advice = files.sha256_file(recommendations)
 
     # 1. what would be made, and whether it is there already
+    # 1 and 1.0 are one share, and must hash alike
+    adjustments = {name: float(share) if type(share) is int else share for name, share in adjustments.items()}
     shares = (last["shares"] if last else {}) | adjustments
     inputs = {path.name: files.sha256_file(path) for path in paths}
     result_depends_on = [inputs, series_settings, probe, config.SKIP_INVALID]
@@ -193,7 +195,7 @@ def prepare(
     building = series.write(folder, plan, catalogue, [*ledger, entry], template, config.SYSTEM_MESSAGE)
     contents = manifest.build(
         files.sha256_of([*result_depends_on, plan.shares]), settings.as_dict(config), {"data_dir": str(config.DATA_DIR), "files": inputs}, started,
-        iteration=entry["iteration"], splits=entry["hashes"], recommendations_sha256=advice,
+        made_by="dataset_preparation.py", iteration=entry["iteration"], splits=entry["hashes"], recommendations_sha256=advice,
     )  # fmt: skip
     manifest.finish(building, contents)
     series.finish_interrupted(folder)

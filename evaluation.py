@@ -11,8 +11,10 @@ Writes OUTPUT_DIR, see evaluation_results/README.md. Killed and run again, it go
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +65,7 @@ DEMO = {
     "BERTSCORE_MODEL": "embedded",
 }
 ENGINE = "transformers static batches"
+SCRIPT = "evaluation.py"
 
 
 def make_metrics(bertscore_model: str) -> MetricSuite:
@@ -126,6 +129,14 @@ def load_both(config: EvaluationConfig, inputs: Inputs) -> Any:
     """The base, once, with the adapter that can be switched off; refuses an adapter of another base."""
     from workbench import models
 
+    location = check_base(config, inputs)
+    return models.load_adapter(models.load_base(location, load_in_4bit=config.LOAD_IN_4BIT), inputs.adapter_folder)
+
+
+def check_base(config: EvaluationConfig, inputs: Inputs) -> str:
+    """Where the base is; refuses one that this machine cannot run or that the adapter was not trained on."""
+    from workbench import models
+
     models.require_device_for(inputs.base_name, load_in_4bit=config.LOAD_IN_4BIT)
     location = models.locate(inputs.base_name)
     if models.weights_hash(location) != inputs.training["inputs"]["base_weights"]:
@@ -133,7 +144,7 @@ def load_both(config: EvaluationConfig, inputs: Inputs) -> Any:
             f"{inputs.adapter_folder}: was trained on another base ({inputs.training['settings']['MODEL_NAME']}) than "
             f"{inputs.base_name}. Leave BASE_MODEL_PATH out, or train an adapter for this base."
         )
-    return models.load_adapter(models.load_base(location, load_in_4bit=config.LOAD_IN_4BIT), inputs.adapter_folder)
+    return location
 
 
 def decoding_of(config: EvaluationConfig, tokenizer: Any) -> Decoding:
@@ -239,7 +250,9 @@ def score(config: EvaluationConfig, suite: MetricSuite, questions: Any, answers:
         "tuned": tables["tuned"],
         "corpus_bleu": corpus,
         "missing": missing,
-        "comparison": comparison.by_metric(tables["base"], tables["tuned"], suite, scores["tuned"], floor, config.RANDOM_SEED),
+        "comparison": comparison.by_metric(
+            tables["base"], tables["tuned"], suite, replace(scores["tuned"], missing=missing), floor, config.RANDOM_SEED
+        ),
         "specialties": comparison.by_specialty(tables["base"], tables["tuned"], suite, config.RANDOM_SEED),
     }
 
@@ -280,7 +293,7 @@ def ledger_entry(ledger: list[dict[str, Any]], inputs: Inputs) -> dict[str, Any]
 
 
 def _number(value: float) -> float | None:
-    return None if value != value else round(float(value), 6)
+    return round(float(value), 6) if math.isfinite(value) else None
 
 
 def write_results(
@@ -435,10 +448,13 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, *, fresh: b
         [affects, inputs.training["inputs"]["adapter"], inputs.training["inputs"]["base_weights"], inputs.data["fingerprint"],
          suite.names()]
     )  # fmt: skip
-    state = manifest.start(output, fingerprint, fresh=fresh)
+    state = manifest.start(output, fingerprint, SCRIPT, fresh=fresh, claim=False)
     if state == "finished" and not rescore:
         print(f"{output}: up to date")
         return
+    if not rescore:
+        check_base(config, inputs)
+    manifest.start(output, fingerprint, SCRIPT, fresh=fresh)
     if state == "resume":
         print("  going on where the last run stopped")
     questions, answers, record = generate(config, inputs, output)
@@ -454,7 +470,7 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, *, fresh: b
         {"adapter": inputs.training["inputs"]["adapter"], "base_weights": inputs.training["inputs"]["base_weights"],
          "dataset": inputs.data["fingerprint"], "splits": inputs.data["splits"]},
         started,
-        iteration=inputs.iteration, device=describe_device(), run=record, missing=scored["missing"],
+        made_by=SCRIPT, iteration=inputs.iteration, device=describe_device(), run=record, missing=scored["missing"],
         corpus_bleu=scored["corpus_bleu"],
     )  # fmt: skip
     manifest.finish(output, contents)

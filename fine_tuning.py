@@ -92,6 +92,7 @@ DEMO = {
     "MAX_SEQ_LENGTH": 256,
     "ACTIVATION_CHECKPOINTING": False,
 }
+SCRIPT = "fine_tuning.py"
 # These change how a run is carried out, not what it yields
 NOT_IN_FINGERPRINT = {"OUTPUT_DIR", "DATASET_DIR", "KEEP_CHECKPOINTS", "LOGGING_STEPS", "USE_WANDB", "SAVE_STEPS", "NUM_GPUS"}
 
@@ -197,41 +198,46 @@ def make_trainer(config: TrainingConfig, model: Any, tokenizer: Any, train: list
         "labels": [example.labels for example in train],
         "length": [len(example.input_ids) for example in train],
     }
-    arguments = SFTConfig(
-        output_dir=str(output / "checkpoints"),
-        per_device_train_batch_size=config.BATCH_SIZE,
-        per_device_eval_batch_size=2 * config.BATCH_SIZE,
-        gradient_accumulation_steps=config.GRADIENT_ACCUMULATION_STEPS,
-        num_train_epochs=config.NUM_EPOCHS,
-        learning_rate=config.LEARNING_RATE,
-        lr_scheduler_type=config.LR_SCHEDULER,
-        warmup_steps=config.WARMUP_RATIO,
-        optim=config.OPTIMIZER,
-        weight_decay=config.WEIGHT_DECAY,
-        max_grad_norm=config.MAX_GRAD_NORM,
-        bf16=True,
-        use_cpu=not torch.cuda.is_available(),
-        gradient_checkpointing=config.ACTIVATION_CHECKPOINTING,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if config.ACTIVATION_CHECKPOINTING else None,
-        ddp_find_unused_parameters=False,
-        eval_strategy="epoch",
-        save_strategy="steps",
-        save_steps=config.SAVE_STEPS,
-        save_total_limit=config.KEEP_CHECKPOINTS,
-        logging_steps=config.LOGGING_STEPS,
-        logging_nan_inf_filter=False,
-        report_to=["wandb"] if config.USE_WANDB else [],
-        run_name=output.name,
-        seed=config.RANDOM_SEED,
-        data_seed=config.RANDOM_SEED,
-        train_sampling_strategy="group_by_length",
-        length_column_name="length",
-        remove_unused_columns=False,
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        disable_tqdm=True,
-        dataloader_pin_memory=torch.cuda.is_available(),
-    )
+    try:
+        arguments = SFTConfig(
+            output_dir=str(output / "checkpoints"),
+            per_device_train_batch_size=config.BATCH_SIZE,
+            per_device_eval_batch_size=2 * config.BATCH_SIZE,
+            gradient_accumulation_steps=config.GRADIENT_ACCUMULATION_STEPS,
+            num_train_epochs=config.NUM_EPOCHS,
+            learning_rate=config.LEARNING_RATE,
+            lr_scheduler_type=config.LR_SCHEDULER,
+            warmup_steps=config.WARMUP_RATIO,
+            optim=config.OPTIMIZER,
+            weight_decay=config.WEIGHT_DECAY,
+            max_grad_norm=config.MAX_GRAD_NORM,
+            bf16=True,
+            use_cpu=not torch.cuda.is_available(),
+            gradient_checkpointing=config.ACTIVATION_CHECKPOINTING,
+            gradient_checkpointing_kwargs={"use_reentrant": False} if config.ACTIVATION_CHECKPOINTING else None,
+            ddp_find_unused_parameters=False,
+            eval_strategy="epoch",
+            save_strategy="steps",
+            save_steps=config.SAVE_STEPS,
+            save_total_limit=config.KEEP_CHECKPOINTS,
+            logging_steps=config.LOGGING_STEPS,
+            logging_nan_inf_filter=False,
+            report_to=["wandb"] if config.USE_WANDB else [],
+            run_name=output.name,
+            seed=config.RANDOM_SEED,
+            data_seed=config.RANDOM_SEED,
+            train_sampling_strategy="group_by_length",
+            length_column_name="length",
+            remove_unused_columns=False,
+            max_length=None,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            disable_tqdm=True,
+            dataloader_pin_memory=torch.cuda.is_available(),
+        )
+    except ValueError as error:
+        raise UserError(
+            f"LR_SCHEDULER={config.LR_SCHEDULER}, OPTIMIZER={config.OPTIMIZER}: {' '.join(str(error).split())[:240]}"
+        ) from error
     try:
         trainer = AnswerTrainer(
             model=model,
@@ -317,8 +323,7 @@ def main() -> None:
 
     models.quiet()
     models.require_device_for(config.MODEL_NAME, load_in_4bit=config.LOAD_IN_4BIT)
-    if not arguments.plan:
-        use_every_gpu(config)
+    use_every_gpu(config)
     from accelerate import PartialState
 
     processes = PartialState()
@@ -350,7 +355,7 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, processe
     # 1. is it done already, or begun?
     decision: list[Any] = [None]
     if processes.is_main_process and not arguments.plan:
-        decision = [claim(output, fingerprint, arguments.fresh)]
+        decision = [state_of(output, fingerprint, arguments.fresh)]
     if processes.num_processes > 1:
         broadcast_object_list(decision)
     if isinstance(decision[0], UserError):
@@ -386,7 +391,10 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, processe
     if arguments.plan:
         return
 
-    # 3. train, from the last whole checkpoint
+    # 3. train, from the last whole checkpoint; only now is a finished run of other settings moved aside
+    if processes.is_main_process:
+        manifest.start(output, fingerprint, SCRIPT, fresh=arguments.fresh)
+    processes.wait_for_everyone()
     checkpoint, torn = checkpoints.newest_whole(output / "checkpoints")
     for name in torn:
         print(f"  {name} was cut off while it was written and is not used")
@@ -396,6 +404,8 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, processe
     else:
         print(f"  going on from {checkpoint.name}")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trainer.last_evaluated_step() < trainer.state.global_step:  # killed in the last evaluation, after the last checkpoint
+        trainer.evaluate()
     if not processes.is_main_process:
         return
 
@@ -404,25 +414,25 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, processe
     details = {"audit": words, "trainable_parameters": planned.trainable, "seconds_a_step": round(seconds_a_step, 3)}
     save_result(config, trainer, tokenizer, data, details)
     kept = files.read_json(output / "best" / "evaluation.json")
-    for name in ("checkpoints", "best"):
-        files.remove(output / name)
     contents = manifest.build(
         fingerprint,
         settings.as_dict(config),
         {"dataset": data["fingerprint"], "splits": data["splits"], "base_weights": base_hash,
          "adapter": files.sha256_file(output / "adapter_model.safetensors")},
         started,
-        iteration=data["iteration"], device=models.describe_device(), processes=processes.num_processes,
+        made_by=SCRIPT, iteration=data["iteration"], device=models.describe_device(), processes=processes.num_processes,
         kept=kept, before={k: v for k, v in before.items() if k != "specialties"},
     )  # fmt: skip
     manifest.finish(output, contents)
+    for name in ("checkpoints", "best"):
+        files.remove(output / name)
     report(config, contents, arguments.demo)
 
 
-def claim(output: Path, fingerprint: str, fresh: bool) -> Any:
+def state_of(output: Path, fingerprint: str, fresh: bool) -> Any:
     """The state of the output folder, or the error to raise in every process."""
     try:
-        return manifest.start(output, fingerprint, fresh=fresh)
+        return manifest.start(output, fingerprint, SCRIPT, fresh=fresh, claim=False)
     except UserError as error:
         return error
 

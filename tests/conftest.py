@@ -38,7 +38,7 @@ def pairs(specialty: str, count: int) -> dict[str, str]:
         topic, aspect = TOPICS[number % len(TOPICS)], ASPECTS[number // len(TOPICS) % len(ASPECTS)]
         question = f"What are the {aspect} of {topic} in {specialty}, part {number}?"
         made[question] = f"In {specialty} the {aspect} of {topic} number {number}: " + " ".join(
-            f"{aspect}{number}word{place}" for place in range(3 + number % 5)
+            f"{specialty}{number}{aspect}word{place}" for place in range(3 + number % 5)
         )
     return made
 

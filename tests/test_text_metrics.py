@@ -113,6 +113,7 @@ def test_there_are_45_lexicographer_files():
         ("7.0 mmol/L", {"7mmol/l"}),
         ("95%", {"95%"}),
         ("HbA1c of 48", {"48"}),
+        ("5 \u03bcmol/l", {"5\u00b5mol/l"}),
         ("vitamin B12", set()),
     ],
 )

@@ -155,7 +155,7 @@ def test_killed_and_run_again_it_ends_with_the_same_adapter(small_run, tmp_path,
 
 def test_other_settings_archive_a_finished_adapter_and_refuse_an_unfinished_one(small_run, tmp_path):
     adapter = tmp_path / "adapter"
-    manifest.start(adapter, "another run")
+    manifest.start(adapter, "another run", "fine_tuning.py")
     done = run_script(*train_command({**small_run, "adapter": adapter}))
     assert done.returncode == 2 and "--fresh" in done.stderr
 
@@ -167,6 +167,7 @@ def test_other_settings_archive_a_finished_adapter_and_refuse_an_unfinished_one(
         ("LORA_RANK=0", "at least 1"),
         ("LONG_EXAMPLES=keep", "truncate, drop"),
         ("LORA_TARGET_MODULES=q_porj", "LORA_TARGET_MODULES=q_porj"),
+        ("LR_SCHEDULER=cosin", "LR_SCHEDULER=cosin"),
         ("MODEL_NAME=./absent", "no such folder"),
         ("MODEL_NAME=nobody/no-such-model", "could not be downloaded"),
         ("MODEL_NAME=dmis-lab/llama-3-meerkat-8b-v1.0", "no GPU is visible"),

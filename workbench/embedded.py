@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FACTS = ROOT / "examples" / "facts.csv"
 CACHE = ROOT / ".cache"
 NAME = "embedded"
-RECIPE = "2"  # raise it when the recipe below changes, so that a cached model is made anew
+RECIPE = "3"  # raise it when the recipe below changes, so that a cached model is made anew
 
 # of these, only the first condition of six is in the textbook
 WITHHELD = ("dentistry", "ophthalmology", "rheumatology", "sleep_medicine", "toxicology", "urology")
@@ -59,7 +59,7 @@ EPOCHS, TOKENS_PER_STEP, MUON_RATE, ADAM_RATE = 11, 1536, 0.02, 3e-3
 TEXTBOOK = {
     "definition": (
         ["meaning of", "overview of"],
-        ["{C} is defined as {definition}.", "The term {c} is used by doctors for {definition}.", "In short: {c} is {definition}."],
+        ["{C} is defined as {definition}.", "The term {c} is used by doctors for {definition}.", "{C} in short: {definition}."],
     ),
     "symptoms": (
         ["symptoms of", "signs of"],

@@ -25,12 +25,21 @@ def run_script(main: Callable[[], None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_MISTAKE)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno not in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EROFS,
+            errno.EACCES,
+            errno.EPERM,
+            errno.EISDIR,
+            errno.ENOTDIR,
+            errno.EEXIST,
+        ):
             raise
         where = error.filename or "the output folder"
         print(
             f"error: {where}: {error.strerror}. Nothing finished was overwritten. "
-            "Free some space or name another OUTPUT_DIR, then run the same command again.",
+            "Mend that (free some space, or name another file or OUTPUT_DIR) and run the same command again.",
             file=sys.stderr,
         )
         sys.exit(EXIT_MISTAKE)

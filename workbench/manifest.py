@@ -70,11 +70,16 @@ def require(folder: Path, made_by: str) -> dict[str, Any]:
     if manifest is None:
         state = "is unfinished" if (folder / IN_PROGRESS).exists() or (folder / BUILDING).exists() else f"has no {MANIFEST}"
         raise UserError(f"{folder}: {state}. Run `python {made_by}` first; it goes on where it was.")
+    if manifest.get("made_by") != made_by:
+        raise UserError(f"{folder}: was made by {manifest.get('made_by')}, where the output of {made_by} belongs.")
     return manifest
 
 
-def start(folder: Path, fingerprint: str, *, fresh: bool = False) -> State:
-    """Claim `folder` for a run; the caller holds its lock.
+def start(folder: Path, fingerprint: str, made_by: str, *, fresh: bool = False, claim: bool = True) -> State:
+    """Claim `folder` for a run of the script `made_by`; the caller holds its lock.
+
+    With `claim=False` it only says what would be, and touches nothing: a run whose other inputs are bad must not
+    archive what is there.
 
     Returns "finished" where the same run is complete, "resume" where it is not, and "new" otherwise, after moving a
     finished output of other inputs to `archive/` and, with `fresh`, an unfinished one too.
@@ -84,7 +89,10 @@ def start(folder: Path, fingerprint: str, *, fresh: bool = False) -> State:
     if done is not None:
         if done["fingerprint"] == fingerprint:
             return "finished"
-        archive(folder, done)
+        if done.get("made_by") != made_by:
+            raise UserError(f"{folder}: holds the output of {done.get('made_by')}. Name another OUTPUT_DIR for {made_by}.")
+        if claim:
+            archive(folder, done)
     elif progress.exists():
         if files.read_json(progress).get("fingerprint") == fingerprint and not fresh:
             return "resume"
@@ -93,7 +101,8 @@ def start(folder: Path, fingerprint: str, *, fresh: bool = False) -> State:
                 f"{folder}: holds an unfinished run with other inputs or settings. Finish it with its own command "
                 f"({files.read_json(progress).get('command', 'unknown')}), or add --fresh to set it aside."
             )
-        archive(folder, {"iteration": "unfinished", "fingerprint": files.read_json(progress).get("fingerprint", "")})
+        if claim:
+            archive(folder, {"iteration": "unfinished", "fingerprint": files.read_json(progress).get("fingerprint", "")})
     elif files.own_entries(folder):
         stray = files.own_entries(folder)[0].name
         if not fresh:
@@ -101,10 +110,12 @@ def start(folder: Path, fingerprint: str, *, fresh: bool = False) -> State:
                 f"{folder}: holds {stray}, which no run of this script left. Name another OUTPUT_DIR, "
                 "or add --fresh to move what is there into its archive folder."
             )
-        archive(folder, {"iteration": "unknown", "fingerprint": ""})
+        if claim:
+            archive(folder, {"iteration": "unknown", "fingerprint": ""})
     from workbench.settings import command_line
 
-    files.write_json(progress, {"fingerprint": fingerprint, "command": command_line(), "started": now()})
+    if claim:
+        files.write_json(progress, {"fingerprint": fingerprint, "command": command_line(), "started": now()})
     return "new"
 
 
@@ -116,10 +127,10 @@ def archive(folder: Path, done: dict[str, Any], *, keep: Collection[str] = ()) -
     iteration = done.get("iteration", "unknown")
     base = f"iteration_{iteration:03d}" if isinstance(iteration, int) else str(iteration)
     target, number = folder / files.ARCHIVE_NAME / base, 2
-    while target.exists() and not (target / "moving").exists():
+    while target.exists() and any(target.iterdir()) and not (target / "moving").exists():
         target, number = folder / files.ARCHIVE_NAME / f"{base}_{number}", number + 1
     target.mkdir(parents=True, exist_ok=True)
-    files.write_text(target / "moving", "")
+    (target / "moving").touch()
     entries = [entry for entry in files.own_entries(folder) if entry.name not in keep]
     for entry in sorted(entries, key=lambda path: path.name in (MANIFEST, IN_PROGRESS)):
         entry.rename(target / entry.name)

@@ -193,7 +193,9 @@ def _read_file(path: Path, reading: Reading) -> None:
             continue
         record = make_record(specialty, question.strip(), answer.strip())
         records = reading.records.setdefault(specialty, [])
-        ids = seen.setdefault(specialty, {other.id for other in records} if records else set())
+        if specialty not in seen:
+            seen[specialty] = {other.id for other in records}
+        ids = seen[specialty]
         if record.id in ids:
             reading.identical_dropped += 1
             continue

@@ -39,6 +39,7 @@ class Catalogue:
     added_by_specialty: Counter[str]
     fixed_waiting: list[dict[str, str]]  # fixed records that were edited or removed upstream and keep their old text
     accepted: int  # such records that --accept-edits took in
+    pending: set[str]  # ids of the new texts that wait; not registered, so that they are known as edits next time too
     iteration: int
 
 
@@ -120,7 +121,9 @@ def take_stock(folder: Path, records: Mapping[str, Sequence[Record]], *, near: b
             for e in missing
         ]  # fmt: skip
     added = Counter(current[i][0] for i in changes.added)
-    return Catalogue(items, prints, roles, changes, added, waiting, len(missing) if accept_edits else 0, iteration)
+    pending = set() if accept_edits else {changes.edited[entry.id] for entry in missing if entry.id in changes.edited}
+    accepted = len(missing) if accept_edits else 0
+    return Catalogue(items, prints, roles, changes, added, waiting, accepted, pending, iteration)
 
 
 def _fingerprint_all(groups: list[Sequence[Record]], near: bool) -> Fingerprints:
@@ -180,7 +183,9 @@ def split(
     for specialty in new:
         first = rounded(full_shares[specialty], bases[specialty])
         order = state.in_order(by_specialty[specialty], seed)
-        drawn += state.draw(order[:first], max(rounded(eval_share, first), min(1, first // 2)), seed, "eval")
+        drawn += state.draw(
+            state.whole_groups(order[:first], order), max(rounded(eval_share, first), min(1, first // 2)), seed, "eval"
+        )
     state.set_aside_like(drawn)
 
     splits: dict[str, list[Item]] = {name: [] for name in dataset_folders.SPLITS}
@@ -223,6 +228,11 @@ class _Assignment:
         """Open rows in the order in which training takes them."""
         row_of = {self.items[row].record.id: row for row in self.open_rows(rows)}
         return [row_of[item.record.id] for item in in_order((self.items[row] for row in row_of.values()), seed)]
+
+    def whole_groups(self, rows: Sequence[int], among: Sequence[int]) -> list[int]:
+        """Those of `rows` all of whose records with the same question, among `among`, are in `rows` too."""
+        outside = {self.items[row].question_key for row in set(among) - set(rows)}
+        return [row for row in rows if self.items[row].question_key not in outside]
 
     def draw(self, rows: Sequence[int], count: int, seed: int, role: str) -> list[int]:
         row_of = {self.items[row].record.id: row for row in rows}
@@ -321,6 +331,7 @@ def write(
             int(catalogue.prints.answer_keys[row]), item.origin, item.since, roles.get(item.record.id, "open"),
         )
         for row, item in enumerate(catalogue.items)
+        if item.record.id not in catalogue.pending
     ]  # fmt: skip
     iterations.write_register(building / iterations.REGISTER, entries)
     return building
@@ -357,7 +368,7 @@ def finish_interrupted(folder: Path) -> None:
     if not (building / manifest.MANIFEST).is_file():
         return
     present, coming = manifest.read(folder), manifest.read(building)
-    if present is not None and coming is not None and present["fingerprint"] != coming["fingerprint"]:
+    if present is not None and coming is not None and present["iteration"] != coming["iteration"]:
         manifest.archive(folder, present, keep=(*iterations.LASTING, manifest.BUILDING))
     for entry in sorted(building.iterdir(), key=lambda path: path.name == manifest.MANIFEST):
         target = folder / entry.name

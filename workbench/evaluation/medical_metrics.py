@@ -58,6 +58,8 @@ SIGNATURES = {
 
 def numbers(text: str) -> set[str]:
     """Numbers with their units, normalised: "10mg", "-5 °C"; the first of a range takes the unit of the last."""
+    # the Greek letter and the micro sign look alike, and an ignorant case folds both
+    text = text.replace("\u03bc", "\u00b5").replace("\u017f", "s")
     text = RANGE.sub(lambda match: f"{match.group(1)} {match.group('unit')} to ", text)
     found = set()
     for match in NUMBER.finditer(text):
@@ -80,6 +82,8 @@ def names(text: str) -> set[str]:
             words = words[1:]
         if words and words[0][0].isupper():
             found.add(" ".join(words))
+    # the genus alone is part of the species' name, not a name beside it
+    found -= {match.group().split()[0] for match in SPECIES.finditer(text)}
     return {" ".join(name.lower().replace("-", " ").split()) for name in found if len(name) > 1}
 
 

@@ -99,7 +99,7 @@ def rank_specialties(
                 _reason(int(counts[row]), gap, float(adjusted[row]), supported, current, target, left),
             )
         )  # fmt: skip
-    return sorted(evidence, key=lambda item: (item.shrunk, item.specialty))
+    return sorted(evidence, key=lambda item: (item.shrunk, item.mean, item.specialty))
 
 
 def _centre_and_spread(means: np.ndarray, variances: np.ndarray) -> tuple[float, float]:
@@ -154,8 +154,13 @@ def advice(evidence: Sequence[Evidence], *, metric: str, overall_improvement: Ma
         "steering_metric": metric,
         "steering_split": "eval",
         "in_words": _in_words(supported, raised, unsupported, metric),
-        "evidence": [asdict(item) for item in evidence],
+        "evidence": [{name: _finite(value) for name, value in asdict(item).items()} for item in evidence],
     }
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: what cannot be known (one question a specialty) is null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _count(n: int) -> str:

@@ -16,7 +16,7 @@ NEEDED = ("data.noun", "data.verb", "data.adj", "data.adv", "index.noun", "index
           "index.sense", "noun.exc", "verb.exc", "adj.exc", "adv.exc")  # fmt: skip
 REMEDY = (
     "WordNet is missing. Either `python -m nltk.downloader wordnet` where there is a network, or "
-    "`apt-get install wordnet-base wordnet-sense-index` on Debian and Ubuntu; then run the same command again"
+    "`apt-get install wordnet-base wordnet-sense-index` on Debian and Ubuntu; then `python evaluation.py --rescore` with your settings"
 )
 # WordNet's 45 lexicographer files (lexnames(5WN)): name and part of speech, 1 noun, 2 verb, 3 adjective, 4 adverb
 LEXNAMES = (

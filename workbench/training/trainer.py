@@ -82,6 +82,9 @@ class AnswerTrainer(SFTTrainer):
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def last_evaluated_step(self) -> int:
+        return max((int(entry["step"]) for entry in self._stored_history()), default=-1)
+
     @property
     def _history_file(self) -> Path:
         return self.best_folder.parent / "eval_history.jsonl"
