@@ -196,7 +196,6 @@ def make_trainer(config: TrainingConfig, model: Any, tokenizer: Any, train: list
     rows = {
         "input_ids": [example.input_ids for example in train],
         "labels": [example.labels for example in train],
-        "length": [len(example.input_ids) for example in train],
     }
     try:
         arguments = SFTConfig(
@@ -226,8 +225,6 @@ def make_trainer(config: TrainingConfig, model: Any, tokenizer: Any, train: list
             run_name=output.name,
             seed=config.RANDOM_SEED,
             data_seed=config.RANDOM_SEED,
-            train_sampling_strategy="group_by_length",
-            length_column_name="length",
             remove_unused_columns=False,
             max_length=None,
             dataset_kwargs={"skip_prepare_dataset": True},
@@ -344,7 +341,7 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, processe
 
     from workbench import models
     from workbench.training import checkpoints, plan
-    from workbench.training.trainer import time_two_steps
+    from workbench.training.trainer import measure, time_two_steps
 
     started = time.time()
     output = Path(config.OUTPUT_DIR)
@@ -403,6 +400,9 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, processe
         trainer.evaluate()
     else:
         print(f"  going on from {checkpoint.name}")
+        # on a CPU bitsandbytes repacks its 4-bit weights at the first look without gradients and then rounds otherwise;
+        # the first evaluation did that to the run that was killed
+        measure(trainer.model, evaluation[:1], trainer.accelerator, trainer.data_collator, 1)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.last_evaluated_step() < trainer.state.global_step:  # killed in the last evaluation, after the last checkpoint
         trainer.evaluate()

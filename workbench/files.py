@@ -146,9 +146,15 @@ def output_lock(folder: Path) -> Iterator[None]:
 
 
 def own_entries(folder: Path) -> list[Path]:
-    """What a run left in an output folder: everything but the archive, the lock, and the committed README."""
+    """What a run left in an output folder: all but the archive, the lock, the committed README, and empty folders.
+
+    (TRL's trainer makes its empty checkpoint folder when it is built, before anything is claimed.)
+    """
     keep = {ARCHIVE_NAME, LOCK_NAME, f"{LOCK_NAME}.pid", "README.md", "demo"}
-    return sorted(path for path in folder.iterdir() if path.name not in keep) if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    entries = sorted(path for path in folder.iterdir() if path.name not in keep)
+    return [path for path in entries if not path.is_dir() or any(path.iterdir())]
 
 
 def remove(path: Path) -> None:

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.utils import ModelOutput
 from trl import SFTTrainer
 
@@ -52,6 +53,11 @@ class AnswerTrainer(SFTTrainer):
         if self.model.training:
             self._total_train_tokens += int(inputs["attention_mask"].sum())
         return (loss, outputs) if return_outputs else loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochOrder:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        group = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
+        return EpochOrder([len(row) for row in dataset["input_ids"]], group, self.args.seed)
 
     def train(self, *arguments: Any, **keywords: Any) -> Any:
         assert_fp32_adapter(self.model)
@@ -92,6 +98,27 @@ class AnswerTrainer(SFTTrainer):
     def _stored_history(self) -> list[dict[str, Any]]:
         """Evaluations before a resume, so that the best adapter is the best of the whole run."""
         return self.eval_history or files.read_json_lines(self._history_file, drop_torn_tail=True)
+
+
+class EpochOrder(torch.utils.data.Sampler[int]):
+    """Examples of like length together, in an order that depends on nothing but seed and epoch.
+
+    transformers' own sampler draws from the global generator, which stands elsewhere after a resume: the rest of the
+    epoch would then be other examples than the killed run had left.
+    """
+
+    def __init__(self, lengths: Sequence[int], group: int, seed: int) -> None:
+        self.lengths, self.group, self.seed, self.epoch = list(lengths), group, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
+        return iter(get_length_grouped_indices(self.lengths, self.group, generator=generator))
 
 
 def base_of(model: torch.nn.Module) -> torch.nn.Module:
