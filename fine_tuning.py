@@ -321,9 +321,18 @@ def main() -> None:
     models.quiet()
     models.require_device_for(config.MODEL_NAME, load_in_4bit=config.LOAD_IN_4BIT)
     use_every_gpu(config)
+    import torch
     from accelerate import PartialState
 
-    processes = PartialState()
+    # without cpu=True accelerate takes each CPU process of torchrun for a run of its own
+    processes = PartialState() if torch.cuda.is_available() else PartialState(cpu=True)
+    if processes.num_processes != int(os.environ.get("WORLD_SIZE", "1")):
+        raise UserError(
+            f"the launcher started {os.environ['WORLD_SIZE']} processes, but they do not see each other. Use torchrun."
+        )
+    if processes.num_processes > 1 and config.LOAD_IN_4BIT and not torch.cuda.is_available():
+        # measured: loss 7.2 where one process has 4.6 on the same examples (EXPERIMENTS.md, 2026-11-21)
+        raise UserError("4-bit training in several CPU processes computes wrong losses. Use one process, or LOAD_IN_4BIT=False.")
     if processes.is_local_main_process:
         models.locate(config.MODEL_NAME)  # builds the embedded model where it is missing, once
     processes.wait_for_everyone()
