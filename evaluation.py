@@ -208,9 +208,8 @@ def generate(
     adopted = sum(store.adopt(path, wanted) for path in earlier)
     if adopted:
         print(f"  {adopted} answers are taken over from an earlier evaluation of the same model and questions")
-    left = {arm: sum(key not in store.answers for key in keys[arm]) for arm in generation.ARMS}
     record: dict[str, Any] = {"engine": ENGINE, "generated": 0, "decoding": {"stop_ids": list(decoding.stop_ids)}}
-    if any(left.values()):
+    if any(key not in store.answers for key in wanted):
         print(f"loading {inputs.base_name} and the adapter …", flush=True)
         model = load_both(config, inputs)
         record["largest_logit_change"] = generation.assert_adapter_works(model, questions)

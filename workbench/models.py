@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -211,6 +212,7 @@ def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
     return model.eval()
 
 
+@functools.cache  # an 8B base is 16 GB to read, and a run asks more than once
 def weights_hash(folder: str | Path) -> str:
     """Identity of a model's weights: the SHA-256 over its safetensors files, or its Hub name and revision."""
     path = Path(folder)
