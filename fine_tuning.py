@@ -174,11 +174,11 @@ def load_examples(config: TrainingConfig, tokenizer: Any) -> tuple[list[Any], li
 def make_trainer(config: TrainingConfig, model: Any, tokenizer: Any, train: list[Any], evaluation: list[Any]) -> Any:
     """TRL's trainer on our ids and masks."""
     import torch
+    from datasets import Dataset
     from peft import LoraConfig
     from transformers.trainer_callback import PrinterCallback
     from trl import SFTConfig
 
-    from datasets import Dataset
     from workbench.training.checkpoints import MarkWhole
     from workbench.training.examples import PadToLongest
     from workbench.training.trainer import BEST, AnswerTrainer, Progress

@@ -68,6 +68,14 @@ def test_the_same_run_is_up_to_date_another_is_archived_and_an_unfinished_other_
     assert not (tmp_path / "result.txt").exists()
 
 
+def test_an_output_folder_inside_another_is_not_archived_with_it(tmp_path):
+    with files.output_lock(tmp_path / "rank16"):
+        files.write_text(tmp_path / "rank16" / "adapter", "mine")
+    files.write_text(tmp_path / "adapter", "outer")
+    manifest.archive(tmp_path, {"iteration": 1})
+    assert (tmp_path / "rank16" / "adapter").exists() and not (tmp_path / "adapter").exists()
+
+
 def test_an_archive_that_was_killed_half_way_is_finished_in_the_same_place(tmp_path):
     manifest.start(tmp_path, "one", "s.py")
     for name in ("a.txt", "b.txt"):

@@ -126,7 +126,7 @@ def test_an_edited_holdout_answer_waits_until_the_edit_is_accepted(config, speci
     after = preparation.create_datasets(config)
     assert ids(after[0]) == ids(holdout)
     assert all("corrected" not in text for split in after for text in split["response"])
-    assert ledger(config)[-1]["changes"] == {"added": 0, "edited": 1, "removed": 0, "fixed_waiting": 1}
+    assert ledger(config)[-1]["changes"] == {"added": 0, "edited": 1, "removed": 0, "returned": 0, "fixed_waiting": 1}
     with files.output_lock(tmp_path / "out"):
         preparation.prepare(config, {}, accept_edits=True)
     accepted = dataset_folders.read_split(tmp_path / "out", "holdout")
@@ -154,6 +154,19 @@ def test_a_removed_record_is_reported_and_stays_only_in_a_fixed_set(config, spec
     after = preparation.create_datasets(config)
     assert gone[0] in after[0]["question"] and gone[1] not in after[1]["question"]
     assert ledger(config)[-1]["changes"]["removed"] == 2 and ledger(config)[-1]["changes"]["fixed_waiting"] == 1
+
+
+def test_a_specialty_file_that_is_missing_once_comes_back_as_it_was(config, tmp_path):
+    splits = preparation.create_datasets(config)
+    file = next(files.Path(config.DATA_DIR).glob("*urology*"))
+    file.rename(tmp_path / "elsewhere")
+    preparation.create_datasets(config)
+    (tmp_path / "elsewhere").rename(file)
+    again = preparation.create_datasets(config)
+    assert [ids(split) for split in again] == [ids(split) for split in splits]
+    first, without, last = ledger(config)
+    assert (without["changes"]["removed"], last["changes"]["added"], last["changes"]["returned"]) == (60, 0, 45)
+    assert last["share_base"] == first["share_base"]
 
 
 def test_a_specialty_too_small_keeps_what_it_can_and_is_named(tmp_path):

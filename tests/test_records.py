@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import pytest
@@ -104,7 +105,20 @@ def test_words_keep_decimals_signs_and_ranges_and_lose_punctuation():
     assert records.key_of_words(records.words_of("What IS gout ?")) == records.key_of_words(records.words_of("what is gout"))
 
 
+@pytest.mark.parametrize("texts", [
+    ["Take 2.5 mg daily, -5 °C; x-ray (IgA), 10-20%.", "", "  ", "…", "ﬁbrosis\u00a0of\u2003the lung\tand\nliver", "plain ascii"],
+    ["only ascii, twice", "only ascii, twice"],
+    [""],
+])  # fmt: skip
+def test_words_of_many_texts_are_those_of_each(texts):
+    words, bounds = records.words_of_each(texts)
+    assert [words[start:end] for start, end in itertools.pairwise(bounds)] == [records.words_of(text) for text in texts]
+
+
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="real data is not on this machine")
 def test_real_specialty_files_are_read_whole():
     reading = read(SHARED_DATA / "medquad")
     assert (len(reading.records), sum(map(len, reading.records.values()))) == (36, 15225)
+    texts = [record.response for records_of_one in reading.records.values() for record in records_of_one]
+    words, bounds = records.words_of_each(texts)
+    assert [words[start:end] for start, end in itertools.pairwise(bounds)] == [records.words_of(text) for text in texts]

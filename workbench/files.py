@@ -146,15 +146,16 @@ def output_lock(folder: Path) -> Iterator[None]:
 
 
 def own_entries(folder: Path) -> list[Path]:
-    """What a run left in an output folder: all but the archive, the lock, the committed README, and empty folders.
+    """What a run left in an output folder: all but the archive, the lock, the committed README, folders that are
+    empty, and folders that are outputs themselves, such as results/demo in results.
 
     (TRL's trainer makes its empty checkpoint folder when it is built, before anything is claimed.)
     """
-    keep = {ARCHIVE_NAME, LOCK_NAME, f"{LOCK_NAME}.pid", "README.md", "demo"}
+    keep = {ARCHIVE_NAME, LOCK_NAME, f"{LOCK_NAME}.pid", "README.md"}
     if not folder.is_dir():
         return []
     entries = sorted(path for path in folder.iterdir() if path.name not in keep)
-    return [path for path in entries if not path.is_dir() or any(path.iterdir())]
+    return [path for path in entries if not path.is_dir() or (any(path.iterdir()) and not (path / LOCK_NAME).exists())]
 
 
 def remove(path: Path) -> None:

@@ -63,10 +63,9 @@ def check_template(template: Template, system_message: str) -> str:
 
 def write_split(folder: Path, records: Sequence[Record], template: Template, system_message: str) -> str:
     """Write a split; returns the SHA-256 of its data file."""
+    from datasets import Dataset
     from datasets.arrow_writer import ArrowWriter
     from datasets.features import Features
-
-    from datasets import Dataset
 
     folder.mkdir(parents=True)
     path = folder / DATA_FILE

@@ -25,9 +25,12 @@ SCHEMA = pa.schema(
 )  # fmt: skip
 
 
+GONE = "gone"
+
+
 @dataclass(slots=True)
 class Entry:
-    """What is remembered of a record; `role` is "holdout", "eval" or "open"."""
+    """What is remembered of a record; `role` is "holdout", "eval", "open", or "gone" while the files lack it."""
 
     id: str
     specialty: str
@@ -40,9 +43,10 @@ class Entry:
 
 @dataclass
 class Changes:
-    """How the files differ from the register. `edited` maps the old id to the new one."""
+    """How the files differ from the register. `edited` maps the old id to the new one; `returned` were gone before."""
 
     added: list[str] = field(default_factory=list)
+    returned: list[str] = field(default_factory=list)
     edited: dict[str, str] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
 
@@ -78,7 +82,8 @@ def compare(register: Mapping[str, Entry], current: Mapping[str, tuple[str, int,
     A vanished record and a new one of the same specialty that share the question, or the answer, are one edited record.
     """
     changes = Changes(added=[i for i in current if i not in register])
-    vanished = [entry for entry in register.values() if entry.id not in current]
+    changes.returned = [entry.id for entry in register.values() if entry.role == GONE and entry.id in current]
+    vanished = [entry for entry in register.values() if entry.id not in current and entry.role != GONE]
     by_question = {(current[i][0], current[i][1]): i for i in reversed(changes.added)}
     by_answer = {(current[i][0], current[i][2]): i for i in reversed(changes.added)}
     taken: set[str] = set()

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rensa import RMinHash
 
-from workbench.data.records import Record, key_of_words, words_of
+from workbench.data.records import Record, key_of_words, words_of, words_of_each
 
 BANDS, ROWS = 16, 6  # a pair at Jaccard .80 becomes a candidate with probability .992, one at .50 with .22
 QUESTION_WEIGHT = 6  # times each question word counts, so that a shared template answer alone makes no candidate
 SIGNATURE_SEED = 20211
-BATCH = 4096
+BATCH = 2048
 Reason = Literal["same question", "same answer", "near-duplicate"]
 
 
@@ -31,36 +31,58 @@ class Fingerprints:
 
     Attributes:
         question_keys, answer_keys: (n,) int64, equal where the normalised texts are.
+        word_counts: (n, 2) int32, words of question and answer.
         bands: (n, BANDS) uint64, equal in a column where a band of the signatures is.
     """
 
     question_keys: NDArray[np.int64]
     answer_keys: NDArray[np.int64]
+    word_counts: NDArray[np.int32]
     bands: NDArray[np.uint64]
 
     def take(self, rows: Sequence[int]) -> Fingerprints:
         index = np.asarray(rows, dtype=np.int64)
-        return Fingerprints(self.question_keys[index], self.answer_keys[index], self.bands[index])
+        return Fingerprints(*(column[index] for column in vars(self).values()))
+
+    @staticmethod
+    def concatenate(parts: Sequence[Fingerprints]) -> Fingerprints:
+        return Fingerprints(*map(np.concatenate, zip(*(vars(part).values() for part in parts), strict=True)))
 
 
 def fingerprint(records: Sequence[Record], *, near: bool) -> Fingerprints:
     """Keys and, where `near`, signature bands of records; deterministic across machines."""
-    question_keys = np.empty(len(records), np.int64)
-    answer_keys = np.empty(len(records), np.int64)
-    bands = np.zeros((len(records), BANDS if near else 0), np.uint64)
-    for start in range(0, len(records), BATCH):
-        token_sets = []
-        for row, record in enumerate(records[start : start + BATCH], start=start):
-            question, answer = words_of(record.question), words_of(record.response)
-            question_keys[row], answer_keys[row] = key_of_words(question), key_of_words(answer)
+    return fingerprint_texts([r.question for r in records], [r.response for r in records], near=near)
+
+
+def fingerprint_texts(questions: Sequence[str], answers: Sequence[str], *, near: bool) -> Fingerprints:
+    """Like `fingerprint`, of questions and answers that are cheap to send to another process."""
+    count = len(questions)
+    keys = np.empty((count, 2), np.int64)
+    word_counts = np.empty((count, 2), np.int32)
+    bands = np.zeros((count, BANDS if near else 0), np.uint64)
+    for start in range(0, count, BATCH):
+        question_words, question_at = words_of_each(questions[start : start + BATCH])
+        answer_words, answer_at = words_of_each(answers[start : start + BATCH])
+        token_lists = []
+        for row in range(len(question_at) - 1):
+            question = question_words[question_at[row] : question_at[row + 1]]
+            answer = answer_words[answer_at[row] : answer_at[row + 1]]
+            keys[start + row] = key_of_words(question), key_of_words(answer)
+            word_counts[start + row] = len(question), len(answer)
             if near:
-                tokens = list(set(answer))
-                tokens += [f"{word}?{copy}" for word in set(question) for copy in range(QUESTION_WEIGHT)]
-                token_sets.append(tokens)
+                tokens = answer  # a word that stands twice changes no minimum
+                for word in question:
+                    tokens += _weighted(word)
+                token_lists.append(tokens)
         if near:
-            rows = RMinHash.digest_matrix_from_token_sets(token_sets, BANDS * ROWS, SIGNATURE_SEED).to_rows()
-            bands[start : start + len(token_sets)] = _bands(np.array(rows, np.uint64))
-    return Fingerprints(question_keys, answer_keys, bands)
+            rows = RMinHash.digest_matrix_from_token_sets(token_lists, BANDS * ROWS, SIGNATURE_SEED).to_rows()
+            bands[start : start + len(rows)] = _bands(np.array(rows, np.uint64))
+    return Fingerprints(keys[:, 0], keys[:, 1], word_counts, bands)
+
+
+@functools.lru_cache(maxsize=20_000)
+def _weighted(word: str) -> list[str]:
+    return [f"{word}?{copy}" for copy in range(QUESTION_WEIGHT)]
 
 
 def _bands(digests: NDArray[np.uint64]) -> NDArray[np.uint64]:

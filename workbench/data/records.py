@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import itertools
 import json
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from workbench.chat import SPECIAL_TOKEN
 from workbench.errors import UserError
@@ -59,6 +64,29 @@ def words_of(text: str) -> list[str]:
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     return WORD.findall(text.lower())
+
+
+def words_of_each(texts: Sequence[str]) -> tuple[list[str], list[int]]:
+    """The words of all texts in one list, and where each text's words begin and end in it.
+
+    `words[bounds[i]:bounds[i + 1]]` are `words_of(texts[i])`. Twice as fast over thousands of texts: a word never spans
+    white space, so that each distinct piece between white space has to be cut into words once only.
+    """
+    column = pa.array(texts, pa.string())
+    if not all(map(str.isascii, texts)):
+        column = pc.utf8_normalize(column, "NFKC")
+    pieces = pc.utf8_split_whitespace(pc.utf8_lower(column))
+    coded = pieces.flatten().dictionary_encode()
+    words_of_piece = [WORD.findall(piece) for piece in coded.dictionary.to_pylist()]
+    sizes = np.array([len(words) for words in words_of_piece], np.int64)
+    starts = np.cumsum(sizes) - sizes
+    codes = coded.indices.to_numpy()
+    counts = sizes[codes]
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    # a piece's words stand at starts[code] and on; the text's words are those ranges one after the other
+    places = np.repeat(starts[codes] - ends[:-1], counts) + np.arange(ends[-1])
+    vocabulary = np.array([*itertools.chain.from_iterable(words_of_piece)], dtype=object)
+    return vocabulary[places].tolist(), ends[pieces.offsets.to_numpy()].tolist()
 
 
 def key_of_words(words: list[str]) -> int:

@@ -6,20 +6,19 @@ present one, and let them change places.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from workbench import files, manifest
 from workbench.data import dataset_folders, iterations
-from workbench.data.near_duplicates import Fingerprints, FixedIndex, fingerprint
+from workbench.data.near_duplicates import BATCH, Fingerprints, FixedIndex, fingerprint, fingerprint_texts
 from workbench.data.records import Record
 from workbench.data.splits import Item, draw_stratified, holdout_size, in_order, rounded
 from workbench.errors import UserError
@@ -40,6 +39,7 @@ class Catalogue:
     fixed_waiting: list[dict[str, str]]  # fixed records that were edited or removed upstream and keep their old text
     accepted: int  # such records that --accept-edits took in
     pending: set[str]  # ids of the new texts that wait; not registered, so that they are known as edits next time too
+    gone: list[iterations.Entry]  # open records that the files lack; remembered, so that on return they are no addition
     iteration: int
 
 
@@ -88,7 +88,7 @@ def take_stock(folder: Path, records: Mapping[str, Sequence[Record]], *, near: b
     register = iterations.read_register(folder)
     iteration = len(iterations.read_ledger(folder)) + 1
     flat = [record for specialty in sorted(records) for record in records[specialty]]
-    prints = _fingerprint_all([records[specialty] for specialty in sorted(records)], near)
+    prints = _fingerprint_all(flat, near)
     current = {
         record.id: (record.specialty, int(prints.question_keys[row]), int(prints.answer_keys[row]))
         for row, record in enumerate(flat)
@@ -103,7 +103,7 @@ def take_stock(folder: Path, records: Mapping[str, Sequence[Record]], *, near: b
             entry = old
         key = int(prints.question_keys[row])
         items.append(Item(record, key, entry.origin if entry else record.id, entry.since if entry else iteration))
-        roles.append(entry.role if entry else "open")
+        roles.append(entry.role if entry and entry.role != iterations.GONE else "open")
     missing = [e for e in register.values() if e.role in FIXED and e.id not in current]
     waiting: list[dict[str, str]] = []
     if missing and not accept_edits:
@@ -112,9 +112,7 @@ def take_stock(folder: Path, records: Mapping[str, Sequence[Record]], *, near: b
         extra = fingerprint(kept, near=near)
         items += [Item(r, e.question_key, e.origin, e.since) for r, e in zip(kept, missing, strict=True)]
         roles += [entry.role for entry in missing]
-        prints = Fingerprints(*(
-            np.concatenate([a, b]) for a, b in zip(vars(prints).values(), vars(extra).values(), strict=True)
-        ))  # fmt: skip
+        prints = Fingerprints.concatenate([prints, extra])
         waiting = [
             {"id": e.id, "specialty": e.specialty, "split": e.role, "question": old_texts[e.id].question,
              "upstream": "edited" if e.id in changes.edited else "removed"}
@@ -123,21 +121,24 @@ def take_stock(folder: Path, records: Mapping[str, Sequence[Record]], *, near: b
     added = Counter(current[i][0] for i in changes.added)
     pending = set() if accept_edits else {changes.edited[entry.id] for entry in missing if entry.id in changes.edited}
     accepted = len(missing) if accept_edits else 0
-    return Catalogue(items, prints, roles, changes, added, waiting, accepted, pending, iteration)
+    gone = [
+        replace(entry, role=iterations.GONE)
+        for entry in register.values()
+        if entry.role not in FIXED and entry.id not in current and entry.id not in changes.edited
+    ]
+    return Catalogue(items, prints, roles, changes, added, waiting, accepted, pending, gone, iteration)
 
 
-def _fingerprint_all(groups: list[Sequence[Record]], near: bool) -> Fingerprints:
-    count = sum(map(len, groups))
-    if count < PARALLEL_FROM or (os.cpu_count() or 1) == 1:
-        parts = [fingerprint(group, near=near) for group in groups]
-    else:
-        with ProcessPoolExecutor() as pool:
-            parts = list(pool.map(partial(fingerprint, near=near), groups))
-    return Fingerprints(
-        np.concatenate([part.question_keys for part in parts]),
-        np.concatenate([part.answer_keys for part in parts]),
-        np.concatenate([part.bands for part in parts]),
-    )
+def _fingerprint_all(records: Sequence[Record], near: bool) -> Fingerprints:
+    """`fingerprint`, on all cores where there are many records."""
+    if len(records) < PARALLEL_FROM or (os.cpu_count() or 1) == 1:
+        return fingerprint(records, near=near)
+    chunks = [records[start : start + BATCH] for start in range(0, len(records), BATCH)]
+    # only texts travel, and few at a time: records are slow to pickle, and what waits takes memory
+    questions = ([record.question for record in chunk] for chunk in chunks)
+    answers = ([record.response for record in chunk] for chunk in chunks)
+    with ProcessPoolExecutor(initializer=gc.disable) as pool:
+        return Fingerprints.concatenate(list(pool.map(partial(fingerprint_texts, near=near), questions, answers)))
 
 
 def split(
@@ -179,10 +180,11 @@ def split(
             counted[specialty] + catalogue.added_by_specialty[specialty] if specialty in counted else len(rows) - held
         )
 
+    orders = {specialty: state.in_order(rows, seed) for specialty, rows in by_specialty.items()}
     drawn = []
     for specialty in new:
         first = rounded(full_shares[specialty], bases[specialty])
-        order = state.in_order(by_specialty[specialty], seed)
+        order = orders[specialty]
         drawn += state.draw(
             state.whole_groups(order[:first], order), max(rounded(eval_share, first), min(1, first // 2)), seed, "eval"
         )
@@ -194,7 +196,7 @@ def split(
         for name in FIXED:
             members = [catalogue.items[row] for row in rows if state.roles[row] == name]
             splits[name] += sorted(members, key=lambda item: item.origin)
-        order = state.in_order(rows, seed)
+        order = state.open_rows(orders[specialty])
         evaluated = sum(state.roles[row] == "eval" for row in rows)
         wanted = max(0, rounded(full_shares[specialty], bases[specialty]) - evaluated)
         if wanted > len(order):
@@ -294,7 +296,7 @@ def ledger_entry(
         "recommendations_sha256": advice,
         "comparability_break": "; ".join(breaks),
         "changes": {"added": len(changes.added) if last else 0, "edited": len(changes.edited),
-                    "removed": len(changes.removed), "fixed_waiting": len(catalogue.fixed_waiting)},
+                    "removed": len(changes.removed), "returned": len(changes.returned), "fixed_waiting": len(catalogue.fixed_waiting)},
         "shares": plan.shares,
         "share_base": plan.bases,
         "capped": plan.capped,
@@ -333,23 +335,23 @@ def write(
         for row, item in enumerate(catalogue.items)
         if item.record.id not in catalogue.pending
     ]  # fmt: skip
-    iterations.write_register(building / iterations.REGISTER, entries)
+    iterations.write_register(building / iterations.REGISTER, entries + catalogue.gone)
     return building
 
 
 def _statistics(plan: Plan, catalogue: Catalogue, entry: dict[str, Any]) -> dict[str, Any]:
-    words: dict[str, list[tuple[int, int]]] = {}
-    for item in catalogue.items:
-        counts = (len(item.record.question.split()), len(item.record.response.split()))
-        words.setdefault(item.record.specialty, []).append(counts)
+    rows: dict[str, list[int]] = {}
+    for row, item in enumerate(catalogue.items):
+        rows.setdefault(item.record.specialty, []).append(row)
+    words = {name: catalogue.prints.word_counts[rows[name]].mean(axis=0) for name in plan.shares}
     sizes = entry["sizes"]
     by_specialty = {
         name: {
             "share": plan.shares[name],
             "share_base": plan.bases[name],
             **{split_name: sizes[split_name].get(name, 0) for split_name in sizes},
-            "question_words_mean": round(float(np.mean([q for q, _ in words[name]])), 1),
-            "answer_words_mean": round(float(np.mean([a for _, a in words[name]])), 1),
+            "question_words_mean": round(float(words[name][0]), 1),
+            "answer_words_mean": round(float(words[name][1]), 1),
         }
         for name in plan.shares
     }
