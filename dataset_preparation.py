@@ -61,8 +61,8 @@ class DatasetConfig(settings.Settings):
 DEMO = {
     "DATA_DIR": "examples/specialties",
     "OUTPUT_DIR": "datasets/demo",
-    "INITIAL_TRAIN_PERCENTAGE": 0.6,
-    "EVAL_SPLIT_SIZE": 0.35,
+    "INITIAL_TRAIN_PERCENTAGE": 0.65,
+    "EVAL_SPLIT_SIZE": 0.45,
 }
 # Another value of these is another series: other fixed sets, scores that do not compare
 SERIES_SETTINGS = ("HOLDOUT_SAMPLES_PER_SPECIALTY", "INITIAL_TRAIN_PERCENTAGE", "EVAL_SPLIT_SIZE",

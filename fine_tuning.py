@@ -43,10 +43,12 @@ class TrainingConfig(settings.Settings):
     LOAD_IN_4BIT: bool = True
     # Passes over the training data. The best epoch is kept, so one too many costs time only.
     NUM_EPOCHS: float = 3.0
-    # Examples a device and micro-step; what memory sees, with the longest example in it.
+    # The optimizer sees BATCH_SIZE x GRADIENT_ACCUMULATION_STEPS x GPUs examples a step. How many of them pass through
+    # a device at once depends on MAX_TOKENS_PER_BATCH alone, so the two only multiply.
     BATCH_SIZE: int = 4
-    # Micro-steps an optimizer step: the optimizer sees BATCH_SIZE x this x GPUs examples.
     GRADIENT_ACCUMULATION_STEPS: int = 4
+    # Tokens that pass through a device at once, whole examples packed without padding; 0 chooses what memory holds.
+    MAX_TOKENS_PER_BATCH: int = 0
     # Peak learning rate; 2e-4 is usual for LoRA.
     LEARNING_RATE: float = 2e-4
     # First part of the run over which the learning rate rises; it then falls as LR_SCHEDULER says.
@@ -62,8 +64,9 @@ class TrainingConfig(settings.Settings):
     MAX_SEQ_LENGTH: int = 2048
     # What becomes of longer ones: "truncate" (the answer's end is cut and no stop is learnt) or "drop".
     LONG_EXAMPLES: str = "truncate"
-    # True recomputes activations in the backward pass: a third of the memory for a third more time.
-    ACTIVATION_CHECKPOINTING: bool = True
+    # What the backward pass recomputes to save memory: "none", "selective" (all but matrix products and attention, a
+    # third of the memory), "full" (a layer at a time, least memory, a third more time), or "auto" for what fits.
+    ACTIVATION_CHECKPOINTING: str = "auto"
     # Optimizer steps between checkpoints; a kill loses at most this many.
     SAVE_STEPS: int = 100
     # Checkpoints kept on disk.
@@ -85,16 +88,17 @@ DEMO = {
     "LORA_ALPHA": 128,
     "LORA_TARGET_MODULES": ["all-linear"],
     "LORA_DROPOUT": 0.0,
-    "NUM_EPOCHS": 5.0,
+    "NUM_EPOCHS": 3.0,
     "BATCH_SIZE": 8,
     "GRADIENT_ACCUMULATION_STEPS": 1,
     "LEARNING_RATE": 2e-3,
     "MAX_SEQ_LENGTH": 256,
-    "ACTIVATION_CHECKPOINTING": False,
 }
 SCRIPT = "fine_tuning.py"
+CHECKPOINTING = ("auto", "none", "selective", "full")
 # These change how a run is carried out, not what it yields
-NOT_IN_FINGERPRINT = {"OUTPUT_DIR", "DATASET_DIR", "KEEP_CHECKPOINTS", "LOGGING_STEPS", "USE_WANDB", "SAVE_STEPS", "NUM_GPUS"}
+NOT_IN_FINGERPRINT = {"OUTPUT_DIR", "DATASET_DIR", "KEEP_CHECKPOINTS", "LOGGING_STEPS", "USE_WANDB", "SAVE_STEPS", "NUM_GPUS",
+                      "MAX_TOKENS_PER_BATCH", "ACTIVATION_CHECKPOINTING"}  # fmt: skip
 
 
 def check(config: TrainingConfig) -> None:
@@ -104,6 +108,11 @@ def check(config: TrainingConfig) -> None:
                  "KEEP_CHECKPOINTS"):  # fmt: skip
         settings.check_range(config, name, 1, 1_000_000)
     settings.check_range(config, "MAX_SEQ_LENGTH", 8, 1_000_000)
+    settings.check_range(config, "MAX_TOKENS_PER_BATCH", 0, 10_000_000)
+    if config.ACTIVATION_CHECKPOINTING not in CHECKPOINTING:
+        raise UserError(
+            f"ACTIVATION_CHECKPOINTING must be one of {', '.join(CHECKPOINTING)}, not {config.ACTIVATION_CHECKPOINTING!r}."
+        )
     settings.check_range(config, "LORA_DROPOUT", 0, 0.9)
     settings.check_range(config, "WARMUP_RATIO", 0, 0.99)
     for name in ("NUM_EPOCHS", "LEARNING_RATE", "MAX_GRAD_NORM"):
@@ -171,16 +180,40 @@ def load_examples(config: TrainingConfig, tokenizer: Any) -> tuple[list[Any], li
     return encoded[0][0], encoded[1][0], audit
 
 
-def make_trainer(config: TrainingConfig, model: Any, tokenizer: Any, train: list[Any], evaluation: list[Any]) -> Any:
-    """TRL's trainer on our ids and masks."""
+def cut_steps(config: TrainingConfig, model: Any, examples: list[Any]) -> Any:
+    """Micro-batches for this model, these examples and the memory of this device."""
+    import torch
+
+    from workbench.training import plan
+
+    lengths = [len(example.input_ids) for example in examples]
+    free = None
+    if torch.cuda.is_available():
+        # a tenth for the optimizer, fragments and what the estimate misses; out of memory, the micro-batch halves
+        free = int(0.9 * torch.cuda.mem_get_info()[0])
+    return plan.choose_micro_batches(
+        model.config,
+        step_tokens=round(sum(lengths) / len(lengths) * config.BATCH_SIZE * config.GRADIENT_ACCUMULATION_STEPS),
+        longest=max(lengths),
+        tokens=config.MAX_TOKENS_PER_BATCH,
+        checkpointing=config.ACTIVATION_CHECKPOINTING
+        if free is not None or config.ACTIVATION_CHECKPOINTING != "auto"
+        else "none",
+        free=free,
+    )
+
+
+def make_trainer(
+    config: TrainingConfig, model: Any, tokenizer: Any, train: list[Any], evaluation: list[Any], micro_batches: Any
+) -> Any:
+    """TRL's trainer on our ids, masks and packs."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig
     from transformers.trainer_callback import PrinterCallback
     from trl import SFTConfig
 
-    from workbench.training.checkpoints import MarkWhole
-    from workbench.training.examples import PadToLongest
+    from workbench.training import recomputation
     from workbench.training.trainer import BEST, AnswerTrainer, Progress
 
     output = Path(config.OUTPUT_DIR)
@@ -194,15 +227,16 @@ def make_trainer(config: TrainingConfig, model: Any, tokenizer: Any, train: list
         task_type="CAUSAL_LM",
     )
     rows = {
+        "id": [example.id for example in train],
         "input_ids": [example.input_ids for example in train],
         "labels": [example.labels for example in train],
     }
     try:
         arguments = SFTConfig(
             output_dir=str(output / "checkpoints"),
-            per_device_train_batch_size=config.BATCH_SIZE,
-            per_device_eval_batch_size=2 * config.BATCH_SIZE,
-            gradient_accumulation_steps=config.GRADIENT_ACCUMULATION_STEPS,
+            # a batch of the dataloader is a whole optimizer step, which the trainer cuts by tokens
+            per_device_train_batch_size=config.BATCH_SIZE * config.GRADIENT_ACCUMULATION_STEPS,
+            gradient_accumulation_steps=1,
             num_train_epochs=config.NUM_EPOCHS,
             learning_rate=config.LEARNING_RATE,
             lr_scheduler_type=config.LR_SCHEDULER,
@@ -212,8 +246,8 @@ def make_trainer(config: TrainingConfig, model: Any, tokenizer: Any, train: list
             max_grad_norm=config.MAX_GRAD_NORM,
             bf16=True,
             use_cpu=not torch.cuda.is_available(),
-            gradient_checkpointing=config.ACTIVATION_CHECKPOINTING,
-            gradient_checkpointing_kwargs={"use_reentrant": False} if config.ACTIVATION_CHECKPOINTING else None,
+            gradient_checkpointing=micro_batches.checkpointing != "none",
+            gradient_checkpointing_kwargs=recomputation.options(micro_batches.checkpointing),
             ddp_find_unused_parameters=False,
             eval_strategy="epoch",
             save_strategy="steps",
@@ -241,12 +275,12 @@ def make_trainer(config: TrainingConfig, model: Any, tokenizer: Any, train: list
             args=arguments,
             train_dataset=Dataset.from_dict(rows),
             eval_dataset=Dataset.from_dict({"input_ids": [e.input_ids for e in evaluation]}),
-            data_collator=PadToLongest(tokenizer.pad_token_id),
             processing_class=tokenizer,
             peft_config=lora,
-            callbacks=[MarkWhole(), Progress()],
+            callbacks=[Progress()],
             eval_examples=evaluation,
             best_folder=output / BEST,
+            tokens_per_batch=micro_batches.tokens,
         )
     except ValueError as error:
         if "target modules" not in str(error).lower():
@@ -376,21 +410,23 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, processe
     tokenizer = models.load_tokenizer(location)
     examples, evaluation, audit = load_examples(config, tokenizer)
     model = models.load_base(location, load_in_4bit=config.LOAD_IN_4BIT)
-    trainer = make_trainer(config, model, tokenizer, examples, evaluation)
+    micro_batches = cut_steps(config, model, examples)
+    trainer = make_trainer(config, model, tokenizer, examples, evaluation, micro_batches)
     planned = plan.make_plan(
         trainer.model,
         examples=len(examples),
-        longest=max(len(example.input_ids) for example in examples),
         epochs=config.NUM_EPOCHS,
-        batch_size=config.BATCH_SIZE,
-        accumulation=config.GRADIENT_ACCUMULATION_STEPS,
+        examples_a_step=config.BATCH_SIZE * config.GRADIENT_ACCUMULATION_STEPS,
         processes=processes.num_processes,
-        checkpointing=config.ACTIVATION_CHECKPOINTING,
-        vocabulary=model.config.vocab_size,
+        activations=micro_batches.activations,
         output_dir=output,
     )
     seconds_a_step = time_two_steps(trainer)
-    words = [*audit, *plan.lines(planned, seconds_a_step=seconds_a_step, keep=config.KEEP_CHECKPOINTS)]
+    words = [
+        *audit,
+        f"micro-batches: up to {trainer.tokens_per_batch:,} tokens, recomputing {micro_batches.checkpointing}",
+        *plan.lines(planned, seconds_a_step=seconds_a_step, keep=config.KEEP_CHECKPOINTS),
+    ]
     if processes.is_main_process:
         print(f"{config.MODEL_NAME} on {models.describe_device()}, {processes.num_processes} process(es)")
         print("\n".join(words), flush=True)
@@ -411,8 +447,17 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, processe
         print(f"  going on from {checkpoint.name}")
         # on a CPU bitsandbytes repacks its 4-bit weights at the first look without gradients and then rounds otherwise;
         # the first evaluation did that to the run that was killed
-        measure(trainer.model, evaluation[:1], trainer.accelerator, trainer.data_collator, 1)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        measure(trainer.model, evaluation[:1], trainer.accelerator, trainer.tokens_per_batch)
+    stop = checkpoints.StopSafely(trainer.accelerator)
+    trainer.add_callback(stop)
+    with stop.listening():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if stop.received and trainer.state.global_step < trainer.state.max_steps:
+        if processes.is_main_process:
+            print(
+                f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; the same command goes on from there"
+            )
+        sys.exit(128 + stop.received)
     if trainer.last_evaluated_step() < trainer.state.global_step:  # killed in the last evaluation, after the last checkpoint
         trainer.evaluate()
     if not processes.is_main_process:

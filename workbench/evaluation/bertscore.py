@@ -27,6 +27,7 @@ BEST_LAYER = {
 }
 MOST_TOKENS = 512
 BATCH = 64
+KEPT_BYTES = 2**30
 
 
 class BertScorer:
@@ -58,28 +59,48 @@ class BertScorer:
         self.layer = min(known or self.model.config.num_hidden_layers, self.model.config.num_hidden_layers)
         # some encoders state no length, or an absurd one, and then overflow
         self.most_tokens = min(MOST_TOKENS, getattr(self.tokenizer, "model_max_length", MOST_TOKENS) or MOST_TOKENS)
-        self.truncated = 0
+        self._truncated: set[str] = set()
+        self._kept: dict[str, torch.Tensor] = {}
+        self._kept_bytes = 0
         self._special = set(self.tokenizer.all_special_ids)
         self.signature = f"{label}, layer {self.layer}, no idf, no rescaling, fp32, at most {self.most_tokens} tokens"
         self.device_name = describe_device()
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Unit vectors of each text's tokens, (tokens, width), without the special ones; equal texts once."""
-        unique = sorted(set(texts), key=lambda text: (-len(text), text))
-        found: dict[str, torch.Tensor] = {}
-        for start in range(0, len(unique), BATCH):
-            batch = unique[start : start + BATCH]
+        """Unit vectors of each text's tokens, (tokens, width), without the special ones.
+
+        Equal texts are embedded once, and up to `KEPT_BYTES` are remembered: both arms and their floors are scored
+        against the same references.
+        """
+        found = {text: self._kept[text] for text in texts if text in self._kept}
+        missing = sorted(set(texts) - found.keys(), key=lambda text: (-len(text), text))
+        for start in range(0, len(missing), BATCH):
+            batch = missing[start : start + BATCH]
             inputs = self.tokenizer(batch, truncation=True, max_length=self.most_tokens, padding=True, return_tensors="pt")
-            self.truncated += sum(int(n) == self.most_tokens for n in inputs["attention_mask"].sum(1))
+            lengths = inputs["attention_mask"].sum(1).tolist()
+            self._truncated.update(text for text, length in zip(batch, lengths, strict=True) if length == self.most_tokens)
             inputs = inputs.to(self.model.device)
             hidden = self.model(**inputs, output_hidden_states=True).hidden_states[self.layer]
             hidden = torch.nn.functional.normalize(hidden.float(), dim=-1).cpu()
             for row, text in enumerate(batch):
                 ids = inputs["input_ids"][row].tolist()
                 kept = [place for place, i in enumerate(ids) if i not in self._special]
-                found[text] = hidden[row, kept]
+                found[text] = self._remember(text, hidden[row, kept])
         return found
+
+    def _remember(self, text: str, vectors: torch.Tensor) -> torch.Tensor:
+        self._kept[text] = vectors
+        self._kept_bytes += vectors.nbytes
+        while self._kept_bytes > KEPT_BYTES and len(self._kept) > 1:
+            oldest = next(iter(self._kept))
+            self._kept_bytes -= self._kept.pop(oldest).nbytes
+        return vectors
+
+    @property
+    def truncated(self) -> int:
+        """Texts so far that were longer than the encoder reads."""
+        return len(self._truncated)
 
     def score(self, references: Sequence[str], hypotheses: Sequence[str]) -> list[float]:
         """F1 of each pair; an empty text scores 0."""

@@ -1,39 +1,130 @@
-"""Checkpoints that are whole or not used: a marker is written last, and resume takes the newest one that bears it."""
+"""Checkpoints that are whole or not there: written under another name, flushed, renamed, and then marked."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import rotate_checkpoints
 
 from workbench import files
 
 WHOLE = "whole.json"
+WRITING = ".writing"
 NAME = re.compile(r"checkpoint-(\d+)")
+
+
+class WholeCheckpoints(Trainer):
+    """Mixin: a kill, a power cut or a full disk while a checkpoint is written leaves the last one as it was.
+
+    transformers writes into the folder that a resume would choose, and deletes the old one before the new one is on
+    disk. Here the new one is written into a folder that no resume looks at, flushed, and renamed; only then do
+    old ones go. In it stands `whole.json`, with the step and the size of each file.
+    """
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        writing = Path(self.args.output_dir) / WRITING
+        if self.args.should_save:
+            files.remove(writing)
+        self.accelerator.wait_for_everyone()
+        before = self.args.output_dir
+        self.args.output_dir = str(writing)
+        try:
+            super()._save_checkpoint(model, trial)
+        except BaseException:
+            self.args.output_dir = before
+            if self.args.should_save:
+                files.remove(writing)
+            raise
+        self.args.output_dir = before
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            settle(writing / f"checkpoint-{self.state.global_step}", Path(before), self.state.global_step)
+            files.remove(writing)
+            rotate_checkpoints(before, save_total_limit=self.args.save_total_limit)
+        self.accelerator.wait_for_everyone()
+
+
+def settle(written: Path, folder: Path, step: int) -> None:
+    """Flush a checkpoint's files, mark it whole, and give it its name in `folder`."""
+    for path in sorted(written.rglob("*")):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+    sizes = {str(path.relative_to(written)): path.stat().st_size for path in sorted(written.rglob("*")) if path.is_file()}
+    files.write_json(written / WHOLE, {"step": step, "files": sizes})
+    target = folder / written.name
+    files.remove(target)
+    os.replace(written, target)
+    files.fsync_folder(folder)
 
 
 def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint, and the names of those passed over; the latter are removed."""
+    files.remove(folder / WRITING)
     found = sorted(
         ((int(match.group(1)), path) for path in folder.glob("checkpoint-*") if (match := NAME.fullmatch(path.name))),
         reverse=True,
     )
     torn: list[str] = []
     for _, path in found:
-        if (path / WHOLE).is_file():
+        if is_whole(path):
             return path, torn
         torn.append(path.name)
         shutil.rmtree(path, ignore_errors=True)
     return None, torn
 
 
-class MarkWhole(TrainerCallback):
-    """Marks a checkpoint once all its files are on disk."""
+def is_whole(checkpoint: Path) -> bool:
+    """Whether every file that was written is there at its full size."""
+    if not (checkpoint / WHOLE).is_file():
+        return False
+    sizes = files.read_json(checkpoint / WHOLE)["files"]
+    return all((checkpoint / name).is_file() and (checkpoint / name).stat().st_size == size for name, size in sizes.items())
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.is_world_process_zero and args.output_dir is not None:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            files.write_json(folder / WHOLE, {"step": state.global_step, "epoch": state.epoch})
+
+class StopSafely(TrainerCallback):
+    """SIGTERM (preemption) and Ctrl-C end the training after the step under way, with a checkpoint; a second one at once.
+
+    Several processes agree at each step, so that all stop after the same one.
+    """
+
+    def __init__(self, accelerator: Any) -> None:
+        self.accelerator, self.received = accelerator, 0
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        def note(number: int, _: FrameType | None) -> None:
+            if self.received:
+                raise KeyboardInterrupt
+            self.received = number
+            print("  stopping after this step, with a checkpoint (a second signal stops at once) …", flush=True)
+
+        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.accelerator.num_processes > 1:
+            import torch
+
+            flag = torch.tensor(self.received, device=self.accelerator.device)
+            self.received = int(self.accelerator.gather(flag[None]).max())
+        if self.received and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.received:  # a machine that is being taken away does not wait for an evaluation
+            control.should_evaluate = False

@@ -11,6 +11,9 @@ from typing import Any
 GB = 1e9
 ADAM_BYTES = 16  # an fp32 weight, its gradient and Adam's two moments
 CHECKPOINT_BYTES = 12  # weight and two moments on disk
+ENOUGH = 8192  # tokens in a micro-batch from which unpacking 4-bit weights costs 3%
+MOST = 16384
+LOGITS_ROWS = 1024  # positions whose logits are held at once, with a vocabulary like Llama-3's
 
 
 @dataclass
@@ -32,31 +35,74 @@ class Plan:
         return self.weights + self.adapter_state + self.activations
 
 
+@dataclass(frozen=True)
+class MicroBatches:
+    """How a step is cut: tokens in a micro-batch, what is kept for the backward pass, and the bytes that takes."""
+
+    tokens: int
+    checkpointing: str
+    activations: int
+
+
+def activation_bytes(config: Any, checkpointing: str) -> int:
+    """Bytes a token that wait for the backward pass, by a count of the bf16 and fp32 tensors a layer keeps.
+
+    Counted on Llama under QLoRA: "none" keeps inputs and outputs of both norms, the projections, the rotated queries
+    and keys and four tensors of the feed-forward width; "selective" the outputs of matrix products and of attention;
+    "full" a layer's input. (After Korthikanti et al. 2022, whose count is of another architecture.)
+    """
+    width, layers = config.hidden_size, config.num_hidden_layers
+    heads = getattr(config, "num_attention_heads", 1)
+    keys = width * (getattr(config, "num_key_value_heads", None) or heads) // heads
+    wide = getattr(config, "intermediate_size", None) or 4 * width
+    products = 2 * (3 * width + 2 * keys + 2 * wide + width)
+    everything = products + 2 * (12 * width + 2 * keys + 2 * wide)
+    a_layer = {"none": everything, "selective": products + 2 * width, "full": 2 * width}[checkpointing]
+    # whatever is recomputed is recomputed a layer at a time
+    return layers * a_layer + (0 if checkpointing == "none" else everything)
+
+
+def choose_micro_batches(
+    config: Any, *, step_tokens: int, longest: int, tokens: int, checkpointing: str, free: int | None
+) -> MicroBatches:
+    """The fastest way to cut a step that the memory holds.
+
+    Args:
+        step_tokens: tokens a process has in an average step; more in a micro-batch would stand empty.
+        longest: tokens of the longest example, the least a micro-batch must hold.
+        tokens: a budget that is asked for, or 0 to choose one.
+        checkpointing: "none", "selective", "full", or "auto" to choose.
+        free: bytes for activations; None where memory is no limit (CPU).
+
+    The 4-bit weights are unpacked once a micro-batch whatever its size (48% overhead at 512 tokens, 3% at 8k), so fewer
+    and larger ones win until recomputation costs more: the least recomputation with which `ENOUGH` tokens fit is taken.
+    """
+    modes = [checkpointing] if checkpointing != "auto" else ["none", "selective", "full"]
+    head = 10 * min(max(step_tokens, longest), LOGITS_ROWS) * config.vocab_size
+    wanted = tokens or max(longest, min(MOST, step_tokens + longest))
+    for mode in modes:
+        a_token = activation_bytes(config, mode)
+        fits = wanted if free is None else min(wanted, max(0, free - head) // a_token)
+        if fits >= min(wanted, max(longest, ENOUGH)) or mode == modes[-1]:
+            chosen = tokens or max(longest, fits)
+            return MicroBatches(chosen, mode, a_token * min(chosen, max(step_tokens, longest)) + head)
+    raise AssertionError("the last mode is always taken")
+
+
 def make_plan(
     model: Any,
     *,
     examples: int,
-    longest: int,
     epochs: float,
-    batch_size: int,
-    accumulation: int,
+    examples_a_step: int,
     processes: int,
-    checkpointing: bool,
-    vocabulary: int,
+    activations: int,
     output_dir: Path,
 ) -> Plan:
-    """Work out a run from the loaded model; `longest` in tokens, `batch_size` in examples a device."""
-    config = model.config
+    """Work out a run from the loaded model; `examples_a_step` is what one process contributes to a step."""
     # the trainer drops no batch: the last, smaller one is a step of its own
-    steps_per_epoch = max(1, math.ceil(math.ceil(math.ceil(examples / processes) / batch_size) / accumulation))
+    steps_per_epoch = max(1, math.ceil(math.ceil(examples / processes) / examples_a_step))
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    tokens = batch_size * longest
-    # bf16 tensors a layer keeps for the backward pass: about 17 of hidden width (Korthikanti et al. 2022, without
-    # attention scores, which SDPA does not store); with checkpointing one a layer, and one layer whole
-    a_layer = 2 * tokens * config.hidden_size * 17
-    layers = config.num_hidden_layers
-    activations = 2 * tokens * config.hidden_size * layers + a_layer if checkpointing else a_layer * layers
-    logits = 6 * tokens * vocabulary
     existing = next(p for p in (output_dir, *output_dir.resolve().parents) if p.exists())
     return Plan(
         steps=math.ceil(steps_per_epoch * epochs),
@@ -65,7 +111,7 @@ def make_plan(
         parameters=_parameters(model),
         weights=sum(p.numel() * p.element_size() for p in model.parameters()),
         adapter_state=trainable * ADAM_BYTES,
-        activations=activations + min(logits, 6 * 8192 * vocabulary),
+        activations=activations,
         checkpoint=trainable * CHECKPOINT_BYTES,
         disk_free=shutil.disk_usage(existing).free,
     )
