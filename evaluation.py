@@ -66,6 +66,7 @@ DEMO = {
 }
 ENGINE = "transformers static batches"
 SCRIPT = "evaluation.py"
+MANY_CUT_OFF = 0.05  # share of answers from which MAX_NEW_TOKENS is worth raising
 
 
 def make_metrics(bertscore_model: str) -> MetricSuite:
@@ -351,6 +352,7 @@ def in_words(headline: pd.DataFrame, scored: dict[str, Any], metric: str, looks:
         f"worse in {verdicts.count('worse')}, and within noise in {verdicts.count('unclear')}.",
         f"{metric}: {row['base']:.3f} base, {row['tuned']:.3f} tuned, difference {row['difference']:+.3f} "
         f"(95% interval {row['ci_low']:+.3f} to {row['ci_high']:+.3f}).",
+        *little_above_floor(row),
     ]
     by_specialty = scored["specialties"]
     held = by_specialty[(by_specialty["split"] == "holdout") & (by_specialty["metric"] == metric)]
@@ -367,6 +369,7 @@ def in_words(headline: pd.DataFrame, scored: dict[str, Any], metric: str, looks:
         if cut or failed or empty:
             sentences.append(
                 f"Of {len(table)} answers of the {name} model {cut} were cut off, {empty} were empty, {failed} failed."
+                + (" Raise MAX_NEW_TOKENS." if cut > MANY_CUT_OFF * len(table) else "")
             )
     corpus = scored["corpus_bleu"].get("holdout")
     if corpus:
@@ -377,6 +380,17 @@ def in_words(headline: pd.DataFrame, scored: dict[str, Any], metric: str, looks:
         f"This holdout has been looked at {looks} time{'s' * (looks != 1)}; choices made after each look make its next figure rosier."
     )
     return sentences
+
+
+def little_above_floor(row: Any) -> list[str]:
+    """A warning where most of a score is what any answer of the specialty would get."""
+    above = abs(row["tuned"] - row["floor_tuned"])
+    if not math.isfinite(above) or above > 0.25 * abs(row["tuned"]):
+        return []
+    return [
+        f"Beware: answers handed to other questions of the specialty score {row['floor_tuned']:.3f} already, so most of "
+        "what the tuned model scores is style, not knowledge of the question asked."
+    ]
 
 
 def print_table(output: Path) -> None:

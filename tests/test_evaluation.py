@@ -256,3 +256,10 @@ def test_text_of_models_and_files_does_nothing_in_html_or_csv(tmp_path):
         advice={"in_words": [evil], "evidence": []}, pictures={"model_comparison": tmp_path / "no", "specialty_analysis": tmp_path / "no"},
     )  # fmt: skip
     assert "<script>alert" not in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("tuned", "floor", "warned"), [(0.083, 0.076, True), (0.47, 0.12, False), (0.3, float("nan"), False)])
+def test_a_score_that_is_mostly_style_is_called_so(tuned, floor, warned):
+    import evaluation
+
+    assert bool(evaluation.little_above_floor({"tuned": tuned, "floor_tuned": floor})) == warned

@@ -29,7 +29,10 @@ def specialty_analysis(path: Path, table: pd.DataFrame, *, metric: str, split: s
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(11, 1.8 + 0.235 * len(table)), sharey=True, width_ratios=(1.15, 1), constrained_layout=True
     )
-    left.hlines(rows, table["tuned_low"], table["tuned_high"], color=TUNED, alpha=0.35, linewidth=3)
+    low, high = table["tuned_low"], table["tuned_high"]
+    if table[["base", "tuned"]].min(axis=None) >= 0 and table[["base", "tuned"]].max(axis=None) <= 1:
+        low, high = low.clip(0, 1), high.clip(0, 1)  # two questions give an interval far outside what a share can be
+    left.hlines(rows, low, high, color=TUNED, alpha=0.35, linewidth=3)
     left.plot(table["base"], rows, "o", color=BASE, markersize=4.5, label="base")
     left.plot(table["tuned"], rows, "o", color=TUNED, markersize=5.5, label="tuned, 95% interval")
     left.axvline(table["tuned"].mean(), color=TUNED, linestyle=":", linewidth=1, label="mean")

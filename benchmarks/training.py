@@ -1,0 +1,352 @@
+"""Fine-tuning side by side: the plain recipe, TRL at its best, Unsloth, LoRA in bf16, and this workbench.
+
+    python benchmarks/training.py                                    the embedded model on this machine
+    python benchmarks/training.py --random-weights 8b                Llama-3-8B's shape, quantised on the GPU
+    python benchmarks/training.py --dataset datasets --model FOLDER  real text and weights
+
+Every arm sees the same examples in the same order, in steps of the same global batch, and runs in a process of its own.
+Without --dataset the examples are random ids as long as MedQuAD's. A useful token is one that is not padding; the first
+steps of an arm are not timed. What it printed on named machines stands in benchmarks/results/training.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+WARM_UP = 2  # steps
+# tokens of MedQuAD's question and answer in Llama-3's vocabulary: mean 270, log-normal but for a long tail that is cut
+LENGTH_MU, LENGTH_SIGMA, LONGEST = 5.25, 0.8, 2048
+LEARNING_RATE, RANK, ALPHA, TARGETS = 2e-4, 16, 32, "all-linear"
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, from the data sheets
+
+
+def examples(options: argparse.Namespace, vocabulary: int) -> list[dict[str, Any]]:
+    """The same for every arm: enough for all its steps, then `--eval` more to measure the final loss on."""
+    wanted = options.global_batch * options.steps + options.eval
+    if options.dataset:
+        from workbench import models
+        from workbench.data import dataset_folders
+        from workbench.training.examples import encode_records
+
+        rows = dataset_folders.read_split(Path(options.dataset), "train").shuffle(seed=0)
+        found, _ = encode_records(rows, models.load_tokenizer(options.model), max_length=LONGEST,
+                                  long_examples="truncate", terminator="<|eot_id|>")  # fmt: skip
+        if len(found) < wanted:
+            sys.exit(f"{options.dataset}: has {len(found)} training examples, and {wanted} are needed; lower --steps.")
+        return [{"id": e.id, "input_ids": e.input_ids, "labels": e.labels} for e in found[:wanted]]
+    draw = random.Random(0)
+    rows = []
+    for number in range(wanted):
+        length = min(LONGEST, max(24, round(draw.lognormvariate(LENGTH_MU, LENGTH_SIGMA))))
+        ids = [draw.randrange(10, vocabulary) for _ in range(length)]
+        prompt = min(length - 4, draw.randint(16, 40))
+        rows.append({"id": str(number), "input_ids": ids, "labels": [-100] * prompt + ids[prompt:]})
+    return rows
+
+
+def load(options: argparse.Namespace, *, load_in_4bit: bool) -> Any:
+    import random_weights
+
+    from workbench import models
+
+    models.quiet()
+    if options.random_weights:
+        return random_weights.build(options.random_weights, load_in_4bit=load_in_4bit, device=models.device())
+    return models.load_base(options.model, load_in_4bit=load_in_4bit)
+
+
+def vocabulary_of(options: argparse.Namespace) -> int:
+    import random_weights
+
+    from workbench import models
+
+    if options.random_weights:
+        return int(random_weights.SHAPES[options.random_weights]["vocab_size"])
+    return int(models.load_config(options.model).vocab_size)
+
+
+class Clock:
+    """A trainer callback that times optimizer steps."""
+
+    def __new__(cls) -> Any:
+        import torch
+        from transformers import TrainerCallback
+
+        class Timer(TrainerCallback):
+            def __init__(self) -> None:
+                self.stamps: list[float] = []
+
+            def stamp(self) -> None:
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                self.stamps.append(time.perf_counter())
+
+            def on_train_begin(self, *_: Any, **__: Any) -> None:
+                self.stamp()
+
+            def on_step_end(self, *_: Any, **__: Any) -> None:
+                self.stamp()
+
+        return Timer()
+
+
+def lora() -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=TARGETS, bias="none", task_type="CAUSAL_LM")
+
+
+def arguments(options: argparse.Namespace, kind: Any, folder: str, micro: int, **more: Any) -> Any:
+    import torch
+
+    return kind(
+        output_dir=folder, max_steps=options.steps, learning_rate=LEARNING_RATE, lr_scheduler_type="constant",
+        warmup_steps=0, max_grad_norm=1.0, bf16=True, use_cpu=not torch.cuda.is_available(), report_to=[],
+        save_strategy="no", logging_steps=1000, disable_tqdm=True, remove_unused_columns=False, seed=0,
+        per_device_train_batch_size=micro, gradient_accumulation_steps=max(1, options.global_batch // micro), **more,
+    )  # fmt: skip
+
+
+def in_order(trainer: Any) -> Any:
+    """Every arm takes the examples in the order in which they stand."""
+    import torch
+
+    trainer._get_train_sampler = lambda dataset=None: torch.utils.data.SequentialSampler(trainer.train_dataset)
+    return trainer
+
+
+def plain(options: argparse.Namespace, rows: list[dict[str, Any]], folder: str) -> Any:
+    """The recipe of most tutorials: transformers' Trainer, padded batches of 4, everything recomputed."""
+    from datasets import Dataset
+    from peft import get_peft_model, prepare_model_for_kbit_training
+    from transformers import Trainer, TrainingArguments
+
+    from workbench.training.examples import PadToLongest
+
+    model = prepare_model_for_kbit_training(load(options, load_in_4bit=True))
+    wrapped = get_peft_model(model, lora())
+    more = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+    return Trainer(
+        model=wrapped,
+        args=arguments(options, TrainingArguments, folder, 4, **more),
+        train_dataset=Dataset.from_list([{k: row[k] for k in ("input_ids", "labels")} for row in rows]),
+        data_collator=PadToLongest(0),
+    )
+
+
+def trl(options: argparse.Namespace, rows: list[dict[str, Any]], folder: str, *, micro: int = 8, **more: Any) -> Any:
+    """TRL's SFTTrainer on ids and completion masks, nothing recomputed; it masks, pads or packs by itself."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    model = load(options, load_in_4bit=True)
+    given = [{"input_ids": row["input_ids"], "completion_mask": [int(label != -100) for label in row["labels"]]} for row in rows]
+    settings = {"max_length": LONGEST, "pad_token": None, "gradient_checkpointing": False} | more
+    settings.pop("pad_token")
+    config = arguments(options, SFTConfig, folder, micro, **settings)
+    return SFTTrainer(model=model, args=config, train_dataset=Dataset.from_list(given), processing_class=tokenizer(options),
+                      peft_config=lora())  # fmt: skip
+
+
+def trl_checkpointed(options: argparse.Namespace, rows: list[dict[str, Any]], folder: str) -> Any:
+    return trl(options, rows, folder, micro=16, gradient_checkpointing=True)
+
+
+def trl_packed(options: argparse.Namespace, rows: list[dict[str, Any]], folder: str) -> Any:
+    """Best-fit packing into rows of 2,048; with a flash kernel where `kernels` or flash-attn is installed."""
+    return trl(options, rows, folder, micro=max(1, options.global_batch // 8), packing=True, packing_strategy="bfd")
+
+
+def unsloth(options: argparse.Namespace, rows: list[dict[str, Any]], folder: str) -> Any:
+    """Unsloth's patches on its own loader; needs the package, a GPU, and a model in a folder or on the Hub."""
+    from unsloth import FastLanguageModel
+
+    if options.random_weights:
+        raise RuntimeError("Unsloth loads models itself, from a folder or the Hub: give --model")
+    model, processing = FastLanguageModel.from_pretrained(options.model, max_seq_length=LONGEST, load_in_4bit=True)
+    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    model = FastLanguageModel.get_peft_model(model, r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=names,
+                                             use_gradient_checkpointing="unsloth")  # fmt: skip
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    from workbench.training.examples import PadToLongest
+
+    return SFTTrainer(
+        model=model, processing_class=processing, data_collator=PadToLongest(processing.pad_token_id),
+        args=arguments(options, SFTConfig, folder, 8, dataset_kwargs={"skip_prepare_dataset": True}, max_length=None),
+        train_dataset=Dataset.from_list([{k: row[k] for k in ("input_ids", "labels")} for row in rows]),
+    )  # fmt: skip
+
+
+def ours(options: argparse.Namespace, rows: list[dict[str, Any]], folder: str, *, load_in_4bit: bool = True) -> Any:
+    """What fine_tuning.py does, with its own choice of micro-batches unless one is given."""
+    import fine_tuning
+    from workbench.training.examples import Example
+
+    config = fine_tuning.TrainingConfig()
+    given = {"OUTPUT_DIR": folder, "LOAD_IN_4BIT": load_in_4bit, "LORA_RANK": RANK, "LORA_ALPHA": ALPHA, "LORA_DROPOUT": 0.0,
+             "LORA_TARGET_MODULES": [TARGETS], "BATCH_SIZE": options.global_batch, "GRADIENT_ACCUMULATION_STEPS": 1,
+             "LEARNING_RATE": LEARNING_RATE, "LR_SCHEDULER": "constant", "WARMUP_RATIO": 0.0, "NUM_EPOCHS": 1.0,
+             "MAX_TOKENS_PER_BATCH": options.tokens, "ACTIVATION_CHECKPOINTING": options.checkpointing, "RANDOM_SEED": 0}  # fmt: skip
+    for name, value in given.items():
+        setattr(config, name, value)
+    taught = [Example(row["id"], "all", row["input_ids"], row["labels"]) for row in rows]
+    model = load(options, load_in_4bit=load_in_4bit)
+    cut = fine_tuning.cut_steps(config, model, taught)
+    trainer = fine_tuning.make_trainer(config, model, tokenizer(options), taught, taught[:1], cut)
+    trainer.args.max_steps, trainer.args.eval_strategy, trainer.args.save_strategy = options.steps, "no", "no"
+    trainer.how = f"{cut.tokens:,} tokens a micro-batch, recomputing {cut.checkpointing}"
+    return trainer
+
+
+def ours_bf16(options: argparse.Namespace, rows: list[dict[str, Any]], folder: str) -> Any:
+    return ours(options, rows, folder, load_in_4bit=False)
+
+
+ARMS = {
+    "plain": plain,
+    "trl": trl,
+    "trl-checkpointed": trl_checkpointed,
+    "trl-packed": trl_packed,
+    "unsloth": unsloth,
+    "ours-bf16-lora": ours_bf16,
+    "ours": ours,
+}
+
+
+def tokenizer(options: argparse.Namespace) -> Any:
+    """The model's own; random weights borrow the embedded model's, which only has to know its pad token."""
+    from workbench import models
+
+    return models.load_tokenizer("embedded" if options.random_weights else options.model)
+
+
+def run_arm(options: argparse.Namespace) -> None:
+    """One arm, in this process; prints a JSON line."""
+    import torch
+
+    rows = examples(options, vocabulary_of(options))
+    taught, kept = rows[: options.global_batch * options.steps], rows[options.global_batch * options.steps :]
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = in_order(ARMS[options.arm](options, taught, folder))
+        clock = Clock()
+        trainer.add_callback(clock)
+        trainer.train()
+        memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+        loss = final_loss(trainer, kept)
+    # packs of other trainers are not whole multiples of the global batch, so time an example by what was trained
+    steps = len(clock.stamps) - 1
+    per_step = [sum(len(row["input_ids"]) for row in taught[i : i + options.global_batch]) for i in
+                range(0, len(taught), options.global_batch)]  # fmt: skip
+    seconds = clock.stamps[-1] - clock.stamps[WARM_UP]
+    useful = trained_tokens(trainer, per_step, steps)
+    rate = useful * (steps - WARM_UP) / steps / seconds
+    print("RESULT " + json.dumps({
+        "arm": options.arm, "tokens_a_second": rate, "seconds_a_step": seconds / (steps - WARM_UP), "steps": steps,
+        "peak_gb": (memory or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 1e9, "loss": loss,
+        "mfu": flops_a_token(trainer.model) * rate / peak() if peak() else None, "how": getattr(trainer, "how", ""),
+    }))  # fmt: skip
+
+
+def trained_tokens(trainer: Any, per_step: list[int], steps: int) -> int:
+    """Useful tokens of the whole run; a trainer that packs by itself counted them as it went."""
+    if getattr(trainer.args, "packing", False):
+        return int(trainer._total_train_tokens)
+    return sum(per_step[:steps])
+
+
+def final_loss(trainer: Any, rows: list[dict[str, Any]]) -> float:
+    """Nats a supervised token on examples no arm was trained on, worked out the same way for all."""
+    import torch
+
+    model = trainer.accelerator.unwrap_model(trainer.model).eval()
+    nats = tokens = 0.0
+    device = next(p for p in model.parameters() if p.requires_grad).device
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+        for row in rows:
+            ids = torch.tensor([row["input_ids"]], device=device)
+            labels = torch.tensor(row["labels"][1:], device=device)
+            logits = model(input_ids=ids).logits[0, :-1].float()
+            kept = labels != -100
+            nats += float(torch.nn.functional.cross_entropy(logits[kept], labels[kept], reduction="sum"))
+            tokens += int(kept.sum())
+    return nats / tokens
+
+
+def flops_a_token(model: Any) -> float:
+    """Needed for forward and backward without recomputation: 4 a weight of frozen layers (their own gradient is not
+    needed), attention's own products left out, as they depend on lengths and are a few percent here."""
+    config = model.config
+    width, wide, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    keys = width * config.num_key_value_heads // config.num_attention_heads
+    return 4.0 * (layers * (2 * width * width + 2 * width * keys + 3 * width * wide) + width * config.vocab_size)
+
+
+def peak() -> float | None:
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    name = torch.cuda.get_device_name()
+    return next((flops for key, flops in PEAK_FLOPS.items() if key in name), None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--random-weights", choices=("8b", "1b", "tiny"))
+    parser.add_argument("--dataset", help="a folder of dataset_preparation.py")
+    parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--global-batch", type=int, default=64, help="examples an optimizer step")
+    parser.add_argument("--eval", type=int, default=32, help="examples the final loss is measured on")
+    parser.add_argument("--tokens", type=int, default=0, help="tokens in a micro-batch of ours; 0 chooses")
+    parser.add_argument("--checkpointing", default="auto")
+    parser.add_argument("--arm", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.arm:
+        run_arm(options)
+        return
+    print(f"{machine()}, global batch {options.global_batch}, {options.steps} steps, "
+          f"{options.random_weights or options.model}, {options.dataset or 'random ids, MedQuAD lengths'}")  # fmt: skip
+    print(f"{'arm':<18}{'useful tok/s':>13}{'s a step':>10}{'peak GB':>9}{'MFU':>7}{'final loss':>12}  how")
+    for arm in options.arms.split(","):
+        command = [sys.executable, __file__, *sys.argv[1:], "--arm", arm]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        line = next((text for text in done.stdout.splitlines() if text.startswith("RESULT ")), None)
+        if line is None:
+            reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+            print(f"{arm:<18}failed: {reason[:160]}", flush=True)
+            continue
+        got = json.loads(line.removeprefix("RESULT "))
+        mfu = f"{100 * got['mfu']:.0f}%" if got["mfu"] else "-"
+        loss = f"{got['loss']:.3f}" if math.isfinite(got["loss"]) else "-"
+        print(f"{arm:<18}{got['tokens_a_second']:>13,.0f}{got['seconds_a_step']:>10.2f}{got['peak_gb']:>9.2f}{mfu:>7}"
+              f"{loss:>12}  {got['how']}", flush=True)  # fmt: skip
+
+
+def machine() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    return f"CPU {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+
+
+if __name__ == "__main__":
+    main()
