@@ -125,7 +125,7 @@ def in_order(trainer: Any) -> Any:
     """Every arm takes the examples in the order in which they stand."""
     import torch
 
-    trainer._get_train_sampler = lambda dataset=None: torch.utils.data.SequentialSampler(trainer.train_dataset)
+    trainer._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(trainer.train_dataset)
     return trainer
 
 
