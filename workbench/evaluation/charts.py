@@ -30,7 +30,8 @@ def specialty_analysis(path: Path, table: pd.DataFrame, *, metric: str, split: s
         1, 2, figsize=(11, 1.8 + 0.235 * len(table)), sharey=True, width_ratios=(1.15, 1), constrained_layout=True
     )
     low, high = table["tuned_low"], table["tuned_high"]
-    if table[["base", "tuned"]].stack().between(0, 1).all():
+    means = table[["base", "tuned"]].to_numpy(float)
+    if ((means >= 0) & (means <= 1)).all():
         low, high = low.clip(0, 1), high.clip(0, 1)  # two questions give an interval far outside what a share can be
     left.hlines(rows, low, high, color=TUNED, alpha=0.35, linewidth=3)
     left.plot(table["base"], rows, "o", color=BASE, markersize=4.5, label="base")
