@@ -15,10 +15,11 @@ install: $(VENV)/installed  ## .venv with everything in requirements.txt
 
 $(VENV)/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 …"; exit 1; }
+	@# without --no-compile pip compiles every module of torch and its kin, used or not: a third of the time
 	@echo "installing into $(VENV), two to three minutes …"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check '$(TORCH)'
+	@$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements.txt
 	@touch $@
 
 run: install  ## the three scripts on the sample data, twice: about 8 minutes the first time

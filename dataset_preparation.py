@@ -47,7 +47,7 @@ class DatasetConfig(settings.Settings):
     SPECIALTY_SAMPLE_PERCENTAGES: dict[str, float] = {}
     # What the model is told before each question, in training and evaluation alike. Empty for none.
     SYSTEM_MESSAGE: str = "You are a medical assistant. Answer accurately and concisely."
-    # "llama3", or a tokenizer's folder or a .jinja file for models of another family.
+    # "llama3"; "plain" for encoder-decoder models; or a tokenizer's folder or .jinja file for another family.
     CHAT_TEMPLATE: str = "llama3"
     # Records whose questions and answers both share this much of their words say the same and do not stand on two
     # sides. 0 turns it off; equal questions and identical answers are kept apart all the same.
@@ -117,9 +117,11 @@ def template_of(config: DatasetConfig) -> Any:
     """The template the settings ask for: the function above, or another family's own."""
     if config.CHAT_TEMPLATE == "llama3":
         return apply_chat_template
+    if config.CHAT_TEMPLATE == "plain":
+        return chat.render_plain
     source = Path(config.CHAT_TEMPLATE)
     if not source.exists():
-        raise UserError(f'CHAT_TEMPLATE={source}: is neither "llama3" nor a file or folder that exists.')
+        raise UserError(f'CHAT_TEMPLATE={source}: is neither "llama3" nor "plain" nor a file or folder that exists.')
     return chat.JinjaTemplate(source).render
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,6 +108,9 @@ class Inputs:
                 )
         self.base_name = config.BASE_MODEL_PATH or self.training["settings"]["MODEL_NAME"]
         self.iteration: int = self.training["iteration"]
+        self.encoder_decoder: bool = self.training["settings"].get("MODEL_TYPE") == "encoder-decoder"
+        # a model trained whole has no adapter to switch off: base and tuned are loaded in turn
+        self.whole_model = not (self.adapter_folder / "adapter_config.json").is_file()
 
 
 def collect_questions(config: EvaluationConfig, inputs: Inputs, tokenizer: Any) -> list[Question]:
@@ -120,18 +123,28 @@ def collect_questions(config: EvaluationConfig, inputs: Inputs, tokenizer: Any) 
         rows = dataset_folders.read_split(inputs.data_folder, split)
         if len(rows):
             chat.check_tokenizer(tokenizer, rows[0]["formatted_chat"], inputs.base_name)
-        found += questions_of(split, rows, tokenizer, config.MAX_SAMPLES_PER_SPECIALTY)
+        found += questions_of(split, rows, tokenizer, config.MAX_SAMPLES_PER_SPECIALTY, encoder_decoder=inputs.encoder_decoder)
     if not found:
         raise UserError(f"{inputs.data_folder}: holdout and eval are empty, so there is nothing to ask.")
     return found
 
 
-def load_both(config: EvaluationConfig, inputs: Inputs) -> Any:
-    """The base, once, with the adapter that can be switched off; refuses an adapter of another base."""
+def load_arms(config: EvaluationConfig, inputs: Inputs) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Models, each with the arms it answers for; refuses an adapter of another base.
+
+    The base is loaded once, with an adapter that can be switched off. Of a model trained whole, base and tuned one come
+    one after the other.
+    """
     from workbench import models
 
     location = check_base(config, inputs)
-    return models.load_adapter(models.load_base(location, load_in_4bit=config.LOAD_IN_4BIT), inputs.adapter_folder)
+    base = models.load_base(location, load_in_4bit=config.LOAD_IN_4BIT)
+    if not inputs.whole_model:
+        yield ("base", "tuned"), models.load_adapter(base, inputs.adapter_folder)
+        return
+    yield ("base",), base.eval()
+    del base
+    yield ("tuned",), models.load_base(str(inputs.adapter_folder), load_in_4bit=config.LOAD_IN_4BIT).eval()
 
 
 def check_base(config: EvaluationConfig, inputs: Inputs) -> str:
@@ -172,14 +185,15 @@ def ask_one(config: EvaluationConfig, inputs: Inputs, text: str) -> None:
     if chat.SPECIAL_TOKEN.search(text) or not text.strip():
         raise UserError("--ask takes a question in plain text.")
     prompt = before + text.strip() + after
-    ids = tuple(chat.encode_prompt(tokenizer, prompt))
+    encode = chat.encode_source if inputs.encoder_decoder else chat.encode_prompt
+    ids = tuple(encode(tokenizer, prompt))
     question = generation.Question("asked", "", "", text, "", prompt, ids)
     decoding = decoding_of(config, tokenizer)
-    model = load_both(config, inputs)
-    for arm in generation.ARMS:
-        with model.disable_adapter() if arm == "base" else nullcontext():
-            [(answer, finish)] = generation.generate_batch(model, [question], decoding)
-        print(f"\n{arm}: {tokenizer.decode(answer, skip_special_tokens=True).strip()}{' …' if finish == 'length' else ''}")
+    for arms, model in load_arms(config, inputs):
+        for arm in arms:
+            with generation.speaking_as(arm, model):
+                [(answer, finish)] = generation.generate_batch(model, [question], decoding)
+            print(f"\n{arm}: {tokenizer.decode(answer, skip_special_tokens=True).strip()}{' …' if finish == 'length' else ''}")
 
 
 def generate(
@@ -211,14 +225,15 @@ def generate(
         print(f"  {adopted} answers are taken over from an earlier evaluation of the same model and questions")
     record: dict[str, Any] = {"engine": ENGINE, "generated": 0, "decoding": {"stop_ids": list(decoding.stop_ids)}}
     if any(key not in store.answers for key in wanted):
-        print(f"loading {inputs.base_name} and the adapter …", flush=True)
-        model = load_both(config, inputs)
-        record["largest_logit_change"] = generation.assert_adapter_works(model, questions)
-        size = config.BATCH_SIZE or generation.find_batch_size(model.device.type, questions, decoding, model.config)
-        record["batch_size"] = size
-        print(f"asking {len(questions)} questions, {size} at a time, on {models.describe_device()}", flush=True)
-        for arm in generation.ARMS:
-            record["generated"] += generation.ask(model, arm, questions, keys[arm], store, tokenizer, decoding, size)
+        print(f"loading {inputs.base_name} and {'the tuned model' if inputs.whole_model else 'the adapter'} …", flush=True)
+        for arms, model in load_arms(config, inputs):
+            if not inputs.whole_model:
+                record["largest_logit_change"] = generation.assert_adapter_works(model, questions)
+            size = config.BATCH_SIZE or generation.find_batch_size(model.device.type, questions, decoding, model.config)
+            record["batch_size"] = size
+            print(f"asking {len(questions)} questions, {size} at a time, on {models.describe_device()}", flush=True)
+            for arm in arms:
+                record["generated"] += generation.ask(model, arm, questions, keys[arm], store, tokenizer, decoding, size)
     for arm in generation.ARMS:
         generation.check_complete(questions, keys[arm], store, arm)
     return questions, {arm: [store.answers[key] for key in keys[arm]] for arm in generation.ARMS}, record
@@ -325,7 +340,7 @@ def write_results(
             "iteration": inputs.iteration,
             "facts": {
                 "base model": f"{inputs.base_name} ({'NF4' if config.LOAD_IN_4BIT else 'bf16'})",
-                "tuned model": f"adapter in {inputs.adapter_folder}, kept at step {training['kept']['step']}",
+                "tuned model": f"{'model' if inputs.whole_model else 'adapter'} in {inputs.adapter_folder}, kept at step {training['kept']['step']}",
                 "questions": ", ".join(f"{n} {split}" for split, n in scored["base"]["split"].value_counts().items()),
                 "system message, both": inputs.data["settings"]["SYSTEM_MESSAGE"] or "(none)",
                 "decoding, both": f"temperature {config.TEMPERATURE:g}, at most {config.MAX_NEW_TOKENS} new tokens",

@@ -4,6 +4,8 @@
     python fine_tuning.py --demo                 the embedded model on the sample data, on any CPU
     python fine_tuning.py                        Meerkat 8B on datasets/, on every GPU of this machine
     python fine_tuning.py --plan                 what would be trained, time and memory, then end
+    python fine_tuning.py --export FOLDER        base and adapter merged in bf16, with a model card
+    python fine_tuning.py --compare A B          finished runs side by side
 
 Reads DATASET_DIR, as dataset_preparation.py wrote it; writes OUTPUT_DIR, see results/README.md. Killed and run
 again, it goes on from its last whole checkpoint.
@@ -27,6 +29,8 @@ class TrainingConfig(settings.Settings):
 
     # Base model: a Hub name, a folder, or "embedded" for the small model that runs anywhere.
     MODEL_NAME: str = "dmis-lab/llama-3-meerkat-8b-v1.0"
+    # "decoder" (Llama, Mistral, Qwen, …) or "encoder-decoder" (T5 and its kin; prepare with CHAT_TEMPLATE=plain).
+    MODEL_TYPE: str = "decoder"
     # What dataset_preparation.py wrote.
     DATASET_DIR: str = "datasets"
     # Where the adapter and everything about it goes.
@@ -41,11 +45,13 @@ class TrainingConfig(settings.Settings):
     LORA_TARGET_MODULES: list[str] = ["q_proj", "v_proj"]
     # True: the base in NF4 (QLoRA), 8B in about 6 GB. False: in bf16, 16 GB and a little faster.
     LOAD_IN_4BIT: bool = True
+    # True trains every weight instead of an adapter; for small encoder-decoder models, with LOAD_IN_4BIT=False.
+    FULL_FINE_TUNING: bool = False
     # Passes over the training data. The best epoch is kept, so one too many costs time only.
     NUM_EPOCHS: float = 3.0
-    # The optimizer sees BATCH_SIZE x GRADIENT_ACCUMULATION_STEPS x GPUs examples a step. How many of them pass through
-    # a device at once depends on MAX_TOKENS_PER_BATCH alone, so the two only multiply.
+    # The optimizer sees BATCH_SIZE x GRADIENT_ACCUMULATION_STEPS x GPUs examples a step.
     BATCH_SIZE: int = 4
+    # Only multiplies BATCH_SIZE: how many examples pass through a device at once is MAX_TOKENS_PER_BATCH's affair.
     GRADIENT_ACCUMULATION_STEPS: int = 4
     # Tokens that pass through a device at once, whole examples packed without padding; 0 chooses what memory holds.
     MAX_TOKENS_PER_BATCH: int = 0
@@ -73,7 +79,23 @@ class TrainingConfig(settings.Settings):
     KEEP_CHECKPOINTS: int = 2
     # Optimizer steps between two entries of the training log.
     LOGGING_STEPS: int = 10
-    # True reports to Weights & Biases (WANDB_API_KEY from the environment, WANDB_MODE=offline for none).
+    # Optimizer steps between evaluations; 0 evaluates after each epoch.
+    EVAL_STEPS: int = 0
+    # Questions of the eval split that the model answers at each evaluation, for ROUGE-L and BERTScore beside the loss.
+    SAMPLE_QUESTIONS: int = 12
+    # Which measure of the eval split decides what is kept: loss, token_accuracy, ROUGE-L or bertscore_f1.
+    BEST_METRIC: str = "loss"
+    # Evaluations without a new best after which training ends early; 0 for never.
+    EARLY_STOPPING: int = 0
+    # Folder of an adapter to go on training from, such as the last iteration's; empty begins a new one.
+    INIT_ADAPTER: str = ""
+    # Any field of PEFT's LoraConfig by its own name, e.g. {use_rslora: true, use_dora: true}.
+    LORA_OPTIONS: dict[str, object] = {}
+    # Any field of TRL's SFTConfig by its own name, e.g. {neftune_noise_alpha: 5, adam_beta2: 0.98}.
+    TRAINER_OPTIONS: dict[str, object] = {}
+    # Where losses are reported to beside training_log.jsonl: wandb, mlflow, tensorboard, several at once.
+    REPORT_TO: list[str] = []
+    # True is REPORT_TO=wandb (WANDB_API_KEY from the environment, WANDB_MODE=offline for none).
     USE_WANDB: bool = False
     # GPUs to use on this machine; None takes all.
     NUM_GPUS: int | None = None
@@ -93,12 +115,17 @@ DEMO = {
     "GRADIENT_ACCUMULATION_STEPS": 1,
     "LEARNING_RATE": 2e-3,
     "MAX_SEQ_LENGTH": 256,
+    "SAMPLE_QUESTIONS": 8,
 }
 SCRIPT = "fine_tuning.py"
+MODEL_TYPES = ("decoder", "encoder-decoder")
+BEST_METRICS = {"loss": -1, "token_accuracy": 1, "ROUGE-L": 1, "bertscore_f1": 1}  # 1 where higher is better
+EXPORT_QUESTIONS = 32  # asked of the adapter and of the merged model, to say how alike they are
 CHECKPOINTING = ("auto", "none", "selective", "full")
 # These change how a run is carried out, not what it yields
 NOT_IN_FINGERPRINT = {"OUTPUT_DIR", "DATASET_DIR", "KEEP_CHECKPOINTS", "LOGGING_STEPS", "USE_WANDB", "SAVE_STEPS", "NUM_GPUS",
-                      "MAX_TOKENS_PER_BATCH", "ACTIVATION_CHECKPOINTING"}  # fmt: skip
+                      "MAX_TOKENS_PER_BATCH", "ACTIVATION_CHECKPOINTING", "REPORT_TO", "SAMPLE_QUESTIONS",
+                      "BATCH_SIZE", "GRADIENT_ACCUMULATION_STEPS", "INIT_ADAPTER"}  # fmt: skip
 
 
 def check(config: TrainingConfig) -> None:
@@ -117,6 +144,23 @@ def check(config: TrainingConfig) -> None:
     settings.check_range(config, "WARMUP_RATIO", 0, 0.99)
     for name in ("NUM_EPOCHS", "LEARNING_RATE", "MAX_GRAD_NORM"):
         settings.check_range(config, name, 0, 1e6, low_open=True)
+    settings.check_range(config, "EVAL_STEPS", 0, 1_000_000)
+    settings.check_range(config, "SAMPLE_QUESTIONS", 0, 10_000)
+    settings.check_range(config, "EARLY_STOPPING", 0, 10_000)
+    if config.MODEL_TYPE not in MODEL_TYPES:
+        raise UserError(f"MODEL_TYPE must be one of {', '.join(MODEL_TYPES)}, not {config.MODEL_TYPE!r}.")
+    if config.FULL_FINE_TUNING and (config.MODEL_TYPE == "decoder" or config.LOAD_IN_4BIT):
+        raise UserError(
+            "FULL_FINE_TUNING is for MODEL_TYPE=encoder-decoder with LOAD_IN_4BIT=False; 4-bit weights cannot be trained."
+        )
+    if config.FULL_FINE_TUNING and config.INIT_ADAPTER:
+        raise UserError("INIT_ADAPTER goes on with an adapter, and FULL_FINE_TUNING trains without one. Choose one.")
+    if config.BEST_METRIC not in BEST_METRICS:
+        raise UserError(f"BEST_METRIC must be one of {', '.join(BEST_METRICS)}, not {config.BEST_METRIC!r}.")
+    if config.BEST_METRIC in ("ROUGE-L", "bertscore_f1") and not config.SAMPLE_QUESTIONS:
+        raise UserError(f"BEST_METRIC={config.BEST_METRIC} needs answers. Set SAMPLE_QUESTIONS, 50 or more for a steady choice.")
+    if config.INIT_ADAPTER and not (Path(config.INIT_ADAPTER) / "adapter_model.safetensors").is_file():
+        raise UserError(f"INIT_ADAPTER={config.INIT_ADAPTER}: holds no adapter (no adapter_model.safetensors).")
     if config.LONG_EXAMPLES not in LONG_POLICIES:
         raise UserError(f"LONG_EXAMPLES must be one of {', '.join(LONG_POLICIES)}, not {config.LONG_EXAMPLES!r}.")
     if not config.LORA_TARGET_MODULES:
@@ -148,7 +192,10 @@ def launch_command(processes: int, argv: list[str]) -> list[str]:
 
 def fingerprint_of(config: TrainingConfig, data: dict[str, Any], base_hash: str, processes: int) -> str:
     kept = {name: value for name, value in settings.as_dict(config).items() if name not in NOT_IN_FINGERPRINT}
-    return files.sha256_of([kept, data["fingerprint"], data["splits"], base_hash, processes])
+    # the examples a step, not how processes share them: a run may be gone on with on another number of GPUs
+    kept["global_batch"] = config.BATCH_SIZE * config.GRADIENT_ACCUMULATION_STEPS * processes
+    start = files.sha256_file(Path(config.INIT_ADAPTER) / "adapter_model.safetensors") if config.INIT_ADAPTER else ""
+    return files.sha256_of([kept, data["fingerprint"], data["splits"], base_hash, start])
 
 
 def load_examples(config: TrainingConfig, tokenizer: Any) -> tuple[list[Any], list[Any], list[str]]:
@@ -169,13 +216,19 @@ def load_examples(config: TrainingConfig, tokenizer: Any) -> tuple[list[Any], li
     )
     first = train[0]
     chat.check_tokenizer(tokenizer, first["formatted_chat"], config.MODEL_NAME)
-    terminator = chat.turn_terminator(first["formatted_prompt"], first["formatted_chat"], first["response"])
-    encoded = [
-        encode_records(
-            split, tokenizer, max_length=config.MAX_SEQ_LENGTH, long_examples=config.LONG_EXAMPLES, terminator=terminator
-        )
-        for split in (train, evaluation)
-    ]
+    limits = {"max_length": config.MAX_SEQ_LENGTH, "long_examples": config.LONG_EXAMPLES}
+    if config.MODEL_TYPE == "encoder-decoder":
+        from workbench.training.encoder_decoder import encode_pairs
+
+        encoded = [encode_pairs(split, tokenizer, **limits) for split in (train, evaluation)]
+    else:
+        terminator = chat.turn_terminator(first["formatted_prompt"], first["formatted_chat"], first["response"])
+        if not terminator.strip():
+            raise UserError(
+                f"{folder}: its chats do not mark the end of an answer, so a decoder would never learn to stop. Prepare the data "
+                "with CHAT_TEMPLATE=llama3 (plain is for MODEL_TYPE=encoder-decoder)."
+            )
+        encoded = [encode_records(split, tokenizer, **limits, terminator=terminator) for split in (train, evaluation)]
     audit = [*encoded[0][1].lines("train", config.MAX_SEQ_LENGTH), encoded[1][1].lines("eval", config.MAX_SEQ_LENGTH)[0]]
     return encoded[0][0], encoded[1][0], audit
 
@@ -204,127 +257,104 @@ def cut_steps(config: TrainingConfig, model: Any, examples: list[Any]) -> Any:
 
 
 def make_trainer(
-    config: TrainingConfig, model: Any, tokenizer: Any, train: list[Any], evaluation: list[Any], micro_batches: Any
+    config: TrainingConfig,
+    model: Any,
+    tokenizer: Any,
+    train: list[Any],
+    evaluation: list[Any],
+    micro_batches: Any,
+    examine: Any = None,
 ) -> Any:
     """TRL's trainer on our ids, masks and packs."""
-    import torch
     from datasets import Dataset
-    from peft import LoraConfig
+    from peft import get_peft_model
     from transformers.trainer_callback import PrinterCallback
-    from trl import SFTConfig
 
-    from workbench.training import recomputation
-    from workbench.training.trainer import BEST, AnswerTrainer, Progress
+    from workbench import models
+    from workbench.training import options, recomputation
+    from workbench.training.keeping import BEST, Progress
+    from workbench.training.trainer import AnswerTrainer
 
     output = Path(config.OUTPUT_DIR)
-    modules: Any = config.LORA_TARGET_MODULES
-    lora = LoraConfig(
-        r=config.LORA_RANK,
-        lora_alpha=config.LORA_ALPHA,
-        lora_dropout=config.LORA_DROPOUT,
-        target_modules=modules[0] if modules == ["all-linear"] else modules,
-        bias="none",
-        task_type="CAUSAL_LM",
+    arguments = options.trainer_arguments(
+        config, checkpoints=output / "checkpoints", recomputation=recomputation.options(micro_batches.checkpointing)
     )
     rows = {
         "id": [example.id for example in train],
         "input_ids": [example.input_ids for example in train],
         "labels": [example.labels for example in train],
     }
+    common = {
+        "args": arguments,
+        "train_dataset": Dataset.from_dict(rows),
+        "eval_dataset": Dataset.from_dict({"input_ids": [e.input_ids for e in evaluation]}),
+        "processing_class": tokenizer,
+        "callbacks": [Progress()],
+        "tokens_per_batch": micro_batches.tokens,
+    }
     try:
-        arguments = SFTConfig(
-            output_dir=str(output / "checkpoints"),
-            # a batch of the dataloader is a whole optimizer step, which the trainer cuts by tokens
-            per_device_train_batch_size=config.BATCH_SIZE * config.GRADIENT_ACCUMULATION_STEPS,
-            gradient_accumulation_steps=1,
-            num_train_epochs=config.NUM_EPOCHS,
-            learning_rate=config.LEARNING_RATE,
-            lr_scheduler_type=config.LR_SCHEDULER,
-            warmup_steps=config.WARMUP_RATIO,
-            optim=config.OPTIMIZER,
-            weight_decay=config.WEIGHT_DECAY,
-            max_grad_norm=config.MAX_GRAD_NORM,
-            bf16=True,
-            use_cpu=not torch.cuda.is_available(),
-            gradient_checkpointing=micro_batches.checkpointing != "none",
-            gradient_checkpointing_kwargs=recomputation.options(micro_batches.checkpointing),
-            ddp_find_unused_parameters=False,
-            eval_strategy="epoch",
-            save_strategy="steps",
-            save_steps=config.SAVE_STEPS,
-            save_total_limit=config.KEEP_CHECKPOINTS,
-            logging_steps=config.LOGGING_STEPS,
-            logging_nan_inf_filter=False,
-            report_to=["wandb"] if config.USE_WANDB else [],
-            run_name=output.name,
-            seed=config.RANDOM_SEED,
-            data_seed=config.RANDOM_SEED,
-            remove_unused_columns=False,
-            max_length=None,
-            dataset_kwargs={"skip_prepare_dataset": True},
-            disable_tqdm=True,
-            dataloader_pin_memory=torch.cuda.is_available(),
-        )
-    except ValueError as error:
-        raise UserError(
-            f"LR_SCHEDULER={config.LR_SCHEDULER}, OPTIMIZER={config.OPTIMIZER}: {' '.join(str(error).split())[:240]}"
-        ) from error
-    try:
-        trainer = AnswerTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=Dataset.from_dict(rows),
-            eval_dataset=Dataset.from_dict({"input_ids": [e.input_ids for e in evaluation]}),
-            processing_class=tokenizer,
-            peft_config=lora,
-            callbacks=[Progress()],
-            eval_examples=evaluation,
-            best_folder=output / BEST,
-            tokens_per_batch=micro_batches.tokens,
-        )
+        adapter = None if config.FULL_FINE_TUNING or config.INIT_ADAPTER else options.lora_config(config)
+        if config.INIT_ADAPTER:
+            model = models.load_adapter(model, Path(config.INIT_ADAPTER), trainable=True)
+        if config.MODEL_TYPE == "encoder-decoder":
+            from workbench.training.encoder_decoder import PairTrainer
+
+            model = model if adapter is None else get_peft_model(model, adapter)
+            trainer: Any = PairTrainer(model=model, pad_token_id=tokenizer.pad_token_id, **common)
+        else:
+            trainer = AnswerTrainer(model=model, peft_config=adapter, **common)
     except ValueError as error:
         if "target modules" not in str(error).lower():
             raise
-        raise UserError(f"LORA_TARGET_MODULES={','.join(modules)}: {' '.join(str(error).split())[:240]}") from error
+        raise UserError(
+            f"LORA_TARGET_MODULES={','.join(config.LORA_TARGET_MODULES)}: {' '.join(str(error).split())[:240]}"
+        ) from error
     trainer.remove_callback(PrinterCallback)
+    trainer.follow(
+        eval_examples=evaluation,
+        best_folder=output / BEST,
+        best_metric=config.BEST_METRIC,
+        patience=config.EARLY_STOPPING,
+        examine=examine,
+    )
     return trainer
+
+
+def examiner(config: TrainingConfig, tokenizer: Any) -> Any:
+    """What lets the model answer SAMPLE_QUESTIONS at each evaluation; None where there are to be none."""
+    if not config.SAMPLE_QUESTIONS:
+        return None
+    from workbench.data import dataset_folders
+    from workbench.evaluation import samples
+
+    split = dataset_folders.read_split(Path(config.DATASET_DIR), "eval")
+    return samples.examiner(split, tokenizer, config.SAMPLE_QUESTIONS, encoder_decoder=config.MODEL_TYPE == "encoder-decoder")
 
 
 def save_result(config: TrainingConfig, trainer: Any, tokenizer: Any, data: dict[str, Any], details: dict[str, Any]) -> None:
     """The best adapter with everything needed to use it, the log, and the picture."""
     from workbench import models
-    from workbench.training import curves
-    from workbench.training.trainer import BEST
+    from workbench.training import curves, tables
+    from workbench.training.keeping import BEST
 
     output, best = Path(config.OUTPUT_DIR), Path(config.OUTPUT_DIR) / BEST
-    for name in ("adapter_model.safetensors", "adapter_config.json"):
-        shutil.copyfile(best / name, output / name)
+    for path in best.iterdir():
+        if path.name not in ("evaluation.json", "README.md"):
+            shutil.copyfile(path, output / path.name)
     tokenizer.save_pretrained(str(output))
     models.write_generation_config(output, tokenizer)
     log = [row for row in trainer.state.log_history if "loss" in row]
     history = files.read_json_lines(output / "eval_history.jsonl")
     kept = files.read_json(best / "evaluation.json")
     files.write_json_lines(output / "training_log.jsonl", log)
-    write_specialty_table(output / "eval_by_specialty.csv", history)
+    tables.write_evaluations(output / "eval_by_specialty.csv", history)
+    tables.write_learning(output / "learning_by_specialty.csv", history, kept["step"])
+    tables.write_sample_answers(output / "sample_answers.csv", history)
     curves.draw(output / "training_curves.png", log, history, kept["step"])
     files.write_json(
         output / "training_config.json",
         {"settings": settings.as_dict(config), "iteration": data["iteration"], "kept": kept, **details},
     )
-
-
-def write_specialty_table(path: Path, history: list[dict[str, Any]]) -> None:
-    """A row an evaluation and specialty: loss, perplexity and token accuracy on the eval split."""
-    import pandas as pd
-
-    rows = [
-        {"step": row["step"], "epoch": row["epoch"], "specialty": files.csv_cell(name), **numbers}
-        for row in history
-        for name, numbers in {"(all)": {k: row[k] for k in ("examples", "tokens", "loss", "perplexity", "token_accuracy")},
-                              **row["specialties"]}.items()
-    ]  # fmt: skip
-    with files.atomic_open(path) as file:
-        pd.DataFrame(rows).to_csv(file, index=False)
 
 
 def report(config: TrainingConfig, made: dict[str, Any], demo: bool) -> None:
@@ -335,17 +365,99 @@ def report(config: TrainingConfig, made: dict[str, Any], demo: bool) -> None:
     )
     for name, text in (("loss", "loss, nats a token"), ("perplexity", "perplexity"), ("token_accuracy", "token accuracy")):
         print(f"  {text:<26}{first[name]:>12.3f}{kept[name]:>11.3f}")
-    print(f"  adapter: {output}, curves: {output / 'training_curves.png'}, by specialty: {output / 'eval_by_specialty.csv'}")
+    if "ROUGE-L" in kept:
+        for name in ("ROUGE-L", "bertscore_f1"):
+            print(f"  {f'{name}, {config.SAMPLE_QUESTIONS} sample answers':<26}{first[name]:>12.3f}{kept[name]:>11.3f}")
+    print(f"  adapter: {output}, curves: {output / 'training_curves.png'}, by specialty: {output / 'learning_by_specialty.csv'}")
     asked = "--demo" if demo else f"FINETUNED_MODEL_PATH={output} DATASET_DIR={config.DATASET_DIR}"
     print(f"next: python evaluation.py {asked}")
+
+
+def compare(folders: list[Path]) -> None:
+    """`--compare`: loss, perplexity and the sample's scores of finished runs, a line an evaluation."""
+    print(f"{'run':<28}{'model':<24}{'epoch':>7}{'loss':>9}{'perplexity':>12}{'accuracy':>10}{'ROUGE-L':>9}{'BERTScore':>11}")
+    for folder in folders:
+        done = manifest.require(folder, SCRIPT)
+        name = Path(done["settings"]["MODEL_NAME"]).name
+        for row in files.read_json_lines(folder / "eval_history.jsonl"):
+            sampled = "".join(f"{row[key]:>{width}.3f}" if key in row else f"{'-':>{width}}"
+                              for key, width in (("ROUGE-L", 9), ("bertscore_f1", 11)))  # fmt: skip
+            mark = " kept" if row["step"] == done["kept"]["step"] else ""
+            print(f"{str(folder)[-27:]:<28}{name[:23]:<24}{row['epoch']:>7.2f}{row['loss']:>9.3f}{row['perplexity']:>12.2f}"
+                  f"{row['token_accuracy']:>10.3f}{sampled}{mark}")  # fmt: skip
+    print("Loss, perplexity and accuracy are a token of each model's own tokenizer: across models compare ROUGE-L and BERTScore.")
+
+
+def export_model(config: TrainingConfig, arguments: Any) -> None:
+    """Merge, compare with the adapter, describe, and upload where that is asked for."""
+    import json
+
+    output, target = Path(config.OUTPUT_DIR), arguments.export
+    training = manifest.require(output, SCRIPT)
+    if not (output / "adapter_model.safetensors").is_file():
+        raise UserError(f"{output}: holds a model that was trained whole, so there is nothing to merge. Use the folder itself.")
+    data_folder = Path(config.DATASET_DIR)
+    data = manifest.require(data_folder, "dataset_preparation.py")
+    if target.exists() and any(target.iterdir()):
+        raise UserError(f"--export {target}: is not empty. Name a folder that is not there yet.")
+    print("loading libraries …", flush=True)
+    from workbench import models
+    from workbench.data import dataset_folders, iterations
+    from workbench.evaluation import samples
+    from workbench.training import export
+
+    models.quiet()
+    token = export.hub_token() if arguments.push else ""
+    base = models.locate(training["settings"]["MODEL_NAME"])
+    if models.weights_hash(base) != training["inputs"]["base_weights"]:
+        raise UserError(f"{base}: is not the base that the adapter in {output} was trained on. Restore it, or train again.")
+    entry = next((e for e in iterations.read_ledger(data_folder) if e["iteration"] == training["iteration"]), None)
+    if entry is None:
+        raise UserError(f"{data_folder}: its ledger has no iteration {training['iteration']}, on which the adapter was trained.")
+    tokenizer = models.load_tokenizer(str(output))
+    questions = samples.questions(dataset_folders.read_split(data_folder, "eval"), tokenizer, EXPORT_QUESTIONS)
+    print(f"asking the adapter {len(questions)} questions …", flush=True)
+    load_in_4bit = training["settings"]["LOAD_IN_4BIT"]
+    model = models.load_adapter(models.load_base(base, load_in_4bit=load_in_4bit), output)
+    before = samples.answers(questions, model, tokenizer)
+    del model
+    print(f"merging into {target} …", flush=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    export.merge(base, output, target)
+    print("asking the merged model …", flush=True)
+    likeness = export.agreement(before, samples.answers(questions, models.load_base(str(target), load_in_4bit=False), tokenizer))
+    evaluation = Path("evaluation_results", "demo") if arguments.demo else Path("evaluation_results")
+    scores = export.scores_of(evaluation, training["inputs"]["adapter"])
+    files.write_text(target / "README.md", export.model_card(training, data, entry["sizes"], scores, likeness))
+    files.write_text(target / "export.json", json.dumps({"adapter": training["inputs"]["adapter"], **likeness}, indent=2) + "\n")
+    print(f"  {100 * likeness['equal']:.0f}% of {len(questions)} answers are the adapter's word for word, "
+          f"words overlap by {100 * likeness['word_overlap']:.0f}%")  # fmt: skip
+    if not scores:
+        print(f"  {evaluation} holds no evaluation of this adapter, so the model card has no scores")
+    print(f"exported to {target}: `transformers serve {target}`, or pipeline('text-generation', '{target}')")
+    if arguments.push:
+        print(f"uploaded to {export.push(target, arguments.push, token)}")
 
 
 def main() -> None:
     config, arguments = settings.load(
         TrainingConfig, None, __doc__ or "", DEMO,
-        {"--plan": {"action": "store_true", "help": "print what would be trained, time and memory, and end"}},
+        {
+            "--plan": {"action": "store_true", "help": "print what would be trained, time and memory, and end"},
+            "--export": {"type": Path, "metavar": "FOLDER", "help": "merge the adapter in OUTPUT_DIR into its base, in bf16"},
+            "--compare": {"nargs": "+", "type": Path, "metavar": "FOLDER", "help": "finished runs side by side, an epoch a line"},
+            "--push": {"metavar": "OWNER/NAME", "help": "with --export: upload it to the Hub (HF_TOKEN)"},
+        },
     )  # fmt: skip
     check(config)
+    if arguments.compare:
+        compare(arguments.compare)
+        return
+    if arguments.export is not None:
+        export_model(config, arguments)
+        return
+    if arguments.push:
+        raise UserError("--push uploads what --export FOLDER makes. Give both.")
     data = manifest.require(Path(config.DATASET_DIR), "dataset_preparation.py")
     if config.USE_WANDB:
         print("Weights & Biases is on: settings and losses leave this machine unless WANDB_MODE=offline.")
@@ -384,7 +496,7 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, processe
 
     from workbench import models
     from workbench.training import checkpoints, plan
-    from workbench.training.trainer import measure, time_two_steps
+    from workbench.training.steps import time_two_steps
 
     started = time.time()
     output = Path(config.OUTPUT_DIR)
@@ -407,11 +519,15 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, processe
         return
 
     # 2. data and model, and the plan before the first step
+    found = "encoder-decoder" if models.is_encoder_decoder(models.load_config(location)) else "decoder"
+    if found != config.MODEL_TYPE:
+        raise UserError(f"{config.MODEL_NAME}: is a model of type {found}. Set MODEL_TYPE={found}.")
     tokenizer = models.load_tokenizer(location)
     examples, evaluation, audit = load_examples(config, tokenizer)
-    model = models.load_base(location, load_in_4bit=config.LOAD_IN_4BIT)
+    full_precision = config.FULL_FINE_TUNING or config.TRAINER_OPTIONS.get("bf16") is False
+    model = models.load_base(location, load_in_4bit=config.LOAD_IN_4BIT, full_precision=full_precision)
     micro_batches = cut_steps(config, model, examples)
-    trainer = make_trainer(config, model, tokenizer, examples, evaluation, micro_batches)
+    trainer = make_trainer(config, model, tokenizer, examples, evaluation, micro_batches, examiner(config, tokenizer))
     planned = plan.make_plan(
         trainer.model,
         examples=len(examples),
@@ -447,7 +563,7 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, processe
         print(f"  going on from {checkpoint.name}")
         # on a CPU bitsandbytes repacks its 4-bit weights at the first look without gradients and then rounds otherwise;
         # the first evaluation did that to the run that was killed
-        measure(trainer.model, evaluation[:1], trainer.accelerator, trainer.tokens_per_batch)
+        trainer.look_once()
     stop = checkpoints.StopSafely(trainer.accelerator)
     trainer.add_callback(stop)
     with stop.listening():
@@ -472,10 +588,10 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, processe
         fingerprint,
         settings.as_dict(config),
         {"dataset": data["fingerprint"], "splits": data["splits"], "base_weights": base_hash,
-         "adapter": files.sha256_file(output / "adapter_model.safetensors")},
+         "adapter": files.sha256_file(output / ("model.safetensors" if config.FULL_FINE_TUNING else "adapter_model.safetensors"))},
         started,
         made_by=SCRIPT, iteration=data["iteration"], device=models.describe_device(), processes=processes.num_processes,
-        kept=kept, before={k: v for k, v in before.items() if k != "specialties"},
+        kept=kept, before={k: v for k, v in before.items() if k not in ("specialties", "answers")},
     )  # fmt: skip
     manifest.finish(output, contents)
     for name in ("checkpoints", "best"):

@@ -1,4 +1,5 @@
 import pytest
+from conftest import ROOT
 
 import dataset_preparation
 import evaluation
@@ -86,3 +87,10 @@ def test_the_specifications_defaults_are_the_defaults():
     assert training.MODEL_NAME == "dmis-lab/llama-3-meerkat-8b-v1.0"
     assert (scoring.MAX_NEW_TOKENS, scoring.TEMPERATURE) == (512, 0.1)
     assert scoring.BERTSCORE_MODEL == "microsoft/deberta-xlarge-mnli"
+
+
+@pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_preset_is_a_configuration_that_training_accepts(preset):
+    config, _ = settings.load(fine_tuning.TrainingConfig, ["--config", str(preset)], "", {}, {})
+    fine_tuning.check(config)
+    assert config.MODEL_NAME in preset.read_text()

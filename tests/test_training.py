@@ -1,11 +1,14 @@
 """Examples, masks, the audit, and training itself on the embedded model."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 from conftest import ROOT, run_script, train_command
 
@@ -132,18 +135,20 @@ def test_running_again_is_up_to_date_and_a_plan_changes_nothing(small_run):
     assert manifest.read(small_run["adapter"]) == before
 
 
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_killed_and_run_again_it_ends_with_the_same_adapter(small_run, tmp_path, kill):
     folders = {**small_run, "adapter": tmp_path / "killed"}
     process = subprocess.Popen(
-        [sys.executable, *train_command(folders)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, *train_command(folders)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     deadline = time.time() + 300
     while not list(folders["adapter"].glob("checkpoints/checkpoint-*/whole.json")):
         assert process.poll() is None and time.time() < deadline, "ended before its first checkpoint"
         time.sleep(0.05)
     process.send_signal(kill)
-    process.wait()
+    said, _ = process.communicate()
+    if kill != signal.SIGKILL:  # told to stop, it saves first
+        assert process.returncode == 128 + kill and "the same command goes on from there" in said
     assert manifest.read(folders["adapter"]) is None
     (folders["adapter"] / "checkpoints" / "checkpoint-999").mkdir()  # one cut off while it was written
     resumed = run_script(*train_command(folders))
@@ -172,6 +177,15 @@ def test_other_settings_archive_a_finished_adapter_and_refuse_an_unfinished_one(
         ("MODEL_NAME=nobody/no-such-model", "could not be downloaded"),
         ("MODEL_NAME=dmis-lab/llama-3-meerkat-8b-v1.0", "no GPU is visible"),
         ("DATASET_DIR=absent", "python dataset_preparation.py"),
+        ("ACTIVATION_CHECKPOINTING=some", "auto, none, selective, full"),
+        ("BEST_METRIC=ROUGE-1", "BEST_METRIC must be one of"),
+        ("INIT_ADAPTER=absent", "holds no adapter"),
+        ("LORA_OPTIONS={r: 8}", "LORA_RANK"),
+        ("LORA_OPTIONS={use_rslor: true}", "Did you mean use_rslora"),
+        ("LORA_OPTIONS={init_lora_weights: pissa}", "changes the base"),
+        ("TRAINER_OPTIONS={packing: true}", "cannot be changed"),
+        ("TRAINER_OPTIONS={adam_beta3: 0.9}", "Did you mean adam_beta"),
+        ("REPORT_TO=wandbb", "wandb, mlflow, tensorboard"),
         ("MAX_SEQ_LENGTH=24", "nothing to learn"),
     ],
 )
@@ -221,3 +235,85 @@ def test_several_cpu_processes_in_4_bit_are_refused_since_their_losses_are_wrong
     done = run_script(*command, OMP_NUM_THREADS="1")
     assert done.returncode != 0 and "several CPU processes" in done.stderr
     assert manifest.read(folders["adapter"]) is None
+
+
+def test_an_adapter_is_gone_on_with_and_library_options_arrive(small_run, tmp_path):
+    folders = {**small_run, "adapter": tmp_path / "second"}
+    done = run_script(*train_command(
+        folders, f"INIT_ADAPTER={small_run['adapter']}", "TRAINER_OPTIONS={adam_beta2: 0.98}", "EVAL_STEPS=2",
+        "EARLY_STOPPING=1", "LEARNING_RATE=0.1", "BEST_METRIC=token_accuracy",
+    ))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    history = files.read_json_lines(folders["adapter"] / "eval_history.jsonl")
+    finished = json.loads((small_run["adapter"] / "training_config.json").read_text())["kept"]
+    assert history[0]["loss"] == pytest.approx(finished["loss"], abs=2e-3)
+    # such a learning rate only spoils what was learnt, so training ends at the first evaluation without a new best
+    assert "training ends here" in done.stdout and history[-1]["step"] == 2
+    answers = (folders["adapter"] / "sample_answers.csv").read_text()
+    assert answers.startswith("question,step,epoch,answer,reference") and answers.count("\n") > 12
+
+
+def test_rank_stabilised_and_weight_decomposed_adapters_train(small_run, tmp_path):
+    folders = {**small_run, "adapter": tmp_path / "dora"}
+    done = run_script(*train_command(folders, "LORA_OPTIONS={use_rslora: true, use_dora: true}", "SAMPLE_QUESTIONS=0",
+                                     "TRAINER_OPTIONS={max_steps: 2}"))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    stored = json.loads((folders["adapter"] / "adapter_config.json").read_text())
+    assert stored["use_rslora"] and stored["use_dora"]
+
+
+def test_a_model_that_gives_no_number_is_refused_before_it_is_trained(small_run, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(small_run["adapter"], tmp_path / "poisoned")
+    weights = load_file(tmp_path / "poisoned" / "adapter_model.safetensors")
+    save_file(
+        {name: value * float("nan") for name, value in weights.items()}, tmp_path / "poisoned" / "adapter_model.safetensors"
+    )
+    folders = {**small_run, "adapter": tmp_path / "out"}
+    done = run_script(*train_command(folders, f"INIT_ADAPTER={tmp_path / 'poisoned'}", "SAMPLE_QUESTIONS=0"))
+    assert done.returncode == 2 and "is not finite" in done.stderr and "Traceback" not in done.stderr
+    assert manifest.read(folders["adapter"]) is None
+
+
+def losses(adapter):
+    return [row["loss"] for row in files.read_json_lines(adapter / "training_log.jsonl")]
+
+
+def test_two_processes_train_as_one_with_twice_the_accumulation_and_go_on_as_each_other(small_run, tmp_path):
+    import torch
+    from safetensors.torch import load_file
+
+    exact = ["LOAD_IN_4BIT=False", "TRAINER_OPTIONS={bf16: false, max_steps: 6}", "SAMPLE_QUESTIONS=0", "BATCH_SIZE=4"]
+    one, two, mixed = ({**small_run, "adapter": tmp_path / name} for name in ("one", "two", "mixed"))
+
+    def torchrun(folders):
+        launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
+        return [*launch, *train_command(folders, *exact)]
+
+    alone = run_script(*train_command(one, *exact, "GRADIENT_ACCUMULATION_STEPS=2"))
+    assert alone.returncode == 0, alone.stderr
+    both = run_script(*torchrun(two), OMP_NUM_THREADS="1")
+    assert both.returncode == 0, both.stderr
+    assert "2 process(es)" in both.stdout and both.stdout.count("next: python evaluation.py") == 1
+    assert losses(two["adapter"]) == pytest.approx(losses(one["adapter"]), rel=1e-4)
+    expected, found = (load_file(run["adapter"] / "adapter_model.safetensors") for run in (one, two))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=2e-4)
+
+    # two processes are killed after their second step, and one goes on alone
+    process = subprocess.Popen(
+        [sys.executable, *torchrun(mixed)], cwd=ROOT, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.time() + 300
+    while not list(mixed["adapter"].glob("checkpoints/checkpoint-*/whole.json")):
+        assert process.poll() is None and time.time() < deadline, "ended before its first checkpoint"
+        time.sleep(0.02)
+    for member in [*psutil.Process(process.pid).children(recursive=True), process]:
+        member.kill()
+    process.wait()
+    resumed = run_script(*train_command(mixed, *exact, "GRADIENT_ACCUMULATION_STEPS=2"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on from checkpoint-" in resumed.stdout
+    assert losses(mixed["adapter"]) == pytest.approx(losses(one["adapter"]), rel=1e-4)

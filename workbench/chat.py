@@ -57,6 +57,12 @@ def messages(question: str, answer: str | None, system_message: str) -> list[dic
     return turns if answer is None else [*turns, {"role": "assistant", "content": answer}]
 
 
+def render_plain(question: str, answer: str | None, system_message: str) -> str:
+    """Question and answer without control tokens, for encoder-decoder models; same contract as `render_llama3`."""
+    prompt = f"{system_message}\n\n{question}\n\n" if system_message else f"{question}\n\n"
+    return prompt if answer is None else prompt + answer
+
+
 class JinjaTemplate:
     """A chat template from a `.jinja` file or a tokenizer's folder, rendered as transformers renders it."""
 
@@ -119,6 +125,12 @@ def encode(tokenizer: Tokenizer, formatted_prompt: str, formatted_chat: str) -> 
 def encode_prompt(tokenizer: Tokenizer, formatted_prompt: str) -> list[int]:
     """Ids of a stored prompt, with no special token added."""
     return list(tokenizer(formatted_prompt, add_special_tokens=False)["input_ids"])
+
+
+def encode_source(tokenizer: Any, text: str) -> list[int]:
+    """Ids of one side of an encoder-decoder's example, which ends in the tokenizer's end token."""
+    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return [*ids, tokenizer.eos_token_id]
 
 
 def turn_terminator(formatted_prompt: str, formatted_chat: str, answer: str) -> str:

@@ -125,10 +125,9 @@ def describe_device() -> str:
 def parameter_count(config: Any) -> int:
     """Parameters of a model with this configuration, counted without memory for them."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+        return sum(p.numel() for p in model_class(config).from_config(config).parameters())
 
 
 def require_device_for(name: str, *, load_in_4bit: bool) -> None:
@@ -164,27 +163,38 @@ def quantization(*, load_in_4bit: bool) -> BitsAndBytesConfig | None:
     )
 
 
-def load_base(name: str, *, load_in_4bit: bool) -> PreTrainedModel:
-    """The base model in bf16, its linear layers in NF4 where asked, whole on this process's device."""
+def is_encoder_decoder(config: Any) -> bool:
+    return bool(getattr(config, "is_encoder_decoder", False))
+
+
+def model_class(config: Any) -> Any:
+    """transformers' class for a model with this configuration: of a decoder, or of an encoder-decoder."""
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    return AutoModelForSeq2SeqLM if is_encoder_decoder(config) else AutoModelForCausalLM
+
+
+def load_base(name: str, *, load_in_4bit: bool, full_precision: bool = False) -> PreTrainedModel:
+    """The base model in bf16 (fp32 with `full_precision`), its linear layers in NF4 where asked, on this process's device."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     location = locate(name)
     config = load_config(name)
+    kind = model_class(config)
     if load_in_4bit and not torch.cuda.is_available():
-        widths = {getattr(config, key, 64) for key in ("hidden_size", "intermediate_size")}
+        widths = {getattr(config, key, 64) for key in ("hidden_size", "intermediate_size", "d_ff")}
         if any(width % 64 for width in widths):
             raise UserError(
                 f"{name}: on a CPU, 4-bit layers need widths divisible by 64, not {sorted(widths)}. Set LOAD_IN_4BIT=False."
             )
     model: PreTrainedModel = _from_hub(
         location,
-        lambda: AutoModelForCausalLM.from_pretrained(
+        lambda: kind.from_pretrained(
             location,
-            dtype=torch.bfloat16,
+            dtype=torch.float32 if full_precision else torch.bfloat16,
             quantization_config=quantization(load_in_4bit=load_in_4bit),
             device_map={"": device()},
-            attn_implementation="sdpa",
+            **({} if is_encoder_decoder(config) else {"attn_implementation": "sdpa"}),
         ),
     )
     model.config.use_cache = True
@@ -199,17 +209,17 @@ def adapter_base(folder: Path) -> str:
     return str(files.read_json(config).get("base_model_name_or_path") or "")
 
 
-def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
-    """The base with the adapter on it, in fp32 and frozen; `disable_adapter()` gives the base back."""
+def load_adapter(base: PreTrainedModel, folder: Path, *, trainable: bool = False) -> PeftModel:
+    """The base with the adapter on it, in fp32, frozen unless `trainable`; `disable_adapter()` gives the base back."""
     from peft import PeftModel
 
     adapter_base(folder)
     try:
-        model = PeftModel.from_pretrained(base, str(folder), is_trainable=False)
+        model = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
     except (RuntimeError, ValueError, OSError) as error:
         first = " ".join(str(error).split())[:240]
         raise UserError(f"{folder}: its adapter does not fit {base.config.name_or_path}: {first}") from error
-    return model.eval()
+    return model.train() if trainable else model.eval()
 
 
 @functools.cache  # an 8B base is 16 GB to read, and a run asks more than once

@@ -62,8 +62,9 @@ class Decoding:
     pad_id: int
 
 
-def questions_of(split: str, rows: Any, tokenizer: Any, limit: int | None) -> list[Question]:
+def questions_of(split: str, rows: Any, tokenizer: Any, limit: int | None, *, encoder_decoder: bool = False) -> list[Question]:
     """The questions of a split, at most `limit` a specialty, in the order of the file."""
+    encode = chat.encode_source if encoder_decoder else chat.encode_prompt
     taken: dict[str, int] = {}
     found = []
     for row in rows:
@@ -71,7 +72,7 @@ def questions_of(split: str, rows: Any, tokenizer: Any, limit: int | None) -> li
         taken[specialty] = taken.get(specialty, 0) + 1
         if limit is not None and taken[specialty] > limit:
             continue
-        ids = chat.encode_prompt(tokenizer, row["formatted_prompt"])
+        ids = encode(tokenizer, row["formatted_prompt"])
         found.append(Question(row["id"], split, specialty, row["question"], row["response"], row["formatted_prompt"], tuple(ids)))
     return found
 
@@ -140,9 +141,12 @@ def generate_batch(model: Any, batch: Sequence[Question], decoding: Decoding) ->
     ids = torch.tensor([[decoding.pad_id] * (width - len(q.prompt_ids)) + list(q.prompt_ids) for q in batch])
     mask = torch.tensor([[0] * (width - len(q.prompt_ids)) + [1] * len(q.prompt_ids) for q in batch])
 
+    # a decoder's output begins with the prompt, an encoder-decoder's with its start token
+    given = 1 if model.config.is_encoder_decoder else width
+
     class OwnDraw(LogitsProcessor):
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            step = input_ids.shape[1] - width
+            step = input_ids.shape[1] - given
             noise = torch.stack([question_noise(decoding, question, step, scores.shape[1]) for question in batch])
             return scores.float() + decoding.temperature * noise.to(scores.device)
 
@@ -152,6 +156,7 @@ def generate_batch(model: Any, batch: Sequence[Question], decoding: Decoding) ->
         do_sample=False,  # sampling is in the processor, so that a question's draw is its own
         eos_token_id=list(decoding.stop_ids),
         pad_token_id=decoding.pad_id,
+        decoder_start_token_id=getattr(model.config, "decoder_start_token_id", None),
         use_cache=True,
     )
     with torch.inference_mode(), torch.autocast(ids.device.type, dtype=torch.bfloat16):
@@ -162,7 +167,7 @@ def generate_batch(model: Any, batch: Sequence[Question], decoding: Decoding) ->
             logits_processor=processors,
         )
     answers = []
-    for row in output[:, width:].tolist():
+    for row in output[:, given:].tolist():
         stop = next((place for place, token in enumerate(row) if token in decoding.stop_ids), None)
         answers.append((row if stop is None else row[:stop], "length" if stop is None else "stop"))
     return answers
@@ -206,6 +211,11 @@ class Progress:
             self.bar.close()
 
 
+def speaking_as(arm: str, model: Any) -> Any:
+    """A context in which the model answers as `arm`: for "base" an adapter, where there is one, is switched off."""
+    return model.disable_adapter() if arm == "base" and hasattr(model, "peft_config") else nullcontext()
+
+
 def ask(
     model: Any,
     arm: str,
@@ -232,8 +242,7 @@ def ask(
     if not todo:
         return 0
     progress = Progress(sum(map(len, todo)), f"{arm} answers")
-    switched = model.disable_adapter() if arm == "base" and hasattr(model, "disable_adapter") else nullcontext()
-    with switched:
+    with speaking_as(arm, model):
         for batch in todo:
             made = _ask_batch(model, [questions[i] for i in batch], decoding)
             answers = [
@@ -266,11 +275,13 @@ def assert_adapter_works(model: Any, questions: Sequence[Question]) -> float:
     """UserError unless the adapter changes what the model says; returns the largest change of a logit."""
     import torch
 
-    ids = torch.tensor([list(questions[0].prompt_ids)]).to(model.device)
-    with torch.inference_mode(), torch.autocast(ids.device.type, dtype=torch.bfloat16):
-        tuned = model(input_ids=ids).logits.float()
+    inputs = {"input_ids": torch.tensor([list(questions[0].prompt_ids)]).to(model.device)}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = torch.tensor([[model.config.decoder_start_token_id]]).to(model.device)
+    with torch.inference_mode(), torch.autocast(model.device.type, dtype=torch.bfloat16):
+        tuned = model(**inputs).logits.float()
         with model.disable_adapter():
-            base = model(input_ids=ids).logits.float()
+            base = model(**inputs).logits.float()
     change = float((tuned - base).abs().max())
     if not change > 0:
         raise UserError("the adapter changes nothing: base and tuned model give equal logits. Train it, or name another.")

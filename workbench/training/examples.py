@@ -44,6 +44,15 @@ class Audit:
     dropped: int
     histogram: dict[str, int] = field(default_factory=dict)
 
+    @classmethod
+    def empty(cls) -> Audit:
+        return cls(0, 0, 0, 0, 0, 0, _empty_histogram())
+
+    def see(self, length: int) -> None:
+        """Count an example's length, before anything is cut."""
+        self.longest = max(self.longest, length)
+        self.histogram[_span(length)] += 1
+
     def lines(self, name: str, limit: int) -> list[str]:
         """The audit in words, the histogram of lengths as a row of bars."""
         text = [f"{name}: {self.examples:,} examples, {self.tokens:,} tokens, {self.supervised_tokens:,} of them learnt"]
@@ -73,15 +82,14 @@ def encode_records(
         UserError: names records with nothing to learn, with two begin-of-text tokens, or without an end of turn.
     """
     examples: list[Example] = []
-    audit = Audit(0, 0, 0, 0, 0, 0, _empty_histogram())
+    audit = Audit.empty()
     unlearnable, endless, doubled = [], [], []
     end_ids = tokenizer(terminator.strip(), add_special_tokens=False)["input_ids"] if terminator.strip() else []
     for row in rows:
         encoded = chat.encode(tokenizer, row["formatted_prompt"], row["formatted_chat"])
         ids, labels = encoded.input_ids, encoded.labels
         name = f"{row['specialty']} {row['id'][:8]}"
-        audit.longest = max(audit.longest, len(ids))
-        audit.histogram[_span(len(ids))] += 1
+        audit.see(len(ids))
         if encoded.prompt_length >= min(max_length, len(ids)):
             unlearnable.append(name)
             continue
@@ -98,20 +106,21 @@ def encode_records(
         examples.append(Example(row["id"], row["specialty"], ids, labels))
     if unlearnable:
         raise UserError(
-            f"{_named(unlearnable)}: nothing to learn, the prompt alone fills MAX_SEQ_LENGTH={max_length}. "
+            f"{named(unlearnable)}: nothing to learn, the prompt alone fills MAX_SEQ_LENGTH={max_length}. "
             "Raise MAX_SEQ_LENGTH or shorten SYSTEM_MESSAGE or the question."
         )
     if endless:
-        raise UserError(f"{_named(endless)}: the chat does not end in {terminator!r}. Mend apply_chat_template.")
+        raise UserError(f"{named(endless)}: the chat does not end in {terminator!r}. Mend apply_chat_template.")
     if doubled:
-        raise UserError(f"{_named(doubled)}: begins with two begin-of-text tokens. Mend apply_chat_template.")
+        raise UserError(f"{named(doubled)}: begins with two begin-of-text tokens. Mend apply_chat_template.")
     audit.examples = len(examples)
     audit.tokens = sum(len(example.input_ids) for example in examples)
     audit.supervised_tokens = sum(example.supervised for example in examples)
     return examples, audit
 
 
-def _named(names: Sequence[str]) -> str:
+def named(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
 

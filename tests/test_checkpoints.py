@@ -1,0 +1,67 @@
+"""Checkpoints: whole or not there, whatever happens while one is written."""
+
+import pytest
+import torch
+from transformers import TrainingArguments
+
+from workbench import files
+from workbench.training.checkpoints import WHOLE, WholeCheckpoints, is_whole, newest_whole
+
+
+class Line(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(2))
+
+    def forward(self, x, labels):
+        return {"loss": ((self.weight * x).sum(-1) - labels).pow(2).mean()}
+
+
+def trainer(folder, steps=6, **more):
+    rows = [{"x": torch.tensor([1.0, n]), "labels": torch.tensor(float(n))} for n in range(12)]
+    settings = {"save_steps": 2, "save_total_limit": 2, "max_steps": steps, "per_device_train_batch_size": 2} | more
+    arguments = TrainingArguments(str(folder), use_cpu=True, report_to=[], disable_tqdm=True, save_strategy="steps", **settings)
+    return WholeCheckpoints(model=Line(), args=arguments, train_dataset=rows)
+
+
+def test_a_checkpoint_has_its_name_only_once_it_is_whole_and_the_disk_is_bounded(tmp_path):
+    trainer(tmp_path).train()
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    assert kept == ["checkpoint-4", "checkpoint-6"]
+    assert all(is_whole(tmp_path / name) for name in kept)
+    assert newest_whole(tmp_path) == (tmp_path / "checkpoint-6", [])
+    assert files.read_json(tmp_path / "checkpoint-6" / WHOLE)["step"] == 6
+
+
+def test_a_file_cut_short_or_lost_makes_a_checkpoint_not_whole_and_the_one_before_is_taken(tmp_path):
+    trainer(tmp_path).train()
+    optimizer = tmp_path / "checkpoint-6" / "optimizer.pt"
+    optimizer.write_bytes(optimizer.read_bytes()[:-1])
+    assert newest_whole(tmp_path) == (tmp_path / "checkpoint-4", ["checkpoint-6"])
+    (tmp_path / "checkpoint-4" / WHOLE).unlink()
+    assert newest_whole(tmp_path) == (None, ["checkpoint-4"])
+
+
+def test_a_disk_that_fills_up_while_a_checkpoint_is_written_leaves_the_last_one(tmp_path, monkeypatch):
+    failing = trainer(tmp_path)
+    original = failing._save_optimizer_and_scheduler
+
+    def full_at_step_4(folder):
+        if failing.state.global_step == 4:
+            raise OSError(28, "No space left on device")
+        original(folder)
+
+    monkeypatch.setattr(failing, "_save_optimizer_and_scheduler", full_at_step_4)
+    with pytest.raises(OSError, match="No space"):
+        failing.train()
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+    resumed = trainer(tmp_path)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    straight = trainer(tmp_path / "straight")
+    straight.train()
+    assert torch.equal(resumed.model.weight, straight.model.weight)
+
+
+def test_what_a_kill_left_half_written_is_cleared_away(tmp_path):
+    (tmp_path / ".writing" / "checkpoint-8").mkdir(parents=True)
+    assert newest_whole(tmp_path) == (None, []) and not (tmp_path / ".writing").exists()

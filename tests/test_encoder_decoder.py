@@ -1,0 +1,118 @@
+"""Encoder-decoder models through the same three scripts, from one CSV file, on a tiny T5 made here."""
+
+import csv
+import json
+
+import pytest
+from conftest import ROOT, run_script
+
+from workbench import files
+
+
+@pytest.fixture(scope="module")
+def tiny_t5(tmp_path_factory):
+    """A T5 of random weights with a BPE tokenizer that knows the words of one sample specialty."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+
+    folder = tmp_path_factory.mktemp("t5")
+    pairs = json.loads((ROOT / "examples/specialties/dataset_with_answers_cardiology.json").read_text())
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=1000, special_tokens=["<pad>", "</s>", "<unk>"],
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())  # fmt: skip
+    tokenizer.train_from_iterator([*pairs, *pairs.values()], trainer)
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    torch.manual_seed(0)
+    config = T5Config(vocab_size=len(wrapped), d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, pad_token_id=0,
+                      eos_token_id=1, decoder_start_token_id=0)  # fmt: skip
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+    wrapped.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    base = tmp_path_factory.mktemp("csv")
+    pairs = json.loads((ROOT / "examples/specialties/dataset_with_answers_cardiology.json").read_text())
+    (base / "files").mkdir()
+    with open(base / "files" / "heart.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerows([("question", "answer"), *pairs.items()])
+    done = run_script("dataset_preparation.py", f"DATA_DIR={base / 'files'}", f"OUTPUT_DIR={base / 'data'}",
+                      "CHAT_TEMPLATE=plain", "INITIAL_TRAIN_PERCENTAGE=0.8")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return base / "data"
+
+
+def train(prepared, tiny_t5, output, *more):
+    return run_script("fine_tuning.py", "MODEL_TYPE=encoder-decoder", f"MODEL_NAME={tiny_t5}", f"DATASET_DIR={prepared}",
+                      f"OUTPUT_DIR={output}", "LOAD_IN_4BIT=False", "LORA_TARGET_MODULES=q,v", "LEARNING_RATE=1e-2",
+                      "NUM_EPOCHS=4", "SAMPLE_QUESTIONS=4", *more)  # fmt: skip
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_encoder_decoder_is_trained_and_evaluated_by_the_same_scripts(prepared, tiny_t5, tmp_path, whole):
+    done = train(prepared, tiny_t5, tmp_path / "out", f"FULL_FINE_TUNING={whole}")
+    assert done.returncode == 0, done.stderr
+    history = files.read_json_lines(tmp_path / "out" / "eval_history.jsonl")
+    assert [round(row["epoch"]) for row in history] == [0, 1, 2, 3, 4]
+    assert history[-1]["loss"] < history[0]["loss"] - 0.2 and set(history[0]["specialties"]) == {"heart"}
+    assert (tmp_path / "out" / ("model.safetensors" if whole else "adapter_model.safetensors")).is_file()
+
+    scored = run_script("evaluation.py", f"FINETUNED_MODEL_PATH={tmp_path / 'out'}", f"DATASET_DIR={prepared}",
+                        f"OUTPUT_DIR={tmp_path / 'scores'}", "LOAD_IN_4BIT=False", "MAX_NEW_TOKENS=12", "TEMPERATURE=0",
+                        "BERTSCORE_MODEL=embedded")  # fmt: skip
+    assert scored.returncode == 0, scored.stderr
+    answers = {}
+    for arm in ("base", "finetuned"):
+        with open(tmp_path / "scores" / f"{arm}_model_results.csv", encoding="utf-8", newline="") as file:
+            answers[arm] = [row["prediction"] for row in csv.DictReader(file)]
+    assert len(answers["base"]) == len(answers["finetuned"]) > 10 and answers["base"] != answers["finetuned"]
+
+    table = run_script("fine_tuning.py", "--compare", str(tmp_path / "out"))
+    assert table.returncode == 0 and table.stdout.count("\n") == 7 and "kept" in table.stdout
+
+
+def test_its_loss_is_transformers_own_whatever_the_micro_batches(tiny_t5, tmp_path):
+    import torch
+    from transformers import Seq2SeqTrainingArguments, T5ForConditionalGeneration
+
+    from workbench.training.encoder_decoder import PairTrainer
+
+    rows = [{"id": str(n), "input_ids": [5] * (3 + n) + [1], "labels": [7 + n] * (2 + n) + [1]} for n in range(5)]
+    gradients = []
+    for budget in (10**6, 24):
+        model = T5ForConditionalGeneration.from_pretrained(tiny_t5, dropout_rate=0.0)
+        arguments = Seq2SeqTrainingArguments(str(tmp_path), use_cpu=True, report_to=[], bf16=False)
+        trainer = PairTrainer(model=model, args=arguments, tokens_per_batch=budget, pad_token_id=0)
+        loss = trainer.training_step(model, {"examples": rows})
+        gradients.append(model.shared.weight.grad.clone())
+        whole = model(**trainer.collate(rows)).loss
+        assert float(loss) == pytest.approx(float(whole), rel=1e-5)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
+
+
+def test_a_loss_that_is_no_number_names_its_step_and_records(tiny_t5, tmp_path):
+    from transformers import Seq2SeqTrainingArguments, T5ForConditionalGeneration
+
+    from workbench.training.encoder_decoder import PairTrainer
+    from workbench.training.keeping import NotFiniteError
+
+    model = T5ForConditionalGeneration.from_pretrained(tiny_t5)
+    model.shared.weight.data.fill_(float("nan"))
+    arguments = Seq2SeqTrainingArguments(str(tmp_path), use_cpu=True, report_to=[], bf16=False)
+    trainer = PairTrainer(model=model, args=arguments, tokens_per_batch=99, pad_token_id=0)
+    with pytest.raises(NotFiniteError, match=r"the loss of step 1 is not finite \(records abc123\)"):
+        trainer.training_step(model, {"examples": [{"id": "abc123", "input_ids": [5, 1], "labels": [7, 1]}]})
+
+
+def test_a_decoder_is_not_trained_on_chats_without_an_end(prepared, embedded_model, tmp_path):
+    done = run_script(
+        "fine_tuning.py", f"MODEL_NAME={embedded_model}", f"DATASET_DIR={prepared}", f"OUTPUT_DIR={tmp_path / 'out'}"
+    )
+    assert done.returncode == 2 and "never learn to stop" in done.stderr
+    refused = run_script("fine_tuning.py", "FULL_FINE_TUNING=True", f"DATASET_DIR={prepared}", f"OUTPUT_DIR={tmp_path / 'out'}")
+    assert refused.returncode == 2 and "encoder-decoder" in refused.stderr

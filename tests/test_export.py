@@ -1,0 +1,76 @@
+"""Export: the merged model, its card, and what it takes to load it elsewhere."""
+
+import json
+
+import pytest
+from conftest import run_script, train_command
+
+from workbench.errors import UserError
+from workbench.training import export
+
+
+@pytest.fixture(scope="module")
+def exported(small_run, tmp_path_factory):
+    target = tmp_path_factory.mktemp("export") / "merged"
+    done = run_script(*train_command(small_run, "--export", str(target)))
+    assert done.returncode == 0, done.stderr
+    return target, done.stdout
+
+
+def test_the_merged_model_opens_in_plain_transformers_and_stops_on_both_tokens(exported):
+    from transformers import pipeline
+
+    target, said = exported
+    ask = pipeline("text-generation", model=str(target), device="cpu")
+    [answer] = ask([{"role": "user", "content": "What is gout?"}], max_new_tokens=12)
+    assert answer["generated_text"][-1]["role"] == "assistant"
+    assert len(json.loads((target / "generation_config.json").read_text())["eos_token_id"]) == 2
+    config = json.loads((target / "config.json").read_text())
+    assert config.get("dtype", config.get("torch_dtype")) == "bfloat16" and "quantization_config" not in config
+    assert "word for word" in said
+
+
+def test_the_model_card_tells_data_settings_and_licence(exported, small_run):
+    target, said = exported
+    card = (target / "README.md").read_text()
+    assert card.startswith("---\nbase_model: embedded\nlicense: other")
+    assert "cardiology, dentistry, neurology, urology" in card and "rank 64" in card
+    assert "not evaluated" in card and "no scores" in said  # the default evaluation folder holds none of this adapter
+    training = json.loads((small_run["adapter"] / "manifest.json").read_text())
+    data = json.loads((small_run["data"] / "manifest.json").read_text())
+    sizes = {split: {"cardiology": 3} for split in ("train", "eval", "holdout")}
+    scores = export.scores_of(small_run["scores"], training["inputs"]["adapter"])
+    card = export.model_card({**training, "settings": {**training["settings"], "MODEL_NAME": export.models.MEERKAT}}, data,
+                             sizes, scores, {"answers": 32, "equal": 0.5, "word_overlap": 0.8})  # fmt: skip
+    assert "license: cc-by-nc-4.0" in card and "| ROUGE-L |" in card and " to " in card
+
+
+def test_an_adapter_opens_in_plain_peft(small_run, embedded_model):
+    import torch
+    from peft import AutoPeftModelForCausalLM
+
+    model = AutoPeftModelForCausalLM.from_pretrained(str(small_run["adapter"]))
+    assert model.generate(input_ids=torch.tensor([[1, 5, 6]]), max_new_tokens=2).shape[1] > 3
+
+
+def test_a_folder_that_is_not_empty_and_a_push_without_a_token_are_refused(small_run, exported, tmp_path, monkeypatch):
+    done = run_script(*train_command(small_run, "--export", str(exported[0])))
+    assert done.returncode == 2 and "is not empty" in done.stderr
+    assert run_script(*train_command(small_run, "--push", "me/model")).returncode == 2
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with pytest.raises(UserError, match="HF_TOKEN"):
+        export.hub_token(tmp_path / ".env")
+    (tmp_path / ".env").write_text("OTHER=1\nexport HF_TOKEN='hf_abc'\n")
+    assert export.hub_token(tmp_path / ".env") == "hf_abc"
+
+
+def test_a_hub_that_cannot_be_reached_leaves_the_export_whole(exported, monkeypatch):
+    import huggingface_hub
+
+    def unreachable(*_, **__):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", unreachable)
+    with pytest.raises(UserError, match=r"could not be uploaded.*no route to host"):
+        export.push(exported[0], "me/model", "hf_abc")
+    assert (exported[0] / "model.safetensors").is_file()

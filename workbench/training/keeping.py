@@ -1,0 +1,254 @@
+"""What every trainer here shares: evaluation by specialty, the best so far kept, a random order that survives a kill."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from workbench import files
+from workbench.errors import UserError
+from workbench.training.checkpoints import WholeCheckpoints
+
+BEST = "best"
+LOGGED = ("loss", "perplexity", "token_accuracy", "ROUGE-L", "bertscore_f1")
+LINE_EVERY_S = 15.0
+
+
+class KeepsBest(WholeCheckpoints):
+    """Mixin: an evaluation overall and a specialty, of which the best keeps its weights.
+
+    A trainer that uses it states `measure_examples`, and calls `follow` once it is built.
+    """
+
+    eval_examples: Sequence[Any]
+
+    def follow(
+        self,
+        *,
+        eval_examples: Sequence[Any],
+        best_folder: Path,
+        best_metric: str = "loss",
+        patience: int = 0,
+        examine: Callable[[Any], dict[str, Any]] | None = None,
+    ) -> None:
+        """
+        Args:
+            eval_examples: what `evaluate` measures.
+            best_folder: where the weights of the best evaluation so far are kept.
+            best_metric: the measure by which an evaluation is the best.
+            patience: evaluations without a new best after which training ends; 0 for never.
+            examine: called with the model at each evaluation on one process; what it returns joins the evaluation.
+        """
+        self.eval_examples, self.best_folder = list(eval_examples), best_folder
+        self.best_metric, self.patience, self.examine = best_metric, patience, examine
+        self.eval_history: list[dict[str, Any]] = []
+
+    def measure_examples(self) -> list[dict[str, Any]]:
+        """id, specialty, nats, learnt tokens and correct ones of each eval example."""
+        raise NotImplementedError
+
+    def look_once(self) -> None:
+        """Measure one eval example and forget it."""
+        kept, self.eval_examples = self.eval_examples, self.eval_examples[:1]
+        self.measure_examples()
+        self.eval_examples = kept
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        return EpochOrder(len(dataset), self.args.seed)
+
+    def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
+        norm = super()._clip_grad_norm(model)
+        if not math.isfinite(float(norm)):
+            raise NotFiniteError("gradient", self.state.global_step + 1, [])
+        return norm
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Eval loss (nats a token), perplexity and token accuracy; keeps the adapter where it is the best so far."""
+        measured = self.measure_examples()
+        total = summarise(measured)
+        if not math.isfinite(total["loss"]):
+            raise NotFiniteError("eval loss", self.state.global_step, [])
+        by_specialty = {
+            name: summarise([row for row in measured if row["specialty"] == name])
+            for name in sorted({row["specialty"] for row in measured})
+        }
+        entry = {"step": self.state.global_step, "epoch": round(self.state.epoch or 0.0, 4), **total, **self._examined()}
+        entry["specialties"] = by_specialty
+        self.eval_history = [old for old in self._stored_history() if old["step"] < entry["step"]] + [entry]
+        best = self.best_evaluation()
+        if self.accelerator.is_main_process:
+            if best is entry:
+                save_best(self.accelerator.unwrap_model(self.model), self.best_folder, entry)
+            files.write_json_lines(self._history_file, self.eval_history)
+        self.accelerator.wait_for_everyone()
+        metrics = {f"eval_{name}": value for name, value in entry.items() if name in LOGGED}
+        self.log(metrics)
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        since = sum(old["step"] > best["step"] for old in self.eval_history)
+        if self.patience and since >= self.patience:
+            self.control.should_training_stop = True
+            if self.accelerator.is_main_process:
+                print(f"  no better {self.best_metric} in {since} evaluations, so training ends here", flush=True)
+        return metrics
+
+    def best_evaluation(self) -> dict[str, Any]:
+        """The first evaluation with the best value so far."""
+        sign = 1 if self.best_metric == "loss" else -1
+        found: dict[str, Any] = min(self.eval_history, key=lambda old: (sign * old[self.best_metric], old["step"]))
+        return found
+
+    def _examined(self) -> dict[str, Any]:
+        """What `examine` finds, made by one process and known to all."""
+        if self.examine is None or self.is_fsdp_enabled:
+            return {}
+        found: list[Any] = [None]
+        if self.accelerator.is_main_process:
+            model = self.accelerator.unwrap_model(self.model)
+            was_training = model.training
+            model.eval()
+            found = [self.examine(model)]
+            if was_training:
+                model.train()
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import broadcast_object_list
+
+            broadcast_object_list(found)
+        result: dict[str, Any] = found[0]
+        return result
+
+    def last_evaluated_step(self) -> int:
+        return max((int(entry["step"]) for entry in self._stored_history()), default=-1)
+
+    @property
+    def _history_file(self) -> Path:
+        return self.best_folder.parent / "eval_history.jsonl"
+
+    def _stored_history(self) -> list[dict[str, Any]]:
+        """Evaluations before a resume, so that the best adapter is the best of the whole run."""
+        return self.eval_history or files.read_json_lines(self._history_file, drop_torn_tail=True)
+
+
+class NotFiniteError(UserError):
+    """A loss or gradient that is not a number: what comes after it would be lost."""
+
+    def __init__(self, what: str, step: int, rows: Sequence[dict[str, Any]]) -> None:
+        names = ", ".join(str(row["id"])[:8] for row in rows[:8]) + (" …" if len(rows) > 8 else "")
+        super().__init__(
+            f"the {what} of step {step} is not finite{f' (records {names})' if names else ''}. Lower LEARNING_RATE, then run "
+            "the same command with --fresh; the last good checkpoint and the best adapter so far are kept in OUTPUT_DIR."
+        )
+
+
+class EpochOrder(torch.utils.data.Sampler[int]):
+    """A random order of examples that depends on nothing but seed and epoch.
+
+    transformers' own samplers draw from the global generator, which stands elsewhere after a resume: the rest of the
+    epoch would then be other examples than the killed run had left.
+    """
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed, self.epoch = count, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
+        return iter(torch.randperm(self.count, generator=generator).tolist())
+
+
+def adapter_to_fp32(model: torch.nn.Module) -> None:
+    """TRL casts the adapters of quantised models to bf16; a resumed run then differs from one that was not stopped."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def assert_fp32_adapter(model: torch.nn.Module) -> None:
+    kinds = {p.dtype for p in model.parameters() if p.requires_grad}
+    if kinds != {torch.float32}:
+        raise RuntimeError(f"adapter weights must be float32 before training, found {kinds}")
+
+
+def save_best(model: Any, folder: Path, entry: dict[str, Any]) -> None:
+    """Save an adapter, or a whole model, under a temporary name, with the evaluation that it earned, then rename."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    files.remove(temporary)
+    model.save_pretrained(str(temporary), safe_serialization=True)
+    files.write_json(temporary / "evaluation.json", {k: v for k, v in entry.items() if k not in ("specialties", "answers")})
+    files.remove(folder)
+    temporary.rename(folder)
+
+
+def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Token-weighted loss, perplexity and accuracy of measured examples."""
+    tokens = sum(row["tokens"] for row in rows)
+    loss = sum(row["nats"] for row in rows) / tokens
+    return {
+        "examples": len(rows),
+        "tokens": tokens,
+        "loss": round(loss, 6),
+        "perplexity": round(math.exp(min(loss, 50)), 4),
+        "token_accuracy": round(sum(row["correct"] for row in rows) / tokens, 6),
+    }
+
+
+class Progress(TrainerCallback):
+    """One bar with loss, rate and time left; a plain line every 15 seconds where there is no terminal."""
+
+    def __init__(self, write: Callable[[str], None] = print) -> None:
+        self.write, self.last, self.loss = write, 0.0, math.nan
+        self.bar: tqdm[Any] | None = None
+        self.started, self.first_step = 0.0, 0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.started, self.first_step = time.time(), state.global_step
+        if state.is_world_process_zero and sys.stderr.isatty():
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        if logs and "loss" in logs:
+            self.loss = float(logs["loss"])
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        if self.bar is not None:
+            self.bar.update(1)
+            self.bar.set_postfix(loss=f"{self.loss:.3f}", refresh=False)
+        elif time.time() - self.last > LINE_EVERY_S and not math.isnan(self.loss):
+            self.last = time.time()
+            rate = (state.global_step - self.first_step) / max(time.time() - self.started, 1e-9)
+            left = (state.max_steps - state.global_step) / max(rate, 1e-9)
+            self.write(
+                f"  step {state.global_step}/{state.max_steps}, loss {self.loss:.3f}, {rate:.2f} steps/s, {left:.0f} s left"
+            )
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
+        if state.is_world_process_zero:
+            text = (
+                f"  epoch {state.epoch:.2f}: eval loss {metrics['eval_loss']:.4f}, perplexity "
+                f"{metrics['eval_perplexity']:.2f}, token accuracy {metrics['eval_token_accuracy']:.3f}"
+            )
+            if "eval_ROUGE-L" in metrics:
+                text += f", sample ROUGE-L {metrics['eval_ROUGE-L']:.3f}, BERTScore {metrics['eval_bertscore_f1']:.3f}"
+            if self.bar is not None:
+                self.bar.write(text)
+            else:
+                self.write(text)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()

@@ -1,0 +1,116 @@
+"""An optimizer step cut into micro-batches by a budget of tokens, not by a count of examples."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from workbench.errors import UserError
+from workbench.training.keeping import KeepsBest, NotFiniteError
+
+Row = dict[str, Any]
+
+
+class CutsSteps(KeepsBest):
+    """Mixin: a batch of the dataloader is what a process contributes to an optimizer step, cut as memory allows.
+
+    The loss of a micro-batch is summed and divided by the supervised tokens of the whole step, over all processes, so
+    that the optimizer sees the same gradient whatever the cut. Where memory runs out the budget is halved and the step
+    begun again. A trainer that uses it states `supervised`, `length`, `cut` and `summed_loss`.
+    """
+
+    tokens_per_batch: int
+
+    def supervised(self, row: Row) -> int:
+        """Tokens of an example that the loss counts."""
+        raise NotImplementedError
+
+    def length(self, row: Row) -> int:
+        """Tokens of an example that the budget counts."""
+        raise NotImplementedError
+
+    def cut(self, rows: Sequence[Row], at_least: int = 1) -> list[list[Row]]:
+        """The examples in groups, each a micro-batch."""
+        raise NotImplementedError
+
+    def summed_loss(self, model: torch.nn.Module, rows: Sequence[Row]) -> torch.Tensor:
+        """Nats over the supervised tokens of a micro-batch, (), with its gradient."""
+        raise NotImplementedError
+
+    def around_a_pass(self) -> Any:
+        """A context for forward and backward of a micro-batch."""
+        return contextlib.nullcontext()
+
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward over the examples of an optimizer step; returns the loss in nats a supervised token."""
+        rows = inputs["examples"]
+        model.train()
+        count = max(1, self._across_processes(sum(map(self.supervised, rows))))
+        while True:
+            try:
+                loss = self._forward_backward(model, rows, count)
+                break
+            except torch.OutOfMemoryError:
+                self._halve_budget(rows)
+                model.zero_grad(set_to_none=True)
+        if not torch.isfinite(loss):
+            raise NotFiniteError("loss", self.state.global_step + 1, rows)
+        return loss
+
+    def _forward_backward(self, model: torch.nn.Module, rows: list[Row], count: int) -> torch.Tensor:
+        groups = self.cut(rows)
+        if self.is_fsdp_enabled:  # every forward pass gathers weights from all processes, so all must take as many
+            most = int(self.accelerator.gather(torch.tensor([len(groups)], device=self.accelerator.device)).max())
+            groups = self.cut(rows, most)
+        total = torch.zeros((), device=self.accelerator.device)
+        for number, group in enumerate(groups, start=1):
+            last = number == len(groups)
+            # DDP averages gradients over processes, while `count` is that of all of them
+            scale = self.accelerator.num_processes / count
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model), self.around_a_pass():
+                with self.compute_loss_context_manager():
+                    loss = self.summed_loss(model, group) * scale
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+    def _across_processes(self, number: int) -> int:
+        if self.accelerator.num_processes == 1:
+            return number
+        return int(self.accelerator.reduce(torch.tensor(number, device=self.accelerator.device), "sum"))
+
+    def _halve_budget(self, rows: list[Row]) -> None:
+        longest = max(map(self.length, rows))
+        if self.tokens_per_batch <= longest:
+            raise UserError(
+                f"the GPU's memory does not hold one example of {longest:,} tokens. Lower MAX_SEQ_LENGTH or LORA_RANK, or set "
+                "ACTIVATION_CHECKPOINTING=full."
+            )
+        self.tokens_per_batch = max(longest, self.tokens_per_batch // 2)
+        torch.cuda.empty_cache()
+        print(f"  memory ran out; micro-batches hold {self.tokens_per_batch:,} tokens from here on", flush=True)
+
+
+def time_two_steps(trainer: CutsSteps) -> float:
+    """Seconds an optimizer step takes, from forward and backward of two; changes no state."""
+    random_state, tokens = torch.get_rng_state(), getattr(trainer, "_total_train_tokens", 0)
+    cuda_state = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    seconds = []
+    for batch in itertools.islice(trainer.get_train_dataloader(), 2):
+        started = time.perf_counter()
+        trainer.training_step(model, batch)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+        model.zero_grad(set_to_none=True)
+    torch.set_rng_state(random_state)
+    if cuda_state is not None:
+        torch.cuda.set_rng_state(cuda_state)
+    trainer._total_train_tokens = tokens
+    return min(seconds)
