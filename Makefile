@@ -13,27 +13,34 @@ help:  ## this list
 
 install: $(VENV)/installed  ## .venv with everything in requirements.txt
 
+# --no-compile: pip would compile every module of torch and its kin, used or not
+PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
+
 $(VENV)/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 …"; exit 1; }
-	@# without --no-compile pip compiles every module of torch and its kin, used or not: a third of the time
-	@echo "installing into $(VENV), two to three minutes …"
+	@echo "installing into $(VENV), two minutes …"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check '$(TORCH)'
-	@$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements.txt
+	@$(PIP) '$(TORCH)'
+	@$(PIP) -r requirements.txt
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
+	@echo "installing what tests and checks need …"
+	@$(PIP) -r requirements-dev.txt
 	@touch $@
 
 run: install  ## the three scripts on the sample data, twice: about 8 minutes the first time
 	@$(BIN)/python examples/run_demo.py
 
-test: install  ## every test
+test: $(VENV)/installed-dev  ## every test
 	@$(BIN)/python -m pytest
 
-check: install  ## format, lint and types
+check: $(VENV)/installed-dev  ## format, lint and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-format: install  ## rewrite the code in the project's format
+format: $(VENV)/installed-dev  ## rewrite the code in the project's format
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
