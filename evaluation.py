@@ -52,7 +52,7 @@ class EvaluationConfig(settings.Settings):
     # The metric by which specialties are charted and recommended for more data.
     STEERING_METRIC: str = "ROUGE-L"
     # True: the base in NF4, as QLoRA trains it.
-    LOAD_IN_4BIT: bool = True
+    LOAD_IN_4BIT: bool | None = None
     RANDOM_SEED: int = 42
 
 
@@ -109,6 +109,8 @@ class Inputs:
         self.base_name = config.BASE_MODEL_PATH or self.training["settings"]["MODEL_NAME"]
         self.iteration: int = self.training["iteration"]
         self.encoder_decoder: bool = self.training["settings"].get("MODEL_TYPE") == "encoder-decoder"
+        if config.LOAD_IN_4BIT is None:
+            config.LOAD_IN_4BIT = self.training["settings"]["LOAD_IN_4BIT"]
         # a model trained whole has no adapter to switch off: base and tuned are loaded in turn
         self.whole_model = not (self.adapter_folder / "adapter_config.json").is_file()
 
@@ -138,20 +140,20 @@ def load_arms(config: EvaluationConfig, inputs: Inputs) -> Iterator[tuple[tuple[
     from workbench import models
 
     location = check_base(config, inputs)
-    base = models.load_base(location, load_in_4bit=config.LOAD_IN_4BIT)
+    base = models.load_base(location, load_in_4bit=bool(config.LOAD_IN_4BIT))
     if not inputs.whole_model:
         yield ("base", "tuned"), models.load_adapter(base, inputs.adapter_folder)
         return
     yield ("base",), base.eval()
     del base
-    yield ("tuned",), models.load_base(str(inputs.adapter_folder), load_in_4bit=config.LOAD_IN_4BIT).eval()
+    yield ("tuned",), models.load_base(str(inputs.adapter_folder), load_in_4bit=bool(config.LOAD_IN_4BIT)).eval()
 
 
 def check_base(config: EvaluationConfig, inputs: Inputs) -> str:
     """Where the base is; refuses one that this machine cannot run or that the adapter was not trained on."""
     from workbench import models
 
-    models.require_device_for(inputs.base_name, load_in_4bit=config.LOAD_IN_4BIT)
+    models.require_device_for(inputs.base_name, load_in_4bit=bool(config.LOAD_IN_4BIT))
     location = models.locate(inputs.base_name)
     if models.weights_hash(location) != inputs.training["inputs"]["base_weights"]:
         raise UserError(
@@ -234,6 +236,7 @@ def generate(
             print(f"asking {len(questions)} questions, {size} at a time, on {models.describe_device()}", flush=True)
             for arm in arms:
                 record["generated"] += generation.ask(model, arm, questions, keys[arm], store, tokenizer, decoding, size)
+            del model  # so that it is gone before the next one is loaded
     for arm in generation.ARMS:
         generation.check_complete(questions, keys[arm], store, arm)
     return questions, {arm: [store.answers[key] for key in keys[arm]] for arm in generation.ARMS}, record

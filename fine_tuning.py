@@ -87,11 +87,11 @@ class TrainingConfig(settings.Settings):
     BEST_METRIC: str = "loss"
     # Evaluations without a new best after which training ends early; 0 for never.
     EARLY_STOPPING: int = 0
-    # Folder of an adapter to go on training from, such as the last iteration's; empty begins a new one.
+    # Folder of an adapter to go on training from, e.g. results/archive/iteration_001; empty begins a new one.
     INIT_ADAPTER: str = ""
     # Any field of PEFT's LoraConfig by its own name, e.g. {use_rslora: true, use_dora: true}.
     LORA_OPTIONS: dict[str, object] = {}
-    # Any field of TRL's SFTConfig by its own name, e.g. {neftune_noise_alpha: 5, adam_beta2: 0.98}.
+    # Any field of TRL's SFTConfig by its own name, e.g. {adam_beta2: 0.98, max_steps: 100}.
     TRAINER_OPTIONS: dict[str, object] = {}
     # Where losses are reported to beside training_log.jsonl: wandb, mlflow, tensorboard, several at once.
     REPORT_TO: list[str] = []
@@ -120,6 +120,7 @@ DEMO = {
 SCRIPT = "fine_tuning.py"
 MODEL_TYPES = ("decoder", "encoder-decoder")
 BEST_METRICS = {"loss": -1, "token_accuracy": 1, "ROUGE-L": 1, "bertscore_f1": 1}  # 1 where higher is better
+SAMPLED_METRICS = ("ROUGE-L", "bertscore_f1")
 EXPORT_QUESTIONS = 32  # asked of the adapter and of the merged model, to say how alike they are
 CHECKPOINTING = ("auto", "none", "selective", "full")
 # These change how a run is carried out, not what it yields
@@ -157,10 +158,15 @@ def check(config: TrainingConfig) -> None:
         raise UserError("INIT_ADAPTER goes on with an adapter, and FULL_FINE_TUNING trains without one. Choose one.")
     if config.BEST_METRIC not in BEST_METRICS:
         raise UserError(f"BEST_METRIC must be one of {', '.join(BEST_METRICS)}, not {config.BEST_METRIC!r}.")
-    if config.BEST_METRIC in ("ROUGE-L", "bertscore_f1") and not config.SAMPLE_QUESTIONS:
+    if config.BEST_METRIC in SAMPLED_METRICS and not config.SAMPLE_QUESTIONS:
         raise UserError(f"BEST_METRIC={config.BEST_METRIC} needs answers. Set SAMPLE_QUESTIONS, 50 or more for a steady choice.")
     if config.INIT_ADAPTER and not (Path(config.INIT_ADAPTER) / "adapter_model.safetensors").is_file():
         raise UserError(f"INIT_ADAPTER={config.INIT_ADAPTER}: holds no adapter (no adapter_model.safetensors).")
+    if config.INIT_ADAPTER and Path(config.INIT_ADAPTER).resolve() == Path(config.OUTPUT_DIR).resolve():
+        raise UserError(
+            f"INIT_ADAPTER={config.INIT_ADAPTER}: is OUTPUT_DIR, where this run will put its own. Name another OUTPUT_DIR, or an "
+            f"earlier adapter in {Path(config.OUTPUT_DIR) / files.ARCHIVE_NAME}."
+        )
     if config.LONG_EXAMPLES not in LONG_POLICIES:
         raise UserError(f"LONG_EXAMPLES must be one of {', '.join(LONG_POLICIES)}, not {config.LONG_EXAMPLES!r}.")
     if not config.LORA_TARGET_MODULES:
@@ -195,6 +201,8 @@ def fingerprint_of(config: TrainingConfig, data: dict[str, Any], base_hash: str,
     # the examples a step, not how processes share them: a run may be gone on with on another number of GPUs
     kept["global_batch"] = config.BATCH_SIZE * config.GRADIENT_ACCUMULATION_STEPS * processes
     start = files.sha256_file(Path(config.INIT_ADAPTER) / "adapter_model.safetensors") if config.INIT_ADAPTER else ""
+    if config.BEST_METRIC in SAMPLED_METRICS:
+        kept["SAMPLE_QUESTIONS"] = config.SAMPLE_QUESTIONS
     return files.sha256_of([kept, data["fingerprint"], data["splits"], base_hash, start])
 
 
@@ -229,6 +237,9 @@ def load_examples(config: TrainingConfig, tokenizer: Any) -> tuple[list[Any], li
                 "with CHAT_TEMPLATE=llama3 (plain is for MODEL_TYPE=encoder-decoder)."
             )
         encoded = [encode_records(split, tokenizer, **limits, terminator=terminator) for split in (train, evaluation)]
+    for name, (examples, _) in zip(("train", "eval"), encoded, strict=True):
+        if not examples:
+            raise UserError(f"{folder}: every {name} example is longer than MAX_SEQ_LENGTH={config.MAX_SEQ_LENGTH}. Raise it.")
     audit = [*encoded[0][1].lines("train", config.MAX_SEQ_LENGTH), encoded[1][1].lines("eval", config.MAX_SEQ_LENGTH)[0]]
     return encoded[0][0], encoded[1][0], audit
 
@@ -239,7 +250,8 @@ def cut_steps(config: TrainingConfig, model: Any, examples: list[Any]) -> Any:
 
     from workbench.training import plan
 
-    lengths = [len(example.input_ids) for example in examples]
+    both_sides = config.MODEL_TYPE == "encoder-decoder"
+    lengths = [len(example.input_ids) + both_sides * len(example.labels) for example in examples]
     free = None
     if torch.cuda.is_available():
         # a tenth for the optimizer, fragments and what the estimate misses; out of memory, the micro-batch halves
@@ -271,14 +283,13 @@ def make_trainer(
     from transformers.trainer_callback import PrinterCallback
 
     from workbench import models
-    from workbench.training import options, recomputation
+    from workbench.training import options, packing, recomputation
     from workbench.training.keeping import BEST, Progress
     from workbench.training.trainer import AnswerTrainer
 
     output = Path(config.OUTPUT_DIR)
-    arguments = options.trainer_arguments(
-        config, checkpoints=output / "checkpoints", recomputation=recomputation.options(micro_batches.checkpointing)
-    )
+    packing.check(model.config, max(len(example.input_ids) for example in train))
+    arguments = options.trainer_arguments(config, checkpoints=output / "checkpoints")
     rows = {
         "id": [example.id for example in train],
         "input_ids": [example.input_ids for example in train],
@@ -310,6 +321,12 @@ def make_trainer(
             f"LORA_TARGET_MODULES={','.join(config.LORA_TARGET_MODULES)}: {' '.join(str(error).split())[:240]}"
         ) from error
     trainer.remove_callback(PrinterCallback)
+    # here and not by the trainer's arguments: the plan is measured before training begins, and what keeps the outputs of
+    # matrix products cannot be stored with a checkpoint
+    if micro_batches.checkpointing != "none":
+        trainer.model.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs=recomputation.options(micro_batches.checkpointing)
+        )
     trainer.follow(
         eval_examples=evaluation,
         best_folder=output / BEST,
@@ -329,6 +346,26 @@ def examiner(config: TrainingConfig, tokenizer: Any) -> Any:
 
     split = dataset_folders.read_split(Path(config.DATASET_DIR), "eval")
     return samples.examiner(split, tokenizer, config.SAMPLE_QUESTIONS, encoder_decoder=config.MODEL_TYPE == "encoder-decoder")
+
+
+def check_init_adapter(config: TrainingConfig, data: dict[str, Any], base_hash: str) -> None:
+    """Refuse an adapter that knows another holdout, stands on another base, or has another shape than the settings say."""
+    folder = Path(config.INIT_ADAPTER)
+    earlier = manifest.require(folder, SCRIPT)
+    for split in ("holdout", "eval"):
+        if earlier["inputs"]["splits"][split] != data["splits"][split]:
+            raise UserError(
+                f"INIT_ADAPTER={folder}: was trained beside another {split} set, so it may have learnt questions of this one. "
+                "Begin a new adapter."
+            )
+    if earlier["inputs"]["base_weights"] != base_hash:
+        raise UserError(f"INIT_ADAPTER={folder}: was trained on {earlier['settings']['MODEL_NAME']}, not on {config.MODEL_NAME}.")
+    for name in ("LORA_RANK", "LORA_ALPHA", "LORA_TARGET_MODULES", "LORA_OPTIONS"):
+        if earlier["settings"].get(name) != getattr(config, name):
+            raise UserError(
+                f"INIT_ADAPTER={folder}: has {name}={earlier['settings'].get(name)}, and an adapter keeps its shape. "
+                f"Set it so here too, not {getattr(config, name)}."
+            )
 
 
 def save_result(config: TrainingConfig, trainer: Any, tokenizer: Any, data: dict[str, Any], details: dict[str, Any]) -> None:
@@ -361,13 +398,14 @@ def report(config: TrainingConfig, made: dict[str, Any], demo: bool) -> None:
     output = Path(config.OUTPUT_DIR)
     kept, first = made["kept"], made["before"]
     print(
-        f"\niteration {made['iteration']}, eval split            before      after (step {kept['step']}, epoch {kept['epoch']:g})"
+        f"\niteration {made['iteration']}, eval split                  before      after (step {kept['step']}, epoch {kept['epoch']:g})"
     )
     for name, text in (("loss", "loss, nats a token"), ("perplexity", "perplexity"), ("token_accuracy", "token accuracy")):
-        print(f"  {text:<26}{first[name]:>12.3f}{kept[name]:>11.3f}")
-    if "ROUGE-L" in kept:
-        for name in ("ROUGE-L", "bertscore_f1"):
-            print(f"  {f'{name}, {config.SAMPLE_QUESTIONS} sample answers':<26}{first[name]:>12.3f}{kept[name]:>11.3f}")
+        print(f"  {text:<32}{first[name]:>12.3f}{kept[name]:>11.3f}")
+    for name in SAMPLED_METRICS:
+        if name in kept and name in first:
+            asked = f"{name}, {made['settings']['SAMPLE_QUESTIONS']} sample answers"
+            print(f"  {asked:<32}{first[name]:>12.3f}{kept[name]:>11.3f}")
     print(f"  adapter: {output}, curves: {output / 'training_curves.png'}, by specialty: {output / 'learning_by_specialty.csv'}")
     asked = "--demo" if demo else f"FINETUNED_MODEL_PATH={output} DATASET_DIR={config.DATASET_DIR}"
     print(f"next: python evaluation.py {asked}")
@@ -415,7 +453,9 @@ def export_model(config: TrainingConfig, arguments: Any) -> None:
     if entry is None:
         raise UserError(f"{data_folder}: its ledger has no iteration {training['iteration']}, on which the adapter was trained.")
     tokenizer = models.load_tokenizer(str(output))
-    questions = samples.questions(dataset_folders.read_split(data_folder, "eval"), tokenizer, EXPORT_QUESTIONS)
+    encoder_decoder = training["settings"].get("MODEL_TYPE") == "encoder-decoder"
+    split = dataset_folders.read_split(data_folder, "eval")
+    questions = samples.questions(split, tokenizer, EXPORT_QUESTIONS, encoder_decoder=encoder_decoder)
     print(f"asking the adapter {len(questions)} questions …", flush=True)
     load_in_4bit = training["settings"]["LOAD_IN_4BIT"]
     model = models.load_adapter(models.load_base(base, load_in_4bit=load_in_4bit), output)
@@ -479,6 +519,8 @@ def main() -> None:
     if processes.num_processes > 1 and config.LOAD_IN_4BIT and not torch.cuda.is_available():
         # measured: loss 7.2 where one process has 4.6 on the same examples (EXPERIMENTS.md, 2026-11-21)
         raise UserError("4-bit training in several CPU processes computes wrong losses. Use one process, or LOAD_IN_4BIT=False.")
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
+        raise UserError("FSDP is not supported yet: evaluation and the best adapter need the whole model. Use launch/ddp.yaml.")
     if processes.is_local_main_process:
         models.locate(config.MODEL_NAME)  # builds the embedded model where it is missing, once
     processes.wait_for_everyone()
@@ -495,7 +537,7 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, processe
     from accelerate.utils import broadcast_object_list
 
     from workbench import models
-    from workbench.training import checkpoints, plan
+    from workbench.training import checkpoints, options, plan
     from workbench.training.steps import time_two_steps
 
     started = time.time()
@@ -519,9 +561,14 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, processe
         return
 
     # 2. data and model, and the plan before the first step
+    tags = {"commit": manifest.git_state().get("commit", "none")[:12], "dataset": data["fingerprint"][:12],
+            "holdout": data["splits"]["holdout"][:12], "iteration": str(data["iteration"])}  # fmt: skip
+    options.tag_reports(options.reporters(config), output, tags)
     found = "encoder-decoder" if models.is_encoder_decoder(models.load_config(location)) else "decoder"
     if found != config.MODEL_TYPE:
         raise UserError(f"{config.MODEL_NAME}: is a model of type {found}. Set MODEL_TYPE={found}.")
+    if config.INIT_ADAPTER:
+        check_init_adapter(config, data, base_hash)
     tokenizer = models.load_tokenizer(location)
     examples, evaluation, audit = load_examples(config, tokenizer)
     full_precision = config.FULL_FINE_TUNING or config.TRAINER_OPTIONS.get("bf16") is False
@@ -532,6 +579,7 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, processe
         trainer.model,
         examples=len(examples),
         epochs=config.NUM_EPOCHS,
+        most_steps=int(config.TRAINER_OPTIONS.get("max_steps", 0) or 0),  # type: ignore[call-overload]
         examples_a_step=config.BATCH_SIZE * config.GRADIENT_ACCUMULATION_STEPS,
         processes=processes.num_processes,
         activations=micro_batches.activations,
@@ -553,9 +601,11 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, processe
     if processes.is_main_process:
         manifest.start(output, fingerprint, SCRIPT, fresh=arguments.fresh)
     processes.wait_for_everyone()
-    checkpoint, torn = checkpoints.newest_whole(output / "checkpoints")
-    for name in torn:
-        print(f"  {name} was cut off while it was written and is not used")
+    if processes.is_main_process:
+        for name in checkpoints.clear_torn(output / "checkpoints"):
+            print(f"  {name} was cut off while it was written and is not used")
+    processes.wait_for_everyone()
+    checkpoint = checkpoints.newest_whole(output / "checkpoints")
     if checkpoint is None:
         (output / "eval_history.jsonl").unlink(missing_ok=True)
         trainer.evaluate()
@@ -564,16 +614,18 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, processe
         # on a CPU bitsandbytes repacks its 4-bit weights at the first look without gradients and then rounds otherwise;
         # the first evaluation did that to the run that was killed
         trainer.look_once()
+    if processes.is_main_process:
+        options.write_tags(options.reporters(config), tags)
     stop = checkpoints.StopSafely(trainer.accelerator)
     trainer.add_callback(stop)
     with stop.listening():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if stop.received and trainer.state.global_step < trainer.state.max_steps:
+    if stop.agreed and trainer.state.global_step < trainer.state.max_steps:
         if processes.is_main_process:
             print(
                 f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; the same command goes on from there"
             )
-        sys.exit(128 + stop.received)
+        sys.exit(128 + stop.agreed)
     if trainer.last_evaluated_step() < trainer.state.global_step:  # killed in the last evaluation, after the last checkpoint
         trainer.evaluate()
     if not processes.is_main_process:

@@ -5,7 +5,7 @@ import torch
 from transformers import TrainingArguments
 
 from workbench import files
-from workbench.training.checkpoints import WHOLE, WholeCheckpoints, is_whole, newest_whole
+from workbench.training.checkpoints import WHOLE, WholeCheckpoints, clear_torn, is_whole, newest_whole
 
 
 class Line(torch.nn.Module):
@@ -29,7 +29,7 @@ def test_a_checkpoint_has_its_name_only_once_it_is_whole_and_the_disk_is_bounded
     kept = sorted(path.name for path in tmp_path.iterdir())
     assert kept == ["checkpoint-4", "checkpoint-6"]
     assert all(is_whole(tmp_path / name) for name in kept)
-    assert newest_whole(tmp_path) == (tmp_path / "checkpoint-6", [])
+    assert newest_whole(tmp_path) == tmp_path / "checkpoint-6"
     assert files.read_json(tmp_path / "checkpoint-6" / WHOLE)["step"] == 6
 
 
@@ -37,9 +37,9 @@ def test_a_file_cut_short_or_lost_makes_a_checkpoint_not_whole_and_the_one_befor
     trainer(tmp_path).train()
     optimizer = tmp_path / "checkpoint-6" / "optimizer.pt"
     optimizer.write_bytes(optimizer.read_bytes()[:-1])
-    assert newest_whole(tmp_path) == (tmp_path / "checkpoint-4", ["checkpoint-6"])
+    assert newest_whole(tmp_path) == tmp_path / "checkpoint-4" and clear_torn(tmp_path) == ["checkpoint-6"]
     (tmp_path / "checkpoint-4" / WHOLE).unlink()
-    assert newest_whole(tmp_path) == (None, ["checkpoint-4"])
+    assert newest_whole(tmp_path) is None and clear_torn(tmp_path) == ["checkpoint-4"]
 
 
 def test_a_disk_that_fills_up_while_a_checkpoint_is_written_leaves_the_last_one(tmp_path, monkeypatch):
@@ -64,4 +64,4 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written_leaves_the_last_one(
 
 def test_what_a_kill_left_half_written_is_cleared_away(tmp_path):
     (tmp_path / ".writing" / "checkpoint-8").mkdir(parents=True)
-    assert newest_whole(tmp_path) == (None, []) and not (tmp_path / ".writing").exists()
+    assert clear_torn(tmp_path) == [] and newest_whole(tmp_path) is None and not (tmp_path / ".writing").exists()

@@ -65,14 +65,6 @@ def test_every_example_is_in_one_pack_and_no_pack_is_over_budget(seed):
     assert len(packs) - 1 <= 11 / 9 * fewest + 1
 
 
-def test_packs_can_be_made_as_many_as_another_process_has():
-    lengths = [10] * 8
-    assert len(packing.pack(lengths, 1000)) == 1
-    packs = packing.pack(lengths, 1000, at_least=3)
-    assert len(packs) == 3 and sorted(itertools.chain.from_iterable(packs)) == list(range(8))
-    assert len(packing.pack([10, 10], 1000, at_least=5)) == 2
-
-
 def test_packed_examples_give_the_loss_and_gradients_of_single_ones(model):
     rows = drawn(9)
     assert_same(gradients(model, [rows]), gradients(model, [[row] for row in rows]))
@@ -126,6 +118,18 @@ def test_the_head_in_chunks_gives_the_loss_and_gradient_of_cross_entropy(monkeyp
 def test_packs_need_their_own_attention_and_say_so(model):
     with pytest.raises(RuntimeError, match="for packs only"), packing.packed(model.get_base_model()):
         model(input_ids=torch.tensor([[1, 2, 3]]))
+
+
+def test_models_that_packs_would_train_wrongly_are_refused():
+    from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig
+
+    from workbench.errors import UserError
+
+    packing.check(LlamaConfig(), 10_000)
+    packing.check(MistralConfig(sliding_window=4096), 4096)
+    for config in (MistralConfig(sliding_window=4096), Gemma3TextConfig(sliding_window=512)):
+        with pytest.raises(UserError, match="cannot be packed"):
+            packing.check(config, 5000)
 
 
 def test_micro_batches_recompute_no_more_than_memory_asks_for():

@@ -184,6 +184,8 @@ def test_other_settings_archive_a_finished_adapter_and_refuse_an_unfinished_one(
         ("LORA_OPTIONS={use_rslor: true}", "Did you mean use_rslora"),
         ("LORA_OPTIONS={init_lora_weights: pissa}", "changes the base"),
         ("TRAINER_OPTIONS={packing: true}", "cannot be changed"),
+        ("TRAINER_OPTIONS={label_smoothing_factor: 0.1}", "cannot be changed"),
+        ("LORA_OPTIONS={bias: all}", "cannot be changed"),
         ("TRAINER_OPTIONS={adam_beta3: 0.9}", "Did you mean adam_beta"),
         ("REPORT_TO=wandbb", "wandb, mlflow, tensorboard"),
         ("MAX_SEQ_LENGTH=24", "nothing to learn"),
@@ -199,13 +201,27 @@ def test_a_mistake_is_one_line_and_exit_code_2(small_run, tmp_path, setting, wor
     assert "Traceback" not in done.stderr and not (tmp_path / "out" / "manifest.json").exists()
 
 
-def test_wandb_writes_its_offline_run(small_run, tmp_path):
+def test_a_run_is_reported_to_several_places_with_what_it_was_made_from(small_run, tmp_path, monkeypatch):
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # mlflow-skinny has no database
     folders = {**small_run, "adapter": tmp_path / "out"}
     done = run_script(
-        *train_command(folders, "USE_WANDB=True"), WANDB_MODE="offline", WANDB_DIR=str(tmp_path), WANDB_SILENT="true"
-    )
+        *train_command(folders, "REPORT_TO=tensorboard,mlflow", "USE_WANDB=True", "SAMPLE_QUESTIONS=0"),
+        WANDB_MODE="offline", WANDB_DIR=str(tmp_path), WANDB_SILENT="true",
+        MLFLOW_TRACKING_URI=f"file://{tmp_path / 'mlruns'}",
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+    data = manifest.read(small_run["data"])["fingerprint"][:12]
+    [stored] = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert f"dataset:{data}".encode() in stored.read_bytes()
+    events = list((folders["adapter"] / "tensorboard").glob("events*"))
+    assert any(data.encode() in path.read_bytes() for path in events)
+    assert any(b"eval/loss" in path.read_bytes() for path in events)
+    import mlflow
+
+    mlflow.set_tracking_uri(f"file://{tmp_path / 'mlruns'}")
+    [run] = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert run.data.tags["dataset"] == data and "eval_loss" in run.data.metrics
 
 
 def test_several_gpus_are_used_by_starting_again_through_accelerate(monkeypatch):
@@ -274,6 +290,35 @@ def test_a_model_that_gives_no_number_is_refused_before_it_is_trained(small_run,
     done = run_script(*train_command(folders, f"INIT_ADAPTER={tmp_path / 'poisoned'}", "SAMPLE_QUESTIONS=0"))
     assert done.returncode == 2 and "is not finite" in done.stderr and "Traceback" not in done.stderr
     assert manifest.read(folders["adapter"]) is None
+
+
+def test_an_adapter_that_may_know_the_holdout_or_has_another_shape_is_not_gone_on_with(small_run, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(small_run["adapter"], other)
+    stored = json.loads((other / "manifest.json").read_text())
+    folders = {**small_run, "adapter": tmp_path / "out"}
+    shape = run_script(*train_command(folders, f"INIT_ADAPTER={other}", "LORA_RANK=4"))
+    assert shape.returncode == 2 and "has LORA_RANK=64" in shape.stderr
+    stored["inputs"]["splits"]["holdout"] = "another"
+    (other / "manifest.json").write_text(json.dumps(stored))
+    leak = run_script(*train_command(folders, f"INIT_ADAPTER={other}"))
+    assert leak.returncode == 2 and "may have learnt questions" in leak.stderr
+    itself = run_script(*train_command(small_run, f"INIT_ADAPTER={small_run['adapter']}"))
+    assert itself.returncode == 2 and "is OUTPUT_DIR" in itself.stderr
+
+
+def test_recomputation_and_small_micro_batches_train_as_none_does_and_their_checkpoints_are_stored(small_run, tmp_path):
+    logs = {}
+    for checkpointing, tokens in (("none", 100_000), ("selective", 200)):
+        folders = {**small_run, "adapter": tmp_path / checkpointing}
+        done = run_script(*train_command(
+            folders, f"ACTIVATION_CHECKPOINTING={checkpointing}", f"MAX_TOKENS_PER_BATCH={tokens}", "SAMPLE_QUESTIONS=0",
+            "TRAINER_OPTIONS={max_steps: 4}",
+        ))  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "steps: 4 " in done.stdout and f"recomputing {checkpointing}" in done.stdout
+        logs[checkpointing] = losses(folders["adapter"])
+    assert logs["selective"] == pytest.approx(logs["none"], rel=2e-2)
 
 
 def losses(adapter):

@@ -137,9 +137,12 @@ def generate_batch(model: Any, batch: Sequence[Question], decoding: Decoding) ->
     from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
     width = max(len(question.prompt_ids) for question in batch)
-    # left padding: a decoder's next token follows the last position
-    ids = torch.tensor([[decoding.pad_id] * (width - len(q.prompt_ids)) + list(q.prompt_ids) for q in batch])
-    mask = torch.tensor([[0] * (width - len(q.prompt_ids)) + [1] * len(q.prompt_ids) for q in batch])
+    # left padding: a decoder's next token follows the last position; an encoder counts positions from the left
+    side = 1 if model.config.is_encoder_decoder else -1
+    gaps = [width - len(question.prompt_ids) for question in batch]
+    rows = [(list(q.prompt_ids), [decoding.pad_id] * gap)[::side] for q, gap in zip(batch, gaps, strict=True)]
+    masks = [([1] * (width - gap), [0] * gap)[::side] for gap in gaps]
+    ids, mask = (torch.tensor([first + second for first, second in parts]) for parts in (rows, masks))
 
     # a decoder's output begins with the prompt, an encoder-decoder's with its start token
     given = 1 if model.config.is_encoder_decoder else width
@@ -174,11 +177,11 @@ def generate_batch(model: Any, batch: Sequence[Question], decoding: Decoding) ->
 
 
 def find_batch_size(device_type: str, questions: Sequence[Question], decoding: Decoding, config: Any) -> int:
-    """A batch that fits: from free GPU memory and the size of the key-value cache, or 64 rows on a CPU."""
+    """A batch that fits: from free GPU memory and the size of the key-value cache, or 128 rows on a CPU."""
     import torch
 
     if device_type != "cuda":
-        return 64
+        return 128
     free, _ = torch.cuda.mem_get_info()
     longest = max(len(question.prompt_ids) for question in questions) + decoding.max_new_tokens
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads

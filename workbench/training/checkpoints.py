@@ -67,20 +67,24 @@ def settle(written: Path, folder: Path, step: int) -> None:
     files.fsync_folder(folder)
 
 
-def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint, and the names of those passed over; the latter are removed."""
+def _numbered(folder: Path) -> list[Path]:
+    """Checkpoints of a folder, the newest first."""
+    found = [(int(match.group(1)), path) for path in folder.glob("checkpoint-*") if (match := NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest whole checkpoint, if there is one."""
+    return next((path for path in _numbered(folder) if is_whole(path)), None)
+
+
+def clear_torn(folder: Path) -> list[str]:
+    """Remove what is not whole; returns the names. For one process, before others look."""
     files.remove(folder / WRITING)
-    found = sorted(
-        ((int(match.group(1)), path) for path in folder.glob("checkpoint-*") if (match := NAME.fullmatch(path.name))),
-        reverse=True,
-    )
-    torn: list[str] = []
-    for _, path in found:
-        if is_whole(path):
-            return path, torn
-        torn.append(path.name)
-        shutil.rmtree(path, ignore_errors=True)
-    return None, torn
+    torn = [path for path in _numbered(folder) if not is_whole(path)]
+    for path in torn:
+        shutil.rmtree(path)
+    return [path.name for path in torn]
 
 
 def is_whole(checkpoint: Path) -> bool:
@@ -99,6 +103,7 @@ class StopSafely(TrainerCallback):
 
     def __init__(self, accelerator: Any) -> None:
         self.accelerator, self.received = accelerator, 0
+        self.agreed = 0  # the signal that some process had received when the last step ended, the same on all
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -116,15 +121,16 @@ class StopSafely(TrainerCallback):
                 signal.signal(number, handler)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.agreed = self.received
         if self.accelerator.num_processes > 1:
             import torch
 
             flag = torch.tensor(self.received, device=self.accelerator.device)
-            self.received = int(self.accelerator.gather(flag[None]).max())
-        if self.received and state.global_step < state.max_steps:
+            self.agreed = int(self.accelerator.gather(flag[None]).max())
+        if self.agreed and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.received:  # a machine that is being taken away does not wait for an evaluation
+        if self.agreed:  # a machine that is being taken away does not wait for an evaluation
             control.should_evaluate = False

@@ -65,16 +65,12 @@ class PairTrainer(CutsSteps, Seq2SeqTrainer):
     def length(self, row: Row) -> int:
         return len(row["input_ids"]) + len(row["labels"])
 
-    def cut(self, rows: Sequence[Row], at_least: int = 1) -> list[list[Row]]:
+    def cut(self, rows: Sequence[Row]) -> list[list[Row]]:
         groups: list[list[Row]] = []
         for row in sorted(rows, key=self.length):  # the longest so far is always the last
             if not groups or (len(groups[-1]) + 1) * self.length(row) > self.tokens_per_batch:
                 groups.append([])
             groups[-1].append(row)
-        while len(groups) < min(at_least, len(rows)):
-            largest = max(groups, key=len)
-            groups.remove(largest)
-            groups += [largest[::2], largest[1::2]]
         return groups
 
     def collate(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
@@ -109,9 +105,11 @@ class PairTrainer(CutsSteps, Seq2SeqTrainer):
         model = self.accelerator.unwrap_model(self.model)
         was_training = model.training
         model.eval()
-        rows = [{"id": e.id, "specialty": e.specialty, "input_ids": e.input_ids, "labels": e.labels} for e in self.eval_examples]
+        own = sorted(self.eval_examples, key=lambda example: str(example.id))
+        own = own[self.accelerator.process_index :: self.accelerator.num_processes]
+        rows = [{"id": e.id, "specialty": e.specialty, "input_ids": e.input_ids, "labels": e.labels} for e in own]
         measured = []
-        for group in self.cut(rows)[self.accelerator.process_index :: self.accelerator.num_processes]:
+        for group in self.cut(rows):
             with self.accelerator.autocast():
                 losses, correct, row_of = self._losses(model, group)
             for place, row in enumerate(group):

@@ -90,6 +90,9 @@ def encode_records(
         ids, labels = encoded.input_ids, encoded.labels
         name = f"{row['specialty']} {row['id'][:8]}"
         audit.see(len(ids))
+        if len(ids) > max_length and long_examples == "drop":
+            audit.dropped += 1
+            continue
         if encoded.prompt_length >= min(max_length, len(ids)):
             unlearnable.append(name)
             continue
@@ -98,9 +101,6 @@ def encode_records(
         if len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_token_id:
             doubled.append(name)
         if len(ids) > max_length:
-            if long_examples == "drop":
-                audit.dropped += 1
-                continue
             audit.truncated += 1
             ids, labels = ids[:max_length], labels[:max_length]
         examples.append(Example(row["id"], row["specialty"], ids, labels))

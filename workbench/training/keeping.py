@@ -50,6 +50,7 @@ class KeepsBest(WholeCheckpoints):
         self.eval_examples, self.best_folder = list(eval_examples), best_folder
         self.best_metric, self.patience, self.examine = best_metric, patience, examine
         self.eval_history: list[dict[str, Any]] = []
+        self.add_callback(EvaluateWhatWasMissed(self))
 
     def measure_examples(self) -> list[dict[str, Any]]:
         """id, specialty, nats, learnt tokens and correct ones of each eval example."""
@@ -108,7 +109,7 @@ class KeepsBest(WholeCheckpoints):
 
     def _examined(self) -> dict[str, Any]:
         """What `examine` finds, made by one process and known to all."""
-        if self.examine is None or self.is_fsdp_enabled:
+        if self.examine is None:
             return {}
         found: list[Any] = [None]
         if self.accelerator.is_main_process:
@@ -135,6 +136,19 @@ class KeepsBest(WholeCheckpoints):
     def _stored_history(self) -> list[dict[str, Any]]:
         """Evaluations before a resume, so that the best adapter is the best of the whole run."""
         return self.eval_history or files.read_json_lines(self._history_file, drop_torn_tail=True)
+
+
+class EvaluateWhatWasMissed(TrainerCallback):
+    """A run that ended between a checkpoint and the evaluation due after it makes up for that when it goes on."""
+
+    def __init__(self, trainer: KeepsBest) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        every = args.eval_steps if args.eval_strategy == "steps" else len(self.trainer.get_train_dataloader())
+        due = state.global_step and state.global_step % int(every or 1) == 0
+        if due and self.trainer.last_evaluated_step() < state.global_step:
+            self.trainer.evaluate()
 
 
 class NotFiniteError(UserError):

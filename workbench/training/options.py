@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,12 @@ TRAINER_SETTINGS = {
     "report_to": "REPORT_TO", "seed": "RANDOM_SEED", "output_dir": "OUTPUT_DIR", "max_length": "MAX_SEQ_LENGTH",
     "eval_steps": "EVAL_STEPS", "gradient_checkpointing": "ACTIVATION_CHECKPOINTING",
 }  # fmt: skip
-# what would undo packing, masking or whole checkpoints
+# what would undo packing, masking or whole checkpoints, or would do nothing, since a step here is our own
 TRAINER_FIXED = {"packing", "padding_free", "completion_only_loss", "assistant_only_loss", "dataset_kwargs", "save_strategy",
                  "eval_strategy", "remove_unused_columns", "load_best_model_at_end", "resume_from_checkpoint",
-                 "gradient_checkpointing_kwargs", "data_seed", "use_cpu"}  # fmt: skip
+                 "gradient_checkpointing_kwargs", "data_seed", "use_cpu", "activation_checkpointing",
+                 "activation_checkpointing_kwargs", "activation_offloading", "label_smoothing_factor", "loss_type",
+                 "train_sampling_strategy", "neftune_noise_alpha", "fp16", "accelerator_config"}  # fmt: skip
 # these write another base than the one that evaluation loads: without the adapter it would not be the base any more
 CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "eva", "lora_ga")
 REPORTERS = ("wandb", "mlflow", "tensorboard")
@@ -53,7 +57,7 @@ def lora_config(config: Any) -> Any:
     task = "SEQ_2_SEQ_LM" if config.MODEL_TYPE == "encoder-decoder" else "CAUSAL_LM"
 
     given = dict(config.LORA_OPTIONS)
-    check_fields("LORA_OPTIONS", given, LoraConfig, LORA_SETTINGS, {"task_type", "modules_to_save", "inference_mode"})
+    check_fields("LORA_OPTIONS", given, LoraConfig, LORA_SETTINGS, {"task_type", "modules_to_save", "inference_mode", "bias"})
     start = str(given.get("init_lora_weights", "")).lower()
     if start.startswith(CHANGE_THE_BASE):
         raise UserError(
@@ -86,7 +90,31 @@ def reporters(config: Any) -> list[str]:
     return wanted
 
 
-def trainer_arguments(config: Any, *, checkpoints: Path, recomputation: dict[str, Any] | None) -> Any:
+def tag_reports(wanted: list[str], output: Path, tags: Mapping[str, str]) -> None:
+    """Let the reporters know what a run was made from; what the user's environment says already stays.
+
+    Call it before the trainer is made: wandb reads the environment once. TensorBoard's files go beside the adapter,
+    where they outlive the checkpoints.
+    """
+    if "wandb" in wanted:
+        os.environ.setdefault("WANDB_TAGS", ",".join(f"{name}:{value}" for name, value in tags.items()))
+    if "mlflow" in wanted:
+        os.environ.setdefault("MLFLOW_TAGS", json.dumps(dict(tags)))
+    if "tensorboard" in wanted:
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output / "tensorboard"))
+
+
+def write_tags(wanted: list[str], tags: Mapping[str, str]) -> None:
+    """The same for TensorBoard, which knows no tags, as texts; once the output folder is this run's."""
+    if "tensorboard" in wanted:
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(os.environ["TENSORBOARD_LOGGING_DIR"]) as writer:
+            for name, value in tags.items():
+                writer.add_text(name, value)
+
+
+def trainer_arguments(config: Any, *, checkpoints: Path) -> Any:
     """TRL's (or, for an encoder-decoder, transformers') configuration of the run.
 
     A batch of the dataloader is a whole optimizer step, which the trainer cuts.
@@ -112,8 +140,6 @@ def trainer_arguments(config: Any, *, checkpoints: Path, recomputation: dict[str
         "max_grad_norm": config.MAX_GRAD_NORM,
         "bf16": True,
         "use_cpu": not torch.cuda.is_available(),
-        "gradient_checkpointing": recomputation is not None,
-        "gradient_checkpointing_kwargs": recomputation,
         "ddp_find_unused_parameters": False,
         "eval_strategy": "steps" if config.EVAL_STEPS else "epoch",
         "eval_steps": config.EVAL_STEPS or None,

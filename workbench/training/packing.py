@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import functools
 import importlib
 import inspect
 import itertools
@@ -20,6 +21,8 @@ import torch
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
+from workbench.errors import UserError
+
 varlen_attn: Any = None
 with contextlib.suppress(ImportError):  # before torch 2.10
     varlen_attn = importlib.import_module("torch.nn.attention.varlen").varlen_attn
@@ -28,12 +31,8 @@ IMPLEMENTATION = "packed_examples"  # a name that has no mask function, so that 
 Pack = dict[str, Any]
 
 
-def pack(lengths: Sequence[int], budget: int, at_least: int = 1) -> list[list[int]]:
-    """Indices of examples, grouped so that a group's lengths sum to `budget` at most; one that is longer stands alone.
-
-    With `at_least` there are that many groups where there are as many examples: processes that must take the same
-    number of forward passes (FSDP) ask for the largest number among them.
-    """
+def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices of examples, grouped so that a group's lengths sum to `budget` at most; one that is longer stands alone."""
     groups: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (tokens left, group), sorted
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -45,10 +44,6 @@ def pack(lengths: Sequence[int], budget: int, at_least: int = 1) -> list[list[in
             left, group = budget, len(groups)
             groups.append([index])
         bisect.insort(room, (left - lengths[index], group))
-    while len(groups) < min(at_least, len(lengths)):
-        largest = max(groups, key=len)
-        groups.remove(largest)
-        groups += [largest[::2], largest[1::2]]
     return groups
 
 
@@ -100,7 +95,7 @@ def packed_attention(
     """
     if bounds is None:
         raise RuntimeError(f'attention "{IMPLEMENTATION}" is for packs only; wrap packed passes in `packed(model)`')
-    if varlen_attn is not None and query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
+    if varlen_attn is not None and _has_flash(query.device) and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
         if cumulative is None:
             cumulative = torch.tensor(bounds, dtype=torch.int32, device=query.device)
         longest = max(end - start for start, end in itertools.pairwise(bounds))
@@ -118,6 +113,24 @@ def packed_attention(
         for start, end in itertools.pairwise(bounds)
     ]  # fmt: skip
     return torch.cat(parts, dim=1), None
+
+
+def check(config: Any, longest: int) -> None:
+    """UserError for models whose layers look elsewhere than back over the whole example, which packs cannot do yet."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    window = getattr(text, "sliding_window", None)
+    windowed = window is not None and 0 < window < longest and getattr(text, "use_sliding_window", True)
+    if kinds - {"full_attention", "sliding_attention"} or windowed or getattr(text, "attn_logit_softcapping", None):
+        raise UserError(
+            f"{getattr(config, 'name_or_path', '')}: its attention ({', '.join(sorted(kinds))}, window {window}) cannot be packed. "
+            f"Take a model with full attention, or, for a window alone, MAX_SEQ_LENGTH={window or longest}."
+        )
+
+
+@functools.cache
+def _has_flash(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _varlen_options() -> dict[str, Any]:

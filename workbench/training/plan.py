@@ -95,17 +95,21 @@ def make_plan(
     examples: int,
     epochs: float,
     examples_a_step: int,
+    most_steps: int,
     processes: int,
     activations: int,
     output_dir: Path,
 ) -> Plan:
-    """Work out a run from the loaded model; `examples_a_step` is what one process contributes to a step."""
+    """Work out a run from the loaded model; `examples_a_step` is what one process contributes to a step.
+
+    `most_steps` ends it earlier where it is above 0.
+    """
     # the trainer drops no batch: the last, smaller one is a step of its own
     steps_per_epoch = max(1, math.ceil(math.ceil(examples / processes) / examples_a_step))
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     existing = next(p for p in (output_dir, *output_dir.resolve().parents) if p.exists())
     return Plan(
-        steps=math.ceil(steps_per_epoch * epochs),
+        steps=most_steps if most_steps > 0 else math.ceil(steps_per_epoch * epochs),
         steps_per_epoch=steps_per_epoch,
         trainable=trainable,
         parameters=_parameters(model),

@@ -34,7 +34,7 @@ class CutsSteps(KeepsBest):
         """Tokens of an example that the budget counts."""
         raise NotImplementedError
 
-    def cut(self, rows: Sequence[Row], at_least: int = 1) -> list[list[Row]]:
+    def cut(self, rows: Sequence[Row]) -> list[list[Row]]:
         """The examples in groups, each a micro-batch."""
         raise NotImplementedError
 
@@ -64,9 +64,6 @@ class CutsSteps(KeepsBest):
 
     def _forward_backward(self, model: torch.nn.Module, rows: list[Row], count: int) -> torch.Tensor:
         groups = self.cut(rows)
-        if self.is_fsdp_enabled:  # every forward pass gathers weights from all processes, so all must take as many
-            most = int(self.accelerator.gather(torch.tensor([len(groups)], device=self.accelerator.device)).max())
-            groups = self.cut(rows, most)
         total = torch.zeros((), device=self.accelerator.device)
         for number, group in enumerate(groups, start=1):
             last = number == len(groups)
@@ -85,6 +82,11 @@ class CutsSteps(KeepsBest):
         return int(self.accelerator.reduce(torch.tensor(number, device=self.accelerator.device), "sum"))
 
     def _halve_budget(self, rows: list[Row]) -> None:
+        if self.accelerator.num_processes > 1:  # DDP cannot begin a step again that others have begun with it
+            raise UserError(
+                f"a GPU's memory ran out at {self.tokens_per_batch:,} tokens a micro-batch. Run the same command with "
+                f"MAX_TOKENS_PER_BATCH={self.tokens_per_batch // 2}; it goes on from the last checkpoint."
+            )
         longest = max(map(self.length, rows))
         if self.tokens_per_batch <= longest:
             raise UserError(

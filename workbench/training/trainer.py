@@ -25,9 +25,15 @@ class AnswerTrainer(CutsSteps, SFTTrainer):
     """
 
     def __init__(self, *, tokens_per_batch: int, **keywords: Any) -> None:
+        model = keywords["model"]
+        # TRL rounds an adapter that it is given to bf16
+        begun = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad and "lora_" in name}
         super().__init__(data_collator=KeepApart(), **keywords)
         self.tokens_per_batch = tokens_per_batch
         adapter_to_fp32(self.model)
+        for name, parameter in self.model.named_parameters():
+            if name in begun:
+                parameter.data.copy_(begun[name])
         add_answer_loss(base_of(self.model))
 
     def supervised(self, row: Row) -> int:
@@ -36,8 +42,8 @@ class AnswerTrainer(CutsSteps, SFTTrainer):
     def length(self, row: Row) -> int:
         return len(row["input_ids"])
 
-    def cut(self, rows: Sequence[Row], at_least: int = 1) -> list[list[Row]]:
-        groups = pack([self.length(row) for row in rows], self.tokens_per_batch, at_least)
+    def cut(self, rows: Sequence[Row]) -> list[list[Row]]:
+        groups = pack([self.length(row) for row in rows], self.tokens_per_batch)
         return [[rows[index] for index in group] for group in groups]
 
     def around_a_pass(self) -> Any:
@@ -108,7 +114,7 @@ class FrozenHeadLoss(torch.autograd.Function):
         return gradient * gradients[0].to(gradient.dtype), None, None
 
 
-def add_answer_loss(base: torch.nn.Module) -> None:
+def add_answer_loss(base: Any) -> None:
     """Give a causal language model `forward(..., answer_loss=True)`: logits at the supervised positions only.
 
     The prompt's logits, which the loss ignores, cost as much as the answer's; with a large vocabulary they are most of
@@ -118,7 +124,9 @@ def add_answer_loss(base: torch.nn.Module) -> None:
     config = base.config
     # heads that do more than multiply (Gemma's soft cap, Granite's and Cohere's scales) go through the model's own code
     odd = any(getattr(config, name, None) for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"))
-    simple = not odd and getattr(base, "lm_head", None) is not None and getattr(base.lm_head, "bias", None) is None
+    head = getattr(base, "lm_head", None)
+    # an adapter on the head has a weight too, but is more than it
+    simple = not odd and type(head) is torch.nn.Linear and getattr(head, "bias", None) is None and hasattr(base, "model")
 
     def forward(self: Any, *arguments: Any, answer_loss: bool = False, **inputs: Any) -> Any:
         if not answer_loss:
@@ -155,10 +163,11 @@ def measure(model: torch.nn.Module, examples: Sequence[Example], accelerator: An
     was_training = model.training
     model.eval()
     inner = accelerator.unwrap_model(model)
-    groups = pack([len(example.input_ids) for example in examples], tokens_per_batch)
+    # examples are shared out before they are packed: budgets may differ from device to device
+    own = sorted(examples, key=lambda example: example.id)[accelerator.process_index :: accelerator.num_processes]
     mine = []
-    for group in groups[accelerator.process_index :: accelerator.num_processes]:
-        rows = [examples[i] for i in group]
+    for group in pack([len(example.input_ids) for example in own], tokens_per_batch):
+        rows = [own[i] for i in group]
         joined = join([{"input_ids": row.input_ids, "labels": row.labels} for row in rows])
         with accelerator.autocast(), packed(base_of(inner)):
             outputs = inner(**to_device(joined, accelerator.device), answer_loss=True)
