@@ -115,7 +115,7 @@ DEMO = {
     "GRADIENT_ACCUMULATION_STEPS": 1,
     "LEARNING_RATE": 2e-3,
     "MAX_SEQ_LENGTH": 256,
-    "SAMPLE_QUESTIONS": 8,
+    "SAMPLE_QUESTIONS": 0,  # evaluation.py --demo, the next step, asks them all
 }
 SCRIPT = "fine_tuning.py"
 MODEL_TYPES = ("decoder", "encoder-decoder")

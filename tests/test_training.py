@@ -257,7 +257,7 @@ def test_an_adapter_is_gone_on_with_and_library_options_arrive(small_run, tmp_pa
     folders = {**small_run, "adapter": tmp_path / "second"}
     done = run_script(*train_command(
         folders, f"INIT_ADAPTER={small_run['adapter']}", "TRAINER_OPTIONS={adam_beta2: 0.98}", "EVAL_STEPS=2",
-        "EARLY_STOPPING=1", "LEARNING_RATE=0.1", "BEST_METRIC=token_accuracy",
+        "EARLY_STOPPING=1", "LEARNING_RATE=0.1", "BEST_METRIC=token_accuracy", "SAMPLE_QUESTIONS=8",
     ))  # fmt: skip
     assert done.returncode == 0, done.stderr
     history = files.read_json_lines(folders["adapter"] / "eval_history.jsonl")
