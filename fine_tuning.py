@@ -119,8 +119,8 @@ DEMO = {
 }
 SCRIPT = "fine_tuning.py"
 MODEL_TYPES = ("decoder", "encoder-decoder")
-BEST_METRICS = {"loss": -1, "token_accuracy": 1, "ROUGE-L": 1, "bertscore_f1": 1}  # 1 where higher is better
 SAMPLED_METRICS = ("ROUGE-L", "bertscore_f1")
+BEST_METRICS = ("loss", "token_accuracy", *SAMPLED_METRICS)
 EXPORT_QUESTIONS = 32  # asked of the adapter and of the merged model, to say how alike they are
 CHECKPOINTING = ("auto", "none", "selective", "full")
 # These change how a run is carried out, not what it yields
@@ -428,8 +428,6 @@ def compare(folders: list[Path]) -> None:
 
 def export_model(config: TrainingConfig, arguments: Any) -> None:
     """Merge, compare with the adapter, describe, and upload where that is asked for."""
-    import json
-
     output, target = Path(config.OUTPUT_DIR), arguments.export
     training = manifest.require(output, SCRIPT)
     if not (output / "adapter_model.safetensors").is_file():
@@ -469,7 +467,7 @@ def export_model(config: TrainingConfig, arguments: Any) -> None:
     evaluation = Path("evaluation_results", "demo") if arguments.demo else Path("evaluation_results")
     scores = export.scores_of(evaluation, training["inputs"]["adapter"])
     files.write_text(target / "README.md", export.model_card(training, data, entry["sizes"], scores, likeness))
-    files.write_text(target / "export.json", json.dumps({"adapter": training["inputs"]["adapter"], **likeness}, indent=2) + "\n")
+    files.write_json(target / "export.json", {"adapter": training["inputs"]["adapter"], **likeness})
     print(f"  {100 * likeness['equal']:.0f}% of {len(questions)} answers are the adapter's word for word, "
           f"words overlap by {100 * likeness['word_overlap']:.0f}%")  # fmt: skip
     if not scores:

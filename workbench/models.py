@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -240,7 +239,7 @@ def write_generation_config(folder: Path, tokenizer: PreTrainedTokenizerBase) ->
         "pad_token_id": tokenizer.pad_token_id,
         "do_sample": False,
     }
-    files.write_text(folder / "generation_config.json", json.dumps(contents, indent=2) + "\n")
+    files.write_json(folder / "generation_config.json", contents)
 
 
 if __name__ == "__main__":

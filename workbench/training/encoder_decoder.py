@@ -88,38 +88,13 @@ class PairTrainer(CutsSteps, Seq2SeqTrainer):
         }
 
     def summed_loss(self, model: torch.nn.Module, rows: Sequence[Row]) -> torch.Tensor:
-        losses, _, _ = self._losses(model, rows)
+        losses, _, _ = self.token_losses(model, rows)
         return losses.sum()
 
-    def _losses(self, model: torch.nn.Module, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Nats and correctness of each learnt token, and the row each belongs to, all (learnt tokens,)."""
+    def token_losses(self, model: torch.nn.Module, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         batch = self.collate(rows)
         logits = model(**batch, use_cache=False).logits.float()
         kept = batch["labels"] != -100
         targets = batch["labels"][kept]
         losses = torch.nn.functional.cross_entropy(logits[kept], targets, reduction="none")
         return losses, logits[kept].argmax(-1) == targets, kept.nonzero()[:, 0]
-
-    @torch.no_grad()
-    def measure_examples(self) -> list[dict[str, Any]]:
-        model = self.accelerator.unwrap_model(self.model)
-        was_training = model.training
-        model.eval()
-        own = sorted(self.eval_examples, key=lambda example: str(example.id))
-        own = own[self.accelerator.process_index :: self.accelerator.num_processes]
-        rows = [{"id": e.id, "specialty": e.specialty, "input_ids": e.input_ids, "labels": e.labels} for e in own]
-        measured = []
-        for group in self.cut(rows):
-            with self.accelerator.autocast():
-                losses, correct, row_of = self._losses(model, group)
-            for place, row in enumerate(group):
-                here = row_of == place
-                measured.append({"id": row["id"], "specialty": row["specialty"], "tokens": int(here.sum()),
-                                 "nats": float(losses[here].sum()), "correct": int(correct[here].sum())})  # fmt: skip
-        if was_training:
-            model.train()
-        if self.accelerator.num_processes > 1:
-            from accelerate.utils import gather_object
-
-            measured = gather_object(measured)
-        return sorted(measured, key=lambda row: str(row["id"]))

@@ -21,7 +21,7 @@ class CutsSteps(KeepsBest):
 
     The loss of a micro-batch is summed and divided by the supervised tokens of the whole step, over all processes, so
     that the optimizer sees the same gradient whatever the cut. Where memory runs out the budget is halved and the step
-    begun again. A trainer that uses it states `supervised`, `length`, `cut` and `summed_loss`.
+    begun again. A trainer that uses it states `supervised`, `length`, `cut`, `summed_loss` and `token_losses`.
     """
 
     tokens_per_batch: int
@@ -41,6 +41,36 @@ class CutsSteps(KeepsBest):
     def summed_loss(self, model: torch.nn.Module, rows: Sequence[Row]) -> torch.Tensor:
         """Nats over the supervised tokens of a micro-batch, (), with its gradient."""
         raise NotImplementedError
+
+    def token_losses(self, model: torch.nn.Module, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Nats and correctness of each learnt token of a micro-batch, and the row each belongs to, all (learnt tokens,)."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def measure_examples(self) -> list[dict[str, Any]]:
+        """Loss in nats, learnt tokens and correct ones of each eval example; the processes share the work."""
+        model = self.accelerator.unwrap_model(self.model)
+        was_training = model.training
+        model.eval()
+        # examples are shared out before they are cut: budgets may differ from device to device
+        own = sorted(self.eval_examples, key=lambda example: example.id)
+        own = own[self.accelerator.process_index :: self.accelerator.num_processes]
+        rows = [{"id": e.id, "specialty": e.specialty, "input_ids": e.input_ids, "labels": e.labels} for e in own]
+        measured = []
+        for group in self.cut(rows):
+            with self.accelerator.autocast(), self.around_a_pass():
+                losses, correct, row_of = (tensor.cpu() for tensor in self.token_losses(model, group))
+            for place, row in enumerate(group):
+                here = row_of == place
+                measured.append({"id": row["id"], "specialty": row["specialty"], "tokens": int(here.sum()),
+                                 "nats": float(losses[here].sum()), "correct": int(correct[here].sum())})  # fmt: skip
+        if was_training:
+            model.train()
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import gather_object
+
+            measured = gather_object(measured)
+        return sorted(measured, key=lambda row: str(row["id"]))
 
     def around_a_pass(self) -> Any:
         """A context for forward and backward of a micro-batch."""

@@ -11,7 +11,6 @@ import torch
 from transformers.utils import ModelOutput
 from trl import SFTTrainer
 
-from workbench.training.examples import Example
 from workbench.training.keeping import adapter_to_fp32, assert_fp32_adapter
 from workbench.training.packing import KeepApart, Pack, join, pack, packed
 from workbench.training.steps import CutsSteps, Row
@@ -58,8 +57,12 @@ class AnswerTrainer(CutsSteps, SFTTrainer):
         assert_fp32_adapter(self.model)
         return super().train(*arguments, **keywords)
 
-    def measure_examples(self) -> list[dict[str, Any]]:
-        return measure(self.model, self.eval_examples, self.accelerator, self.tokens_per_batch)
+    def token_losses(self, model: torch.nn.Module, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        joined = join(rows)
+        outputs = model(**to_device(joined, self.accelerator.device), answer_loss=True)
+        # place p predicts the token at p + 1, which belongs to the example that the bounds say
+        ends = torch.tensor(joined["bounds"][1:])
+        return outputs.losses, outputs.correct, torch.bucketize(outputs.kept.nonzero()[:, 1].cpu() + 1, ends, right=True)
 
 
 def to_device(joined: Pack, device: torch.device) -> Pack:
@@ -155,34 +158,3 @@ class AnswerOutput(ModelOutput):
     losses: torch.Tensor | None = None
     correct: torch.Tensor | None = None
     kept: torch.Tensor | None = None
-
-
-@torch.no_grad()
-def measure(model: torch.nn.Module, examples: Sequence[Example], accelerator: Any, tokens_per_batch: int) -> list[dict[str, Any]]:
-    """Loss in nats, learnt tokens and correct ones of each example; the processes share the work."""
-    was_training = model.training
-    model.eval()
-    inner = accelerator.unwrap_model(model)
-    # examples are shared out before they are packed: budgets may differ from device to device
-    own = sorted(examples, key=lambda example: example.id)[accelerator.process_index :: accelerator.num_processes]
-    mine = []
-    for group in pack([len(example.input_ids) for example in own], tokens_per_batch):
-        rows = [own[i] for i in group]
-        joined = join([{"input_ids": row.input_ids, "labels": row.labels} for row in rows])
-        with accelerator.autocast(), packed(base_of(inner)):
-            outputs = inner(**to_device(joined, accelerator.device), answer_loss=True)
-        # place p predicts the token at p + 1, which belongs to the example that the bounds say
-        ends = torch.tensor(joined["bounds"][1:])
-        row_of = torch.bucketize(outputs.kept.nonzero()[:, 1].cpu() + 1, ends, right=True)
-        losses, correct = outputs.losses.cpu(), outputs.correct.cpu()
-        for place, row in enumerate(rows):
-            here = row_of == place
-            mine.append({"id": row.id, "specialty": row.specialty, "tokens": int(here.sum()),
-                         "nats": float(losses[here].sum()), "correct": int(correct[here].sum())})  # fmt: skip
-    if was_training:
-        model.train()
-    if accelerator.num_processes > 1:
-        from accelerate.utils import gather_object
-
-        mine = gather_object(mine)
-    return sorted(mine, key=lambda row: row["id"])
