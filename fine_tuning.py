@@ -514,9 +514,6 @@ def main() -> None:
         raise UserError(
             f"the launcher started {os.environ['WORLD_SIZE']} processes, but they do not see each other. Use torchrun."
         )
-    if processes.num_processes > 1 and config.LOAD_IN_4BIT and not torch.cuda.is_available():
-        # measured: loss 7.2 where one process has 4.6 on the same examples (EXPERIMENTS.md, 2026-11-21)
-        raise UserError("4-bit training in several CPU processes computes wrong losses. Use one process, or LOAD_IN_4BIT=False.")
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
         raise UserError("FSDP is not supported yet: evaluation and the best adapter need the whole model. Use launch/ddp.yaml.")
     if processes.is_local_main_process:
@@ -609,9 +606,6 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, processe
         trainer.evaluate()
     else:
         print(f"  going on from {checkpoint.name}")
-        # on a CPU bitsandbytes repacks its 4-bit weights at the first look without gradients and then rounds otherwise;
-        # the first evaluation did that to the run that was killed
-        trainer.look_once()
     if processes.is_main_process:
         options.write_tags(options.reporters(config), tags)
     stop = checkpoints.StopSafely(trainer.accelerator)

@@ -125,7 +125,15 @@ def in_order(trainer: Any) -> Any:
     """Every arm takes the examples in the order in which they stand."""
     import torch
 
-    trainer._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(trainer.train_dataset)
+    from workbench.training.keeping import KeepsBest
+
+    if isinstance(trainer, KeepsBest):  # its batches are whole steps, in an order of its own
+        size = trainer.args.per_device_train_batch_size
+        trainer.get_train_dataloader = lambda: torch.utils.data.DataLoader(
+            trainer.train_dataset, batch_size=size, collate_fn=trainer.data_collator
+        )
+    else:
+        trainer._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(trainer.train_dataset)
     return trainer
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -50,21 +51,29 @@ class KeepsBest(WholeCheckpoints):
         self.eval_examples, self.best_folder = list(eval_examples), best_folder
         self.best_metric, self.patience, self.examine = best_metric, patience, examine
         self.eval_history: list[dict[str, Any]] = []
+        stay_differentiable(self.model)
         self.add_callback(EvaluateWhatWasMissed(self))
 
     def measure_examples(self) -> list[dict[str, Any]]:
         """id, specialty, nats, learnt tokens and correct ones of each eval example."""
         raise NotImplementedError
 
-    def look_once(self) -> None:
-        """Measure one eval example and forget it."""
-        kept, self.eval_examples = self.eval_examples, self.eval_examples[:1]
-        self.measure_examples()
-        self.eval_examples = kept
+    def get_train_dataloader(self) -> Any:
+        """A batch is what this process has of an optimizer step."""
+        shares = StepShares(
+            len(self.train_dataset),
+            self.args.per_device_train_batch_size,
+            self.args.seed,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+        )
+        loader = torch.utils.data.DataLoader(self.train_dataset, batch_sampler=shares, collate_fn=self.data_collator)
+        # the processes' shares are dealt out already, and accelerate would deal them out again
+        return prepare_data_loader(loader, num_processes=1, process_index=0)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        return EpochOrder(len(dataset), self.args.seed)
+    def train(self, *arguments: Any, **keywords: Any) -> Any:
+        sync_trained_only(self.model)
+        return super().train(*arguments, **keywords)
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
         norm = super()._clip_grad_norm(model)
@@ -162,25 +171,56 @@ class NotFiniteError(UserError):
         )
 
 
-class EpochOrder(torch.utils.data.Sampler[int]):
-    """A random order of examples that depends on nothing but seed and epoch.
+class StepShares(torch.utils.data.Sampler[list[int]]):
+    """Indices of the examples that a process has of each optimizer step, in a random order of seed and epoch alone.
 
     transformers' own samplers draw from the global generator, which stands elsewhere after a resume: the rest of the
-    epoch would then be other examples than the killed run had left.
+    epoch would then be other examples than the killed run had left. And where the last step of an epoch is small,
+    accelerate fills it with examples that the epoch had before; here a process gets fewer, or none.
     """
 
-    def __init__(self, count: int, seed: int) -> None:
-        self.count, self.seed, self.epoch = count, seed, 0
+    def __init__(self, count: int, examples: int, seed: int, process: int, processes: int) -> None:
+        """
+        Args:
+            count: examples of the whole training set.
+            examples: of a step, for each process.
+        """
+        self.count, self.step, self.seed, self.epoch = count, examples * processes, seed, 0
+        self.process, self.processes = process, processes
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.count
+        return math.ceil(self.count / self.step)
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
-        return iter(torch.randperm(self.count, generator=generator).tolist())
+        order = torch.randperm(self.count, generator=generator).tolist()
+        for start in range(0, self.count, self.step):
+            yield order[start : start + self.step][self.process :: self.processes]
+
+
+def stay_differentiable(model: torch.nn.Module) -> None:
+    """Keep bitsandbytes from reordering 4-bit weights for inference, which on some CPUs it does at the first evaluation.
+
+    Its product with reordered weights has no gradient, and training that follows then silently learns almost nothing
+    (bitsandbytes 0.49 and 0.50, `Linear4bit.forward`; CPUs with AVX512-BF16).
+    """
+    for module in model.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            module.support_avx512bf16_for_cpu = False
+
+
+def sync_trained_only(model: torch.nn.Module) -> None:
+    """Let DDP leave alone what is not trained: every process has read it from the same files.
+
+    It would otherwise send the first process's weights to all others at the start, for 8B 6 GB, and buffers each step.
+    """
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    torch.nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+        model, [*frozen, *(name for name, _ in model.named_buffers())]
+    )
 
 
 def adapter_to_fp32(model: torch.nn.Module) -> None:

@@ -104,8 +104,8 @@ def make_plan(
 
     `most_steps` ends it earlier where it is above 0.
     """
-    # the trainer drops no batch: the last, smaller one is a step of its own
-    steps_per_epoch = max(1, math.ceil(math.ceil(examples / processes) / examples_a_step))
+    # no example is left out: the last, smaller step of an epoch is one of its own
+    steps_per_epoch = math.ceil(examples / (processes * examples_a_step))
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     existing = next(p for p in (output_dir, *output_dir.resolve().parents) if p.exists())
     return Plan(

@@ -93,12 +93,13 @@ class CutsSteps(KeepsBest):
         return loss
 
     def _forward_backward(self, model: torch.nn.Module, rows: list[Row], count: int) -> torch.Tensor:
-        groups = self.cut(rows)
+        # DDP waits for all processes: one that has no example in an epoch's last step takes any, and counts it for nothing
+        groups = self.cut(rows) or [[self.train_dataset[0]]]
+        # DDP averages gradients over processes, while `count` is that of all of them
+        scale = self.accelerator.num_processes / count if rows else 0.0
         total = torch.zeros((), device=self.accelerator.device)
         for number, group in enumerate(groups, start=1):
             last = number == len(groups)
-            # DDP averages gradients over processes, while `count` is that of all of them
-            scale = self.accelerator.num_processes / count
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model), self.around_a_pass():
                 with self.compute_loss_context_manager():
                     loss = self.summed_loss(model, group) * scale
