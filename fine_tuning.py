@@ -99,6 +99,8 @@ class TrainingConfig(settings.Settings):
     USE_WANDB: bool = False
     # GPUs to use on this machine; None takes all.
     NUM_GPUS: int | None = None
+    # True divides the frozen base among the GPUs (FSDP) instead of a copy on each: slower, for more room on each.
+    SHARD_BASE: bool = False
     RANDOM_SEED: int = 42
 
 
@@ -126,7 +128,7 @@ CHECKPOINTING = ("auto", "none", "selective", "full")
 # These change how a run is carried out, not what it yields
 NOT_IN_FINGERPRINT = {"OUTPUT_DIR", "DATASET_DIR", "KEEP_CHECKPOINTS", "LOGGING_STEPS", "USE_WANDB", "SAVE_STEPS", "NUM_GPUS",
                       "MAX_TOKENS_PER_BATCH", "ACTIVATION_CHECKPOINTING", "REPORT_TO", "SAMPLE_QUESTIONS",
-                      "BATCH_SIZE", "GRADIENT_ACCUMULATION_STEPS", "INIT_ADAPTER"}  # fmt: skip
+                      "BATCH_SIZE", "GRADIENT_ACCUMULATION_STEPS", "INIT_ADAPTER", "SHARD_BASE"}  # fmt: skip
 
 
 def check(config: TrainingConfig) -> None:
@@ -154,6 +156,8 @@ def check(config: TrainingConfig) -> None:
         raise UserError(
             "FULL_FINE_TUNING is for MODEL_TYPE=encoder-decoder with LOAD_IN_4BIT=False; 4-bit weights cannot be trained."
         )
+    if config.FULL_FINE_TUNING and config.SHARD_BASE:
+        raise UserError("SHARD_BASE divides a frozen base, and FULL_FINE_TUNING freezes nothing. Choose one.")
     if config.FULL_FINE_TUNING and config.INIT_ADAPTER:
         raise UserError("INIT_ADAPTER goes on with an adapter, and FULL_FINE_TUNING trains without one. Choose one.")
     if config.BEST_METRIC not in BEST_METRICS:
@@ -256,6 +260,9 @@ def cut_steps(config: TrainingConfig, model: Any, examples: list[Any]) -> Any:
     if torch.cuda.is_available():
         # a tenth for the optimizer, fragments and what the estimate misses; out of memory, the micro-batch halves
         free = int(0.9 * torch.cuda.mem_get_info()[0])
+        if config.SHARD_BASE:  # each process has read the whole base, and will keep a part
+            whole = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+            free += int(0.9 * whole * (1 - 1 / torch.distributed.get_world_size()))
     return plan.choose_micro_batches(
         model.config,
         step_tokens=round(sum(lengths) / len(lengths) * config.BATCH_SIZE * config.GRADIENT_ACCUMULATION_STEPS),
@@ -283,7 +290,7 @@ def make_trainer(
     from transformers.trainer_callback import PrinterCallback
 
     from workbench import models
-    from workbench.training import options, packing, recomputation
+    from workbench.training import options, packing, recomputation, sharding
     from workbench.training.keeping import BEST, Progress
     from workbench.training.trainer import AnswerTrainer
 
@@ -327,6 +334,9 @@ def make_trainer(
         trainer.model.gradient_checkpointing_enable(
             gradient_checkpointing_kwargs=recomputation.options(micro_batches.checkpointing)
         )
+    if config.SHARD_BASE:
+        sharding.shard_base(trainer.model, trainer.accelerator.device)
+        trainer.in_lockstep = True
     trainer.follow(
         eval_examples=evaluation,
         best_folder=output / BEST,
@@ -515,7 +525,11 @@ def main() -> None:
             f"the launcher started {os.environ['WORLD_SIZE']} processes, but they do not see each other. Use torchrun."
         )
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
-        raise UserError("FSDP is not supported yet: evaluation and the best adapter need the whole model. Use launch/ddp.yaml.")
+        raise UserError(
+            "the launcher asks for accelerate's FSDP. Use launch/ddp.yaml with SHARD_BASE=True, which shards the base."
+        )
+    if config.SHARD_BASE and processes.num_processes == 1:
+        raise UserError("SHARD_BASE divides the base among several GPUs, and this run has one process. Leave it out.")
     if processes.is_local_main_process:
         models.locate(config.MODEL_NAME)  # builds the embedded model where it is missing, once
     processes.wait_for_everyone()

@@ -245,17 +245,23 @@ def test_several_gpus_are_used_by_starting_again_through_accelerate(monkeypatch)
     assert len(started) == 1
 
 
-def test_two_processes_train_a_4_bit_base_as_one_does_where_examples_do_not_divide(small_run, tmp_path):
-    one, two = ({**small_run, "adapter": tmp_path / name} for name in ("one", "two"))
-    common = ["SAMPLE_QUESTIONS=0", "BATCH_SIZE=9"]
-    alone = run_script(*train_command(one, *common, "GRADIENT_ACCUMULATION_STEPS=2"))
-    assert alone.returncode == 0, alone.stderr
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
-    both = run_script(*launch, *train_command(two, *common), OMP_NUM_THREADS="1")
-    assert both.returncode == 0, both.stderr
-    assert losses(two["adapter"]) == pytest.approx(losses(one["adapter"]), rel=2e-3)
-    ends = [files.read_json_lines(run["adapter"] / "eval_history.jsonl")[-1]["loss"] for run in (one, two)]
-    assert ends[1] == pytest.approx(ends[0], rel=2e-3)
+def test_two_processes_with_whole_or_sharded_bases_train_as_one_does_where_examples_do_not_divide(small_run, tmp_path):
+    one, two, sharded = ({**small_run, "adapter": tmp_path / name} for name in ("one", "two", "sharded"))
+    common = ["SAMPLE_QUESTIONS=2", "BATCH_SIZE=9"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    fsdp = ["SHARD_BASE=True", "ACTIVATION_CHECKPOINTING=full", "MAX_TOKENS_PER_BATCH=300"]
+    for command in (
+        train_command(one, *common, "GRADIENT_ACCUMULATION_STEPS=2"),
+        [*launch, *train_command(two, *common)],
+        [*launch, *train_command(sharded, *common, *fsdp)],
+    ):
+        done = run_script(*command, OMP_NUM_THREADS="1")
+        assert done.returncode == 0, done.stderr
+    histories = [files.read_json_lines(run["adapter"] / "eval_history.jsonl") for run in (one, two, sharded)]
+    for run, history in zip((two, sharded), histories[1:], strict=True):
+        assert losses(run["adapter"]) == pytest.approx(losses(one["adapter"]), rel=2e-3)
+        assert [row["loss"] for row in history] == pytest.approx([row["loss"] for row in histories[0]], rel=2e-3)
+        assert len(history[-1]["answers"]) == 2
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 8])
@@ -382,7 +388,7 @@ def test_two_processes_train_as_one_with_twice_the_accumulation_and_go_on_as_eac
     one, two, mixed = ({**small_run, "adapter": tmp_path / name} for name in ("one", "two", "mixed"))
 
     def torchrun(folders):
-        launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
         return [*launch, *train_command(folders, *exact)]
 
     alone = run_script(*train_command(one, *exact, "GRADIENT_ACCUMULATION_STEPS=2"))

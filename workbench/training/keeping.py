@@ -30,6 +30,7 @@ class KeepsBest(WholeCheckpoints):
     """
 
     eval_examples: Sequence[Any]
+    in_lockstep = False  # with a sharded base each pass gathers weights, so all processes must make equally many
 
     def follow(
         self,
@@ -117,11 +118,11 @@ class KeepsBest(WholeCheckpoints):
         return found
 
     def _examined(self) -> dict[str, Any]:
-        """What `examine` finds, made by one process and known to all."""
+        """What `examine` finds, made by one process, or by all in lockstep, and known to all."""
         if self.examine is None:
             return {}
         found: list[Any] = [None]
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process or self.in_lockstep:
             model = self.accelerator.unwrap_model(self.model)
             was_training = model.training
             model.eval()
@@ -208,8 +209,8 @@ def stay_differentiable(model: torch.nn.Module) -> None:
     (bitsandbytes 0.49 and 0.50, `Linear4bit.forward`; CPUs with AVX512-BF16).
     """
     for module in model.modules():
-        if getattr(module, "support_avx512bf16_for_cpu", False):
-            module.support_avx512bf16_for_cpu = False
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  mypy takes attributes of modules for tensors
 
 
 def sync_trained_only(model: torch.nn.Module) -> None:

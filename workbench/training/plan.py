@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 GB = 1e9
 ADAM_BYTES = 16  # an fp32 weight, its gradient and Adam's two moments
 CHECKPOINT_BYTES = 12  # weight and two moments on disk
@@ -113,7 +115,7 @@ def make_plan(
         steps_per_epoch=steps_per_epoch,
         trainable=trainable,
         parameters=_parameters(model),
-        weights=sum(p.numel() * p.element_size() for p in model.parameters()),
+        weights=sum(local.numel() * local.element_size() for local in map(_own_part, model.parameters())),
         adapter_state=trainable * ADAM_BYTES,
         activations=activations,
         checkpoint=trainable * CHECKPOINT_BYTES,
@@ -122,12 +124,17 @@ def make_plan(
 
 
 def _parameters(model: Any) -> int:
-    """Parameters as the model's architecture counts them: a packed 4-bit tensor holds two a byte of storage."""
+    """Parameters as the model's architecture counts them: a packed 4-bit tensor holds two in a byte."""
     total = 0
     for parameter in model.parameters():
-        quantised = parameter.__class__.__name__ == "Params4bit"
-        total += parameter.numel() * parameter.element_size() * 2 if quantised else parameter.numel()
+        total += parameter.numel() * (2 if parameter.dtype == torch.uint8 else 1)
     return total
+
+
+def _own_part(parameter: torch.Tensor) -> torch.Tensor:
+    """What this process holds of a parameter, which is less than all where the base is sharded."""
+    own: torch.Tensor = getattr(parameter, "to_local", lambda: parameter)()
+    return own
 
 
 def lines(plan: Plan, *, seconds_a_step: float | None, keep: int) -> list[str]:

@@ -57,9 +57,11 @@ class CutsSteps(KeepsBest):
         own = own[self.accelerator.process_index :: self.accelerator.num_processes]
         rows = [{"id": e.id, "specialty": e.specialty, "input_ids": e.input_ids, "labels": e.labels} for e in own]
         measured = []
-        for group in self.cut(rows):
+        for group, counts in self._passes(rows):
             with self.accelerator.autocast(), self.around_a_pass():
                 losses, correct, row_of = (tensor.cpu() for tensor in self.token_losses(model, group))
+            if not counts:
+                continue
             for place, row in enumerate(group):
                 here = row_of == place
                 measured.append({"id": row["id"], "specialty": row["specialty"], "tokens": int(here.sum()),
@@ -93,19 +95,28 @@ class CutsSteps(KeepsBest):
         return loss
 
     def _forward_backward(self, model: torch.nn.Module, rows: list[Row], count: int) -> torch.Tensor:
-        # DDP waits for all processes: one that has no example in an epoch's last step takes any, and counts it for nothing
-        groups = self.cut(rows) or [[self.train_dataset[0]]]
-        # DDP averages gradients over processes, while `count` is that of all of them
-        scale = self.accelerator.num_processes / count if rows else 0.0
+        passes = self._passes(rows)
         total = torch.zeros((), device=self.accelerator.device)
-        for number, group in enumerate(groups, start=1):
-            last = number == len(groups)
+        for number, (group, counts) in enumerate(passes, start=1):
+            last = number == len(passes)
+            # DDP averages gradients over processes, while `count` is that of all of them
+            scale = self.accelerator.num_processes / count if counts else 0.0
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model), self.around_a_pass():
                 with self.compute_loss_context_manager():
                     loss = self.summed_loss(model, group) * scale
                 self.accelerator.backward(loss)
             total += loss.detach()
         return total
+
+    def _passes(self, rows: Sequence[Row]) -> list[tuple[list[Row], bool]]:
+        """Micro-batches, and whether they count; those that do not keep this process beside others that have more."""
+        groups = self.cut(rows)
+        wanted = len(groups)
+        if self.in_lockstep:
+            wanted = int(self.accelerator.gather(torch.tensor([wanted], device=self.accelerator.device)).max())
+        # DDP waits for all, so a process that has no example in an epoch's last step makes one pass as well
+        idle = max(1, wanted) - len(groups)
+        return [(group, True) for group in groups] + [([self.train_dataset[0]], False)] * idle
 
     def _across_processes(self, number: int) -> int:
         if self.accelerator.num_processes == 1:
