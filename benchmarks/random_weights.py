@@ -1,7 +1,4 @@
-"""Models of known shapes with random weights: as fast as real ones, and nothing has to be downloaded.
-
-They are built on the device layer by layer and quantised as they are made, so that an 8B model never exists in bf16.
-"""
+"""Models of known shapes with random weights: as fast as real ones, and nothing has to be downloaded."""
 
 from __future__ import annotations
 
@@ -20,45 +17,31 @@ SHAPES = {
 
 
 def build(shape: str, *, load_in_4bit: bool, device: torch.device, seed: int = 0) -> Any:
-    """A Llama of one of SHAPES in bf16, its linear layers in NF4 where asked, embeddings and head in bf16."""
+    """A Llama of one of SHAPES, loaded as `models.load_base` loads one from files.
+
+    The weights are drawn on the device, in bf16 (16 GB for 8b), and freed as transformers takes them over.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
-    from transformers.integrations.bitsandbytes import replace_with_bnb_linear
-    from transformers.utils.quantization_config import QuantizationMethod
 
     from workbench import models
 
-    torch.manual_seed(seed)
     config = LlamaConfig(**SHAPES[shape], bos_token_id=1, eos_token_id=2, tie_word_embeddings=False)
     config.name_or_path = f"random-{shape}"
-    quantization = models.quantization(load_in_4bit=load_in_4bit)
     with torch.device("meta"):
-        model = LlamaForCausalLM._from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
-        if quantization is not None:
-            model = replace_with_bnb_linear(model, ["lm_head"], quantization)
-    for module in model.modules():
-        for name, parameter in list(module._parameters.items()):
-            if parameter is not None:
-                module._parameters[name] = _random(module, parameter, device)
-        for name, buffer in list(module._buffers.items()):
-            if buffer is not None and buffer.device.type == "meta":
-                module._buffers[name] = torch.empty_like(buffer, device=device)
-    # rotary frequencies are worked out, not drawn
-    model.model.rotary_emb = type(model.model.rotary_emb)(config=config, device=device)
-    if quantization is not None:
-        model.is_loaded_in_4bit = model.is_quantized = True
-        model.quantization_method = QuantizationMethod.BITS_AND_BYTES
-        model.config.quantization_config = quantization
+        shapes = {name: tensor.shape for name, tensor in LlamaForCausalLM(config).state_dict().items()}
+    generator = torch.Generator(device).manual_seed(seed)
+    weights = {
+        name: torch.ones(size, dtype=torch.bfloat16, device=device)
+        if len(size) == 1  # norms
+        else torch.empty(size, dtype=torch.bfloat16, device=device).normal_(0, 0.02, generator=generator)
+        for name, size in shapes.items()
+    }
+    model = LlamaForCausalLM.from_pretrained(
+        None, config=config, state_dict=weights, dtype=torch.bfloat16, attn_implementation="sdpa",
+        device_map={"": str(device)}, quantization_config=models.quantization(load_in_4bit=load_in_4bit),
+    )  # fmt: skip
+    del weights
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     return model.requires_grad_(False)
-
-
-def _random(module: torch.nn.Module, parameter: torch.nn.Parameter, device: torch.device) -> Any:
-    from bitsandbytes.nn import Linear4bit, Params4bit
-
-    if parameter.dim() == 1:  # norms
-        return torch.nn.Parameter(torch.ones(parameter.shape, dtype=torch.bfloat16, device=device))
-    if isinstance(module, Linear4bit):
-        drawn = torch.randn(module.out_features, module.in_features, dtype=torch.bfloat16, device=device) * 0.02
-        packed = Params4bit(drawn, requires_grad=False, quant_type="nf4", compress_statistics=True,
-                            quant_storage=module.weight.quant_storage, module=module)  # fmt: skip
-        return packed.to(device)
-    return torch.nn.Parameter(torch.randn(parameter.shape, dtype=torch.bfloat16, device=device) * 0.02)

@@ -180,12 +180,15 @@ def trl_packed(options: argparse.Namespace, rows: list[dict[str, Any]], folder: 
 
 
 def unsloth(options: argparse.Namespace, rows: list[dict[str, Any]], folder: str) -> Any:
-    """Unsloth's patches on its own loader; needs the package, a GPU, and a model in a folder or on the Hub."""
+    """Unsloth's patches on its own loader, which reads a folder; needs the package and a GPU."""
     from unsloth import FastLanguageModel
 
+    source = options.model
     if options.random_weights:
-        raise RuntimeError("Unsloth loads models itself, from a folder or the Hub: give --model")
-    model, processing = FastLanguageModel.from_pretrained(options.model, max_seq_length=LONGEST, load_in_4bit=True)
+        source = str(Path(folder) / "weights")
+        load(options, load_in_4bit=False).save_pretrained(source)
+        tokenizer(options).save_pretrained(source)
+    model, processing = FastLanguageModel.from_pretrained(source, max_seq_length=LONGEST, load_in_4bit=True)
     names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     model = FastLanguageModel.get_peft_model(model, r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=names,
                                              use_gradient_checkpointing="unsloth")  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers.utils import ModelOutput
@@ -87,26 +87,28 @@ class FrozenHeadLoss(torch.autograd.Function):
     al. 2024, in plain torch and without a gradient for the head.)
     """
 
-    CHUNK = 2**27  # logits held at once: 1,024 positions of Llama-3's vocabulary, 0.5 GB in fp32
+    # logits held at once: with Llama-3's vocabulary 1,024 positions on a GPU, 0.5 GB in fp32; what a CPU's cache holds
+    CHUNK: ClassVar = {"cuda": 2**27, "cpu": 2**22}
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """hidden (n, width), weight (vocabulary, width), targets (n,) -> summed loss (), losses (n,), correct (n,)."""
         losses = torch.empty(len(targets), device=hidden.device)
         correct = torch.empty(len(targets), dtype=torch.bool, device=hidden.device)
-        wants_gradient = ctx.needs_input_grad[0]
-        gradient = torch.empty_like(hidden) if wants_gradient else None
-        rows = max(1, FrozenHeadLoss.CHUNK // len(weight))
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        rows = max(1, FrozenHeadLoss.CHUNK[hidden.device.type] // len(weight))
         for start in range(0, len(targets), rows):
-            part, wanted = slice(start, start + rows), targets[start : start + rows]
-            logits = (hidden[part] @ weight.T).float()
-            correct[part] = logits.argmax(-1) == wanted
-            highest = logits.logsumexp(-1)
-            losses[part] = highest - logits.gather(1, wanted[:, None])[:, 0]
+            part, wanted = slice(start, start + rows), targets[start : start + rows, None]
+            scores = (hidden[part] @ weight.T).float()
+            highest, best = scores.max(-1, keepdim=True)
+            chosen = scores.gather(1, wanted)
+            # in place: on a CPU a copy of the scores costs as much as the product that makes them
+            sums = scores.sub_(highest).exp_().sum(-1, keepdim=True)
+            losses[part] = (sums.log() + highest - chosen)[:, 0]
+            correct[part] = (best == wanted)[:, 0]
             if gradient is not None:
-                probabilities = logits.sub_(highest[:, None]).exp_()
-                probabilities[torch.arange(len(wanted), device=hidden.device), wanted] -= 1
-                gradient[part] = probabilities.to(weight.dtype) @ weight
+                scores.div_(sums).scatter_add_(1, wanted, torch.full_like(sums, -1))
+                gradient[part] = scores.to(weight.dtype) @ weight
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(losses, correct)
         return losses.sum(), losses, correct
