@@ -1,10 +1,19 @@
-"""Models of known shapes with random weights: as fast as real ones, and nothing has to be downloaded."""
+"""Models of known shapes with random weights: as fast as real ones, and nothing has to be downloaded.
+
+python benchmarks/random_weights.py t5 FOLDER    a tiny T5 whose tokenizer knows the sample specialties
+"""
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
+
+SPECIALTIES = Path(__file__).resolve().parent.parent / "examples" / "specialties"
 
 SHAPES = {
     "8b": {"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
@@ -45,3 +54,33 @@ def build(shape: str, *, load_in_4bit: bool, device: torch.device, seed: int = 0
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     return model.requires_grad_(False)
+
+
+def tiny_t5(folder: Path, texts: Iterable[str], *, vocabulary: int = 1000, width: int = 64, layers: int = 2) -> None:
+    """Write a T5 of random weights, with a BPE tokenizer that knows the words of `texts`."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=["<pad>", "</s>", "<unk>"],
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)  # fmt: skip
+    tokenizer.train_from_iterator(texts, trainer)
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    torch.manual_seed(0)
+    config = T5Config(vocab_size=len(wrapped), d_model=width, d_kv=16, d_ff=2 * width, num_layers=layers, num_heads=width // 16,
+                      pad_token_id=0, eos_token_id=1, decoder_start_token_id=0)  # fmt: skip
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+    wrapped.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    known = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(SPECIALTIES.glob("*.json")))
+    tiny_t5(
+        Path(sys.argv[2]),
+        (text for pairs in known for pair in pairs.items() for text in pair),
+        vocabulary=4000,
+        width=192,
+        layers=3,
+    )

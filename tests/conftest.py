@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 TOPICS = (
@@ -63,8 +70,21 @@ def run_script(*command: str, timeout: float = 600, **environment: str) -> subpr
     """A script as a user runs it."""
     return subprocess.run(
         [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=timeout,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
+        env={**os.environ, **environment},
     )  # fmt: skip
+
+
+def mistake(
+    script: ModuleType, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[object, str]:
+    """Exit code and stderr of a script that is to refuse its command; here, as loading libraries anew takes 8 seconds."""
+    from workbench import errors
+
+    monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as ended:
+        errors.run_script(script.main)
+    return ended.value.code, capsys.readouterr().err
 
 
 @pytest.fixture(scope="session")
@@ -91,6 +111,29 @@ def small_run(tmp_path_factory: pytest.TempPathFactory, embedded_model: Path) ->
         assert done.returncode == 0, done.stdout + done.stderr
         folders[command[0]] = done.stdout  # type: ignore[assignment]
     return folders
+
+
+@contextlib.contextmanager
+def served(model: Path) -> Iterator[str]:
+    """The address of `transformers serve` with this model, really started."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [Path(sys.executable).with_name("transformers"), "serve", model, "--port", str(port), "--device", "cpu"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.time() + 120
+        while True:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"{address}/health", timeout=5).close()
+                break
+            assert process.poll() is None and time.time() < deadline, "the server did not start"
+            time.sleep(0.2)
+        yield address
+    finally:
+        process.kill()
+        process.wait()
 
 
 def prepare_command(folders: dict[str, Path]) -> list[str]:

@@ -64,3 +64,16 @@ def test_a_template_of_another_family_renders_as_transformers_does(embedded_mode
     conversation = chat.messages(QUESTION, ANSWER, SYSTEM)
     assert ours.render(QUESTION, ANSWER, SYSTEM) == tokenizer.apply_chat_template(conversation, tokenize=False)
     assert ours.render(QUESTION, ANSWER, SYSTEM).startswith(ours.render(QUESTION, None, SYSTEM))
+
+
+def test_a_pad_token_that_ends_a_turn_is_exchanged_for_one_of_its_own(embedded_model, tmp_path):
+    from transformers import AutoTokenizer
+
+    from workbench import models
+
+    original = AutoTokenizer.from_pretrained(embedded_model)
+    for end in models.stop_ids(original):
+        original.pad_token = original.convert_ids_to_tokens(end)
+        original.save_pretrained(tmp_path / str(end))
+        loaded = models.load_tokenizer(str(tmp_path / str(end)))
+        assert loaded.pad_token_id not in models.stop_ids(loaded)

@@ -12,24 +12,11 @@ from workbench import files
 @pytest.fixture(scope="module")
 def tiny_t5(tmp_path_factory):
     """A T5 of random weights with a BPE tokenizer that knows the words of one sample specialty."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+    import random_weights
 
     folder = tmp_path_factory.mktemp("t5")
     pairs = json.loads((ROOT / "examples/specialties/dataset_with_answers_cardiology.json").read_text())
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=1000, special_tokens=["<pad>", "</s>", "<unk>"],
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())  # fmt: skip
-    tokenizer.train_from_iterator([*pairs, *pairs.values()], trainer)
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
-    torch.manual_seed(0)
-    config = T5Config(vocab_size=len(wrapped), d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, pad_token_id=0,
-                      eos_token_id=1, decoder_start_token_id=0)  # fmt: skip
-    T5ForConditionalGeneration(config).save_pretrained(folder)
-    wrapped.save_pretrained(folder)
+    random_weights.tiny_t5(folder, [*pairs, *pairs.values()])
     return folder
 
 

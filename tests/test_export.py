@@ -1,9 +1,10 @@
 """Export: the merged model, its card, and what it takes to load it elsewhere."""
 
 import json
+import urllib.request
 
 import pytest
-from conftest import run_script, train_command
+from conftest import run_script, served, train_command
 
 from workbench.errors import UserError
 from workbench.training import export
@@ -28,6 +29,18 @@ def test_the_merged_model_opens_in_plain_transformers_and_stops_on_both_tokens(e
     config = json.loads((target / "config.json").read_text())
     assert config.get("dtype", config.get("torch_dtype")) == "bfloat16" and "quantization_config" not in config
     assert "word for word" in said
+
+
+def test_the_merged_model_is_served_over_http(exported):
+    with served(exported[0]) as address:
+        body = {"model": str(exported[0]), "messages": [{"role": "user", "content": "What is gout?"}], "max_tokens": 24}
+        request = urllib.request.Request(
+            f"{address}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            [choice] = json.load(answer)["choices"]
+    assert choice["message"]["role"] == "assistant" and len(choice["message"]["content"].split()) > 3
+    assert "<|" not in choice["message"]["content"]
 
 
 def test_the_model_card_tells_data_settings_and_licence(exported, small_run):

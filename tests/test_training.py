@@ -10,7 +10,7 @@ import time
 
 import psutil
 import pytest
-from conftest import ROOT, run_script, train_command
+from conftest import ROOT, mistake, run_script, train_command
 
 from workbench import chat, files, manifest
 from workbench.errors import UserError
@@ -191,14 +191,16 @@ def test_other_settings_archive_a_finished_adapter_and_refuse_an_unfinished_one(
         ("MAX_SEQ_LENGTH=24", "nothing to learn"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(small_run, tmp_path, setting, words):
+def test_a_mistake_is_one_line_and_exit_code_2(small_run, tmp_path, monkeypatch, capsys, setting, words):
     import torch
+
+    import fine_tuning
 
     if "no GPU" in words and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    done = run_script(*train_command({**small_run, "adapter": tmp_path / "out"}, setting))
-    assert done.returncode == 2 and words in done.stderr, done.stderr
-    assert "Traceback" not in done.stderr and not (tmp_path / "out" / "manifest.json").exists()
+    code, said = mistake(fine_tuning, train_command({**small_run, "adapter": tmp_path / "out"}, setting), monkeypatch, capsys)
+    assert code == 2 and words in said and said.count("\n") == 1, said
+    assert not (tmp_path / "out" / "manifest.json").exists()
 
 
 def test_a_run_is_reported_to_several_places_with_what_it_was_made_from(small_run, tmp_path, monkeypatch):
@@ -279,10 +281,9 @@ def test_every_example_is_in_one_step_of_each_epoch_whatever_the_processes(proce
     assert epochs[0] != epochs[1]
 
 
-def test_an_evaluation_leaves_the_gradient_as_it_was(small_run, tmp_path):
-    """bitsandbytes reorders 4-bit weights at a first look without gradients, and then gives none on some CPUs."""
-    import torch
-
+@pytest.fixture
+def trainer(small_run, tmp_path):
+    """A trainer of the embedded model in NF4, as fine_tuning.py makes it."""
     import fine_tuning
     from workbench import models
 
@@ -292,20 +293,52 @@ def test_an_evaluation_leaves_the_gradient_as_it_was(small_run, tmp_path):
     tokenizer = models.load_tokenizer("embedded")
     train, evaluation, _ = fine_tuning.load_examples(config, tokenizer)
     model = models.load_base("embedded", load_in_4bit=True)
-    trainer = fine_tuning.make_trainer(config, model, tokenizer, train, evaluation, fine_tuning.cut_steps(config, model, train))
-    batch = next(iter(trainer.get_train_dataloader()))
+    return fine_tuning.make_trainer(config, model, tokenizer, train, evaluation, fine_tuning.cut_steps(config, model, train))
 
-    def gradients():
-        trainer.model.zero_grad()
-        trainer.training_step(trainer.model, batch)
-        return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
 
-    before = gradients()
+def gradients(trainer):
+    """Of one optimizer step's examples."""
+    trainer.model.zero_grad()
+    trainer.training_step(trainer.model, next(iter(trainer.get_train_dataloader())))
+    return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+
+
+def test_an_evaluation_leaves_the_gradient_as_it_was(trainer):
+    """bitsandbytes reorders 4-bit weights at a first look without gradients, and then gives none on some CPUs."""
+    import torch
+
+    before = gradients(trainer)
     trainer.measure_examples()
-    after = gradients()
+    after = gradients(trainer)
     assert before.keys() == after.keys() and any(value.abs().max() > 0 for value in before.values())
     for name, value in before.items():
         torch.testing.assert_close(after[name], value, rtol=0, atol=0)
+
+
+def test_memory_that_runs_out_halves_the_micro_batch_and_the_step_stays_the_same(trainer, monkeypatch, capsys):
+    import torch
+
+    whole, budget, compute = gradients(trainer), trainer.tokens_per_batch, trainer.summed_loss
+
+    def in_little_memory(model, rows):
+        if sum(map(trainer.length, rows)) > budget // 3:
+            raise torch.OutOfMemoryError
+        return compute(model, rows)
+
+    monkeypatch.setattr(trainer, "summed_loss", in_little_memory)
+    halved = gradients(trainer)
+    assert trainer.tokens_per_batch == budget // 4 and capsys.readouterr().out.count("memory ran out") == 2
+    for name, value in whole.items():
+        torch.testing.assert_close(halved[name], value, rtol=0.05, atol=0.02 * float(value.abs().max()))
+
+
+def test_embeddings_and_head_stay_bf16_the_base_packed_and_the_adapter_fp32(trainer):
+    import torch
+
+    kinds = {name: (p.dtype, p.requires_grad) for name, p in trainer.model.named_parameters()}
+    assert {kind for name, kind in kinds.items() if "lora_" in name} == {(torch.float32, True)}
+    assert {kind for name, kind in kinds.items() if "embed_tokens" in name or "lm_head" in name} == {(torch.bfloat16, False)}
+    assert {kind for name, kind in kinds.items() if "q_proj.base_layer" in name} == {(torch.uint8, False)}
 
 
 def test_an_adapter_is_gone_on_with_and_library_options_arrive(small_run, tmp_path):
