@@ -157,8 +157,7 @@ def quantization(*, load_in_4bit: bool) -> BitsAndBytesConfig | None:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
-        # the storage type FSDP needs; harmless elsewhere
-        bnb_4bit_quant_storage=torch.bfloat16 if torch.cuda.is_available() else torch.uint8,
+        bnb_4bit_quant_storage=torch.uint8,
     )
 
 
