@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,9 @@ from workbench.errors import UserError, run_script
 if TYPE_CHECKING:
     import pandas as pd
 
-    from workbench.evaluation.generation import Decoding, Question
+    from workbench.evaluation.answers import Answer, Question
+    from workbench.evaluation.arms import Arm
+    from workbench.evaluation.decoding import Decoding
     from workbench.evaluation.metrics import MetricSuite
 
 
@@ -51,8 +52,22 @@ class EvaluationConfig(settings.Settings):
     MAX_SAMPLES_PER_SPECIALTY: int | None = None
     # The metric by which specialties are charted and recommended for more data.
     STEERING_METRIC: str = "ROUGE-L"
-    # True: the base in NF4, as QLoRA trains it.
+    # True: the base in NF4, as QLoRA trains it; None takes what training had.
     LOAD_IN_4BIT: bool | None = None
+    # More models to ask, each compared with the base: a name, and an adapter's folder (earlier iterations stand in
+    # results/archive), a model's folder or Hub name, "base: SYSTEM MESSAGE" (the base under its own prompt), or
+    # "http://HOST:PORT MODEL" (a server). For example {first: results/archive/iteration_001}.
+    MODELS: dict[str, object] = {}
+    # An OpenAI-compatible server that answers for base and tuned model instead of this machine, e.g. http://HOST:8000.
+    ENDPOINT: str = ""
+    # The names by which that server knows base and tuned model; empty for BASE_MODEL_PATH and FINETUNED_MODEL_PATH.
+    ENDPOINT_MODELS: list[str] = []
+    # Requests that are under way at a server at once.
+    ENDPOINT_REQUESTS: int = 32
+    # "together" answers base and tuned rows in the same batches, "in turn" one model after the other; "auto" chooses.
+    ARMS: str = "auto"
+    # GPUs to use on this machine; None takes all. They share the questions.
+    NUM_GPUS: int | None = None
     RANDOM_SEED: int = 42
 
 
@@ -64,8 +79,11 @@ DEMO = {
     "TEMPERATURE": 0.0,
     "BERTSCORE_MODEL": "embedded",
 }
-ENGINE = "transformers static batches"
+ENGINE = "static batches that rows leave when done, v1"
 SCRIPT = "evaluation.py"
+ORDERS = ("auto", "together", "in turn")
+# these change how answers are got, not which are asked for
+NOT_IN_FINGERPRINT = {"ENDPOINT_REQUESTS", "NUM_GPUS"}
 MANY_CUT_OFF = 0.05  # share of answers from which MAX_NEW_TOKENS is worth raising
 
 
@@ -88,9 +106,16 @@ def make_metrics(bertscore_model: str) -> MetricSuite:
 def check(config: EvaluationConfig) -> None:
     settings.check_range(config, "MAX_NEW_TOKENS", 1, 100_000)
     settings.check_range(config, "TEMPERATURE", 0, 5)
+    settings.check_range(config, "ENDPOINT_REQUESTS", 1, 10_000)
     for name in ("BATCH_SIZE", "MAX_SAMPLES_PER_SPECIALTY"):
         if getattr(config, name) is not None:
             settings.check_range(config, name, 1, 1_000_000)
+    if config.ARMS not in ORDERS:
+        raise UserError(f"ARMS must be one of {', '.join(ORDERS)}, not {config.ARMS!r}.")
+    if len(config.ENDPOINT_MODELS) not in (0, 2):
+        raise UserError("ENDPOINT_MODELS takes two names, of the base and of the tuned model, as the server knows them.")
+    if config.ENDPOINT and not config.ENDPOINT.startswith(("http://", "https://")):
+        raise UserError(f"ENDPOINT={config.ENDPOINT}: is no address; give http://HOST:PORT.")
 
 
 class Inputs:
@@ -115,38 +140,30 @@ class Inputs:
         self.whole_model = not (self.adapter_folder / "adapter_config.json").is_file()
 
 
-def collect_questions(config: EvaluationConfig, inputs: Inputs, tokenizer: Any) -> list[Question]:
-    from workbench import chat
-    from workbench.data import dataset_folders
-    from workbench.evaluation.generation import questions_of
+def plan_arms(config: EvaluationConfig, inputs: Inputs) -> list[Arm]:
+    """Base and tuned model, and whatever MODELS names."""
+    from workbench.evaluation import arms
 
-    found: list[Question] = []
-    for split in ("holdout", "eval"):
-        rows = dataset_folders.read_split(inputs.data_folder, split)
-        if len(rows):
-            chat.check_tokenizer(tokenizer, rows[0]["formatted_chat"], inputs.base_name)
-        found += questions_of(split, rows, tokenizer, config.MAX_SAMPLES_PER_SPECIALTY, encoder_decoder=inputs.encoder_decoder)
-    if not found:
-        raise UserError(f"{inputs.data_folder}: holdout and eval are empty, so there is nothing to ask.")
-    return found
-
-
-def load_arms(config: EvaluationConfig, inputs: Inputs) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Models, each with the arms it answers for; refuses an adapter of another base.
-
-    The base is loaded once, with an adapter that can be switched off. Of a model trained whole, base and tuned one come
-    one after the other.
-    """
-    from workbench import models
-
-    location = check_base(config, inputs)
-    base = models.load_base(location, load_in_4bit=bool(config.LOAD_IN_4BIT))
-    if not inputs.whole_model:
-        yield ("base", "tuned"), models.load_adapter(base, inputs.adapter_folder)
-        return
-    yield ("base",), base.eval()
-    del base
-    yield ("tuned",), models.load_base(str(inputs.adapter_folder), load_in_4bit=bool(config.LOAD_IN_4BIT)).eval()
+    trained = inputs.training["inputs"]
+    precision = "nf4" if config.LOAD_IN_4BIT else "bf16"
+    identity = {arms.BASE: f"{trained['base_weights']} {precision}"}
+    identity[arms.TUNED] = f"{identity[arms.BASE]} {trained['adapter']}"
+    if config.ENDPOINT:
+        names = config.ENDPOINT_MODELS or [inputs.base_name, config.FINETUNED_MODEL_PATH]
+        pair = [
+            arms.Arm(arm, "endpoint", config.ENDPOINT, f"{config.ENDPOINT} {name} {identity[arm]}", served_as=name)
+            for arm, name in zip((arms.BASE, arms.TUNED), names, strict=True)
+        ]
+    else:
+        kind = "model" if inputs.whole_model else "adapter"
+        pair = [
+            arms.Arm(arms.BASE, "base", check_base(config, inputs), identity[arms.BASE], encoder_decoder=inputs.encoder_decoder),
+            arms.Arm(arms.TUNED, kind, str(inputs.adapter_folder), identity[arms.TUNED], encoder_decoder=inputs.encoder_decoder),
+        ]
+    return pair + arms.further(
+        config.MODELS, base=pair[0], splits=inputs.data["splits"], precision=precision,
+        load_in_4bit=bool(config.LOAD_IN_4BIT), run=identity[arms.TUNED],
+    )  # fmt: skip
 
 
 def check_base(config: EvaluationConfig, inputs: Inputs) -> str:
@@ -165,90 +182,217 @@ def check_base(config: EvaluationConfig, inputs: Inputs) -> str:
 
 def decoding_of(config: EvaluationConfig, tokenizer: Any) -> Decoding:
     from workbench import models
-    from workbench.evaluation.generation import Decoding
+    from workbench.evaluation.decoding import Decoding
 
     stop = tuple(models.stop_ids(tokenizer))
     return Decoding(config.MAX_NEW_TOKENS, config.TEMPERATURE, config.RANDOM_SEED, stop, tokenizer.pad_token_id)
 
 
 def ask_one(config: EvaluationConfig, inputs: Inputs, text: str) -> None:
-    """`--ask`: what base and tuned model answer to one question, under the prompt that the data was prepared with."""
+    """`--ask`: what each model answers to one question, under the prompt that the data was prepared with."""
     from workbench import chat, models
     from workbench.data import dataset_folders
-    from workbench.evaluation import generation
+    from workbench.evaluation import arms, asking
+    from workbench.evaluation.decoding import Decoder, Row
+    from workbench.evaluation.endpoint import Endpoint, ServerDecoding
 
     models.quiet()
-    tokenizer = models.load_tokenizer(str(inputs.adapter_folder))
+    if chat.SPECIAL_TOKEN.search(text) or not text.strip():
+        raise UserError("--ask takes a question in plain text.")
     sample = dataset_folders.read_split(inputs.data_folder, "holdout")[0]
     # the stored prompt with its question exchanged: whatever template made it, this one is asked alike
     before, found, after = sample["formatted_prompt"].rpartition(sample["question"])
     if not found:
         raise UserError("the prepared prompts do not hold their question word for word, so --ask cannot make one.")
-    if chat.SPECIAL_TOKEN.search(text) or not text.strip():
-        raise UserError("--ask takes a question in plain text.")
-    prompt = before + text.strip() + after
-    encode = chat.encode_source if inputs.encoder_decoder else chat.encode_prompt
-    ids = tuple(encode(tokenizer, prompt))
-    question = generation.Question("asked", "", "", text, "", prompt, ids)
-    decoding = decoding_of(config, tokenizer)
-    for arms, model in load_arms(config, inputs):
-        for arm in arms:
-            with generation.speaking_as(arm, model):
-                [(answer, finish)] = generation.generate_batch(model, [question], decoding)
-            print(f"\n{arm}: {tokenizer.decode(answer, skip_special_tokens=True).strip()}{' …' if finish == 'length' else ''}")
+    turns = [{**turn, "content": text.strip()} if turn["role"] == "user" else turn for turn in sample["messages"]]
+    row = {**sample, "question": text.strip(), "formatted_prompt": before + text.strip() + after, "messages": turns}
+    planned = plan_arms(config, inputs)
+
+    def say(arm: Arm, answer: str, finish: str) -> None:
+        print(f"\n{arm.name}: {answer.strip()}{' …' if finish == 'length' else ''}", flush=True)
+
+    for model, of_model in arms.loads(planned, load_in_4bit=bool(config.LOAD_IN_4BIT)):
+        for arm in of_model:
+            tokenizer = tokenizer_of(arm, inputs)
+            [question] = arms.questions_for(arm, {"holdout": [row]}, tokenizer, None, inputs.data["settings"]["SYSTEM_MESSAGE"])
+            with asking.speaking_as(model, arm.name if arm.kind == "adapter" else None):
+                [(ids, finish)] = Decoder(model, decoding_of(config, tokenizer)).decode([Row(question.id, question.prompt_ids)])
+            say(arm, tokenizer.decode(ids, skip_special_tokens=True), finish)
+    for arm in planned:
+        if arm.kind == "endpoint":
+            [question] = arms.questions_for(arm, {"holdout": [row]}, None, None, inputs.data["settings"]["SYSTEM_MESSAGE"])
+            server = ServerDecoding(config.MAX_NEW_TOKENS, config.TEMPERATURE, config.RANDOM_SEED)
+            answer, finish, _, error = Endpoint(arm.source, arm.served_as).answer(question, server)
+            say(arm, answer or error, finish)
+
+
+def tokenizer_of(arm: Arm, inputs: Inputs) -> Any:
+    """The one that the tuned model was trained with, for it and its base; a model's own otherwise; none for a server."""
+    from workbench import models
+
+    if arm.kind == "endpoint":
+        return None
+    own = arm.kind == "model" and arm.source != str(inputs.adapter_folder)
+    return models.load_tokenizer(arm.source if own else str(inputs.adapter_folder))
+
+
+@dataclass
+class Asked:
+    """An arm with its questions, in the same order for all, and the keys of their answers."""
+
+    arm: Arm
+    questions: list[Question]
+    keys: list[str]
+    tokenizer: Any
+    decoding: Any
+
+
+def collect(config: EvaluationConfig, inputs: Inputs, planned: list[Arm]) -> dict[str, Asked]:
+    """What each arm is asked, and under which keys its answers are stored."""
+    from workbench.data import dataset_folders
+    from workbench.evaluation import answers, arms
+    from workbench.evaluation.endpoint import ServerDecoding
+
+    splits = {split: dataset_folders.read_split(inputs.data_folder, split) for split in ("holdout", "eval")}
+    if not any(map(len, splits.values())):
+        raise UserError(f"{inputs.data_folder}: holdout and eval are empty, so there is nothing to ask.")
+    found = {}
+    for arm in planned:
+        tokenizer = tokenizer_of(arm, inputs)
+        limit, message = config.MAX_SAMPLES_PER_SPECIALTY, inputs.data["settings"]["SYSTEM_MESSAGE"]
+        questions = arms.questions_for(arm, splits, tokenizer, limit, message)
+        if tokenizer is None:
+            decoding: Any = ServerDecoding(config.MAX_NEW_TOKENS, config.TEMPERATURE, config.RANDOM_SEED)
+        else:
+            decoding = decoding_of(config, tokenizer)
+        engine = "server" if tokenizer is None else ENGINE
+        keys = [answers.answer_key(question, arm.identity, decoding, engine) for question in questions]
+        found[arm.name] = Asked(arm, questions, keys, tokenizer, decoding)
+    return found
 
 
 def generate(
-    config: EvaluationConfig, inputs: Inputs, output: Path
-) -> tuple[list[Question], dict[str, list[Any]], dict[str, Any]]:
-    """Every answer of both arms, from the store where they are there already.
+    config: EvaluationConfig, inputs: Inputs, output: Path, here: Any
+) -> tuple[dict[str, Asked], dict[str, list[Answer]], dict[str, Any]]:
+    """Every answer of every arm, from the store where they are there already; the processes share what is not.
 
     Returns:
-        the questions, the answers by arm in their order, and what is to be recorded of the run.
+        what was asked and the answers by arm, in the order of the questions (empty but in the first process), and what is
+        to be recorded of the run.
     """
+    from workbench.evaluation import answers
+
+    planned = plan_arms(config, inputs)
+    asked = collect(config, inputs, planned)
+    wanted = {key for one in asked.values() for key in one.keys}
+    first = here.is_main_process
+    record: dict[str, Any] = {"engine": ENGINE, "generated": 0, "arms": {arm.name: arm.identity for arm in planned}}
+    if first:
+        store = answers.AnswerStore(output)
+        store.gather_parts(wanted)  # what the processes of a killed run had stored
+        adopted = sum(store.adopt(path, wanted) for path in sorted(output.glob(f"{files.ARCHIVE_NAME}/*/predictions.jsonl")))
+        if adopted:
+            print(f"  {adopted} answers are taken over from an earlier evaluation of the same model and questions")
+    here.wait_for_everyone()
+    if not first:
+        store = answers.AnswerStore(output, here.process_index)
+    if any(store.lacks(key) for key in wanted):
+        ask_models(config, planned, asked, store, here, record)
+        if first:
+            ask_servers(config, planned, asked, store, record)
+    here.wait_for_everyone()
+    if not first:
+        return asked, {}, record
+    store.gather_parts(wanted)
+    for name, one in asked.items():
+        answers.check_complete(one.questions, one.keys, store, name)
+    return asked, {name: [store.answers[key] for key in one.keys] for name, one in asked.items()}, record
+
+
+def ask_models(
+    config: EvaluationConfig, planned: list[Arm], asked: dict[str, Asked], store: Any, here: Any,
+    record: dict[str, Any],
+) -> None:  # fmt: skip
+    """The models of this machine, each loaded once."""
     from workbench import models
-    from workbench.evaluation import generation
+    from workbench.evaluation import arms, asking
 
-    tokenizer = models.load_tokenizer(str(inputs.adapter_folder))
-    questions = collect_questions(config, inputs, tokenizer)
-    decoding = decoding_of(config, tokenizer)
-    base_hash = inputs.training["inputs"]["base_weights"]
-    precision = "nf4" if config.LOAD_IN_4BIT else "bf16"
-    identity = {"base": f"{base_hash} {precision}", "tuned": f"{base_hash} {precision} {inputs.training['inputs']['adapter']}"}
-    keys = {
-        arm: [generation.answer_key(question, identity[arm], decoding, ENGINE) for question in questions]
-        for arm in generation.ARMS
-    }
-    store = generation.AnswerStore(output / "predictions.jsonl")
-    wanted = {key for arm in generation.ARMS for key in keys[arm]}
-    earlier = sorted(output.glob(f"{files.ARCHIVE_NAME}/*/predictions.jsonl"))
-    adopted = sum(store.adopt(path, wanted) for path in earlier)
-    if adopted:
-        print(f"  {adopted} answers are taken over from an earlier evaluation of the same model and questions")
-    record: dict[str, Any] = {"engine": ENGINE, "generated": 0, "decoding": {"stop_ids": list(decoding.stop_ids)}}
-    if any(key not in store.answers for key in wanted):
-        print(f"loading {inputs.base_name} and {'the tuned model' if inputs.whole_model else 'the adapter'} …", flush=True)
-        for arms, model in load_arms(config, inputs):
-            if not inputs.whole_model:
-                record["largest_logit_change"] = generation.assert_adapter_works(model, questions)
-            size = config.BATCH_SIZE or generation.find_batch_size(model.device.type, questions, decoding, model.config)
-            record["batch_size"] = size
-            print(f"asking {len(questions)} questions, {size} at a time, on {models.describe_device()}", flush=True)
-            for arm in arms:
-                record["generated"] += generation.ask(model, arm, questions, keys[arm], store, tokenizer, decoding, size)
-            del model  # so that it is gone before the next one is loaded
-    for arm in generation.ARMS:
-        generation.check_complete(questions, keys[arm], store, arm)
-    return questions, {arm: [store.answers[key] for key in keys[arm]] for arm in generation.ARMS}, record
+    missing = [arm for arm in planned if arm.kind != "endpoint" and any(map(store.lacks, asked[arm.name].keys))]
+    if not missing:
+        return
+    if here.is_main_process:
+        print(f"loading {', '.join(dict.fromkeys(arm.source for arm in missing))} …", flush=True)
+    for model, of_model in arms.loads(missing, load_in_4bit=bool(config.LOAD_IN_4BIT)):
+        sample = asked[of_model[0].name]
+        for arm in of_model:
+            if arm.kind == "adapter":
+                change = asking.assert_adapter_works(model, arm.name, asked[arm.name].questions[0])
+                record.setdefault("largest_logit_change", {})[arm.name] = change
+        size = config.BATCH_SIZE or asking.find_batch_size(model.device.type, sample.questions, sample.decoding, model.config)
+        mixed = [arm for arm in of_model if asked[arm.name].questions == sample.questions]
+        together = together_wins(config, model, len(mixed))
+        record["batch_size"], record["order"] = size, "together" if together else "in turn"
+        if here.is_main_process:
+            print(
+                f"asking {len(sample.questions)} questions, {size} at a time, {record['order']}, on {models.describe_device()}",
+                flush=True,
+            )
+        asker = asking.Asker(store, sample.tokenizer, sample.decoding, size, here.process_index, here.num_processes)
+        if together:
+            adapters = {arm.name: arm.name if arm.kind == "adapter" else None for arm in mixed}
+            record["generated"] += asker.ask_together(
+                model, adapters, sample.questions, {arm.name: asked[arm.name].keys for arm in mixed}
+            )
+        for arm in of_model if not together else [arm for arm in of_model if arm not in mixed]:
+            one = asked[arm.name]
+            adapter = arm.name if arm.kind == "adapter" else None
+            record["generated"] += asker.ask_in_turn(model, arm.name, adapter, one.questions, one.keys)
+        del model  # so that it is gone before the next one is loaded
 
 
-def score(config: EvaluationConfig, suite: MetricSuite, questions: Any, answers: dict[str, list[Any]]) -> dict[str, Any]:
-    """Tables of both arms with every metric, the floors, and both comparisons."""
+def together_wins(config: EvaluationConfig, model: Any, arms_here: int) -> bool:
+    """Whether base and adapters answer in the same batches: on a GPU, where a step costs the same for more rows."""
+    from workbench.evaluation import asking
+
+    if arms_here < 2 or config.ARMS == "in turn":
+        return False
+    if not asking.can_mix(model):
+        if config.ARMS == "together":
+            raise UserError("ARMS=together: a weight-decomposed adapter (DoRA) cannot answer beside others. Use ARMS=auto.")
+        return False
+    return config.ARMS == "together" or model.device.type == "cuda"
+
+
+def ask_servers(
+    config: EvaluationConfig, planned: list[Arm], asked: dict[str, Asked], store: Any, record: dict[str, Any]
+) -> None:
+    """The arms that a server answers for."""
+    from workbench.evaluation import asking
+    from workbench.evaluation.endpoint import Endpoint
+
+    for arm in planned:
+        if arm.kind != "endpoint":
+            continue
+        endpoint, one = Endpoint(arm.source, arm.served_as), asked[arm.name]
+        endpoint.check()
+        print(f"asking {endpoint.address} for {arm.name}: questions leave this machine", flush=True)
+        record["generated"] += asking.ask_endpoint(
+            endpoint, arm.name, one.questions, one.keys, store, one.decoding, config.ENDPOINT_REQUESTS
+        )
+
+
+def score(
+    config: EvaluationConfig, suite: MetricSuite, asked: dict[str, Asked], answers: dict[str, list[Answer]]
+) -> dict[str, Any]:
+    """Tables of all arms with every metric, the floors, and the comparisons with the base."""
+    import pandas as pd
+
     from workbench.evaluation import comparison, text_metrics
 
-    print(f"scoring {2 * len(questions)} answers in {len(suite.names())} metrics …", flush=True)
+    print(f"scoring {sum(map(len, answers.values()))} answers in {len(suite.names())} metrics …", flush=True)
     tables, scores, floor, corpus = {}, {}, {}, {}
     for arm, given in answers.items():
+        questions = asked[arm].questions
         pairs = [None if a.finish == "failed" else (q.reference, a.text) for q, a in zip(questions, given, strict=True)]
         scores[arm] = suite.score(pairs)
         tables[arm] = comparison.answers_table(questions, given, scores[arm])
@@ -258,19 +402,26 @@ def score(config: EvaluationConfig, suite: MetricSuite, questions: Any, answers:
             if kept:
                 value, signature = text_metrics.corpus_bleu([r for r, _ in kept], [h for _, h in kept])
                 corpus.setdefault(split, {"signature": signature})[arm] = value
-    missing = scores["tuned"].missing | scores["base"].missing
+    missing = {name: reason for one in scores.values() for name, reason in one.missing.items()}
     for name, reason in missing.items():
         print(f"  {name} is missing: {reason}")
     for note in scores["tuned"].notes:
         print(f"  {note}")
+    known = replace(scores["tuned"], missing=missing)
+    against_base = {
+        arm: comparison.by_metric(tables["base"], table, suite, known, (floor["base"], floor[arm]), config.RANDOM_SEED)
+        for arm, table in tables.items()
+        if arm != "base"
+    }
+    others = [table.assign(model=arm).rename(columns={"tuned": "score"}) for arm, table in against_base.items()]
     return {
+        "tables": tables,
         "base": tables["base"],
         "tuned": tables["tuned"],
         "corpus_bleu": corpus,
         "missing": missing,
-        "comparison": comparison.by_metric(
-            tables["base"], tables["tuned"], suite, replace(scores["tuned"], missing=missing), floor, config.RANDOM_SEED
-        ),
+        "comparison": against_base["tuned"],
+        "models": pd.concat(others, ignore_index=True),
         "specialties": comparison.by_specialty(tables["base"], tables["tuned"], suite, config.RANDOM_SEED),
     }
 
@@ -321,8 +472,12 @@ def write_results(
     """Tables, charts, recommendations and report; returns what they say in sentences."""
     from workbench.evaluation import charts, comparison, report
 
-    for name, table in (("base_model_results.csv", scored["base"]), ("finetuned_model_results.csv", scored["tuned"]),
-                        ("model_comparison.csv", scored["comparison"]), ("specialty_performance.csv", scored["specialties"])):  # fmt: skip
+    named = {"base": "base_model_results.csv", "tuned": "finetuned_model_results.csv"}
+    tables = {named.get(arm, f"{arm}_model_results.csv"): table for arm, table in scored["tables"].items()}
+    tables |= {"model_comparison.csv": scored["comparison"], "specialty_performance.csv": scored["specialties"]}
+    if len(scored["tables"]) > 2:
+        tables["models_comparison.csv"] = scored["models"]
+    for name, table in tables.items():
         with files.atomic_open(output / name) as file:
             comparison.write_csv(table, file)
     files.write_json(output / "training_recommendations.json", advice)
@@ -449,9 +604,17 @@ def main() -> None:
     if arguments.ask is not None:
         ask_one(config, inputs, arguments.ask)
         return
-    output = Path(config.OUTPUT_DIR)
+    from workbench import models, processes
+
+    models.quiet()
+    if not config.ENDPOINT:
+        processes.use_every_gpu(config.NUM_GPUS)
+    here, output = processes.join(), Path(config.OUTPUT_DIR)
+    if not here.is_main_process:
+        evaluate(config, inputs, output, here, fresh=arguments.fresh, rescore=arguments.rescore)
+        return
     with files.output_lock(output):
-        evaluate(config, inputs, output, fresh=arguments.fresh, rescore=arguments.rescore)
+        evaluate(config, inputs, output, here, fresh=arguments.fresh, rescore=arguments.rescore)
     print_table(output)
     print(f"\nopen {output / 'report.html'}, {output / 'specialty_analysis.png'}, {output / 'model_comparison.png'}")
     advice = files.read_json(output / "training_recommendations.json")
@@ -462,34 +625,38 @@ def main() -> None:
         print("next: choose shares yourself in specialty_adjustments (dataset_preparation.py), or gather more eval questions")
 
 
-def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, *, fresh: bool, rescore: bool) -> None:
-    """Answers, scores, tables; the caller holds the folder's lock."""
+def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, *, fresh: bool, rescore: bool) -> None:
+    """Answers, scores, tables; the caller holds the folder's lock. Other processes than the first only answer."""
+    from workbench import processes
     from workbench.data import iterations
-    from workbench.models import describe_device, quiet
+    from workbench.models import describe_device
 
     started = time.time()
-    quiet()
     suite = make_metrics(config.BERTSCORE_MODEL)
     if config.STEERING_METRIC not in suite.names():
         raise UserError(
             f"STEERING_METRIC={config.STEERING_METRIC}: there is no such metric. There are {', '.join(suite.names())}."
         )
-    affects = {name: value for name, value in settings.as_dict(config).items() if not name.endswith(("_DIR", "_PATH"))}
+    affects = {name: value for name, value in settings.as_dict(config).items()
+               if not name.endswith(("_DIR", "_PATH")) and name not in NOT_IN_FINGERPRINT}  # fmt: skip
     fingerprint = files.sha256_of(
         [affects, inputs.training["inputs"]["adapter"], inputs.training["inputs"]["base_weights"], inputs.data["fingerprint"],
          suite.names()]
     )  # fmt: skip
-    state = manifest.start(output, fingerprint, SCRIPT, fresh=fresh, claim=False)
+    state = processes.decided(here, lambda: manifest.start(output, fingerprint, SCRIPT, fresh=fresh, claim=False))
     if state == "finished" and not rescore:
-        print(f"{output}: up to date")
+        if here.is_main_process:
+            print(f"{output}: up to date")
         return
-    if not rescore:
-        check_base(config, inputs)
-    manifest.start(output, fingerprint, SCRIPT, fresh=fresh)
-    if state == "resume":
-        print("  going on where the last run stopped")
-    questions, answers, record = generate(config, inputs, output)
-    scored = score(config, suite, questions, answers)
+    if here.is_main_process:
+        manifest.start(output, fingerprint, SCRIPT, fresh=fresh)
+        if state == "resume":
+            print("  going on where the last run stopped")
+    here.wait_for_everyone()
+    asked, answers, record = generate(config, inputs, output, here)
+    if not here.is_main_process:
+        return
+    scored = score(config, suite, asked, answers)
     advice = recommend(config, suite, inputs, scored)
     look = {"fingerprint": fingerprint, "time": manifest.now(), "adapter": inputs.training["inputs"]["adapter"]}
     looks = iterations.count_holdout_look(inputs.data_folder, look)

@@ -177,29 +177,6 @@ def check(config: TrainingConfig) -> None:
         raise UserError("LORA_TARGET_MODULES is empty, so there is nothing to train. q_proj,v_proj is the default.")
 
 
-def use_every_gpu(config: TrainingConfig) -> None:
-    """Start this script again under accelerate, a process a GPU, unless a launcher did so already."""
-    import torch
-
-    count = torch.cuda.device_count()
-    wanted = count if config.NUM_GPUS is None else min(config.NUM_GPUS, count)
-    if wanted <= 1 or "LOCAL_RANK" in os.environ:
-        if count > 1 and "LOCAL_RANK" not in os.environ:
-            os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-        return
-    command = launch_command(wanted, sys.argv)
-    print(f"{count} GPUs are visible: starting again on {wanted} (NUM_GPUS=1 for one):\n  {' '.join(command)}", flush=True)
-    os.execv(command[0], command)
-
-
-def launch_command(processes: int, argv: list[str]) -> list[str]:
-    """The accelerate command that runs this script in `processes` processes of one machine."""
-    return [
-        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1",
-        "--num_processes", str(processes), "--mixed_precision", "bf16", "--dynamo_backend", "no", *argv,
-    ]  # fmt: skip
-
-
 def fingerprint_of(config: TrainingConfig, data: dict[str, Any], base_hash: str, processes: int) -> str:
     kept = {name: value for name, value in settings.as_dict(config).items() if name not in NOT_IN_FINGERPRINT}
     # the examples a step, not how processes share them: a run may be gone on with on another number of GPUs
@@ -467,13 +444,13 @@ def export_model(config: TrainingConfig, arguments: Any) -> None:
     print(f"asking the adapter {len(questions)} questions …", flush=True)
     load_in_4bit = training["settings"]["LOAD_IN_4BIT"]
     model = models.load_adapter(models.load_base(base, load_in_4bit=load_in_4bit), output)
-    before = samples.answers(questions, model, tokenizer)
+    before = samples.greedy(questions, model, tokenizer)
     del model
     print(f"merging into {target} …", flush=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     export.merge(base, output, target)
     print("asking the merged model …", flush=True)
-    likeness = export.agreement(before, samples.answers(questions, models.load_base(str(target), load_in_4bit=False), tokenizer))
+    likeness = export.agreement(before, samples.greedy(questions, models.load_base(str(target), load_in_4bit=False), tokenizer))
     evaluation = Path("evaluation_results", "demo") if arguments.demo else Path("evaluation_results")
     scores = export.scores_of(evaluation, training["inputs"]["adapter"])
     files.write_text(target / "README.md", export.model_card(training, data, entry["sizes"], scores, likeness))
@@ -510,42 +487,32 @@ def main() -> None:
     if config.USE_WANDB:
         print("Weights & Biases is on: settings and losses leave this machine unless WANDB_MODE=offline.")
     print("loading libraries …", flush=True)
-    from workbench import models
+    from workbench import models, processes
 
     models.quiet()
     models.require_device_for(config.MODEL_NAME, load_in_4bit=config.LOAD_IN_4BIT)
-    use_every_gpu(config)
-    import torch
-    from accelerate import PartialState
-
-    # without cpu=True accelerate takes each CPU process of torchrun for a run of its own
-    processes = PartialState() if torch.cuda.is_available() else PartialState(cpu=True)
-    if processes.num_processes != int(os.environ.get("WORLD_SIZE", "1")):
-        raise UserError(
-            f"the launcher started {os.environ['WORLD_SIZE']} processes, but they do not see each other. Use torchrun."
-        )
+    processes.use_every_gpu(config.NUM_GPUS)
+    here = processes.join()
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
         raise UserError(
             "the launcher asks for accelerate's FSDP. Use launch/ddp.yaml with SHARD_BASE=True, which shards the base."
         )
-    if config.SHARD_BASE and processes.num_processes == 1:
+    if config.SHARD_BASE and here.num_processes == 1:
         raise UserError("SHARD_BASE divides the base among several GPUs, and this run has one process. Leave it out.")
-    if processes.is_local_main_process:
+    if here.is_local_main_process:
         models.locate(config.MODEL_NAME)  # builds the embedded model where it is missing, once
-    processes.wait_for_everyone()
+    here.wait_for_everyone()
     output = Path(config.OUTPUT_DIR)
-    if not processes.is_main_process:
-        train(config, data, arguments, processes)
+    if not here.is_main_process:
+        train(config, data, arguments, here)
         return
     with files.output_lock(output):
-        train(config, data, arguments, processes)
+        train(config, data, arguments, here)
 
 
-def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, processes: Any) -> None:
+def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, here: Any) -> None:
     """One run: plan and audit, train from the last whole checkpoint, keep the best adapter."""
-    from accelerate.utils import broadcast_object_list
-
-    from workbench import models
+    from workbench import models, processes
     from workbench.training import checkpoints, options, plan
     from workbench.training.steps import time_two_steps
 
@@ -553,18 +520,14 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, processe
     output = Path(config.OUTPUT_DIR)
     location = models.locate(config.MODEL_NAME)
     base_hash = models.weights_hash(location)
-    fingerprint = fingerprint_of(config, data, base_hash, processes.num_processes)
+    fingerprint = fingerprint_of(config, data, base_hash, here.num_processes)
 
     # 1. is it done already, or begun?
-    decision: list[Any] = [None]
-    if processes.is_main_process and not arguments.plan:
-        decision = [state_of(output, fingerprint, arguments.fresh)]
-    if processes.num_processes > 1:
-        broadcast_object_list(decision)
-    if isinstance(decision[0], UserError):
-        raise decision[0]
-    if decision[0] == "finished":
-        if processes.is_main_process:
+    state = None
+    if not arguments.plan:
+        state = processes.decided(here, lambda: manifest.start(output, fingerprint, SCRIPT, fresh=arguments.fresh, claim=False))
+    if state == "finished":
+        if here.is_main_process:
             print(f"{output}: up to date")
             report(config, manifest.read(output) or {}, arguments.demo)
         return
@@ -590,7 +553,7 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, processe
         epochs=config.NUM_EPOCHS,
         most_steps=int(config.TRAINER_OPTIONS.get("max_steps", 0) or 0),  # type: ignore[call-overload]
         examples_a_step=config.BATCH_SIZE * config.GRADIENT_ACCUMULATION_STEPS,
-        processes=processes.num_processes,
+        processes=here.num_processes,
         activations=micro_batches.activations,
         output_dir=output,
     )
@@ -600,41 +563,41 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, processe
         f"micro-batches: up to {trainer.tokens_per_batch:,} tokens, recomputing {micro_batches.checkpointing}",
         *plan.lines(planned, seconds_a_step=seconds_a_step, keep=config.KEEP_CHECKPOINTS),
     ]
-    if processes.is_main_process:
-        print(f"{config.MODEL_NAME} on {models.describe_device()}, {processes.num_processes} process(es)")
+    if here.is_main_process:
+        print(f"{config.MODEL_NAME} on {models.describe_device()}, {here.num_processes} process(es)")
         print("\n".join(words), flush=True)
     if arguments.plan:
         return
 
     # 3. train, from the last whole checkpoint; only now is a finished run of other settings moved aside
-    if processes.is_main_process:
+    if here.is_main_process:
         manifest.start(output, fingerprint, SCRIPT, fresh=arguments.fresh)
-    processes.wait_for_everyone()
-    if processes.is_main_process:
+    here.wait_for_everyone()
+    if here.is_main_process:
         for name in checkpoints.clear_torn(output / "checkpoints"):
             print(f"  {name} was cut off while it was written and is not used")
-    processes.wait_for_everyone()
+    here.wait_for_everyone()
     checkpoint = checkpoints.newest_whole(output / "checkpoints")
     if checkpoint is None:
         (output / "eval_history.jsonl").unlink(missing_ok=True)
         trainer.evaluate()
     else:
         print(f"  going on from {checkpoint.name}")
-    if processes.is_main_process:
+    if here.is_main_process:
         options.write_tags(options.reporters(config), tags)
     stop = checkpoints.StopSafely(trainer.accelerator)
     trainer.add_callback(stop)
     with stop.listening():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.agreed and trainer.state.global_step < trainer.state.max_steps:
-        if processes.is_main_process:
+        if here.is_main_process:
             print(
                 f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; the same command goes on from there"
             )
         sys.exit(128 + stop.agreed)
     if trainer.last_evaluated_step() < trainer.state.global_step:  # killed in the last evaluation, after the last checkpoint
         trainer.evaluate()
-    if not processes.is_main_process:
+    if not here.is_main_process:
         return
 
     # 4. keep the best
@@ -648,21 +611,13 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, processe
         {"dataset": data["fingerprint"], "splits": data["splits"], "base_weights": base_hash,
          "adapter": files.sha256_file(output / ("model.safetensors" if config.FULL_FINE_TUNING else "adapter_model.safetensors"))},
         started,
-        made_by=SCRIPT, iteration=data["iteration"], device=models.describe_device(), processes=processes.num_processes,
+        made_by=SCRIPT, iteration=data["iteration"], device=models.describe_device(), processes=here.num_processes,
         kept=kept, before={k: v for k, v in before.items() if k not in ("specialties", "answers")},
     )  # fmt: skip
     manifest.finish(output, contents)
     for name in ("checkpoints", "best"):
         files.remove(output / name)
     report(config, contents, arguments.demo)
-
-
-def state_of(output: Path, fingerprint: str, fresh: bool) -> Any:
-    """The state of the output folder, or the error to raise in every process."""
-    try:
-        return manifest.start(output, fingerprint, SCRIPT, fresh=fresh, claim=False)
-    except UserError as error:
-        return error
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ import pytest
 from conftest import ROOT, evaluate_command, mistake, run_script
 
 from workbench import files, manifest
-from workbench.evaluation import generation
+from workbench.evaluation import answers, asking
+from workbench.evaluation import decoding as decoding_module
+from workbench.evaluation.decoding import Decoder, Decoding, Row
 
 
 @pytest.fixture(scope="module")
@@ -28,16 +30,17 @@ def questions(tokenizer, count=6):
     names = ("asthma", "migraine", "melanoma", "heart failure with reduced ejection fraction", "measles", "croup")[:count]
     rows = [
         {"id": name, "specialty": "x", "question": f"{name}: symptoms", "response": "r",
-         "formatted_prompt": chat.render_llama3(f"{name}: symptoms", None, "")}
+         "formatted_prompt": chat.render_llama3(f"{name}: symptoms", None, ""),
+         "messages": chat.messages(f"{name}: symptoms", "r", "")}
         for name in names
     ]  # fmt: skip
-    return generation.questions_of("holdout", rows, tokenizer, None)
+    return answers.questions_of("holdout", rows, tokenizer, None)
 
 
 def decoding(tokenizer, temperature=0.0, seed=1, tokens=16):
     from workbench import models
 
-    return generation.Decoding(tokens, temperature, seed, tuple(models.stop_ids(tokenizer)), tokenizer.pad_token_id)
+    return Decoding(tokens, temperature, seed, tuple(models.stop_ids(tokenizer)), tokenizer.pad_token_id)
 
 
 def test_generation_stops_on_both_terminators(model_and_tokenizer):
@@ -48,59 +51,112 @@ def test_generation_stops_on_both_terminators(model_and_tokenizer):
     assert set(models.stop_ids(tokenizer)) == {vocabulary["<|eot_id|>"], vocabulary["<|end_of_text|>"]}
 
 
+def decode(model, asked, settings, prefix=()):
+    return Decoder(model, settings, prefix).decode([Row(question.id, question.prompt_ids) for question in asked])
+
+
 def test_a_batch_of_unlike_lengths_answers_as_one_at_a_time_does(model_and_tokenizer):
     model, tokenizer = model_and_tokenizer
     asked = questions(tokenizer)
-    together = generation.generate_batch(model, asked, decoding(tokenizer))
-    alone = [generation.generate_batch(model, [question], decoding(tokenizer))[0] for question in asked]
+    together = decode(model, asked, decoding(tokenizer))
+    alone = [decode(model, [question], decoding(tokenizer))[0] for question in asked]
     # bf16 sums in another order may tip a tie; with padding on the wrong side hardly one would agree
     assert sum(one == other for one, other in zip(together, alone, strict=True)) >= len(asked) - 1
+
+
+def test_rows_that_leave_and_a_shared_prefix_change_no_answer(model_and_tokenizer, monkeypatch):
+    model, tokenizer = model_and_tokenizer
+    asked, settings = questions(tokenizer), decoding(tokenizer, tokens=48)
+    prefix = decoding_module.shared_prefix([question.prompt_ids for question in asked])
+    monkeypatch.setattr(decoding_module, "LEAST_PREFIX", 1)
+    monkeypatch.setattr(decoding_module, "KEPT_WHILE", 0.0)
+    staying = decode(model, asked, settings)
+    monkeypatch.setattr(decoding_module, "KEPT_WHILE", 1.0)
+    leaving = decode(model, asked, settings)
+    assert len({len(ids) for ids, _ in staying}) > 1 and len(prefix) >= 3
+    assert sum(one == other for one, other in zip(staying, leaving, strict=True)) >= len(asked) - 1
+    shared = decode(model, asked, settings, prefix)
+    assert sum(one == other for one, other in zip(staying, shared, strict=True)) >= len(asked) - 1
+
+
+def test_greedy_answers_are_those_of_transformers_generate(model_and_tokenizer):
+    import torch
+
+    model, tokenizer = model_and_tokenizer
+    asked, settings = questions(tokenizer), decoding(tokenizer, tokens=48)
+    mine = decode(model, asked, settings)
+    width = max(len(question.prompt_ids) for question in asked)
+    ids = torch.tensor([[settings.pad_id] * (width - len(q.prompt_ids)) + list(q.prompt_ids) for q in asked])
+    mask = torch.tensor([[0] * (width - len(q.prompt_ids)) + [1] * len(q.prompt_ids) for q in asked])
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        theirs = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=48, do_sample=False,
+                                eos_token_id=list(settings.stop_ids), pad_token_id=settings.pad_id)  # fmt: skip
+    cut = [[token for token in row if token not in (*settings.stop_ids, settings.pad_id)] for row in theirs[:, width:].tolist()]
+    assert sum(row == answer for row, (answer, _) in zip(cut, mine, strict=True)) >= len(asked) - 1
+
+
+def test_rows_of_base_and_adapter_in_one_batch_answer_as_each_does_alone(small_run, model_and_tokenizer):
+    from workbench import models
+
+    tokenizer = model_and_tokenizer[1]
+    base = models.load_base("embedded", load_in_4bit=True)
+    model = models.load_adapter(base, small_run["adapter"], name="tuned")
+    asked, settings = questions(tokenizer), decoding(tokenizer)
+    rows = [Row(q.id, q.prompt_ids, name) for q in asked for name in (decoding_module.BASE, "tuned")]
+    mixed = Decoder(model, settings).decode(rows)
+    apart = {}
+    for adapter in (None, "tuned"):
+        with asking.speaking_as(model, adapter):
+            apart[adapter] = decode(model, asked, settings)
+    assert apart[None] != apart["tuned"]
+    for place, adapter in enumerate((None, "tuned")):
+        assert sum(one == other for one, other in zip(mixed[place::2], apart[adapter], strict=True)) >= len(asked) - 1
 
 
 def test_a_questions_draw_is_its_own_whatever_the_batch_and_another_seed_is_another(model_and_tokenizer):
     model, tokenizer = model_and_tokenizer
     asked = questions(tokenizer)
-    warm = [generation.generate_batch(model, part, decoding(tokenizer, 1.0)) for part in (asked, asked[::-1])]
+    warm = [decode(model, part, decoding(tokenizer, 1.0)) for part in (asked, asked[::-1])]
     assert sum(one == other for one, other in zip(warm[0], warm[1][::-1], strict=True)) >= len(asked) - 1
-    assert generation.generate_batch(model, asked, decoding(tokenizer, 1.0, seed=2)) != warm[0]
+    assert decode(model, asked, decoding(tokenizer, 1.0, seed=2)) != warm[0]
 
 
 def test_noise_draws_from_the_softmax():
     import torch
 
     logits = torch.log(torch.tensor([0.6, 0.3, 0.1]))
-    settings = generation.Decoding(1, 1.0, 0, (0,), 0)
-    question = generation.Question("q", "", "", "", "", "", ())
-    draws = [int((logits + generation.question_noise(settings, question, step, 3)).argmax()) for step in range(3000)]
+    settings = Decoding(1, 1.0, 0, (0,), 0)
+    draws = [int((logits + decoding_module.question_noise(settings, "q", step, 3)).argmax()) for step in range(3000)]
     assert [draws.count(k) / 3000 for k in range(3)] == pytest.approx([0.6, 0.3, 0.1], abs=0.03)
 
 
 def test_out_of_memory_halves_the_batch_and_loses_no_answer(model_and_tokenizer, monkeypatch, tmp_path):
     model, tokenizer = model_and_tokenizer
-    whole, sizes = generation.generate_batch, []
+    whole, sizes = Decoder.decode, []
 
-    def small_card(model, batch, settings):
-        sizes.append(len(batch))
-        if len(batch) > 2:
+    def small_card(self, rows):
+        sizes.append(len(rows))
+        if len(rows) > 2:
             raise MemoryError
-        return whole(model, batch, settings)
+        return whole(self, rows)
 
-    monkeypatch.setattr(generation, "generate_batch", small_card)
+    monkeypatch.setattr(Decoder, "decode", small_card)
     asked = questions(tokenizer)
-    store = generation.AnswerStore(tmp_path / "p.jsonl")
-    generation.ask(model, "base", asked, [q.id for q in asked], store, tokenizer, decoding(tokenizer), 6)
-    assert sizes[0] == 6 and len(store.answers) == 6 and all(a.finish != "failed" for a in store.answers.values())
+    store = answers.AnswerStore(tmp_path)
+    asker = asking.Asker(store, tokenizer, decoding(tokenizer), 6)
+    asker.ask_in_turn(model, "base", None, asked, [q.id for q in asked])
+    assert sizes[:2] == [6, 3] and len(store.answers) == 6 and all(a.finish != "failed" for a in store.answers.values())
 
 
 def test_an_answer_is_kept_apart_by_prompt_model_settings_and_engine(model_and_tokenizer):
     _, tokenizer = model_and_tokenizer
     one, two = questions(tokenizer, 2)
     keys = {
-        generation.answer_key(one, "base", decoding(tokenizer), "e"),
-        generation.answer_key(two, "base", decoding(tokenizer), "e"),
-        generation.answer_key(one, "tuned", decoding(tokenizer), "e"),
-        generation.answer_key(one, "base", decoding(tokenizer, tokens=17), "e"),
-        generation.answer_key(one, "base", decoding(tokenizer), "f"),
+        answers.answer_key(one, "base", decoding(tokenizer), "e"),
+        answers.answer_key(two, "base", decoding(tokenizer), "e"),
+        answers.answer_key(one, "tuned", decoding(tokenizer), "e"),
+        answers.answer_key(one, "base", decoding(tokenizer, tokens=17), "e"),
+        answers.answer_key(one, "base", decoding(tokenizer), "f"),
     }
     assert len(keys) == 5
 

@@ -231,19 +231,19 @@ def test_several_gpus_are_used_by_starting_again_through_accelerate(monkeypatch)
 
     import torch
 
-    import fine_tuning
+    from workbench import processes
 
     started = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(os, "execv", lambda path, command: started.append(command))
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setattr(sys, "argv", ["fine_tuning.py", "NUM_EPOCHS=1"])
-    fine_tuning.use_every_gpu(fine_tuning.TrainingConfig(NUM_GPUS=3))
+    processes.use_every_gpu(3)
     [command] = started
     assert command[1:3] == ["-m", "accelerate.commands.launch"] and command[-2:] == ["fine_tuning.py", "NUM_EPOCHS=1"]
     assert command[command.index("--num_processes") + 1] == "3"
     monkeypatch.setenv("LOCAL_RANK", "0")
-    fine_tuning.use_every_gpu(fine_tuning.TrainingConfig())
+    processes.use_every_gpu(None)
     assert len(started) == 1
 
 

@@ -207,13 +207,21 @@ def adapter_base(folder: Path) -> str:
     return str(files.read_json(config).get("base_model_name_or_path") or "")
 
 
-def load_adapter(base: PreTrainedModel, folder: Path, *, trainable: bool = False) -> PeftModel:
-    """The base with the adapter on it, in fp32, frozen unless `trainable`; `disable_adapter()` gives the base back."""
+def load_adapter(base: Any, folder: Path, *, trainable: bool = False, name: str = "default") -> PeftModel:
+    """The base with the adapter on it, in fp32, frozen unless `trainable`; `disable_adapter()` gives the base back.
+
+    A base that carries an adapter already gets another beside it, under a `name` of its own.
+    """
     from peft import PeftModel
 
     adapter_base(folder)
+    model: PeftModel
     try:
-        model = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
+        if isinstance(base, PeftModel):
+            base.load_adapter(str(folder), name)
+            model = base
+        else:
+            model = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable, adapter_name=name)
     except (RuntimeError, ValueError, OSError) as error:
         first = " ".join(str(error).split())[:240]
         raise UserError(f"{folder}: its adapter does not fit {base.config.name_or_path}: {first}") from error

@@ -71,13 +71,13 @@ def by_metric(
     tuned: pd.DataFrame,
     suite: MetricSuite,
     scores: Table,
-    floor: dict[str, dict[str, dict[str, float]]],
+    floor: tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]],
     seed: int,
 ) -> pd.DataFrame:
     """`model_comparison.csv`: a row a split and metric.
 
     Args:
-        floor: arm to split to metric to floor.
+        floor: of base and tuned, each split to metric to floor.
     """
     rows = []
     for split in SPLITS:
@@ -93,8 +93,8 @@ def by_metric(
                  "difference": difference.mean, "ci_low": difference.low, "ci_high": difference.high, "p": difference.p,
                  "base_low": arms["base"].low, "base_high": arms["base"].high,
                  "tuned_low": arms["tuned"].low, "tuned_high": arms["tuned"].high,
-                 "floor_base": floor["base"].get(split, {}).get(metric, math.nan),
-                 "floor_tuned": floor["tuned"].get(split, {}).get(metric, math.nan),
+                 "floor_base": floor[0].get(split, {}).get(metric, math.nan),
+                 "floor_tuned": floor[1].get(split, {}).get(metric, math.nan),
                  "lower_is_better": suite.lower_is_better(metric), "signature": scores.signatures.get(metric, ""),
                  "missing": scores.missing.get(metric, "")}
             )  # fmt: skip

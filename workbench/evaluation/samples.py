@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from workbench import models
-from workbench.evaluation import bertscore, generation, text_metrics
-from workbench.evaluation.generation import Question
+from workbench.evaluation import answers, asking, bertscore, text_metrics
+from workbench.evaluation.answers import Question
+from workbench.evaluation.decoding import Decoder, Decoding, Row
 
 NEW_TOKENS, BATCH = 96, 16
 
@@ -16,15 +17,15 @@ def questions(split: Any, tokenizer: Any, count: int, *, encoder_decoder: bool =
     """The first `count` questions of the eval split (a Dataset) by id, whatever their order in the file."""
     ids = split["id"]
     chosen = split.select(sorted(range(len(split)), key=lambda row: ids[row])[:count])
-    return generation.questions_of("eval", chosen, tokenizer, None, encoder_decoder=encoder_decoder)
+    return answers.questions_of("eval", chosen, tokenizer, None, encoder_decoder=encoder_decoder)
 
 
-def answers(asked: list[Question], model: Any, tokenizer: Any) -> list[str]:
+def greedy(asked: list[Question], model: Any, tokenizer: Any) -> list[str]:
     """Greedy answers, in the order of the questions."""
-    decoding = generation.Decoding(NEW_TOKENS, 0.0, 0, tuple(models.stop_ids(tokenizer)), tokenizer.pad_token_id)
+    decoder = Decoder(model, Decoding(NEW_TOKENS, 0.0, 0, tuple(models.stop_ids(tokenizer)), tokenizer.pad_token_id))
     found = {}
-    for batch in generation.plan_batches(asked, BATCH):
-        made = generation.generate_batch(model, [asked[i] for i in batch], decoding)
+    for batch in asking.plan_batches(asked, BATCH):
+        made = decoder.decode([Row(asked[i].id, asked[i].prompt_ids) for i in batch])
         for i, (ids, _) in zip(batch, made, strict=True):
             found[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()
     return [found[i] for i in range(len(asked))]
@@ -37,7 +38,7 @@ def examiner(split: Any, tokenizer: Any, count: int, *, encoder_decoder: bool) -
     references = [question.reference for question in asked]
 
     def examine(model: Any) -> dict[str, Any]:
-        texts = answers(asked, model, tokenizer)
+        texts = greedy(asked, model, tokenizer)
         rouge = [text_metrics.rouge_l(r, t) for r, t in zip(references, texts, strict=True)]
         bert = scorer.score(references, texts)
         return {

@@ -1,0 +1,140 @@
+"""Arms of an evaluation: the models that are asked, what each is given, and how they are loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from workbench import chat, manifest, models
+from workbench.errors import UserError
+from workbench.evaluation.answers import Question, questions_of
+
+BASE, TUNED = "base", "tuned"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,40}")
+RESERVED = {BASE, TUNED, "finetuned"}
+ADDRESS = re.compile(r"https?://\S+")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One model as it is asked.
+
+    Args:
+        kind: "base"; "adapter" on that base; "model", whole and loaded by itself; or "endpoint", on a server.
+        source: a Hub name, a folder or an address.
+        identity: of weights and precision, for the keys of its answers.
+        system_message: in place of the one that the data was prepared with; None keeps that.
+        served_as: an endpoint's name for the model.
+    """
+
+    name: str
+    kind: str
+    source: str
+    identity: str
+    system_message: str | None = None
+    served_as: str = ""
+    encoder_decoder: bool = False
+
+
+def further(
+    wanted: Mapping[str, Any], *, base: Arm, splits: Mapping[str, str], precision: str, load_in_4bit: bool, run: str
+) -> list[Arm]:
+    """The arms of `MODELS`: name to an adapter of this base, a model, "base: SYSTEM MESSAGE" or "ADDRESS MODEL".
+
+    Args:
+        splits: hashes of the fixed sets, which an adapter must have been trained beside.
+        run: identity of this evaluation's models; a server's answers are asked for anew where it changed.
+    """
+    found = []
+    for name, value in wanted.items():
+        text = str(value).strip()
+        if not NAME.fullmatch(name) or name in RESERVED:
+            raise UserError(
+                f"MODELS: {name!r} cannot be a name; take letters, digits and -, and none of {', '.join(sorted(RESERVED))}."
+            )
+        if ADDRESS.match(text):
+            address, _, model = text.partition(" ")
+            if not model.strip():
+                raise UserError(f"MODELS: {name}: give address and model, such as {name}: {address} MODEL.")
+            found.append(Arm(name, "endpoint", address, f"{address} {model.strip()} {run}", served_as=model.strip()))
+        elif text.startswith("base:"):
+            if base.kind != "base":
+                raise UserError(
+                    f"MODELS: {name}: a system message of its own needs the base on this machine, and ENDPOINT asks a server."
+                )
+            found.append(replace(base, name=name, system_message=text.removeprefix("base:").strip()))
+        elif (Path(text) / "adapter_config.json").is_file():
+            found.append(_adapter(name, Path(text), base, splits))
+        else:
+            models.require_device_for(text, load_in_4bit=load_in_4bit)
+            location = models.locate(text)
+            both = models.is_encoder_decoder(models.load_config(location))
+            found.append(Arm(name, "model", location, f"{models.weights_hash(location)} {precision}", encoder_decoder=both))
+    return found
+
+
+def _adapter(name: str, folder: Path, base: Arm, splits: Mapping[str, str]) -> Arm:
+    training = manifest.require(folder, "fine_tuning.py")
+    if any(training["inputs"]["splits"][split] != splits[split] for split in ("holdout", "eval")):
+        raise UserError(
+            f"MODELS: {name}: {folder} was trained beside another holdout or eval set, so it may have learnt questions of this one."
+        )
+    if base.kind != "base" or not base.identity.startswith(training["inputs"]["base_weights"]):
+        raise UserError(f"MODELS: {name}: {folder} is an adapter of {training['settings']['MODEL_NAME']}, not of {base.source}.")
+    return replace(
+        base, name=name, kind="adapter", source=str(folder), identity=f"{base.identity} {training['inputs']['adapter']}"
+    )
+
+
+def questions_for(
+    arm: Arm, splits: Mapping[str, Any], tokenizer: Any, limit: int | None, prepared_system_message: str
+) -> list[Question]:
+    """Every question as this arm is asked it.
+
+    Models are given the stored prompt. An arm with a system message of its own gets it in place of the prepared one; a
+    whole encoder-decoder, which knows no chat tokens, question and message in plain text.
+    """
+    found: list[Question] = []
+    for split, rows in splits.items():
+        if len(rows) and arm.encoder_decoder and chat.SPECIAL_TOKEN.search(rows[0]["formatted_prompt"]):
+            rows = [
+                {**row, "formatted_prompt": chat.render_plain(row["question"], None, prepared_system_message)} for row in rows
+            ]
+        elif len(rows) and tokenizer is not None:
+            chat.check_tokenizer(tokenizer, rows[0]["formatted_chat"], arm.source)
+        if arm.system_message is not None:
+            rows = [_with_message(row, arm, prepared_system_message) for row in rows]
+        found += questions_of(split, rows, tokenizer, limit, encoder_decoder=arm.encoder_decoder)
+    return found
+
+
+def _with_message(row: Mapping[str, Any], arm: Arm, prepared: str) -> dict[str, Any]:
+    before, found, after = row["formatted_prompt"].partition(prepared)
+    if not prepared or not found:
+        raise UserError(
+            f"MODELS: {arm.name}: the stored prompts hold no system message that could be exchanged. Prepare with a SYSTEM_MESSAGE."
+        )
+    message = str(arm.system_message)
+    turns = [{"role": "system", "content": message}, *[turn for turn in row["messages"] if turn["role"] != "system"]]
+    return {**row, "formatted_prompt": before + message + after, "messages": turns}
+
+
+def loads(arms: Sequence[Arm], *, load_in_4bit: bool) -> Iterator[tuple[Any, list[Arm]]]:
+    """Models of this machine with the arms that each answers for; adapters stand on one load of their base."""
+    of_base = [arm for arm in arms if arm.kind in ("base", "adapter")]
+    if of_base:
+        location = next((arm.source for arm in of_base if arm.kind == "base"), None)
+        if location is None:
+            location = models.adapter_base(Path(of_base[0].source))
+        model: Any = models.load_base(location, load_in_4bit=load_in_4bit).eval()
+        for arm in of_base:
+            if arm.kind == "adapter":
+                model = models.load_adapter(model, Path(arm.source), name=arm.name)
+        yield model, of_base
+        del model  # so that it is gone before the next one is loaded
+    for arm in arms:
+        if arm.kind == "model":
+            yield models.load_base(arm.source, load_in_4bit=load_in_4bit).eval(), [arm]

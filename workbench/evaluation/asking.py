@@ -1,0 +1,197 @@
+"""Asking models every question: planned batches, answers stored as they come, several processes sharing the work."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from workbench.errors import UserError
+from workbench.evaluation.answers import Answer, AnswerStore, Question
+from workbench.evaluation.decoding import BASE, Decoded, Decoder, Decoding, Row, shared_prefix
+from workbench.evaluation.endpoint import Endpoint, ServerDecoding
+
+LINE_EVERY_S = 15.0
+
+
+def plan_batches(questions: Sequence[Question], batch_size: int) -> list[list[int]]:
+    """Places of each batch's questions, longest prompts first, so that memory runs out at once or never."""
+    order = sorted(range(len(questions)), key=lambda i: (-len(questions[i].prompt_ids), questions[i].id))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def find_batch_size(device_type: str, questions: Sequence[Question], decoding: Decoding, config: Any) -> int:
+    """Rows that fit: from free GPU memory and the size of the key-value cache, or 128 on a CPU."""
+    if device_type != "cuda":
+        return 128
+    free, _ = torch.cuda.mem_get_info()
+    longest = max(len(question.prompt_ids) for question in questions) + decoding.max_new_tokens
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    a_row = 4 * config.num_hidden_layers * heads * head_width * longest + 12 * config.vocab_size
+    return int(max(1, min(512, 0.6 * free // a_row)))
+
+
+class Progress:
+    """A bar on a terminal, a plain line every 15 seconds elsewhere."""
+
+    def __init__(self, total: int, name: str) -> None:
+        self.total, self.name, self.done, self.tokens = total, name, 0, 0
+        self.started = self.last = time.time()
+        self.bar = tqdm(total=total, desc=name, unit="answer") if sys.stderr.isatty() else None
+
+    def advance(self, answers: Sequence[Answer]) -> None:
+        self.done, self.tokens = self.done + len(answers), self.tokens + sum(answer.tokens for answer in answers)
+        elapsed = max(time.time() - self.started, 1e-9)
+        if self.bar is not None:
+            self.bar.update(len(answers))
+            self.bar.set_postfix_str(f"{self.tokens / elapsed:.0f} tokens/s")
+        elif time.time() - self.last > LINE_EVERY_S:
+            self.last = time.time()
+            left = (self.total - self.done) * elapsed / max(self.done, 1)
+            print(f"  {self.name}: {self.done}/{self.total}, {self.tokens / elapsed:.0f} tokens/s, {left:.0f} s left", flush=True)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+class Asker:
+    """Puts questions to a model and stores what it says.
+
+    Batches are planned from the whole list, and one that lacks any answer runs whole, so that a resumed run ends with the
+    answers it would have ended with. On out-of-memory a batch is halved, and those after it are cut to that size; what
+    fails at one row is stored as failed.
+
+    Args:
+        process, processes: of this one and of all that share the questions; each stores its own.
+    """
+
+    def __init__(
+        self, store: AnswerStore, tokenizer: Any, decoding: Decoding, batch_size: int, process: int = 0, processes: int = 1
+    ) -> None:
+        self.store, self.tokenizer, self.decoding, self.batch_size = store, tokenizer, decoding, batch_size
+        self.process, self.processes = process, processes
+        self.most_rows = sys.maxsize  # lowered where memory ran out
+
+    def ask_in_turn(self, model: Any, arm: str, adapter: str | None, questions: Sequence[Question], keys: Sequence[str]) -> int:
+        """One arm's answers; `adapter` is switched on, or with None all are switched off. Returns how many were made."""
+        todo = self._todo(questions, lambda i: [keys[i]])
+        if not todo:
+            return 0
+        with speaking_as(model, adapter):
+            decoder = Decoder(model, self.decoding, shared_prefix([question.prompt_ids for question in questions]))
+            return self._run(decoder, todo, lambda i: [(arm, None, keys[i])], questions, f"{arm} answers")
+
+    def ask_together(
+        self, model: Any, adapters: Mapping[str, str | None], questions: Sequence[Question], keys: Mapping[str, Sequence[str]]
+    ) -> int:
+        """Answers of several arms of one base, a batch holding rows of all.
+
+        Args:
+            adapters: arm to the adapter that answers for it, None for the base.
+            keys: arm to the key of each question's answer.
+        """
+        todo = self._todo(questions, lambda i: [keys[arm][i] for arm in adapters])
+        if not todo:
+            return 0
+        decoder = Decoder(model, self.decoding, shared_prefix([question.prompt_ids for question in questions]))
+        rows = [(arm, adapter or BASE) for arm, adapter in adapters.items()]
+        return self._run(
+            decoder,
+            todo,
+            lambda i: [(arm, adapter, keys[arm][i]) for arm, adapter in rows],
+            questions,
+            f"{', '.join(adapters)} answers",
+        )
+
+    def _todo(self, questions: Sequence[Question], keys_of: Any) -> list[list[int]]:
+        planned = plan_batches(questions, self.batch_size)[self.process :: self.processes]
+        return [batch for batch in planned if any(self.store.lacks(key) for i in batch for key in keys_of(i))]
+
+    def _run(self, decoder: Decoder, todo: list[list[int]], rows_of: Any, questions: Sequence[Question], name: str) -> int:
+        """Decode batches of places; `rows_of` a place gives (arm, adapter, key) of each answer it needs."""
+        made = 0
+        progress = Progress(sum(len(rows_of(i)) for batch in todo for i in batch), name)
+        for batch in todo:
+            wanted = [(i, *row) for i in batch for row in rows_of(i)]
+            rows = [Row(questions[i].id, questions[i].prompt_ids, adapter) for i, _, adapter, _ in wanted]
+            answers = []
+            for (i, arm, _, key), (ids, finish, error) in zip(wanted, self._decode(decoder, rows), strict=True):
+                text = "" if ids is None else self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+                answers.append(Answer(key, questions[i].id, arm, text, finish, len(ids or ()), error))
+            self.store.add(answers)
+            progress.advance(answers)
+            made += len(answers)
+        progress.close()
+        return made
+
+    def _decode(self, decoder: Decoder, rows: Sequence[Row]) -> list[tuple[list[int] | None, str, str]]:
+        if len(rows) > self.most_rows:
+            half = (len(rows) + 1) // 2
+            return self._decode(decoder, rows[:half]) + self._decode(decoder, rows[half:])
+        try:
+            found: list[Decoded] = decoder.decode(rows)
+            return [(ids, finish, "") for ids, finish in found]
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if len(rows) == 1:
+                return [(None, "failed", f"out of memory: {error}"[:200])]
+            self.most_rows = (len(rows) + 1) // 2
+            print(f"  out of memory at {len(rows)} rows, going on with {self.most_rows}", flush=True)
+            return self._decode(decoder, rows)
+
+
+def ask_endpoint(
+    endpoint: Endpoint, arm: str, questions: Sequence[Question], keys: Sequence[str], store: AnswerStore,
+    decoding: ServerDecoding, at_once: int,
+) -> int:  # fmt: skip
+    """A server's answers, stored one by one as they come; returns how many were asked for."""
+    todo = [i for i, key in enumerate(keys) if store.lacks(key)]
+    progress = Progress(len(todo), f"{arm} answers")
+    for number, (text, finish, tokens, error) in endpoint.answers([questions[i] for i in todo], decoding, at_once):
+        i = todo[number]
+        answer = Answer(keys[i], questions[i].id, arm, text, finish, tokens, error)
+        store.add([answer])
+        progress.advance([answer])
+    progress.close()
+    failed = [store.answers[keys[i]] for i in todo if store.answers[keys[i]].finish == "failed"]
+    if todo and len(failed) == len(todo):
+        raise UserError(f"{endpoint.address}: not one of {len(todo)} requests was answered. The last error: {failed[-1].error}")
+    return len(todo)
+
+
+def speaking_as(model: Any, adapter: str | None) -> Any:
+    """A context in which the model answers through `adapter`; with None any adapters it has are switched off."""
+    if not hasattr(model, "peft_config"):
+        return nullcontext()
+    if adapter is None:
+        return model.disable_adapter()
+    model.set_adapter(adapter)
+    return nullcontext()
+
+
+def can_mix(model: Any) -> bool:
+    """Whether rows of one batch may be answered by different adapters; weight-decomposed ones (DoRA) cannot."""
+    return all(not getattr(config, "use_dora", False) for config in getattr(model, "peft_config", {}).values())
+
+
+def assert_adapter_works(model: Any, adapter: str, question: Question) -> float:
+    """UserError unless the adapter changes what the model says; returns the largest change of a logit."""
+    inputs = {"input_ids": torch.tensor([list(question.prompt_ids)]).to(model.device)}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = torch.tensor([[model.config.decoder_start_token_id]]).to(model.device)
+    logits = []
+    for name in (adapter, None):
+        with torch.inference_mode(), torch.autocast(model.device.type, dtype=torch.bfloat16), speaking_as(model, name):
+            logits.append(model(**inputs).logits.float())
+    change = float((logits[0] - logits[1]).abs().max())
+    if not change > 0:
+        raise UserError(f"the adapter {adapter!r} changes nothing: it and the base give equal logits. Train it, or name another.")
+    return change

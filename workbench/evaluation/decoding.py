@@ -1,0 +1,212 @@
+"""Decoding a batch of prompts: left padding, one shared prefix, rows that leave the batch when they are done.
+
+transformers' `generate` keeps every row of a batch until the longest answer ends. Here finished rows are dropped from
+the key-value cache, what all prompts begin with is computed once, and rows of one batch may be answered by different
+adapters or by the base alone. Encoder-decoder models go through `generate`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import itertools
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+BASE = "__base__"  # PEFT's name for no adapter
+LEAST_PREFIX = 8  # tokens that prompts must share for a prefix to be worth a pass of its own
+KEPT_WHILE = 0.75  # rows are dropped once this share of a batch or less is still being answered
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How answers are made. Temperature 0 is greedy; `seed` counts only above it."""
+
+    max_new_tokens: int
+    temperature: float
+    seed: int
+    stop_ids: tuple[int, ...]
+    pad_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A prompt to be answered: `name` seeds its draws, `adapter` answers it (None: whatever is active)."""
+
+    name: str
+    prompt_ids: tuple[int, ...]
+    adapter: str | None = None
+
+
+Decoded = tuple[list[int], str]  # token ids, and "stop" or "length"
+
+
+def question_noise(decoding: Decoding, name: str, step: int, width: int) -> torch.Tensor:
+    """Gumbel noise of one question at one step, (width,): the same for every model and for any batch.
+
+    Adding it, times the temperature, to the logits and taking the largest draws from the softmax at that temperature
+    (the Gumbel-max trick, Maddison et al. 2014).
+    """
+    seed = hashlib.sha256(f"{decoding.seed}|{name}|{step}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(seed[:7], "big"))
+    return -torch.log(-torch.log(torch.rand(width, generator=generator).clamp_(1e-20, 1 - 1e-7)))
+
+
+class Decoder:
+    """Answers batches with one loaded model.
+
+    Args:
+        model: a decoder or encoder-decoder, with or without adapters (PEFT).
+        prefix: token ids that every prompt begins with, computed once for each adapter; may be empty.
+    """
+
+    def __init__(self, model: Any, decoding: Decoding, prefix: Sequence[int] = ()) -> None:
+        self.model, self.decoding = model, decoding
+        self.prefix = tuple(prefix) if len(prefix) >= LEAST_PREFIX and not model.config.is_encoder_decoder else ()
+        self._prefix_states: dict[str | None, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(type(base).forward).parameters else {}
+        # weights of a sharded base are gathered by all processes at once, which must then make the same steps
+        self._in_lockstep = bool(getattr(base, "_is_fsdp_managed_module", False))
+
+    @torch.inference_mode()
+    def decode(self, rows: Sequence[Row]) -> list[Decoded]:
+        """Answers in the order of `rows`."""
+        with self._autocast():
+            if self.model.config.is_encoder_decoder:
+                return self._generate(rows)
+            return self._decode(rows)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.model.device.type, dtype=torch.bfloat16)
+
+    def _decode(self, rows: Sequence[Row]) -> list[Decoded]:
+        device, stops, given = self.model.device, set(self.decoding.stop_ids), len(self.prefix)
+        rests = [row.prompt_ids[given:] for row in rows]
+        width = max(map(len, rests))
+        ids = torch.tensor([[self.decoding.pad_id] * (width - len(rest)) + list(rest) for rest in rests], device=device)
+        gaps = torch.tensor([width - len(rest) for rest in rests], device=device)[:, None]
+        # the prefix stands first, the gap between it and the rest is masked, and positions count without it
+        mask = torch.ones(len(rows), given + width, dtype=torch.long, device=device)
+        places = torch.arange(given + width, device=device)
+        mask[(places >= given) & (places < given + gaps)] = 0
+        positions = (mask.cumsum(1) - 1)[:, given:].clamp(min=0)
+        cache = self._cache_of(rows)
+        answers: list[list[int]] = [[] for _ in rows]
+        ends = ["length"] * len(rows)
+        alive = list(range(len(rows)))  # of each row of the cache, the row it answers
+        going = [True] * len(rows)
+        for step in range(self.decoding.max_new_tokens):
+            output = self._forward(ids, mask, positions, cache, [rows[i].adapter for i in alive])
+            for place, (i, token) in enumerate(
+                zip(alive, self._choose(output, [rows[i].name for i in alive], step), strict=True)
+            ):
+                if not going[place]:
+                    continue
+                if token in stops:
+                    going[place], ends[i] = False, "stop"
+                else:
+                    answers[i].append(token)
+            left = [place for place, goes in enumerate(going) if goes]
+            if not left:
+                break
+            positions = positions[:, -1:] + 1
+            if len(left) <= KEPT_WHILE * len(alive):
+                chosen = torch.tensor(left, device=device)
+                cache.batch_select_indices(chosen)
+                mask, positions = mask[chosen], positions[chosen]
+                alive, going = [alive[place] for place in left], [True] * len(left)
+            mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+            ids = torch.tensor(
+                [[answers[i][-1] if goes else self.decoding.pad_id] for i, goes in zip(alive, going, strict=True)], device=device
+            )
+        return list(zip(answers, ends, strict=True))
+
+    def _forward(self, ids: Any, mask: Any, positions: Any, cache: Any, adapters: Sequence[str | None]) -> torch.Tensor:
+        """Logits of the last position, (rows, vocabulary)."""
+        named = {"adapter_names": [str(name) for name in adapters]} if any(name is not None for name in adapters) else {}
+        output = self.model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
+            **self._last_only, **named,
+        )  # fmt: skip
+        logits: torch.Tensor = output.logits[:, -1].float()
+        return logits
+
+    def _choose(self, logits: torch.Tensor, names: Sequence[str], step: int) -> list[int]:
+        if self.decoding.temperature > 0:
+            noise = torch.stack([question_noise(self.decoding, name, step, logits.shape[1]) for name in names])
+            logits = logits + self.decoding.temperature * noise.to(logits.device)
+        tokens = logits.argmax(-1)
+        if self._in_lockstep:
+            torch.distributed.broadcast(tokens, 0)
+        chosen: list[int] = tokens.tolist()
+        return chosen
+
+    def _cache_of(self, rows: Sequence[Row]) -> Any:
+        """A cache that holds the prefix for each row, or an empty one."""
+        config = self.model.config.get_text_config() if hasattr(self.model.config, "get_text_config") else self.model.config
+        cache = DynamicCache(config=config)
+        if self.prefix:
+            kinds = list(dict.fromkeys(row.adapter for row in rows))
+            states = [self._prefix_of(kind) for kind in kinds]
+            which = torch.tensor([kinds.index(row.adapter) for row in rows], device=self.model.device)
+            for layer, parts in enumerate(zip(*states, strict=True)):
+                keys, values = (torch.cat([part[side] for part in parts])[which] for side in (0, 1))
+                cache.update(keys, values, layer)
+        return cache
+
+    def _prefix_of(self, adapter: str | None) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values of the prefix in each layer, (1, heads, length, width)."""
+        if adapter not in self._prefix_states:
+            config = self.model.config.get_text_config() if hasattr(self.model.config, "get_text_config") else self.model.config
+            cache = DynamicCache(config=config)
+            ids = torch.tensor([self.prefix], device=self.model.device)
+            self._forward(ids, torch.ones_like(ids), torch.arange(len(self.prefix), device=ids.device)[None], cache, [adapter])
+            self._prefix_states[adapter] = [(layer.keys, layer.values) for layer in cache.layers]
+        return self._prefix_states[adapter]
+
+    def _generate(self, rows: Sequence[Row]) -> list[Decoded]:
+        width = max(len(row.prompt_ids) for row in rows)
+        ids = torch.tensor([[*row.prompt_ids, *[self.decoding.pad_id] * (width - len(row.prompt_ids))] for row in rows])
+        mask = torch.tensor([[1] * len(row.prompt_ids) + [0] * (width - len(row.prompt_ids)) for row in rows])
+        decoder = self
+
+        class OwnDraw(LogitsProcessor):
+            def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+                step = input_ids.shape[1] - 1
+                noise = torch.stack([question_noise(decoder.decoding, row.name, step, scores.shape[1]) for row in rows])
+                return scores.float() + decoder.decoding.temperature * noise.to(scores.device)
+
+        settings = GenerationConfig(
+            max_new_tokens=self.decoding.max_new_tokens,
+            do_sample=False,  # sampling is in the processor, so that a question's draw is its own
+            eos_token_id=list(self.decoding.stop_ids),
+            pad_token_id=self.decoding.pad_id,
+            decoder_start_token_id=self.model.config.decoder_start_token_id,
+            use_cache=True,
+        )
+        output = self.model.generate(
+            input_ids=ids.to(self.model.device),
+            attention_mask=mask.to(self.model.device),
+            generation_config=settings,
+            logits_processor=LogitsProcessorList([OwnDraw()] if self.decoding.temperature > 0 else []),
+        )
+        found = []
+        for row in output[:, 1:].tolist():
+            stop = next((place for place, token in enumerate(row) if token in self.decoding.stop_ids), None)
+            found.append((row if stop is None else row[:stop], "length" if stop is None else "stop"))
+        return found
+
+
+def shared_prefix(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """What all prompts begin with, short of the shortest one's last token."""
+    if not prompts:
+        return ()
+    # what the first and the last in order share, all between them share
+    alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(min(prompts), max(prompts), strict=False))
+    return tuple(token for token, _ in alike)[: min(map(len, prompts)) - 1]
