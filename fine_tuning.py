@@ -229,7 +229,7 @@ def cut_steps(config: TrainingConfig, model: Any, examples: list[Any]) -> Any:
     """Micro-batches for this model, these examples and the memory of this device."""
     import torch
 
-    from workbench.training import plan
+    from workbench.training import plan, sharding
 
     both_sides = config.MODEL_TYPE == "encoder-decoder"
     lengths = [len(example.input_ids) + both_sides * len(example.labels) for example in examples]
@@ -238,8 +238,7 @@ def cut_steps(config: TrainingConfig, model: Any, examples: list[Any]) -> Any:
         # a tenth for the optimizer, fragments and what the estimate misses; out of memory, the micro-batch halves
         free = int(0.9 * torch.cuda.mem_get_info()[0])
         if config.SHARD_BASE:  # each process has read the whole base, and will keep a part
-            whole = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-            free += int(0.9 * whole * (1 - 1 / torch.distributed.get_world_size()))
+            free += int(0.9 * sharding.bytes_freed(model, torch.distributed.get_world_size()))
     return plan.choose_micro_batches(
         model.config,
         step_tokens=round(sum(lengths) / len(lengths) * config.BATCH_SIZE * config.GRADIENT_ACCUMULATION_STEPS),

@@ -58,7 +58,7 @@ def place_of(output: Path) -> str:
     """What was under way when it was killed, as far as the folder tells."""
     if (output / "checkpoints" / ".writing").exists():
         return "a checkpoint half written"
-    if any(output.glob(".*.tmp")):
+    if (output / ".best.tmp").exists():
         return "the best adapter half written"
     return "before a checkpoint" if not any(output.glob("checkpoints/checkpoint-*")) else "after a checkpoint"
 

@@ -12,6 +12,7 @@ steps of an arm are not timed. What it printed on named machines stands in bench
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import math
 import os
@@ -257,6 +258,10 @@ def run_arm(options: argparse.Namespace) -> None:
         trainer = in_order(ARMS[options.arm](options, taught, folder))
         clock = Clock()
         trainer.add_callback(clock)
+        if torch.cuda.is_available():  # what loading took is not training's
+            gc.collect()
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
         trainer.train()
         memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
         loss = final_loss(trainer, kept)

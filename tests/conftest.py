@@ -78,8 +78,11 @@ def mistake(
     script: ModuleType, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> tuple[object, str]:
     """Exit code and stderr of a script that is to refuse its command; here, as loading libraries anew takes 8 seconds."""
+    import torch
+
     from workbench import errors
 
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # with more, the script would start again on all of them
     monkeypatch.setattr(sys, "argv", command)
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as ended:

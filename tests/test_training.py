@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import time
 
 import psutil
 import pytest
-from conftest import ROOT, mistake, run_script, train_command
+from conftest import ROOT, mistake, prepare_command, run_script, train_command
 
 from workbench import chat, files, manifest
 from workbench.errors import UserError
@@ -247,11 +248,24 @@ def test_several_gpus_are_used_by_starting_again_through_accelerate(monkeypatch)
     assert len(started) == 1
 
 
-def test_two_processes_with_whole_or_sharded_bases_train_as_one_does_where_examples_do_not_divide(small_run, tmp_path):
-    one, two, sharded = ({**small_run, "adapter": tmp_path / name} for name in ("one", "two", "sharded"))
-    common = ["SAMPLE_QUESTIONS=2", "BATCH_SIZE=9"]
+@pytest.fixture(scope="module")
+def uneven(small_run, tmp_path_factory):
+    """67 training examples: with 22 a step, the last one of an epoch has one example, and a second process none."""
+    base = tmp_path_factory.mktemp("uneven")
+    shutil.copytree(small_run["files"], base / "files")
+    path = base / "files" / "dataset_with_answers_urology.json"
+    path.write_text(json.dumps(dict(list(json.loads(path.read_text()).items())[:-2])))
+    folders = {**small_run, "files": base / "files", "data": base / "data"}
+    assert run_script(*prepare_command(folders)).returncode == 0
+    return folders
+
+
+def test_two_processes_with_whole_or_sharded_bases_train_as_one_does_where_one_has_no_example(uneven, tmp_path):
+    one, two, sharded = ({**uneven, "adapter": tmp_path / name} for name in ("one", "two", "sharded"))
+    common = ["SAMPLE_QUESTIONS=2", "BATCH_SIZE=11"]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    fsdp = ["SHARD_BASE=True", "ACTIVATION_CHECKPOINTING=full", "MAX_TOKENS_PER_BATCH=300"]
+    fsdp = ["SHARD_BASE=True", "ACTIVATION_CHECKPOINTING=selective", "MAX_TOKENS_PER_BATCH=300"]
+    weights = []
     for command in (
         train_command(one, *common, "GRADIENT_ACCUMULATION_STEPS=2"),
         [*launch, *train_command(two, *common)],
@@ -259,6 +273,9 @@ def test_two_processes_with_whole_or_sharded_bases_train_as_one_does_where_examp
     ):
         done = run_script(*command, OMP_NUM_THREADS="1")
         assert done.returncode == 0, done.stderr
+        assert "train: 67 examples" in done.stdout
+        weights.append(int(re.search(r"(\d+) MB weights", done.stdout)[1]))
+    assert weights[2] < weights[1] == weights[0]
     histories = [files.read_json_lines(run["adapter"] / "eval_history.jsonl") for run in (one, two, sharded)]
     for run, history in zip((two, sharded), histories[1:], strict=True):
         assert losses(run["adapter"]) == pytest.approx(losses(one["adapter"]), rel=2e-3)
@@ -434,9 +451,9 @@ def test_two_processes_train_as_one_with_twice_the_accumulation_and_go_on_as_eac
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=2e-4)
 
-    # two processes are killed after their second step, and one goes on alone
+    # two processes, their base sharded, are killed after their second step, and one goes on alone with a whole base
     process = subprocess.Popen(
-        [sys.executable, *torchrun(mixed)], cwd=ROOT, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [sys.executable, *torchrun(mixed), "SHARD_BASE=True", "ACTIVATION_CHECKPOINTING=full"], cwd=ROOT, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.time() + 300

@@ -47,7 +47,7 @@ class KeepsBest(WholeCheckpoints):
             best_folder: where the weights of the best evaluation so far are kept.
             best_metric: the measure by which an evaluation is the best.
             patience: evaluations without a new best after which training ends; 0 for never.
-            examine: called with the model at each evaluation on one process; what it returns joins the evaluation.
+            examine: called with the model at each evaluation, in one process or in lockstep in all; what it returns joins it.
         """
         self.eval_examples, self.best_folder = list(eval_examples), best_folder
         self.best_metric, self.patience, self.examine = best_metric, patience, examine

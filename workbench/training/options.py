@@ -28,7 +28,9 @@ TRAINER_FIXED = {"packing", "padding_free", "completion_only_loss", "assistant_o
                  "eval_strategy", "remove_unused_columns", "load_best_model_at_end", "resume_from_checkpoint",
                  "gradient_checkpointing_kwargs", "data_seed", "use_cpu", "activation_checkpointing",
                  "activation_checkpointing_kwargs", "activation_offloading", "label_smoothing_factor", "loss_type",
-                 "train_sampling_strategy", "neftune_noise_alpha", "fp16", "accelerator_config"}  # fmt: skip
+                 "train_sampling_strategy", "neftune_noise_alpha", "fp16", "accelerator_config",
+                 "dataloader_num_workers", "dataloader_drop_last", "dataloader_prefetch_factor", "dataloader_pin_memory",
+                 "dataloader_persistent_workers", "auto_find_batch_size"}  # fmt: skip
 # these write another base than the one that evaluation loads: without the adapter it would not be the base any more
 CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "eva", "lora_ga")
 REPORTERS = ("wandb", "mlflow", "tensorboard")
@@ -154,7 +156,6 @@ def trainer_arguments(config: Any, *, checkpoints: Path) -> Any:
         "data_seed": config.RANDOM_SEED,
         "remove_unused_columns": False,
         "disable_tqdm": True,
-        "dataloader_pin_memory": torch.cuda.is_available(),
     }
     if decoder:
         ours |= {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}

@@ -74,6 +74,14 @@ class CutsSteps(KeepsBest):
             measured = gather_object(measured)
         return sorted(measured, key=lambda row: str(row["id"]))
 
+    def _wrap_model(self, model: torch.nn.Module, *arguments: Any, **keywords: Any) -> torch.nn.Module:
+        """With a sharded base, DDP here: accelerate refuses DDP on GPUs for any model that holds a divided tensor."""
+        if not self.in_lockstep or isinstance(model, torch.nn.parallel.DistributedDataParallel):
+            wrapped: torch.nn.Module = super()._wrap_model(model, *arguments, **keywords)
+            return wrapped
+        in_mixed_precision = self.accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
+        return torch.nn.parallel.DistributedDataParallel(in_mixed_precision)
+
     def around_a_pass(self) -> Any:
         """A context for forward and backward of a micro-batch."""
         return contextlib.nullcontext()
