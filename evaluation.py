@@ -510,6 +510,7 @@ def write_results(
         comparison=scored["comparison"], base=scored["base"], tuned=scored["tuned"], metric=metric,
         lower_is_better=suite.lower_is_better(metric), advice=advice,
         pictures={"model_comparison": output / "model_comparison.png", "specialty_analysis": output / "specialty_analysis.png"},
+        models=scored["models"],
     )  # fmt: skip
     return sentences
 

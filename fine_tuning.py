@@ -543,7 +543,9 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, here: An
     tokenizer = models.load_tokenizer(location)
     examples, evaluation, audit = load_examples(config, tokenizer)
     full_precision = config.FULL_FINE_TUNING or config.TRAINER_OPTIONS.get("bf16") is False
-    model = models.load_base(location, load_in_4bit=config.LOAD_IN_4BIT, full_precision=full_precision)
+    model = models.load_base(
+        location, load_in_4bit=config.LOAD_IN_4BIT, full_precision=full_precision, shardable=config.SHARD_BASE
+    )
     micro_batches = cut_steps(config, model, examples)
     trainer = make_trainer(config, model, tokenizer, examples, evaluation, micro_batches, examiner(config, tokenizer))
     planned = plan.make_plan(

@@ -79,6 +79,9 @@ def test_meteor_is_nltks_on_words_without_punctuation():
     assert text_metrics.meteor("Take it daily.", "take it daily") == pytest.approx(
         single_meteor_score(["take", "it", "daily"], ["take", "it", "daily"], wordnet=reader)
     )
+    for reference, answer in texts()[:40]:
+        words = [text_metrics.METEOR_WORD.findall(text.lower()) for text in (reference, answer)]
+        assert text_metrics.meteor(reference, answer) == pytest.approx(single_meteor_score(*words, wordnet=reader), abs=1e-9)
     assert text_metrics.meteor("a doctor", "a physician") > text_metrics.meteor("a doctor", "a plumber")
     assert text_metrics.meteor("fever", "fever") == 0.5  # by its definition
 
@@ -153,3 +156,13 @@ def test_accents_and_greek_do_not_break_a_metric():
     table = MetricSuite().score([("Ménière, 5 µg, α-blocker", "Ménière 5 µg"), ("ναυτία", "ναυτία"), ("x", "")])
     assert not set(table.missing) - {"METEOR"}
     assert all(value is None or math.isfinite(value) for values in table.scores.values() for value in values)
+
+
+def test_scores_from_all_cores_are_those_of_one(monkeypatch):
+    from workbench.evaluation import metrics
+
+    pairs = [pair for pair in texts() for _ in range(2)]
+    one = metrics.MetricSuite().score(pairs)
+    monkeypatch.setattr(metrics, "ENOUGH_FOR_CORES", 2)
+    monkeypatch.setattr(metrics.os, "cpu_count", lambda: 2)
+    assert metrics.MetricSuite().score(pairs).scores == one.scores

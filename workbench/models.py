@@ -145,8 +145,12 @@ def require_device_for(name: str, *, load_in_4bit: bool) -> None:
         )
 
 
-def quantization(*, load_in_4bit: bool) -> BitsAndBytesConfig | None:
-    """QLoRA's quantisation (Dettmers et al. 2023): NF4, double quantisation, bf16 compute."""
+def quantization(*, load_in_4bit: bool, shardable: bool = False) -> BitsAndBytesConfig | None:
+    """QLoRA's quantisation (Dettmers et al. 2023): NF4, double quantisation, bf16 compute.
+
+    Packed weights are stored as bytes, or, `shardable`, in pairs of bytes that call themselves bf16: FSDP divides nothing
+    but floating-point tensors (torch before 2.13).
+    """
     if not load_in_4bit:
         return None
     import torch
@@ -157,7 +161,7 @@ def quantization(*, load_in_4bit: bool) -> BitsAndBytesConfig | None:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
-        bnb_4bit_quant_storage=torch.uint8,
+        bnb_4bit_quant_storage=torch.bfloat16 if shardable else torch.uint8,
     )
 
 
@@ -172,7 +176,7 @@ def model_class(config: Any) -> Any:
     return AutoModelForSeq2SeqLM if is_encoder_decoder(config) else AutoModelForCausalLM
 
 
-def load_base(name: str, *, load_in_4bit: bool, full_precision: bool = False) -> PreTrainedModel:
+def load_base(name: str, *, load_in_4bit: bool, full_precision: bool = False, shardable: bool = False) -> PreTrainedModel:
     """The base model in bf16 (fp32 with `full_precision`), its linear layers in NF4 where asked, on this process's device."""
     import torch
 
@@ -190,7 +194,7 @@ def load_base(name: str, *, load_in_4bit: bool, full_precision: bool = False) ->
         lambda: kind.from_pretrained(
             location,
             dtype=torch.float32 if full_precision else torch.bfloat16,
-            quantization_config=quantization(load_in_4bit=load_in_4bit),
+            quantization_config=quantization(load_in_4bit=load_in_4bit, shardable=shardable),
             device_map={"": device()},
             **({} if is_encoder_decoder(config) else {"attn_implementation": "sdpa"}),
         ),

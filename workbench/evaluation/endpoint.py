@@ -41,16 +41,17 @@ class Endpoint:
         self.client = OpenAI(base_url=f"{self.address}/v1", api_key=key, timeout=TIMEOUT_S, max_retries=RETRIES)
 
     def check(self) -> None:
-        """UserError where no server answers, or it does not know the model."""
-        from openai import OpenAIError
+        """UserError where no server answers, or it says that it does not know the model."""
+        from openai import APIConnectionError, OpenAIError
 
         try:
             known = [model.id for model in self.client.with_options(max_retries=1, timeout=30.0).models.list()]
-        except OpenAIError as error:
+        except APIConnectionError as error:
             raise UserError(
-                f"{self.address}: does not answer as an OpenAI-compatible server ({' '.join(str(error).split())[:160]}). Start "
-                "it, or leave the endpoint out."
+                f"{self.address}: nothing answers there ({' '.join(str(error).split())[:160]}). Start the server, or leave it out."
             ) from error
+        except OpenAIError:  # some servers keep no list; the first question will tell
+            return
         if known and self.model not in known:
             raise UserError(f"{self.address}: serves {', '.join(known[:8])}, but not {self.model!r}.")
 

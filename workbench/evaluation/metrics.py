@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
+import os
 import random
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from workbench.errors import UserError
-from workbench.evaluation import medical_metrics, text_metrics
+from workbench.evaluation import medical_metrics, text_metrics, wordnet
 from workbench.evaluation.wordnet import WordNetMissingError
 
 if TYPE_CHECKING:
@@ -19,6 +23,7 @@ BUILT_IN = (
     "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-1", "ROUGE-2", "ROUGE-L", "METEOR", "bertscore_f1",
     "exact_match", "token_f1", "factual_exact_match", "medical_token_f1",
 )  # fmt: skip
+ENOUGH_FOR_CORES = 4000  # pairs from which starting processes pays
 Pair = tuple[str, str]  # reference, answer
 Scores = list[float | None]
 
@@ -63,30 +68,32 @@ class MetricSuite:
         table = Table(scores={name: [None] * len(pairs) for name in self.names()})
         table.signatures = {**text_metrics.SIGNATURES, **medical_metrics.SIGNATURES}
         rows = [row for row, pair in enumerate(pairs) if pair is not None]
-        for row in rows:
-            for name, value in self._text_scores(pairs[row]).items():  # type: ignore[arg-type]  # rows hold no None
+        present = {row: pair for row, pair in enumerate(pairs) if pair is not None}
+        self._score_texts(list(present.values()), table)
+        for row, pair in present.items():
+            for name, value in self._cache[pair].items():
                 table.scores[name][row] = value
-        self._each(table, pairs, rows, "METEOR", text_metrics.meteor)
         self._bertscore(table, pairs, rows)
         for name in self.own_metrics():
             table.signatures[name] = "the user's own"
             self._each(table, pairs, rows, name, getattr(self, PREFIX + name))
         return table
 
-    def _text_scores(self, pair: Pair) -> dict[str, float | None]:
-        if pair not in self._cache:
-            bleu = text_metrics.bleu(*pair)
-            self._cache[pair] = {
-                **{f"BLEU-{n}": value for n, value in enumerate(bleu, start=1)},
-                "ROUGE-1": text_metrics.rouge_n(*pair, 1),
-                "ROUGE-2": text_metrics.rouge_n(*pair, 2),
-                "ROUGE-L": text_metrics.rouge_l(*pair),
-                "exact_match": text_metrics.exact_match(*pair),
-                "token_f1": text_metrics.token_f1(*pair),
-                "factual_exact_match": medical_metrics.factual_exact_match(*pair),
-                "medical_token_f1": medical_metrics.medical_token_f1(*pair),
-            }
-        return self._cache[pair]
+    def _score_texts(self, pairs: Sequence[Pair], table: Table) -> None:
+        """Fill the cache with every metric of texts alone, on all cores where there is enough to do."""
+        try:
+            wordnet.reader()
+        except WordNetMissingError as error:
+            table.missing["METEOR"] = str(error)
+        compute = functools.partial(text_scores, with_meteor="METEOR" not in table.missing)
+        todo = [pair for pair in dict.fromkeys(pairs) if pair not in self._cache]
+        cores = os.cpu_count() or 1
+        if len(todo) < ENOUGH_FOR_CORES or cores == 1:
+            self._cache.update((pair, compute(pair)) for pair in todo)
+            return
+        # not forked: a process that has run torch holds threads, and their locks
+        with ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("spawn")) as pool:
+            self._cache.update(zip(todo, pool.map(compute, todo, chunksize=256), strict=True))
 
     def _each(
         self, table: Table, pairs: Sequence[Pair | None], rows: list[int], name: str, compute: Callable[[str, str], float | None]
@@ -99,9 +106,6 @@ class MetricSuite:
             try:
                 value = compute(*pair)
                 values[row] = None if value is None else float(value)
-            except WordNetMissingError as error:
-                table.missing[name] = str(error)
-                break
             except Exception as error:  # a user's metric may raise anything; the reason is shown, the run goes on
                 table.missing[name] = f"{type(error).__name__}: {error}"[:200]
                 break
@@ -121,6 +125,21 @@ class MetricSuite:
             table.scores["bertscore_f1"][row] = value
         if self._bert.truncated:
             table.notes.append(f"bertscore_f1: {self._bert.truncated} texts were cut at {self._bert.most_tokens} tokens")
+
+
+def text_scores(pair: Pair, *, with_meteor: bool) -> dict[str, float | None]:
+    """Every built-in metric that needs the two texts alone."""
+    return {
+        **{f"BLEU-{n}": value for n, value in enumerate(text_metrics.bleu(*pair), start=1)},
+        "ROUGE-1": text_metrics.rouge_n(*pair, 1),
+        "ROUGE-2": text_metrics.rouge_n(*pair, 2),
+        "ROUGE-L": text_metrics.rouge_l(*pair),
+        "METEOR": text_metrics.meteor(*pair) if with_meteor else None,
+        "exact_match": text_metrics.exact_match(*pair),
+        "token_f1": text_metrics.token_f1(*pair),
+        "factual_exact_match": medical_metrics.factual_exact_match(*pair),
+        "medical_token_f1": medical_metrics.medical_token_f1(*pair),
+    }
 
 
 def _plain(name: str) -> str:

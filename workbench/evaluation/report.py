@@ -44,6 +44,16 @@ def questions(base: pd.DataFrame, tuned: pd.DataFrame, metric: str, lower_is_bet
     return sorted(rows, key=lambda row: (row["change"] is None, row["change"] or 0.0))
 
 
+def _models(table: pd.DataFrame | None) -> list[dict[str, Any]]:
+    """A row a model and shown metric of the holdout; none where only the tuned one was asked."""
+    if table is None or table["model"].nunique() < 2:
+        return []
+    shown = table[(table["split"] == "holdout") & table["metric"].isin(SHOWN_METRICS) & (table["missing"] == "")]
+    return [
+        {**row, "verdict": verdict(row)} for _, row in shown.sort_values(["metric", "score"], ascending=[True, False]).iterrows()
+    ]
+
+
 def write(
     path: Path,
     *,
@@ -55,8 +65,14 @@ def write(
     lower_is_better: bool,
     advice: dict[str, Any],
     pictures: dict[str, Path],
+    models: pd.DataFrame | None = None,
 ) -> None:
-    """Render the report; `heading` holds what stands at its top (models, iteration, device, prompt)."""
+    """Render the report.
+
+    Args:
+        heading: what stands at its top (models, iteration, device, prompt).
+        models: where more than the tuned one were asked, each against the base: rows of `models_comparison.csv`.
+    """
     from jinja2 import Environment, FileSystemLoader
 
     from workbench import files
@@ -74,6 +90,7 @@ def write(
         tables=tables,
         advice=advice,
         metric=metric,
+        models=_models(models),
         questions=questions(base, tuned, metric, lower_is_better),
         pictures={name: _picture(picture) for name, picture in pictures.items()},
     )

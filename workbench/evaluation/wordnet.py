@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,43 @@ def reader() -> Any:
 
     wordnet.ensure_loaded()
     return wordnet
+
+
+@dataclass(frozen=True)
+class Lemma:
+    """As much of nltk's lemma as METEOR reads."""
+
+    text: str
+
+    def name(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Synonyms:
+    """All synsets of a word as one: METEOR joins their lemmas anyway."""
+
+    words: tuple[Lemma, ...]
+
+    def lemmas(self) -> tuple[Lemma, ...]:
+        return self.words
+
+
+class Remembering:
+    """WordNet for METEOR alone, each word looked up once: a look-up takes a fifth of a millisecond."""
+
+    def __init__(self, wordnet: Any) -> None:
+        self.wordnet = wordnet
+        self.synsets = functools.lru_cache(maxsize=65536)(self._synsets)
+
+    def _synsets(self, word: str) -> tuple[Synonyms, ...]:
+        names = {lemma.name() for synset in self.wordnet.synsets(word) for lemma in synset.lemmas()}
+        return (Synonyms(tuple(map(Lemma, sorted(names)))),)
+
+
+@functools.cache
+def remembering() -> Remembering:
+    return Remembering(reader())
 
 
 def _present() -> bool:

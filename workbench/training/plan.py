@@ -124,10 +124,12 @@ def make_plan(
 
 
 def _parameters(model: Any) -> int:
-    """Parameters as the model's architecture counts them: a packed 4-bit tensor holds two in a byte."""
+    """Parameters as the model's architecture counts them: packed 4-bit weights hold several in one element."""
     total = 0
-    for parameter in model.parameters():
-        total += parameter.numel() * (2 if parameter.dtype == torch.uint8 else 1)
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            packed = name == "weight" and hasattr(module, "quant_state")
+            total += module.in_features * module.out_features if packed else parameter.numel()
     return total
 
 

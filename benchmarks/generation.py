@@ -1,0 +1,208 @@
+"""Answers of base and tuned model side by side: one question at a time, static batches, and this workbench.
+
+    python benchmarks/generation.py                          the embedded model and an adapter trained here
+    python benchmarks/generation.py --random-weights 8b      Llama-3-8B's shape on the GPU, with a random adapter
+
+Every arm answers the same prompts, greedily, for the base and for the adapter, and runs in a process of its own. "plain"
+is the recipe of most scripts: both models loaded, a question at a time; "static" pads batches in the order of the file.
+Random weights never stop, so there answers end after as many tokens as MedQuAD's do. What it printed on named machines
+stands in benchmarks/results/generation.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+ARMS = ("plain", "static", "ours-in-turn", "ours-together")
+LENGTH_MU, LENGTH_SIGMA = 4.7, 0.7  # new tokens of an answer where weights are random: about 140 in the mean
+
+
+def prompts(options: argparse.Namespace, tokenizer: Any) -> list[tuple[int, ...]]:
+    if options.random_weights:
+        draw = random.Random(0)
+        system = [draw.randrange(10, 1000) for _ in range(40)]
+        return [tuple(system + [draw.randrange(10, 1000) for _ in range(draw.randint(8, 60))]) for _ in range(options.questions)]
+    from workbench import chat
+
+    asked = [question for path in sorted((ROOT / "examples" / "specialties").glob("*.json"))
+             for question in list(json.loads(path.read_text(encoding="utf-8")))[::11]]  # fmt: skip
+    return [tuple(chat.encode_prompt(tokenizer, chat.render_llama3(question, None, options.system)))
+            for question in asked[: options.questions]]  # fmt: skip
+
+
+def load(options: argparse.Namespace) -> Any:
+    import random_weights
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from workbench import models
+
+    models.quiet()
+    if options.adapter:
+        return models.load_adapter(models.load_base("embedded", load_in_4bit=True).eval(), Path(options.adapter), name="tuned")
+    if options.random_weights:
+        base = random_weights.build(options.random_weights, load_in_4bit=True, device=models.device())
+    else:
+        base = models.load_base("embedded", load_in_4bit=True)
+    torch.manual_seed(1)
+    settings = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    model: Any = get_peft_model(base, settings, adapter_name="tuned")
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.mul_(0.05)
+    return model.eval()
+
+
+def limits(options: argparse.Namespace, count: int) -> list[int]:
+    """New tokens that each answer may have."""
+    if not options.random_weights:
+        return [options.new_tokens] * count
+    draw = random.Random(1)
+    return [min(options.new_tokens, max(8, round(draw.lognormvariate(LENGTH_MU, LENGTH_SIGMA)))) for _ in range(count)]
+
+
+def run_arm(options: argparse.Namespace) -> None:
+    """One arm, in this process; prints a JSON line."""
+    import torch
+
+    from workbench import models
+    from workbench.evaluation import asking
+    from workbench.evaluation.answers import AnswerStore, Question
+    from workbench.evaluation.decoding import Decoder, Decoding
+
+    tokenizer = models.load_tokenizer("embedded")
+    asked = prompts(options, tokenizer)
+    stops = () if options.random_weights else tuple(models.stop_ids(tokenizer))
+    most = limits(options, len(asked))
+    model = load(options)
+    started = time.perf_counter()
+    found: dict[str, list[list[int]]] = {}
+    if options.arm.startswith("ours"):
+        settings = Decoding(options.new_tokens, 0.0, 0, stops or (-1,), tokenizer.pad_token_id)
+        questions = [Question(str(i), "eval", "x", "", "", str(i), ids) for i, ids in enumerate(asked)]
+
+        class Ending(Decoder):
+            """Random weights never stop by themselves."""
+
+            def _choose(self, logits: Any, names: Any, step: int) -> list[int]:
+                chosen = super()._choose(logits, names, step)
+                return [-1 if step >= most[int(name)] else token for name, token in zip(names, chosen, strict=True)]
+
+        asking.Decoder = Ending  # type: ignore[misc]
+        with tempfile.TemporaryDirectory() as folder:
+            store = AnswerStore(Path(folder))
+            store.add = lambda answers: store.answers.update({a.key: a for a in answers})  # type: ignore[method-assign]
+            size = options.batch or asking.find_batch_size(model.device.type, questions, settings, model.config)
+            asker = asking.Asker(store, Verbatim(), settings, size)
+            keys = {arm: [f"{arm}{i}" for i in range(len(asked))] for arm in ("base", "tuned")}
+            if options.arm == "ours-together":
+                asker.ask_together(model, {"base": None, "tuned": "tuned"}, questions, keys)
+            else:
+                for arm, adapter in (("base", None), ("tuned", "tuned")):
+                    asker.ask_in_turn(model, arm, adapter, questions, keys[arm])
+            kept = {key: json.loads(answer.text) for key, answer in store.answers.items()}
+        found = {arm: [kept[key] for key in keys[arm]] for arm in keys}
+    else:
+        size = 1 if options.arm == "plain" else options.batch or 32
+        for arm, adapter in (("base", None), ("tuned", "tuned")):
+            with asking.speaking_as(model, adapter):
+                found[arm] = generate(model, asked, most, size, stops, tokenizer.pad_token_id)
+    seconds = time.perf_counter() - started
+    tokens = sum(len(ids) for answers in found.values() for ids in answers)
+    memory = (
+        torch.cuda.max_memory_allocated()
+        if torch.cuda.is_available()
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
+    print("RESULT " + json.dumps({
+        "answers_a_second": 2 * len(asked) / seconds, "tokens_a_second": tokens / seconds, "peak_gb": memory / 1e9,
+        "answers": [hashlib.sha256(json.dumps(ids).encode()).hexdigest() for answers in found.values() for ids in answers],
+    }))  # fmt: skip
+
+
+class Verbatim:
+    """In place of a tokenizer: the benchmark compares ids."""
+
+    def decode(self, ids: list[int], **_: Any) -> str:
+        return json.dumps(ids)
+
+
+def generate(
+    model: Any, asked: list[tuple[int, ...]], most: list[int], size: int, stops: tuple[int, ...], pad: int
+) -> list[list[int]]:
+    """transformers' own generation, batches in the order of the file, padded on the left."""
+    import torch
+
+    found = []
+    for start in range(0, len(asked), size):
+        batch, longest = asked[start : start + size], max(most[start : start + size])
+        width = max(map(len, batch))
+        ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in batch], device=model.device)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch], device=model.device)
+        with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16):
+            output = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=longest, do_sample=False,
+                                    eos_token_id=list(stops) or None, pad_token_id=pad)  # fmt: skip
+        for row, limit in zip(output[:, width:].tolist(), most[start : start + size], strict=True):
+            end = next((place for place, token in enumerate(row) if token in stops), len(row))
+            found.append(row[: min(end, limit)])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--random-weights", choices=("8b", "1b", "tiny"))
+    parser.add_argument("--adapter", help="of the embedded model, as fine_tuning.py --demo leaves it in results/demo")
+    parser.add_argument("--questions", type=int, default=192)
+    parser.add_argument("--new-tokens", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=0, help="questions at once; 0 chooses, 32 for static")
+    parser.add_argument("--system", default="You are a helpful medical assistant.")
+    parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--arm", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.arm:
+        run_arm(options)
+        return
+    print(f"{machine()}, {options.questions} questions to base and tuned model, at most {options.new_tokens} new tokens, "
+          f"{options.random_weights or 'embedded'}")  # fmt: skip
+    print(f"{'arm':<16}{'answers/s':>11}{'tokens/s':>10}{'peak GB':>9}{'as plain':>10}")
+    plain: list[str] = []
+    for arm in options.arms.split(","):
+        command = [sys.executable, __file__, *sys.argv[1:], "--arm", arm]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        line = next((text for text in done.stdout.splitlines() if text.startswith("RESULT ")), None)
+        if line is None:
+            print(f"{arm:<16}failed: {(done.stderr.strip().splitlines() or ['no output'])[-1][:160]}", flush=True)
+            continue
+        got = json.loads(line.removeprefix("RESULT "))
+        plain = plain or got["answers"]
+        same = sum(a == b for a, b in zip(plain, got["answers"], strict=True)) / len(plain)
+        print(
+            f"{arm:<16}{got['answers_a_second']:>11.2f}{got['tokens_a_second']:>10,.0f}{got['peak_gb']:>9.2f}{100 * same:>9.0f}%",
+            flush=True,
+        )
+
+
+def machine() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    return f"CPU {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Further models, several processes and servers: each really asked, on the embedded model."""
+
+import csv
+import http.server
+import json
+import threading
+
+import pytest
+from conftest import evaluate_command, mistake, run_script, served, train_command
+
+from workbench import manifest
+from workbench.errors import UserError
+from workbench.evaluation import answers, asking, endpoint
+
+FEW = ("MAX_SAMPLES_PER_SPECIALTY=3", "MAX_NEW_TOKENS=16", "BATCH_SIZE=8")
+
+
+@pytest.fixture(scope="module")
+def merged(small_run, tmp_path_factory):
+    target = tmp_path_factory.mktemp("merged") / "model"
+    done = run_script(*train_command(small_run, "--export", str(target)))
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+@pytest.fixture(scope="module")
+def few(small_run, tmp_path_factory):
+    """An evaluation of a few questions, in one process."""
+    folders = {**small_run, "scores": tmp_path_factory.mktemp("few") / "scores"}
+    done = run_script(*evaluate_command(folders, *FEW))
+    assert done.returncode == 0, done.stderr
+    return folders["scores"]
+
+
+def predictions(folder, name):
+    with open(folder / f"{name}_model_results.csv", encoding="utf-8", newline="") as file:
+        return [row["prediction"] for row in csv.DictReader(file)]
+
+
+def test_further_models_are_asked_and_compared_with_the_base(small_run, merged, few, tmp_path):
+    folders = {**small_run, "scores": tmp_path / "scores"}
+    models = f"{{same: {small_run['adapter']}, merged: {merged}, terse: 'base: Answer in one word.'}}"
+    done = run_script(*evaluate_command(folders, *FEW, f"MODELS={models}"))
+    assert done.returncode == 0, done.stderr
+    said = {name: predictions(tmp_path / "scores", name) for name in ("base", "finetuned", "same", "merged", "terse")}
+    assert said["same"] == said["finetuned"] != said["base"] and said["base"] == predictions(few, "base")
+    assert said["terse"] != said["base"]
+    alike = sum(one == other for one, other in zip(said["merged"], said["finetuned"], strict=True))
+    assert alike > len(said["merged"]) // 4  # merged in bf16, so roundings differ
+    with open(tmp_path / "scores" / "models_comparison.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["model"] for row in rows} == {"tuned", "same", "merged", "terse"}
+    assert all(name in (tmp_path / "scores" / "report.html").read_text() for name in ("same", "merged", "terse"))
+
+
+def test_base_and_tuned_in_the_same_batches_answer_as_in_turn(small_run, few, tmp_path):
+    folders = {**small_run, "scores": tmp_path / "scores"}
+    done = run_script(*evaluate_command(folders, *FEW, "ARMS=together"))
+    assert done.returncode == 0 and ", together," in done.stdout, done.stderr
+    for name in ("base", "finetuned"):
+        one, other = predictions(few, name), predictions(tmp_path / "scores", name)
+        assert sum(a == b for a, b in zip(one, other, strict=True)) >= len(one) - 2  # bf16 sums in another order
+
+
+def test_two_processes_share_the_questions_and_end_with_the_same_answers(small_run, few, tmp_path):
+    folders = {**small_run, "scores": tmp_path / "scores"}
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = run_script(*launch, *evaluate_command(folders, *FEW), OMP_NUM_THREADS="1")
+    assert done.returncode == 0 and done.stdout.count("\nnext iteration") == 1, done.stderr
+    for name in ("base", "finetuned"):
+        assert predictions(tmp_path / "scores", name) == predictions(few, name)
+    assert not list((tmp_path / "scores").glob("predictions.part*"))
+
+
+def test_a_server_answers_in_place_of_this_machine(small_run, merged, tmp_path):
+    folders = {**small_run, "scores": tmp_path / "scores"}
+    names = f"ENDPOINT_MODELS={merged},{merged}"
+    with served(merged) as address:
+        done = run_script(*evaluate_command(folders, *FEW, f"ENDPOINT={address}", names, "ENDPOINT_REQUESTS=2"))
+        assert done.returncode == 0 and "questions leave this machine" in done.stdout, done.stderr
+    base, tuned = (predictions(tmp_path / "scores", name) for name in ("base", "finetuned"))
+    assert base == tuned and sum(len(text.split()) > 2 for text in base) > len(base) // 2
+    gone = run_script(*evaluate_command({**folders, "scores": tmp_path / "gone"}, *FEW, f"ENDPOINT={address}", names))
+    assert gone.returncode == 2 and "nothing answers there" in gone.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("MODELS={tuned: results}", "cannot be a name"),
+        ("MODELS={other: 'http://localhost:1'}", "address and model"),
+        ("MODELS={other: ./absent}", "no such folder"),
+        ("ENDPOINT=localhost:8000", "is no address"),
+        ("ENDPOINT_MODELS=one", "two names"),
+        ("ARMS=both", "auto, together, in turn"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(small_run, tmp_path, monkeypatch, capsys, setting, words):
+    import evaluation
+
+    command = evaluate_command({**small_run, "scores": tmp_path / "out"}, setting)
+    code, said = mistake(evaluation, command, monkeypatch, capsys)
+    assert code == 2 and words in said and said.count("\n") == 1, said
+    assert manifest.read(tmp_path / "out") is None
+
+
+class Flaky(http.server.BaseHTTPRequestHandler):
+    """Refuses every question that says "bad", and each other one the first time."""
+
+    seen: dict[str, int] = {}
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][-1]["content"]
+        self.seen[asked] = self.seen.get(asked, 0) + 1
+        refused = "bad" in asked or self.seen[asked] == 1
+        body = {} if refused else {
+            "id": "1", "object": "chat.completion", "created": 0, "model": "m", "usage": {"completion_tokens": 2, "prompt_tokens": 1, "total_tokens": 3},
+            "choices": [{"index": 0, "finish_reason": "length", "message": {"role": "assistant", "content": f" about {asked} "}}],
+        }  # fmt: skip
+        payload = json.dumps(body).encode()
+        self.send_response(503 if refused else 200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(payload)))
+        self.end_headers()
+        self.wfile.write(payload)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_request_that_fails_is_tried_again_and_then_a_failed_answer(tmp_path, monkeypatch):
+    monkeypatch.setattr(endpoint, "RETRIES", 2)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Flaky)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        asked = [
+            answers.Question(text, "eval", "x", text, "r", text, (), (("user", text),)) for text in ("gout", "bad luck", "croup")
+        ]
+        store = answers.AnswerStore(tmp_path)
+        model = endpoint.Endpoint(f"http://127.0.0.1:{server.server_port}/v1/", "m")
+        settings = endpoint.ServerDecoding(8, 0.0, 1)
+        keys = [question.id for question in asked]
+        assert asking.ask_endpoint(model, "base", asked, keys, store, settings, 2) == 3
+        assert [(store.answers[key].finish, store.answers[key].text) for key in keys] == [
+            ("length", "about gout"), ("failed", ""), ("length", "about croup"),
+        ]  # fmt: skip
+        assert "503" in store.answers["bad luck"].error and Flaky.seen["bad luck"] == 3
+        with pytest.raises(UserError, match="not one of 1 requests"):
+            asking.ask_endpoint(model, "base", asked[1:2], keys[1:2], store, settings, 2)
+    finally:
+        server.shutdown()
