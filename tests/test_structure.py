@@ -16,7 +16,7 @@ TORCHLESS = [
     "workbench.models", "workbench.data.records", "workbench.data.near_duplicates", "workbench.data.splits",
     "workbench.data.series", "workbench.data.iterations", "workbench.evaluation.text_metrics",
     "workbench.evaluation.medical_metrics", "workbench.evaluation.significance", "workbench.evaluation.recommendations",
-    "workbench.evaluation.generation", "workbench.training.examples", *SCRIPTS,
+    "workbench.evaluation.answers", "workbench.training.examples", *SCRIPTS,
 ]  # fmt: skip
 
 
