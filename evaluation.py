@@ -422,6 +422,7 @@ def score(
         "missing": missing,
         "comparison": against_base["tuned"],
         "models": pd.concat(others, ignore_index=True),
+        "checks": comparison.by_check(tables["base"], tables["tuned"]),
         "specialties": comparison.by_specialty(tables["base"], tables["tuned"], suite, config.RANDOM_SEED),
     }
 
@@ -474,7 +475,8 @@ def write_results(
 
     named = {"base": "base_model_results.csv", "tuned": "finetuned_model_results.csv"}
     tables = {named.get(arm, f"{arm}_model_results.csv"): table for arm, table in scored["tables"].items()}
-    tables |= {"model_comparison.csv": scored["comparison"], "specialty_performance.csv": scored["specialties"]}
+    tables |= {"model_comparison.csv": scored["comparison"], "specialty_performance.csv": scored["specialties"],
+               "answer_checks.csv": scored["checks"]}  # fmt: skip
     if len(scored["tables"]) > 2:
         tables["models_comparison.csv"] = scored["models"]
     for name, table in tables.items():
@@ -510,7 +512,7 @@ def write_results(
         comparison=scored["comparison"], base=scored["base"], tuned=scored["tuned"], metric=metric,
         lower_is_better=suite.lower_is_better(metric), advice=advice,
         pictures={"model_comparison": output / "model_comparison.png", "specialty_analysis": output / "specialty_analysis.png"},
-        models=scored["models"],
+        models=scored["models"], checks=scored["checks"],
     )  # fmt: skip
     return sentences
 
@@ -536,15 +538,16 @@ def in_words(headline: pd.DataFrame, scored: dict[str, Any], metric: str, looks:
     least = significance.smallest_detectable(sd, n)
     if least == least:
         sentences.append(f"{n} questions of one specialty cannot show a difference in {metric} below {least:.2f} (80% power).")
+    checks = scored["checks"]
+    for _, row in checks[(checks["split"] == "holdout") & ((checks["base"] > 0) | (checks["tuned"] > 0))].iterrows():
+        text = f"{row['tuned']} of {row['n']} answers of the tuned model {row['says']} (base: {row['base']})."
+        if row["check"] == "cut_off" and row["tuned"] > MANY_CUT_OFF * row["n"]:
+            text += " Raise MAX_NEW_TOKENS."
+        sentences.append(text)
     for name in ("base", "tuned"):
-        table = scored[name]
-        cut, failed = (int((table["finish_reason"] == reason).sum()) for reason in ("length", "failed"))
-        empty = int(((table["prediction"] == "") & (table["finish_reason"] != "failed")).sum())
-        if cut or failed or empty:
-            sentences.append(
-                f"Of {len(table)} answers of the {name} model {cut} were cut off, {empty} were empty, {failed} failed."
-                + (" Raise MAX_NEW_TOKENS." if cut > MANY_CUT_OFF * len(table) else "")
-            )
+        failed = int((scored[name]["finish_reason"] == "failed").sum())
+        if failed:
+            sentences.append(f"{failed} questions got no answer from the {name} model; run the same command again.")
     corpus = scored["corpus_bleu"].get("holdout")
     if corpus:
         sentences.append(

@@ -169,13 +169,23 @@ def read(folder, name):
 def test_every_promised_file_is_there_and_every_question_is_in_both_tables(small_run):
     folder = small_run["scores"]
     for name in ("base_model_results.csv", "finetuned_model_results.csv", "model_comparison.csv", "specialty_performance.csv",
-                 "specialty_analysis.png", "model_comparison.png", "training_recommendations.json", "report.html"):  # fmt: skip
+                 "specialty_analysis.png", "model_comparison.png", "training_recommendations.json", "report.html",
+                 "answer_checks.csv"):  # fmt: skip
         assert (folder / name).stat().st_size > 0, name
     base, tuned = read(folder, "base_model_results.csv"), read(folder, "finetuned_model_results.csv")
     assert [row["id"] for row in base] == [row["id"] for row in tuned] and len({row["id"] for row in base}) == len(base)
     assert {row["split"] for row in base} == {"holdout", "eval"} and sum(row["split"] == "holdout" for row in base) == 40
     assert {row["finish_reason"] for row in base} <= {"stop", "length"}
     assert any(a["prediction"] != b["prediction"] for a, b in zip(base, tuned, strict=True))
+
+
+def test_checks_of_answers_are_counted_for_both_models_and_shown(small_run):
+    rows = {row["check"]: row for row in read(small_run["scores"], "answer_checks.csv") if row["split"] == "holdout"}
+    tuned = [row for row in read(small_run["scores"], "finetuned_model_results.csv") if row["split"] == "holdout"]
+    assert int(rows["cut_off"]["tuned"]) == sum(row["finish_reason"] == "length" for row in tuned) > 0
+    assert int(rows["cut_off"]["n"]) == len(tuned)
+    report = (small_run["scores"] / "report.html").read_text()
+    assert "were cut off at MAX_NEW_TOKENS" in report and 'data-mark="cut_off"' in report and "Raise MAX_NEW_TOKENS" in report
 
 
 def test_tables_hold_difference_interval_floor_and_signature(small_run):

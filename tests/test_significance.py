@@ -119,3 +119,11 @@ def test_unsupported_advice_says_so_and_what_would_settle_it():
 def test_small_samples_are_shrunk_toward_the_others():
     evidence = {item.specialty: item for item in rank(specialties(0.2))}
     assert evidence["s00"].mean < evidence["s00"].shrunk < evidence["s00"].others
+
+
+@pytest.mark.parametrize(("one", "other"), [(0, 0), (1, 0), (3, 9), (0, 12), (40, 41)])
+def test_mcnemars_p_is_statsmodels(one, other):
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    expected = mcnemar([[5, one], [other, 7]], exact=True).pvalue if one + other else 1.0
+    assert significance.mcnemar_p(one, other) == pytest.approx(expected)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.evaluation import significance
+from workbench.evaluation import answer_checks, significance
 from workbench.evaluation.metrics import MetricSuite, Table, shuffled_within
 from workbench.files import csv_cell
 
@@ -18,10 +18,11 @@ TEXT_COLUMNS = ("specialty", "question", "reference", "prediction", "error")
 
 
 def answers_table(questions: Sequence[Any], answers: Sequence[Any], scores: Table) -> pd.DataFrame:
-    """A row a question: what was asked, what was answered and how it ended, and every metric."""
+    """A row a question: what was asked, what was answered and how it ended, every check (`answer_checks`) and metric."""
     rows = [
         {"id": q.id, "split": q.split, "specialty": q.specialty, "question": q.question, "reference": q.reference,
-         "prediction": a.text, "finish_reason": a.finish, "tokens": a.tokens, "error": a.error}
+         "prediction": a.text, "finish_reason": a.finish, "tokens": a.tokens, "error": a.error,
+         **answer_checks.check(q.reference, a.text, a.finish)}
         for q, a in zip(questions, answers, strict=True)
     ]  # fmt: skip
     table = pd.DataFrame(rows)
@@ -99,6 +100,27 @@ def by_metric(
                  "missing": scores.missing.get(metric, "")}
             )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def by_check(base: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
+    """`answer_checks.csv`: a row a split and check: answers that fail it, by model, and those of one model only.
+
+    p is two-sided for "as often in either", from the questions on which the two differ (McNemar's test, exact).
+    """
+    rows = []
+    for split in SPLITS:
+        here = (base["split"] == split) & (base["finish_reason"] != "failed") & (tuned["finish_reason"] != "failed")
+        if not here.any():
+            continue
+        for check, says in answer_checks.CHECKS.items():
+            left, right = base.loc[here, check].to_numpy(bool), tuned.loc[here, check].to_numpy(bool)
+            only_base, only_tuned = int((left & ~right).sum()), int((right & ~left).sum())
+            rows.append(
+                {"split": split, "check": check, "says": says, "n": int(here.sum()), "base": int(left.sum()),
+                 "tuned": int(right.sum()), "only_base": only_base, "only_tuned": only_tuned,
+                 "p": significance.mcnemar_p(only_base, only_tuned)}
+            )  # fmt: skip
+    return pd.DataFrame(rows, columns=["split", "check", "says", "n", "base", "tuned", "only_base", "only_tuned", "p"])
 
 
 def by_specialty(base: pd.DataFrame, tuned: pd.DataFrame, suite: MetricSuite, seed: int) -> pd.DataFrame:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from workbench.evaluation.answer_checks import CHECKS
+
 TEMPLATE = "report.html.j2"
 SHOWN_METRICS = ("ROUGE-L", "METEOR", "bertscore_f1", "token_f1", "factual_exact_match", "medical_token_f1")
 
@@ -29,6 +31,11 @@ def verdict(row: pd.Series) -> str:
     return "better" if gain[0] > 0 else "worse" if gain[1] < 0 else "unclear"
 
 
+def _marks(row: pd.Series) -> list[str]:
+    """The checks that an answer fails, as words for its line in the explorer."""
+    return [name.replace("_", " ") for name in CHECKS if bool(row.get(name, False))]
+
+
 def questions(base: pd.DataFrame, tuned: pd.DataFrame, metric: str, lower_is_better: bool) -> list[dict[str, Any]]:
     """Every question with both answers, the worst regression first."""
     rows = []
@@ -38,6 +45,7 @@ def questions(base: pd.DataFrame, tuned: pd.DataFrame, metric: str, lower_is_bet
             {"id": left["id"], "split": left["split"], "specialty": left["specialty"], "question": left["question"],
              "reference": left["reference"], "base": left["prediction"], "tuned": right["prediction"],
              "base_finish": left["finish_reason"], "tuned_finish": right["finish_reason"],
+             "base_marks": _marks(left), "tuned_marks": _marks(right),
              "base_score": _number(left[metric]), "tuned_score": _number(right[metric]),
              "change": None if pd.isna(change) else (-change if lower_is_better else change)}
         )  # fmt: skip
@@ -66,11 +74,13 @@ def write(
     advice: dict[str, Any],
     pictures: dict[str, Path],
     models: pd.DataFrame | None = None,
+    checks: pd.DataFrame | None = None,
 ) -> None:
     """Render the report.
 
     Args:
         heading: what stands at its top (models, iteration, device, prompt).
+        checks: rows of `answer_checks.csv`.
         models: where more than the tuned one were asked, each against the base: rows of `models_comparison.csv`.
     """
     from jinja2 import Environment, FileSystemLoader
@@ -91,6 +101,9 @@ def write(
         advice=advice,
         metric=metric,
         models=_models(models),
+        checks=[]
+        if checks is None
+        else [row for _, row in checks[checks["split"] == checks["split"].iloc[:1].squeeze()].iterrows()],
         questions=questions(base, tuned, metric, lower_is_better),
         pictures={name: _picture(picture) for name, picture in pictures.items()},
     )

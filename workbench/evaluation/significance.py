@@ -94,6 +94,12 @@ def stratified(values: Sequence[float], strata: Sequence[str], *, test: bool = F
     return Estimate(len(array), mean, mean - half, mean + half, sign_flip_p(array, seed) if test else math.nan)
 
 
+def mcnemar_p(only_one: int, only_other: int) -> float:
+    """Two-sided exact p value for two paired shares being equal, from the pairs in which they differ (McNemar 1947)."""
+    differing = only_one + only_other
+    return float(stats.binomtest(only_one, differing, 0.5).pvalue) if differing else 1.0
+
+
 def false_discovery_adjusted(p_values: Sequence[float]) -> list[float]:
     """Benjamini-Hochberg adjusted p values; NaN stays NaN and does not count."""
     array = np.asarray(p_values, float)

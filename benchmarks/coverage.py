@@ -1,0 +1,121 @@
+"""Do the intervals cover, and do the tests raise no more false alarms than they say? By simulation.
+
+    python benchmarks/coverage.py [--worlds 1000]
+
+42 specialties of 10 questions. A question's score under either model is its own difficulty, its specialty's, and a draw;
+differences are normal, skewed, or zero for most questions, as exact match gives. "No effect" means that the two models
+draw from the same distribution. What it printed on named machines stands in benchmarks/results/coverage.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from workbench.evaluation import recommendations, significance
+
+SPECIALTIES, QUESTIONS = 42, 10
+NAMES = [f"specialty{number:02d}" for number in range(SPECIALTIES)]
+LEVEL = 0.05
+Draw = Callable[[np.random.Generator], NDArray[np.float64]]
+
+
+def normal(draw: np.random.Generator) -> NDArray[np.float64]:
+    return draw.normal(0, 0.2, (SPECIALTIES, QUESTIONS))
+
+
+def skewed(draw: np.random.Generator) -> NDArray[np.float64]:
+    """Symmetric under no effect as a difference of two equal skewed draws."""
+    return draw.beta(0.6, 2.5, (SPECIALTIES, QUESTIONS)) - draw.beta(0.6, 2.5, (SPECIALTIES, QUESTIONS))
+
+
+def mostly_zero(draw: np.random.Generator) -> NDArray[np.float64]:
+    return draw.choice([-1.0, 0.0, 1.0], (SPECIALTIES, QUESTIONS), p=[0.08, 0.84, 0.08])
+
+
+def unequal(draw: np.random.Generator) -> NDArray[np.float64]:
+    """Specialties of unlike spread and, in the mean over all, no effect; their own effects differ."""
+    spread = np.random.default_rng(7).uniform(0.05, 0.5, (SPECIALTIES, 1))
+    effect = np.random.default_rng(8).normal(0, 0.1, (SPECIALTIES, 1))
+    return effect - effect.mean() + draw.normal(0, spread, (SPECIALTIES, QUESTIONS))
+
+
+def one_world(differences: NDArray[np.float64], truth: NDArray[np.float64], seed: int) -> dict[str, float]:
+    """1 where something happened in this world, 0 where it did not; shares over specialties where there are many."""
+    flat, strata = differences.ravel().tolist(), [name for name in NAMES for _ in range(QUESTIONS)]
+    overall = significance.stratified(flat, strata, test=True, seed=seed)
+    each = [significance.paired(row.tolist(), seed) for row in differences]
+    adjusted = significance.false_discovery_adjusted([one.p for one in each])
+    no_effect = not truth.any()
+    return {
+        "overall interval covers": float(overall.low <= truth.mean() <= overall.high),
+        "overall p at most .05": float(overall.p <= LEVEL),
+        "specialty intervals cover": float(np.mean([one.low <= t <= one.high for one, t in zip(each, truth, strict=True)])),
+        "specialty p at most .05": float(np.mean([one.p <= LEVEL for one in each])) if no_effect else math.nan,
+        "any adjusted p at most .05": float(min(adjusted) <= LEVEL) if no_effect else math.nan,
+    }
+
+
+def recommending(draw: np.random.Generator, apart: float) -> dict[str, float]:
+    """Scores of the tuned model; specialties differ by `apart` (a standard deviation of their true means)."""
+    truth = draw.normal(0.4, apart, SPECIALTIES) if apart else np.full(SPECIALTIES, 0.4)
+    scores = {
+        name: np.clip(draw.normal(mean, 0.25, 2 * QUESTIONS), 0, 1).tolist() for name, mean in zip(NAMES, truth, strict=True)
+    }
+    same = dict.fromkeys(NAMES, 0.5)
+    evidence = recommendations.rank_specialties(
+        scores, shares=same, share_base=dict.fromkeys(NAMES, 50), pool=dict.fromkeys(NAMES, 20), seed=0
+    )
+    named = [one.specialty for one in evidence if one.supported]
+    by_name = dict(zip(NAMES, truth, strict=True))
+    centre = float(truth.mean())
+    raw = np.mean([(one.mean - by_name[one.specialty]) ** 2 for one in evidence])
+    shrunk = np.mean([(one.shrunk - by_name[one.specialty]) ** 2 for one in evidence])
+    return {
+        "names any specialty": float(bool(named)),
+        "named ones that are not below the mean": float(np.mean([by_name[name] >= centre for name in named]))
+        if named and apart
+        else math.nan,
+        "squared error, shrunk over raw": float(shrunk / raw),
+    }
+
+
+def table(title: str, rows: list[dict[str, float]]) -> None:
+    print(f"{title}")
+    for name in rows[0]:
+        values = [row[name] for row in rows if not math.isnan(row[name])]
+        if values:
+            error = float(np.std(values) / math.sqrt(len(values)))
+            print(f"  {name:<42}{np.mean(values):>8.3f}   ± {1.96 * error:.3f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worlds", type=int, default=1000)
+    options = parser.parse_args()
+    effect = np.random.default_rng(8).normal(0, 0.1, SPECIALTIES)
+    kinds: list[tuple[str, Draw, NDArray[np.float64]]] = [
+        ("no effect, normal differences", normal, np.zeros(SPECIALTIES)),
+        ("no effect, skewed scores", skewed, np.zeros(SPECIALTIES)),
+        ("no effect, 84% of differences zero", mostly_zero, np.zeros(SPECIALTIES)),
+        ("effects differ, mean zero, unlike spreads", unequal, effect - effect.mean()),
+    ]
+    print(f"{SPECIALTIES} specialties of {QUESTIONS} questions, {options.worlds} worlds each")
+    for title, kind, truth in kinds:
+        draw = np.random.default_rng(1)
+        table(title, [one_world(kind(draw), truth, seed) for seed in range(options.worlds)])
+    for apart in (0.0, 0.05, 0.1):
+        draw = np.random.default_rng(2)
+        table(f"recommendations, {2 * QUESTIONS} eval questions, true means {apart:.2f} apart",
+              [recommending(draw, apart) for _ in range(options.worlds)])  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
