@@ -140,8 +140,12 @@ class Inputs:
         self.whole_model = not (self.adapter_folder / "adapter_config.json").is_file()
 
 
-def plan_arms(config: EvaluationConfig, inputs: Inputs) -> list[Arm]:
-    """Base and tuned model, and whatever MODELS names."""
+def plan_arms(config: EvaluationConfig, inputs: Inputs, known: dict[str, str]) -> list[Arm]:
+    """Base and tuned model, and whatever MODELS names.
+
+    Args:
+        known: identities by arm, of a finished evaluation whose answers are to be scored again.
+    """
     from workbench.evaluation import arms
 
     trained = inputs.training["inputs"]
@@ -155,14 +159,14 @@ def plan_arms(config: EvaluationConfig, inputs: Inputs) -> list[Arm]:
             for arm, name in zip((arms.BASE, arms.TUNED), names, strict=True)
         ]
     else:
-        kind = "model" if inputs.whole_model else "adapter"
+        kind, both = "model" if inputs.whole_model else "adapter", inputs.encoder_decoder
         pair = [
-            arms.Arm(arms.BASE, "base", check_base(config, inputs), identity[arms.BASE], encoder_decoder=inputs.encoder_decoder),
-            arms.Arm(arms.TUNED, kind, str(inputs.adapter_folder), identity[arms.TUNED], encoder_decoder=inputs.encoder_decoder),
+            arms.Arm(arms.BASE, "base", inputs.base_name, identity[arms.BASE], encoder_decoder=both),
+            arms.Arm(arms.TUNED, kind, str(inputs.adapter_folder), identity[arms.TUNED], encoder_decoder=both),
         ]
     return pair + arms.further(
         config.MODELS, base=pair[0], splits=inputs.data["splits"], precision=precision,
-        load_in_4bit=bool(config.LOAD_IN_4BIT), run=identity[arms.TUNED],
+        load_in_4bit=bool(config.LOAD_IN_4BIT), run=identity[arms.TUNED], known=known,
     )  # fmt: skip
 
 
@@ -206,16 +210,17 @@ def ask_one(config: EvaluationConfig, inputs: Inputs, text: str) -> None:
         raise UserError("the prepared prompts do not hold their question word for word, so --ask cannot make one.")
     turns = [{**turn, "content": text.strip()} if turn["role"] == "user" else turn for turn in sample["messages"]]
     row = {**sample, "question": text.strip(), "formatted_prompt": before + text.strip() + after, "messages": turns}
-    planned = plan_arms(config, inputs)
+    planned = plan_arms(config, inputs, {})
+    base = "" if config.ENDPOINT else check_base(config, inputs)
 
     def say(arm: Arm, answer: str, finish: str) -> None:
         print(f"\n{arm.name}: {answer.strip()}{' …' if finish == 'length' else ''}", flush=True)
 
-    for model, of_model in arms.loads(planned, load_in_4bit=bool(config.LOAD_IN_4BIT)):
+    for model, of_model in arms.loads(planned, base, load_in_4bit=bool(config.LOAD_IN_4BIT)):
         for arm in of_model:
             tokenizer = tokenizer_of(arm, inputs)
             [question] = arms.questions_for(arm, {"holdout": [row]}, tokenizer, None, inputs.data["settings"]["SYSTEM_MESSAGE"])
-            with asking.speaking_as(model, arm.name if arm.kind == "adapter" else None):
+            with asking.speaking_as(model, arm.adapter):
                 [(ids, finish)] = Decoder(model, decoding_of(config, tokenizer)).decode([Row(question.id, question.prompt_ids)])
             say(arm, tokenizer.decode(ids, skip_special_tokens=True), finish)
     for arm in planned:
@@ -272,65 +277,69 @@ def collect(config: EvaluationConfig, inputs: Inputs, planned: list[Arm]) -> dic
 
 
 def generate(
-    config: EvaluationConfig, inputs: Inputs, output: Path, here: Any
-) -> tuple[dict[str, Asked], dict[str, list[Answer]], dict[str, Any]]:
+    config: EvaluationConfig, asked: dict[str, Asked], base: str, output: Path, here: Any, *, rescore: bool
+) -> tuple[dict[str, list[Answer]], dict[str, Any]]:
     """Every answer of every arm, from the store where they are there already; the processes share what is not.
 
     Returns:
-        what was asked and the answers by arm, in the order of the questions (empty but in the first process), and what is
-        to be recorded of the run.
+        answers by arm, in the order of the questions (none but in the first process), and what is to be recorded.
     """
     from workbench.evaluation import answers
 
-    planned = plan_arms(config, inputs)
-    asked = collect(config, inputs, planned)
     wanted = {key for one in asked.values() for key in one.keys}
-    first = here.is_main_process
-    record: dict[str, Any] = {"engine": ENGINE, "generated": 0, "arms": {arm.name: arm.identity for arm in planned}}
-    if first:
+    record: dict[str, Any] = {"engine": ENGINE, "generated": 0}
+    record["arms"] = {name: one.arm.identity for name, one in asked.items()}
+    if here.is_main_process:
         store = answers.AnswerStore(output)
         store.gather_parts(wanted)  # what the processes of a killed run had stored
         adopted = sum(store.adopt(path, wanted) for path in sorted(output.glob(f"{files.ARCHIVE_NAME}/*/predictions.jsonl")))
         if adopted:
             print(f"  {adopted} answers are taken over from an earlier evaluation of the same model and questions")
     here.wait_for_everyone()
-    if not first:
+    if not here.is_main_process:
         store = answers.AnswerStore(output, here.process_index)
-    if any(store.lacks(key) for key in wanted):
-        ask_models(config, planned, asked, store, here, record)
-        if first:
-            ask_servers(config, planned, asked, store, record)
-    here.wait_for_everyone()
-    if not first:
-        return asked, {}, record
+    if rescore and not wanted <= store.answers.keys():
+        raise UserError(
+            f"{output}: {len(wanted - store.answers.keys())} answers of these models and settings are not stored, so they "
+            "cannot be scored again. Leave --rescore out, or give the settings they were made with."
+        )
+    if not rescore:
+        ask_models(config, asked, base, store, here, record)
+        here.wait_for_everyone()
+    if not here.is_main_process:
+        return {}, record
     store.gather_parts(wanted)
+    if not rescore:
+        ask_servers(config, asked, store, record)
     for name, one in asked.items():
         answers.check_complete(one.questions, one.keys, store, name)
-    return asked, {name: [store.answers[key] for key in one.keys] for name, one in asked.items()}, record
+    return {name: [store.answers[key] for key in one.keys] for name, one in asked.items()}, record
 
 
 def ask_models(
-    config: EvaluationConfig, planned: list[Arm], asked: dict[str, Asked], store: Any, here: Any,
-    record: dict[str, Any],
-) -> None:  # fmt: skip
+    config: EvaluationConfig, asked: dict[str, Asked], base: str, store: Any, here: Any, record: dict[str, Any]
+) -> None:
     """The models of this machine, each loaded once."""
-    from workbench import models
+    from workbench import models, processes
     from workbench.evaluation import arms, asking
 
-    missing = [arm for arm in planned if arm.kind != "endpoint" and any(map(store.lacks, asked[arm.name].keys))]
+    missing = [one.arm for one in asked.values() if one.arm.kind != "endpoint" and any(map(store.lacks, one.keys))]
     if not missing:
         return
     if here.is_main_process:
         print(f"loading {', '.join(dict.fromkeys(arm.source for arm in missing))} …", flush=True)
-    for model, of_model in arms.loads(missing, load_in_4bit=bool(config.LOAD_IN_4BIT)):
+    for model, of_model in arms.loads(missing, base, load_in_4bit=bool(config.LOAD_IN_4BIT)):
         sample = asked[of_model[0].name]
         for arm in of_model:
-            if arm.kind == "adapter":
-                change = asking.assert_adapter_works(model, arm.name, asked[arm.name].questions[0])
+            if arm.adapter:
+                change = asking.assert_adapter_works(model, arm.adapter, asked[arm.name].questions[0])
                 record.setdefault("largest_logit_change", {})[arm.name] = change
-        size = config.BATCH_SIZE or asking.find_batch_size(model.device.type, sample.questions, sample.decoding, model.config)
-        mixed = [arm for arm in of_model if asked[arm.name].questions == sample.questions]
-        together = together_wins(config, model, len(mixed))
+        alike = [arm for arm in of_model if asked[arm.name].questions == sample.questions]
+        together = together_wins(config, model, len(alike))
+        rows = len(alike) if together else 1
+        found = asking.find_batch_size(model.device.type, sample.questions, sample.decoding, model.config, rows)
+        # the same plan in all, whatever is free on each: they take turns at its batches
+        size = config.BATCH_SIZE or processes.least(here, found)
         record["batch_size"], record["order"] = size, "together" if together else "in turn"
         if here.is_main_process:
             print(
@@ -339,14 +348,12 @@ def ask_models(
             )
         asker = asking.Asker(store, sample.tokenizer, sample.decoding, size, here.process_index, here.num_processes)
         if together:
-            adapters = {arm.name: arm.name if arm.kind == "adapter" else None for arm in mixed}
-            record["generated"] += asker.ask_together(
-                model, adapters, sample.questions, {arm.name: asked[arm.name].keys for arm in mixed}
-            )
-        for arm in of_model if not together else [arm for arm in of_model if arm not in mixed]:
-            one = asked[arm.name]
-            adapter = arm.name if arm.kind == "adapter" else None
-            record["generated"] += asker.ask_in_turn(model, arm.name, adapter, one.questions, one.keys)
+            keys = {arm.name: asked[arm.name].keys for arm in alike}
+            record["generated"] += asker.ask_together(model, {arm.name: arm.adapter for arm in alike}, sample.questions, keys)
+        for arm in of_model:
+            if not together or arm not in alike:
+                one = asked[arm.name]
+                record["generated"] += asker.ask_in_turn(model, arm.name, arm.adapter, one.questions, one.keys)
         del model  # so that it is gone before the next one is loaded
 
 
@@ -363,21 +370,18 @@ def together_wins(config: EvaluationConfig, model: Any, arms_here: int) -> bool:
     return config.ARMS == "together" or model.device.type == "cuda"
 
 
-def ask_servers(
-    config: EvaluationConfig, planned: list[Arm], asked: dict[str, Asked], store: Any, record: dict[str, Any]
-) -> None:
+def ask_servers(config: EvaluationConfig, asked: dict[str, Asked], store: Any, record: dict[str, Any]) -> None:
     """The arms that a server answers for."""
     from workbench.evaluation import asking
     from workbench.evaluation.endpoint import Endpoint
 
-    for arm in planned:
-        if arm.kind != "endpoint":
+    for one in asked.values():
+        if one.arm.kind != "endpoint" or not any(map(store.lacks, one.keys)):
             continue
-        endpoint, one = Endpoint(arm.source, arm.served_as), asked[arm.name]
-        endpoint.check()
-        print(f"asking {endpoint.address} for {arm.name}: questions leave this machine", flush=True)
+        endpoint = Endpoint(one.arm.source, one.arm.served_as)
+        print(f"asking {endpoint.address} for {one.arm.name}: questions leave this machine", flush=True)
         record["generated"] += asking.ask_endpoint(
-            endpoint, arm.name, one.questions, one.keys, store, one.decoding, config.ENDPOINT_REQUESTS
+            endpoint, one.arm.name, one.questions, one.keys, store, one.decoding, config.ENDPOINT_REQUESTS
         )
 
 
@@ -611,7 +615,7 @@ def main() -> None:
     from workbench import models, processes
 
     models.quiet()
-    if not config.ENDPOINT:
+    if not config.ENDPOINT and not arguments.rescore:
         processes.use_every_gpu(config.NUM_GPUS)
     here, output = processes.join(), Path(config.OUTPUT_DIR)
     if not here.is_main_process:
@@ -633,6 +637,7 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
     """Answers, scores, tables; the caller holds the folder's lock. Other processes than the first only answer."""
     from workbench import processes
     from workbench.data import iterations
+    from workbench.evaluation.endpoint import Endpoint
     from workbench.models import describe_device
 
     started = time.time()
@@ -643,21 +648,26 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
         )
     affects = {name: value for name, value in settings.as_dict(config).items()
                if not name.endswith(("_DIR", "_PATH")) and name not in NOT_IN_FINGERPRINT}  # fmt: skip
-    fingerprint = files.sha256_of(
-        [affects, inputs.training["inputs"]["adapter"], inputs.training["inputs"]["base_weights"], inputs.data["fingerprint"],
-         suite.names()]
-    )  # fmt: skip
+    done = manifest.read(output) if rescore else None
+    planned = plan_arms(config, inputs, done["run"].get("arms", {}) if done else {})
+    fingerprint = files.sha256_of([affects, [arm.identity for arm in planned], inputs.data["fingerprint"], suite.names()])
     state = processes.decided(here, lambda: manifest.start(output, fingerprint, SCRIPT, fresh=fresh, claim=False))
     if state == "finished" and not rescore:
         if here.is_main_process:
             print(f"{output}: up to date")
         return
+    # all that can be refused is, before the folder is claimed and what stands in it moved aside
+    base = "" if rescore or config.ENDPOINT else check_base(config, inputs)
+    asked = collect(config, inputs, planned)
     if here.is_main_process:
+        for arm in planned:
+            if arm.kind == "endpoint" and not rescore:
+                Endpoint(arm.source, arm.served_as).check()
         manifest.start(output, fingerprint, SCRIPT, fresh=fresh)
         if state == "resume":
             print("  going on where the last run stopped")
     here.wait_for_everyone()
-    asked, answers, record = generate(config, inputs, output, here)
+    answers, record = generate(config, asked, base, output, here, rescore=rescore)
     if not here.is_main_process:
         return
     scored = score(config, suite, asked, answers)

@@ -106,7 +106,9 @@ def run_arm(options: argparse.Namespace) -> None:
         with tempfile.TemporaryDirectory() as folder:
             store = AnswerStore(Path(folder))
             store.add = lambda answers: store.answers.update({a.key: a for a in answers})  # type: ignore[method-assign]
-            size = options.batch or asking.find_batch_size(model.device.type, questions, settings, model.config)
+            size = options.batch or asking.find_batch_size(
+                model.device.type, questions, settings, model.config, 2 if options.arm == "ours-together" else 1
+            )
             asker = asking.Asker(store, Verbatim(), settings, size)
             keys = {arm: [f"{arm}{i}" for i in range(len(asked))] for arm in ("base", "tuned")}
             if options.arm == "ours-together":

@@ -104,6 +104,18 @@ def test_a_mistake_is_one_line_and_exit_code_2(small_run, tmp_path, monkeypatch,
     assert manifest.read(tmp_path / "out") is None
 
 
+def test_a_mistake_leaves_a_finished_evaluation_in_its_place(small_run, few, monkeypatch, capsys):
+    import evaluation
+
+    before = (few / "manifest.json").read_text()
+    for setting in ("MODELS={other: ./absent}", "ENDPOINT=http://127.0.0.1:9", "BASE_MODEL_PATH=./absent"):
+        code, _ = mistake(evaluation, evaluate_command({**small_run, "scores": few}, *FEW, setting), monkeypatch, capsys)
+        assert code == 2
+    assert (few / "manifest.json").read_text() == before and not (few / "archive").exists()
+    again = run_script(*evaluate_command({**small_run, "scores": few}, *FEW))
+    assert again.returncode == 0 and "up to date" in again.stdout
+
+
 class Flaky(http.server.BaseHTTPRequestHandler):
     """Refuses every question that says "bad", and each other one the first time."""
 

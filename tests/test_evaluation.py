@@ -121,13 +121,21 @@ def test_a_questions_draw_is_its_own_whatever_the_batch_and_another_seed_is_anot
     assert decode(model, asked, decoding(tokenizer, 1.0, seed=2)) != warm[0]
 
 
-def test_noise_draws_from_the_softmax():
+def test_noise_draws_from_the_softmax_and_no_two_steps_or_questions_alike():
     import torch
 
     logits = torch.log(torch.tensor([0.6, 0.3, 0.1]))
     settings = Decoding(1, 1.0, 0, (0,), 0)
-    draws = [int((logits + decoding_module.question_noise(settings, "q", step, 3)).argmax()) for step in range(3000)]
-    assert [draws.count(k) / 3000 for k in range(3)] == pytest.approx([0.6, 0.3, 0.1], abs=0.03)
+    seeds = torch.tensor([decoding_module.seed_of(settings, name) for name in ("q", "r", "s", "t")])
+    noise = torch.stack([decoding_module.gumbel_noise(seeds, step, 3) for step in range(3000)])
+    draws = (logits + noise).argmax(-1).flatten().tolist()
+    assert [draws.count(k) / 12000 for k in range(3)] == pytest.approx([0.6, 0.3, 0.1], abs=0.015)
+    assert float(noise.mean()) == pytest.approx(0.5772, abs=0.03) and float(noise.std()) == pytest.approx(1.2825, abs=0.03)
+    assert len(noise.flatten().unique()) > 0.99 * noise.numel()
+    flat = noise.reshape(3000, -1)
+    assert float((torch.corrcoef(flat.T) - torch.eye(12)).abs().max()) < 0.08
+    alone = decoding_module.gumbel_noise(seeds[2:3], 7, 3)
+    assert torch.equal(alone[0], decoding_module.gumbel_noise(seeds, 7, 3)[2])
 
 
 def test_out_of_memory_halves_the_batch_and_loses_no_answer(model_and_tokenizer, monkeypatch, tmp_path):
@@ -264,6 +272,20 @@ def test_base_answers_are_taken_over_by_the_evaluation_of_another_adapter(small_
     assert f"{count} answers are taken over" in second.stdout
     assert manifest.read(folders["scores"])["run"]["generated"] == count
     assert (folders["scores"] / "archive" / "iteration_001" / "report.html").exists()
+
+
+def test_a_failed_answer_of_another_process_is_kept_and_a_good_one_takes_its_place(tmp_path):
+    first, second = answers.AnswerStore(tmp_path), answers.AnswerStore(tmp_path, process=1)
+    good, failed = (answers.Answer("k", "q", "base", text, finish, 1) for text, finish in (("yes", "stop"), ("", "failed")))
+    second.add([failed])
+    first.gather_parts({"k"})
+    assert first.answers["k"].finish == "failed" and first.lacks("k")
+    second.add([good])
+    first.gather_parts({"k"})
+    assert first.answers["k"].text == "yes" and not list(tmp_path.glob("*part*"))
+    second.add([failed])
+    first.gather_parts({"k"})
+    assert answers.AnswerStore(tmp_path).answers["k"].text == "yes"
 
 
 def test_ask_prints_what_both_models_say(small_run):

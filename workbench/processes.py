@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import sys
 from collections.abc import Callable
@@ -18,8 +19,10 @@ def join() -> PartialState:
     import torch
     from accelerate import PartialState
 
+    # one may wait for another that answers questions; NCCL gives up after ten minutes unless it is told otherwise
+    patience = {"timeout": datetime.timedelta(days=1)} if int(os.environ.get("WORLD_SIZE", "1")) > 1 else {}
     # without cpu=True accelerate takes each CPU process of torchrun for a run of its own
-    processes = PartialState() if torch.cuda.is_available() else PartialState(cpu=True)
+    processes = PartialState(**patience) if torch.cuda.is_available() else PartialState(cpu=True, **patience)
     if processes.num_processes != int(os.environ.get("WORLD_SIZE", "1")):
         raise UserError(
             f"the launcher started {os.environ['WORLD_SIZE']} processes, but they do not see each other. Use torchrun."
@@ -42,6 +45,13 @@ def decided(here: PartialState, decide: Callable[[], Any]) -> Any:
     if isinstance(found[0], UserError):
         raise found[0]
     return found[0]
+
+
+def least(here: PartialState, number: int) -> int:
+    """The smallest of the processes' numbers."""
+    from accelerate.utils import gather_object
+
+    return min(gather_object([number])) if here.num_processes > 1 else number
 
 
 def use_every_gpu(wanted: int | None) -> None:

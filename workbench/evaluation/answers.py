@@ -97,11 +97,12 @@ class AnswerStore:
         return key not in self.answers or self.answers[key].finish == "failed"
 
     def adopt(self, others: Path, keys: set[str]) -> int:
-        """Take answers with these keys from another file of answers; returns how many."""
+        """Take answers with these keys from another file of answers; returns how many. A failed one stands until it is
+        asked for again."""
         found = [
             Answer(**row)
             for row in files.read_json_lines(others, drop_torn_tail=True)
-            if row["key"] in keys and row["key"] not in self.answers and row["finish"] != "failed"
+            if row["key"] in keys and self.lacks(row["key"]) and (row["finish"] != "failed" or row["key"] not in self.answers)
         ]
         if found:
             self.add(found)

@@ -13,7 +13,7 @@ from workbench.errors import UserError
 from workbench.evaluation.answers import Question, questions_of
 
 BASE, TUNED = "base", "tuned"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,40}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,40}")
 RESERVED = {BASE, TUNED, "finetuned"}
 ADDRESS = re.compile(r"https?://\S+")
 
@@ -38,14 +38,21 @@ class Arm:
     served_as: str = ""
     encoder_decoder: bool = False
 
+    @property
+    def adapter(self) -> str | None:
+        """PEFT's name for its adapter, if it is one."""
+        return f"arm_{self.name}" if self.kind == "adapter" else None
+
 
 def further(
-    wanted: Mapping[str, Any], *, base: Arm, splits: Mapping[str, str], precision: str, load_in_4bit: bool, run: str
-) -> list[Arm]:
+    wanted: Mapping[str, Any], *, base: Arm, splits: Mapping[str, str], precision: str, load_in_4bit: bool, run: str,
+    known: Mapping[str, str],
+) -> list[Arm]:  # fmt: skip
     """The arms of `MODELS`: name to an adapter of this base, a model, "base: SYSTEM MESSAGE" or "ADDRESS MODEL".
 
     Args:
         splits: hashes of the fixed sets, which an adapter must have been trained beside.
+        known: identities of a finished evaluation whose answers are only scored again, so that no model is looked at.
         run: identity of this evaluation's models; a server's answers are asked for anew where it changed.
     """
     found = []
@@ -69,10 +76,19 @@ def further(
         elif (Path(text) / "adapter_config.json").is_file():
             found.append(_adapter(name, Path(text), base, splits))
         else:
-            models.require_device_for(text, load_in_4bit=load_in_4bit)
+            if name not in known:
+                models.require_device_for(text, load_in_4bit=load_in_4bit)
             location = models.locate(text)
             both = models.is_encoder_decoder(models.load_config(location))
-            found.append(Arm(name, "model", location, f"{models.weights_hash(location)} {precision}", encoder_decoder=both))
+            found.append(
+                Arm(
+                    name,
+                    "model",
+                    location,
+                    known.get(name) or f"{models.weights_hash(location)} {precision}",
+                    encoder_decoder=both,
+                )
+            )
     return found
 
 
@@ -122,17 +138,14 @@ def _with_message(row: Mapping[str, Any], arm: Arm, prepared: str) -> dict[str, 
     return {**row, "formatted_prompt": before + message + after, "messages": turns}
 
 
-def loads(arms: Sequence[Arm], *, load_in_4bit: bool) -> Iterator[tuple[Any, list[Arm]]]:
-    """Models of this machine with the arms that each answers for; adapters stand on one load of their base."""
+def loads(arms: Sequence[Arm], base: str, *, load_in_4bit: bool) -> Iterator[tuple[Any, list[Arm]]]:
+    """Models of this machine with the arms that each answers for; adapters stand on one load of their `base`."""
     of_base = [arm for arm in arms if arm.kind in ("base", "adapter")]
     if of_base:
-        location = next((arm.source for arm in of_base if arm.kind == "base"), None)
-        if location is None:
-            location = models.adapter_base(Path(of_base[0].source))
-        model: Any = models.load_base(location, load_in_4bit=load_in_4bit).eval()
+        model: Any = models.load_base(base, load_in_4bit=load_in_4bit).eval()
         for arm in of_base:
-            if arm.kind == "adapter":
-                model = models.load_adapter(model, Path(arm.source), name=arm.name)
+            if arm.adapter:
+                model = models.load_adapter(model, Path(arm.source), name=arm.adapter)
         yield model, of_base
         del model  # so that it is gone before the next one is loaded
     for arm in arms:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -25,16 +26,22 @@ def plan_batches(questions: Sequence[Question], batch_size: int) -> list[list[in
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def find_batch_size(device_type: str, questions: Sequence[Question], decoding: Decoding, config: Any) -> int:
-    """Rows that fit: from free GPU memory and the size of the key-value cache, or 128 on a CPU."""
+def find_batch_size(device_type: str, questions: Sequence[Question], decoding: Decoding, config: Any, arms: int) -> int:
+    """Questions at once, by the rows that fit: from free GPU memory and the size of the key-value cache, or 128 on a CPU.
+
+    Args:
+        arms: rows that each question has in a batch.
+    """
     if device_type != "cuda":
-        return 128
+        return max(1, 128 // arms)
+    gc.collect()
+    torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info()
     longest = max(len(question.prompt_ids) for question in questions) + decoding.max_new_tokens
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     a_row = 4 * config.num_hidden_layers * heads * head_width * longest + 12 * config.vocab_size
-    return int(max(1, min(512, 0.6 * free // a_row)))
+    return int(max(1, min(512, 0.6 * free // a_row) // arms))
 
 
 class Progress:
@@ -139,13 +146,16 @@ class Asker:
             found: list[Decoded] = decoder.decode(rows)
             return [(ids, finish, "") for ids, finish in found]
         except (torch.OutOfMemoryError, MemoryError) as error:
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            if len(rows) == 1:
-                return [(None, "failed", f"out of memory: {error}"[:200])]
-            self.most_rows = (len(rows) + 1) // 2
-            print(f"  out of memory at {len(rows)} rows, going on with {self.most_rows}", flush=True)
-            return self._decode(decoder, rows)
+            said = f"out of memory: {error}"[:200]
+        # here the exception is gone, and with it what its frames held of the batch
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(rows) == 1:
+            return [(None, "failed", said)]
+        self.most_rows = (len(rows) + 1) // 2
+        print(f"  out of memory at {len(rows)} rows, going on with {self.most_rows}", flush=True)
+        return self._decode(decoder, rows)
 
 
 def ask_endpoint(
@@ -178,8 +188,9 @@ def speaking_as(model: Any, adapter: str | None) -> Any:
 
 
 def can_mix(model: Any) -> bool:
-    """Whether rows of one batch may be answered by different adapters; weight-decomposed ones (DoRA) cannot."""
-    return all(not getattr(config, "use_dora", False) for config in getattr(model, "peft_config", {}).values())
+    """Whether rows of one batch may be answered by different adapters; DoRA and adapters on bare parameters cannot."""
+    alone = ("use_dora", "target_parameters")
+    return not any(getattr(config, name, None) for config in getattr(model, "peft_config", {}).values() for name in alone)
 
 
 def assert_adapter_works(model: Any, adapter: str, question: Question) -> float:

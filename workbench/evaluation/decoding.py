@@ -46,15 +46,33 @@ class Row:
 Decoded = tuple[list[int], str]  # token ids, and "stop" or "length"
 
 
-def question_noise(decoding: Decoding, name: str, step: int, width: int) -> torch.Tensor:
-    """Gumbel noise of one question at one step, (width,): the same for every model and for any batch.
+def seed_of(decoding: Decoding, name: str) -> int:
+    """Where a question's draws begin, a signed 64-bit number."""
+    return int.from_bytes(hashlib.sha256(f"{decoding.seed}|{name}".encode()).digest()[:8], "big", signed=True)
+
+
+def gumbel_noise(seeds: torch.Tensor, step: int, width: int) -> torch.Tensor:
+    """Gumbel noise of each row at one step, (rows, width): the same for every model, batch and device.
 
     Adding it, times the temperature, to the logits and taking the largest draws from the softmax at that temperature
-    (the Gumbel-max trick, Maddison et al. 2014).
+    (the Gumbel-max trick, Maddison et al. 2014). The noise is worked out from seed, step and place (the finaliser of
+    splitmix64, Steele et al. 2014), since drawing 128,000 numbers a row on the CPU would take longer than a GPU's step.
+
+    Args:
+        seeds: (rows,), int64.
     """
-    seed = hashlib.sha256(f"{decoding.seed}|{name}|{step}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(seed[:7], "big"))
-    return -torch.log(-torch.log(torch.rand(width, generator=generator).clamp_(1e-20, 1 - 1e-7)))
+    place = torch.arange(width, dtype=torch.int64, device=seeds.device)
+    mixed = seeds[:, None] + (place[None] + step * 2**32) * -0x61C8864680B583EB  # 2^64 / golden ratio, as a signed number
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        mixed = (mixed ^ _shifted(mixed, shift)) * factor
+    mixed = mixed ^ _shifted(mixed, 31)
+    uniform = (_shifted(mixed, 40).float() + 0.5) / 2**24
+    return -torch.log(-torch.log(uniform))
+
+
+def _shifted(values: torch.Tensor, bits: int) -> torch.Tensor:
+    """To the right, with zeros coming in: torch copies the sign."""
+    return (values >> bits) & (2 ** (64 - bits) - 1)
 
 
 class Decoder:
@@ -67,7 +85,7 @@ class Decoder:
 
     def __init__(self, model: Any, decoding: Decoding, prefix: Sequence[int] = ()) -> None:
         self.model, self.decoding = model, decoding
-        self.prefix = tuple(prefix) if len(prefix) >= LEAST_PREFIX and not model.config.is_encoder_decoder else ()
+        self.prefix = tuple(prefix) if len(prefix) >= LEAST_PREFIX and sees_everything(model.config) else ()
         self._prefix_states: dict[str | None, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(type(base).forward).parameters else {}
@@ -139,8 +157,8 @@ class Decoder:
 
     def _choose(self, logits: torch.Tensor, names: Sequence[str], step: int) -> list[int]:
         if self.decoding.temperature > 0:
-            noise = torch.stack([question_noise(self.decoding, name, step, logits.shape[1]) for name in names])
-            logits = logits + self.decoding.temperature * noise.to(logits.device)
+            seeds = torch.tensor([seed_of(self.decoding, name) for name in names], device=logits.device)
+            logits = logits + self.decoding.temperature * gumbel_noise(seeds, step, logits.shape[1])
         tokens = logits.argmax(-1)
         if self._in_lockstep:
             torch.distributed.broadcast(tokens, 0)
@@ -179,8 +197,8 @@ class Decoder:
         class OwnDraw(LogitsProcessor):
             def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
                 step = input_ids.shape[1] - 1
-                noise = torch.stack([question_noise(decoder.decoding, row.name, step, scores.shape[1]) for row in rows])
-                return scores.float() + decoder.decoding.temperature * noise.to(scores.device)
+                seeds = torch.tensor([seed_of(decoder.decoding, row.name) for row in rows], device=scores.device)
+                return scores.float() + decoder.decoding.temperature * gumbel_noise(seeds, step, scores.shape[1])
 
         settings = GenerationConfig(
             max_new_tokens=self.decoding.max_new_tokens,
@@ -201,6 +219,13 @@ class Decoder:
             stop = next((place for place, token in enumerate(row) if token in self.decoding.stop_ids), None)
             found.append((row if stop is None else row[:stop], "length" if stop is None else "stop"))
         return found
+
+
+def sees_everything(config: Any) -> bool:
+    """Whether each token sees all before it. A window counts the gap between prefix and rest as if it were text."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    return not config.is_encoder_decoder and kinds == {"full_attention"} and not getattr(text, "sliding_window", None)
 
 
 def shared_prefix(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
