@@ -5,6 +5,8 @@
     python evaluation.py                               results/ on the splits of datasets/
     python evaluation.py --ask "What is gout?"         what both models answer to one question
     python evaluation.py --rescore                     score stored answers again; needs no model
+    python evaluation.py --rating-sheet 40             a blinded sheet of 40 questions for clinicians
+    python evaluation.py --ratings anna.csv ben.csv    what they found, and which metrics agree with them
 
 Writes OUTPUT_DIR, see evaluation_results/README.md. Killed and run again, it goes on with the questions left.
 """
@@ -598,15 +600,72 @@ def print_table(output: Path) -> None:
         print(f"    {name:<28} share {item['current_share']:.2f} -> {share:.2f}, {item['records_added']} records")
 
 
+def rate(config: EvaluationConfig, arguments: Any) -> None:
+    """`--rating-sheet` and `--ratings`, on a finished evaluation; no model is needed."""
+    import pandas as pd
+
+    from workbench.evaluation import rating
+
+    output = Path(config.OUTPUT_DIR)
+    manifest.require(output, SCRIPT)
+    base, tuned = (
+        pd.read_csv(
+            output / f"{name}_model_results.csv", dtype={"id": str}, keep_default_na=False, na_values={"id": [], "prediction": []}
+        )
+        for name in ("base", "finetuned")
+    )
+    if arguments.rating_sheet is not None:
+        if arguments.rating_sheet < 1:
+            raise UserError(f"--rating-sheet {arguments.rating_sheet}: must be at least 1.")
+        with files.output_lock(output):
+            count = rating.write_sheet(output, base, tuned, arguments.rating_sheet, config.RANDOM_SEED)
+        print(
+            f"{count} questions, both answers in random order: {output / rating.PAGE} (or {output / rating.SHEET})\n"
+            f"Send raters one of the two, not {rating.KEY}. Then: python evaluation.py --ratings FILE… with OUTPUT_DIR={output}"
+        )
+        return
+    if not (output / rating.KEY).is_file():
+        raise UserError(f"{output}: holds no {rating.KEY}. `python evaluation.py --rating-sheet N` makes a sheet first.")
+    ratings = rating.read_ratings(arguments.ratings, files.read_json(output / rating.KEY))
+    results = rating.summarise(ratings, dict(zip(base["id"], base["specialty"], strict=True)), config.RANDOM_SEED)
+    suite = make_metrics(config.BERTSCORE_MODEL)
+    numbers = {name: suite.lower_is_better(name) for name in suite.names() if name in base}
+    for table in (base, tuned):
+        table[list(numbers)] = table[list(numbers)].apply(pd.to_numeric, errors="coerce")
+    metrics = rating.agreement_of_metrics(ratings, base, tuned, numbers)
+    for name, table in (("rating_results.csv", results), ("rating_agreement.csv", metrics)):
+        with files.atomic_open(output / name) as file:
+            table.to_csv(file, index=False, float_format="%.6g")
+    total, (kappa, common) = results.iloc[0], rating.agreement(ratings)
+    print(
+        f"{total['ratings']} ratings of {total['questions']} questions by {ratings['rater'].nunique()}: tuned better {total['tuned_wins']}, "
+        f"neither {total['ties']}, base better {total['base_wins']}\n"
+        f"  net preference for the tuned model {total['net']:+.2f} (95% interval {total['ci_low']:+.2f} to {total['ci_high']:+.2f}, p {total['p']:.2g})"
+    )
+    if not math.isnan(kappa):
+        print(f"  agreement between raters on {common} questions: Fleiss' kappa {kappa:.2f}")
+    print("  metrics that prefer what raters prefer (half would be chance):")
+    for _, row in metrics[metrics["questions"] > 0].iterrows():
+        print(
+            f"    {row['metric']:<22}{100 * row['agrees']:>4.0f}%   {100 * row['ci_low']:.0f} to {100 * row['ci_high']:.0f}%, {row['questions']} questions"
+        )
+    print(f"by specialty: {output / 'rating_results.csv'}, metrics: {output / 'rating_agreement.csv'}")
+
+
 def main() -> None:
     config, arguments = settings.load(
         EvaluationConfig, None, __doc__ or "", DEMO,
         {
             "--ask": {"metavar": "QUESTION", "help": "print what both models answer to this question, and end"},
+            "--rating-sheet": {"type": int, "metavar": "N", "help": "write a blinded sheet of N questions with both answers"},
+            "--ratings": {"nargs": "+", "type": Path, "metavar": "FILE", "help": "read filled sheets, a file a rater"},
             "--rescore": {"action": "store_true", "help": "score the stored answers again, without a model"},
         },
     )  # fmt: skip
     check(config)
+    if arguments.rating_sheet is not None or arguments.ratings:
+        rate(config, arguments)
+        return
     inputs = Inputs(config)
     print("loading libraries …", flush=True)
     if arguments.ask is not None:
