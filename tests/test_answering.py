@@ -108,9 +108,9 @@ def test_a_mistake_leaves_a_finished_evaluation_in_its_place(small_run, few, mon
     import evaluation
 
     before = (few / "manifest.json").read_text()
-    for setting in ("MODELS={other: ./absent}", "ENDPOINT=http://127.0.0.1:9", "BASE_MODEL_PATH=./absent"):
-        code, _ = mistake(evaluation, evaluate_command({**small_run, "scores": few}, *FEW, setting), monkeypatch, capsys)
-        assert code == 2
+    for wrong in (["MODELS={other: ./absent}"], ["ENDPOINT=http://127.0.0.1:9"], ["BASE_MODEL_PATH=./absent", "TEMPERATURE=1"]):
+        code, said = mistake(evaluation, evaluate_command({**small_run, "scores": few}, *FEW, *wrong), monkeypatch, capsys)
+        assert code == 2 and "Traceback" not in said
     assert (few / "manifest.json").read_text() == before and not (few / "archive").exists()
     again = run_script(*evaluate_command({**small_run, "scores": few}, *FEW))
     assert again.returncode == 0 and "up to date" in again.stdout

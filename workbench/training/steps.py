@@ -124,7 +124,7 @@ class CutsSteps(KeepsBest):
             wanted = int(self.accelerator.gather(torch.tensor([wanted], device=self.accelerator.device)).max())
         # DDP waits for all, so a process that has no example in an epoch's last step makes one pass as well
         idle = max(1, wanted) - len(groups)
-        return [(group, True) for group in groups] + [([self.train_dataset[0]], False)] * idle
+        return [(group, True) for group in groups] + [([self.train_dataset[0]], False) for _ in range(idle)]
 
     def _across_processes(self, number: int) -> int:
         if self.accelerator.num_processes == 1:
