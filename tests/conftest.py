@@ -116,6 +116,15 @@ def small_run(tmp_path_factory: pytest.TempPathFactory, embedded_model: Path) ->
     return folders
 
 
+@pytest.fixture(scope="session")
+def exported(small_run: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The small run's adapter merged into its base, and what the export printed."""
+    target = tmp_path_factory.mktemp("export") / "merged"
+    done = run_script(*train_command(small_run, "--export", str(target)))
+    assert done.returncode == 0, done.stderr
+    return target, done.stdout
+
+
 @contextlib.contextmanager
 def served(model: Path) -> Iterator[str]:
     """The address of `transformers serve` with this model, really started."""

@@ -6,21 +6,13 @@ import json
 import threading
 
 import pytest
-from conftest import evaluate_command, mistake, run_script, served, train_command
+from conftest import evaluate_command, mistake, run_script, served
 
 from workbench import manifest
 from workbench.errors import UserError
 from workbench.evaluation import answers, asking, endpoint
 
 FEW = ("MAX_SAMPLES_PER_SPECIALTY=3", "MAX_NEW_TOKENS=16", "BATCH_SIZE=8")
-
-
-@pytest.fixture(scope="module")
-def merged(small_run, tmp_path_factory):
-    target = tmp_path_factory.mktemp("merged") / "model"
-    done = run_script(*train_command(small_run, "--export", str(target)))
-    assert done.returncode == 0, done.stderr
-    return target
 
 
 @pytest.fixture(scope="module")
@@ -37,29 +29,26 @@ def predictions(folder, name):
         return [row["prediction"] for row in csv.DictReader(file)]
 
 
-def test_further_models_are_asked_and_compared_with_the_base(small_run, merged, few, tmp_path):
+def agree(one, other, but=2):
+    """Whether all answers but a few are equal: sums in bf16 depend on a batch's shape."""
+    return sum(a == b for a, b in zip(one, other, strict=True)) >= len(one) - but
+
+
+def test_further_models_are_asked_in_the_same_batches_and_compared_with_the_base(small_run, exported, few, tmp_path):
     folders = {**small_run, "scores": tmp_path / "scores"}
-    models = f"{{same: {small_run['adapter']}, merged: {merged}, terse: 'base: Answer in one word.'}}"
-    done = run_script(*evaluate_command(folders, *FEW, f"MODELS={models}"))
-    assert done.returncode == 0, done.stderr
+    models = f"{{same: {small_run['adapter']}, merged: {exported[0]}, terse: 'base: Answer in one word.'}}"
+    done = run_script(*evaluate_command(folders, *FEW, f"MODELS={models}", "ARMS=together"))
+    assert done.returncode == 0 and ", together," in done.stdout, done.stderr
     said = {name: predictions(tmp_path / "scores", name) for name in ("base", "finetuned", "same", "merged", "terse")}
-    assert said["same"] == said["finetuned"] != said["base"] and said["base"] == predictions(few, "base")
-    assert said["terse"] != said["base"]
+    assert agree(said["same"], said["finetuned"]) and not agree(said["finetuned"], said["base"])
+    assert agree(said["base"], predictions(few, "base")) and agree(said["finetuned"], predictions(few, "finetuned"))
+    assert not agree(said["terse"], said["base"])
     alike = sum(one == other for one, other in zip(said["merged"], said["finetuned"], strict=True))
     assert alike > len(said["merged"]) // 4  # merged in bf16, so roundings differ
     with open(tmp_path / "scores" / "models_comparison.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["model"] for row in rows} == {"tuned", "same", "merged", "terse"}
     assert all(name in (tmp_path / "scores" / "report.html").read_text() for name in ("same", "merged", "terse"))
-
-
-def test_base_and_tuned_in_the_same_batches_answer_as_in_turn(small_run, few, tmp_path):
-    folders = {**small_run, "scores": tmp_path / "scores"}
-    done = run_script(*evaluate_command(folders, *FEW, "ARMS=together"))
-    assert done.returncode == 0 and ", together," in done.stdout, done.stderr
-    for name in ("base", "finetuned"):
-        one, other = predictions(few, name), predictions(tmp_path / "scores", name)
-        assert sum(a == b for a, b in zip(one, other, strict=True)) >= len(one) - 2  # bf16 sums in another order
 
 
 def test_two_processes_share_the_questions_and_end_with_the_same_answers(small_run, few, tmp_path):
@@ -72,7 +61,8 @@ def test_two_processes_share_the_questions_and_end_with_the_same_answers(small_r
     assert not list((tmp_path / "scores").glob("predictions.part*"))
 
 
-def test_a_server_answers_in_place_of_this_machine(small_run, merged, tmp_path):
+def test_a_server_answers_in_place_of_this_machine(small_run, exported, tmp_path):
+    merged = exported[0]
     folders = {**small_run, "scores": tmp_path / "scores"}
     names = f"ENDPOINT_MODELS={merged},{merged}"
     with served(merged) as address:

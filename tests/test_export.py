@@ -10,14 +10,6 @@ from workbench.errors import UserError
 from workbench.training import export
 
 
-@pytest.fixture(scope="module")
-def exported(small_run, tmp_path_factory):
-    target = tmp_path_factory.mktemp("export") / "merged"
-    done = run_script(*train_command(small_run, "--export", str(target)))
-    assert done.returncode == 0, done.stderr
-    return target, done.stdout
-
-
 def test_the_merged_model_opens_in_plain_transformers_and_stops_on_both_tokens(exported):
     from transformers import pipeline
 
