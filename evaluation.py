@@ -338,10 +338,12 @@ def ask_models(
                 record.setdefault("largest_logit_change", {})[arm.name] = change
         alike = [arm for arm in of_model if asked[arm.name].questions == sample.questions]
         together = together_wins(config, model, len(alike))
-        rows = len(alike) if together else 1
-        found = asking.find_batch_size(model.device.type, sample.questions, sample.decoding, model.config, rows)
-        # the same plan in all, whatever is free on each: they take turns at its batches
-        size = config.BATCH_SIZE or processes.least(here, found)
+        size = config.BATCH_SIZE
+        if size is None:
+            rows = len(alike) if together else 1
+            found = asking.find_batch_size(model.device.type, sample.questions, sample.decoding, model.config, rows)
+            # the same plan in all, whatever is free on each: they take turns at its batches
+            size = processes.least(here, found)
         record["batch_size"], record["order"] = size, "together" if together else "in turn"
         if here.is_main_process:
             print(

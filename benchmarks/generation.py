@@ -14,16 +14,15 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
-import platform
 import random
 import resource
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import side_by_side
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
@@ -130,10 +129,10 @@ def run_arm(options: argparse.Namespace) -> None:
         if torch.cuda.is_available()
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     )
-    print("RESULT " + json.dumps({
+    side_by_side.report({
         "answers_a_second": 2 * len(asked) / seconds, "tokens_a_second": tokens / seconds, "peak_gb": memory / 1e9,
         "answers": [hashlib.sha256(json.dumps(ids).encode()).hexdigest() for answers in found.values() for ids in answers],
-    }))  # fmt: skip
+    })  # fmt: skip
 
 
 class Verbatim:
@@ -178,32 +177,20 @@ def main() -> None:
     if options.arm:
         run_arm(options)
         return
-    print(f"{machine()}, {options.questions} questions to base and tuned model, at most {options.new_tokens} new tokens, "
+    print(f"{side_by_side.machine()}, {options.questions} questions to base and tuned model, at most {options.new_tokens} new tokens, "
           f"{options.random_weights or 'embedded'}")  # fmt: skip
     print(f"{'arm':<16}{'answers/s':>11}{'tokens/s':>10}{'peak GB':>9}{'as plain':>10}")
     plain: list[str] = []
-    for arm in options.arms.split(","):
-        command = [sys.executable, __file__, *sys.argv[1:], "--arm", arm]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-        line = next((text for text in done.stdout.splitlines() if text.startswith("RESULT ")), None)
-        if line is None:
-            print(f"{arm:<16}failed: {(done.stderr.strip().splitlines() or ['no output'])[-1][:160]}", flush=True)
+    for arm, got in side_by_side.run(__file__, options.arms.split(",")):
+        if isinstance(got, str):
+            print(f"{arm:<16}failed: {got}", flush=True)
             continue
-        got = json.loads(line.removeprefix("RESULT "))
         plain = plain or got["answers"]
         same = sum(a == b for a, b in zip(plain, got["answers"], strict=True)) / len(plain)
         print(
             f"{arm:<16}{got['answers_a_second']:>11.2f}{got['tokens_a_second']:>10,.0f}{got['peak_gb']:>9.2f}{100 * same:>9.0f}%",
             flush=True,
         )
-
-
-def machine() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    return f"CPU {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
 
 
 if __name__ == "__main__":

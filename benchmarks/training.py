@@ -13,18 +13,16 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import math
-import os
-import platform
 import random
 import resource
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import side_by_side
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
@@ -272,11 +270,11 @@ def run_arm(options: argparse.Namespace) -> None:
     seconds = clock.stamps[-1] - clock.stamps[WARM_UP]
     useful = trained_tokens(trainer, per_step, steps)
     rate = useful * (steps - WARM_UP) / steps / seconds
-    print("RESULT " + json.dumps({
+    side_by_side.report({
         "arm": options.arm, "tokens_a_second": rate, "seconds_a_step": seconds / (steps - WARM_UP), "steps": steps,
         "peak_gb": (memory or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 1e9, "loss": loss,
         "mfu": flops_a_token(trainer.model) * rate / peak() if peak() else None, "how": getattr(trainer, "how", ""),
-    }))  # fmt: skip
+    })  # fmt: skip
 
 
 def trained_tokens(trainer: Any, per_step: list[int], steps: int) -> int:
@@ -338,30 +336,17 @@ def main() -> None:
     if options.arm:
         run_arm(options)
         return
-    print(f"{machine()}, global batch {options.global_batch}, {options.steps} steps, "
+    print(f"{side_by_side.machine()}, global batch {options.global_batch}, {options.steps} steps, "
           f"{options.random_weights or options.model}, {options.dataset or 'random ids, MedQuAD lengths'}")  # fmt: skip
     print(f"{'arm':<18}{'useful tok/s':>13}{'s a step':>10}{'peak GB':>9}{'MFU':>7}{'final loss':>12}  how")
-    for arm in options.arms.split(","):
-        command = [sys.executable, __file__, *sys.argv[1:], "--arm", arm]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-        line = next((text for text in done.stdout.splitlines() if text.startswith("RESULT ")), None)
-        if line is None:
-            reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
-            print(f"{arm:<18}failed: {reason[:160]}", flush=True)
+    for arm, got in side_by_side.run(__file__, options.arms.split(",")):
+        if isinstance(got, str):
+            print(f"{arm:<18}failed: {got}", flush=True)
             continue
-        got = json.loads(line.removeprefix("RESULT "))
         mfu = f"{100 * got['mfu']:.0f}%" if got["mfu"] else "-"
         loss = f"{got['loss']:.3f}" if math.isfinite(got["loss"]) else "-"
         print(f"{arm:<18}{got['tokens_a_second']:>13,.0f}{got['seconds_a_step']:>10.2f}{got['peak_gb']:>9.2f}{mfu:>7}"
               f"{loss:>12}  {got['how']}", flush=True)  # fmt: skip
-
-
-def machine() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    return f"CPU {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
 
 
 if __name__ == "__main__":

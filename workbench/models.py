@@ -165,6 +165,16 @@ def quantization(*, load_in_4bit: bool, shardable: bool = False) -> BitsAndBytes
     )
 
 
+def base_of(model: Any) -> Any:
+    """The model under an adapter; a model without one is its own base."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def text_config(config: Any) -> Any:
+    """The part of a configuration that describes the layers which read and write text."""
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
 def is_encoder_decoder(config: Any) -> bool:
     return bool(getattr(config, "is_encoder_decoder", False))
 

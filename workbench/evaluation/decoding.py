@@ -7,6 +7,7 @@ adapters or by the base alone. Encoder-decoder models go through `generate`.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import itertools
@@ -17,6 +18,8 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from workbench import models
 
 BASE = "__base__"  # PEFT's name for no adapter
 LEAST_PREFIX = 8  # tokens that prompts must share for a prefix to be worth a pass of its own
@@ -46,6 +49,7 @@ class Row:
 Decoded = tuple[list[int], str]  # token ids, and "stop" or "length"
 
 
+@functools.lru_cache(maxsize=4096)  # a question's is wanted at each of its steps
 def seed_of(decoding: Decoding, name: str) -> int:
     """Where a question's draws begin, a signed 64-bit number."""
     return int.from_bytes(hashlib.sha256(f"{decoding.seed}|{name}".encode()).digest()[:8], "big", signed=True)
@@ -87,7 +91,7 @@ class Decoder:
         self.model, self.decoding = model, decoding
         self.prefix = tuple(prefix) if len(prefix) >= LEAST_PREFIX and sees_everything(model.config) else ()
         self._prefix_states: dict[str | None, list[tuple[torch.Tensor, torch.Tensor]]] = {}
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        base = models.base_of(model)
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(type(base).forward).parameters else {}
         # weights of a sharded base are gathered by all processes at once, which must then make the same steps
         self._in_lockstep = bool(getattr(base, "_is_fsdp_managed_module", False))
@@ -167,8 +171,7 @@ class Decoder:
 
     def _cache_of(self, rows: Sequence[Row]) -> Any:
         """A cache that holds the prefix for each row, or an empty one."""
-        config = self.model.config.get_text_config() if hasattr(self.model.config, "get_text_config") else self.model.config
-        cache = DynamicCache(config=config)
+        cache = DynamicCache(config=models.text_config(self.model.config))
         if self.prefix:
             kinds = list(dict.fromkeys(row.adapter for row in rows))
             states = [self._prefix_of(kind) for kind in kinds]
@@ -181,8 +184,7 @@ class Decoder:
     def _prefix_of(self, adapter: str | None) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Keys and values of the prefix in each layer, (1, heads, length, width)."""
         if adapter not in self._prefix_states:
-            config = self.model.config.get_text_config() if hasattr(self.model.config, "get_text_config") else self.model.config
-            cache = DynamicCache(config=config)
+            cache = DynamicCache(config=models.text_config(self.model.config))
             ids = torch.tensor([self.prefix], device=self.model.device)
             self._forward(ids, torch.ones_like(ids), torch.arange(len(self.prefix), device=ids.device)[None], cache, [adapter])
             self._prefix_states[adapter] = [(layer.keys, layer.values) for layer in cache.layers]
@@ -223,7 +225,7 @@ class Decoder:
 
 def sees_everything(config: Any) -> bool:
     """Whether each token sees all before it. A window counts the gap between prefix and rest as if it were text."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text = models.text_config(config)
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
     return not config.is_encoder_decoder and kinds == {"full_attention"} and not getattr(text, "sliding_window", None)
 

@@ -67,8 +67,8 @@ class MetricSuite:
         """Score (reference, answer) pairs; None is an answer that failed, and has no score."""
         table = Table(scores={name: [None] * len(pairs) for name in self.names()})
         table.signatures = {**text_metrics.SIGNATURES, **medical_metrics.SIGNATURES}
-        rows = [row for row, pair in enumerate(pairs) if pair is not None]
         present = {row: pair for row, pair in enumerate(pairs) if pair is not None}
+        rows = list(present)
         self._score_texts(list(present.values()), table)
         for row, pair in present.items():
             for name, value in self._cache[pair].items():

@@ -22,6 +22,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
 from workbench.errors import UserError
+from workbench.models import text_config
 
 varlen_attn: Any = None
 with contextlib.suppress(ImportError):  # before torch 2.10
@@ -117,7 +118,7 @@ def packed_attention(
 
 def check(config: Any, longest: int) -> None:
     """UserError for models whose layers look elsewhere than back over the whole example, which packs cannot do yet."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text = text_config(config)
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
     window = getattr(text, "sliding_window", None)
     windowed = window is not None and 0 < window < longest and getattr(text, "use_sliding_window", True)

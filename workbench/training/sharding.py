@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 from workbench.errors import UserError
+from workbench.models import base_of
 
 
 def layers_of(model: Any) -> dict[torch.nn.Module, list[torch.nn.Module]]:
     """The layers that are divided, by the stack that they stand in: one stack in a decoder, two in a T5."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_of(model)
     kinds = set(base._no_split_modules or ())
     found: dict[torch.nn.Module, list[torch.nn.Module]] = {}
     for stack in base.modules():
@@ -56,7 +57,6 @@ def shard_base(model: Any, device: torch.device) -> None:
         trained = {parameter for parameter in stack.parameters() if parameter.requires_grad}
         fully_shard(stack, mesh=mesh, ignored_params=rest | trained)
     # generation then waits for the slowest process, as transformers does for models that it shards by itself
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    base._is_fsdp_managed_module = True
+    base_of(model)._is_fsdp_managed_module = True
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -11,6 +11,7 @@ import torch
 from transformers.utils import ModelOutput
 from trl import SFTTrainer
 
+from workbench.models import base_of
 from workbench.training.keeping import adapter_to_fp32, assert_fp32_adapter
 from workbench.training.packing import KeepApart, Pack, join, pack, packed
 from workbench.training.steps import CutsSteps, Row
@@ -71,12 +72,6 @@ def to_device(joined: Pack, device: torch.device) -> Pack:
     if device.type == "cuda":
         moved["cumulative"] = torch.tensor(joined["bounds"], dtype=torch.int32, device=device)
     return moved
-
-
-def base_of(model: torch.nn.Module) -> torch.nn.Module:
-    """The causal language model under an adapter."""
-    found: torch.nn.Module = getattr(model, "get_base_model", lambda: model)()
-    return found
 
 
 class FrozenHeadLoss(torch.autograd.Function):
