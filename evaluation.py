@@ -23,8 +23,6 @@ from workbench import files, manifest, settings
 from workbench.errors import UserError, run_script
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from workbench.evaluation.answers import Answer, Question
     from workbench.evaluation.arms import Arm
     from workbench.evaluation.decoding import Decoding
@@ -52,6 +50,8 @@ class EvaluationConfig(settings.Settings):
     BERTSCORE_MODEL: str = "microsoft/deberta-xlarge-mnli"
     # Questions of each specialty and split that are asked; None asks all.
     MAX_SAMPLES_PER_SPECIALTY: int | None = None
+    # A text file of medical terms, a term a line, for medical_token_f1; empty for the built-in word parts and list.
+    MEDICAL_LEXICON: str = ""
     # The metric by which specialties are charted and recommended for more data.
     STEERING_METRIC: str = "ROUGE-L"
     # True: the base in NF4, as QLoRA trains it; None takes what training had.
@@ -86,23 +86,22 @@ SCRIPT = "evaluation.py"
 ORDERS = ("auto", "together", "in turn")
 # these change how answers are got, not which are asked for
 NOT_IN_FINGERPRINT = {"ENDPOINT_REQUESTS", "NUM_GPUS"}
-MANY_CUT_OFF = 0.05  # share of answers from which MAX_NEW_TOKENS is worth raising
 
 
-def make_metrics(bertscore_model: str) -> MetricSuite:
+def make_metrics(bertscore_model: str, lexicon: str = "") -> MetricSuite:
     """The metrics of the evaluation: the built-in ones, and yours."""
     from workbench.evaluation.metrics import MetricSuite
 
     class AutomaticMetrics(MetricSuite):
         """Add a metric by adding a method; it then stands in every table and chart. For example:
 
-        def compute_length_ratio(self, reference: str, hypothesis: str) -> float:
-            return len(hypothesis.split()) / max(1, len(reference.split()))
+        def compute_edit_distance(self, reference: str, hypothesis: str) -> float:
+            return Levenshtein.normalized_distance(reference, hypothesis)
 
-        and, where less is better, below it: compute_length_ratio.lower_is_better = True
+        and, where less is better, below it: compute_edit_distance.lower_is_better = True
         """
 
-    return AutomaticMetrics(bertscore_model)
+    return AutomaticMetrics(bertscore_model, lexicon)
 
 
 def check(config: EvaluationConfig) -> None:
@@ -140,6 +139,17 @@ class Inputs:
             config.LOAD_IN_4BIT = self.training["settings"]["LOAD_IN_4BIT"]
         # a model trained whole has no adapter to switch off: base and tuned are loaded in turn
         self.whole_model = not (self.adapter_folder / "adapter_config.json").is_file()
+
+    def ledger_entry(self) -> dict[str, Any]:
+        """The ledger's line of the iteration that the adapter was trained on."""
+        from workbench.data import iterations
+
+        found = [entry for entry in iterations.read_ledger(self.data_folder) if entry["iteration"] == self.iteration]
+        if not found:
+            raise UserError(
+                f"{self.data_folder}: its ledger has no iteration {self.iteration}, on which the adapter was trained."
+            )
+        return found[0]
 
 
 def plan_arms(config: EvaluationConfig, inputs: Inputs, known: dict[str, str]) -> list[Arm]:
@@ -294,17 +304,12 @@ def generate(
     if here.is_main_process:
         store = answers.AnswerStore(output)
         store.gather_parts(wanted)  # what the processes of a killed run had stored
-        adopted = sum(store.adopt(path, wanted) for path in sorted(output.glob(f"{files.ARCHIVE_NAME}/*/predictions.jsonl")))
+        adopted = sum(store.adopt(path, wanted) for path in answers.archived(output))
         if adopted:
             print(f"  {adopted} answers are taken over from an earlier evaluation of the same model and questions")
     here.wait_for_everyone()
     if not here.is_main_process:
         store = answers.AnswerStore(output, here.process_index)
-    if rescore and not wanted <= store.answers.keys():
-        raise UserError(
-            f"{output}: {len(wanted - store.answers.keys())} answers of these models and settings are not stored, so they "
-            "cannot be scored again. Leave --rescore out, or give the settings they were made with."
-        )
     if not rescore:
         ask_models(config, asked, base, store, here, record)
         here.wait_for_everyone()
@@ -437,7 +442,6 @@ def score(
 
 def recommend(config: EvaluationConfig, suite: MetricSuite, inputs: Inputs, scored: dict[str, Any]) -> dict[str, Any]:
     """Advice from the tuned model's scores on the eval split; the headline beside it is the holdout's."""
-    from workbench.data import iterations
     from workbench.evaluation import recommendations
 
     metric = steering_metric(config, scored["missing"])
@@ -445,7 +449,7 @@ def recommend(config: EvaluationConfig, suite: MetricSuite, inputs: Inputs, scor
     tuned = scored["tuned"]
     on_eval = tuned[(tuned["split"] == "eval") & tuned[metric].notna()]
     by_specialty = {name: list(sign * part[metric]) for name, part in on_eval.groupby("specialty")}
-    entry = ledger_entry(iterations.read_ledger(inputs.data_folder), inputs)
+    entry = inputs.ledger_entry()
     evidence = recommendations.rank_specialties(
         by_specialty, shares=entry["shares"], share_base=entry["share_base"], pool=entry["sizes"]["pool"], seed=config.RANDOM_SEED
     )
@@ -460,27 +464,19 @@ def steering_metric(config: EvaluationConfig, missing: dict[str, str]) -> str:
     return "ROUGE-L" if config.STEERING_METRIC in missing else config.STEERING_METRIC
 
 
-def ledger_entry(ledger: list[dict[str, Any]], inputs: Inputs) -> dict[str, Any]:
-    """The ledger's line of the iteration that the adapter was trained on."""
-    found = [entry for entry in ledger if entry["iteration"] == inputs.iteration]
-    if not found:
-        raise UserError(
-            f"{inputs.data_folder}: its ledger has no iteration {inputs.iteration}, on which the adapter was trained."
-        )
-    return found[0]
-
-
 def _number(value: float) -> float | None:
     return round(float(value), 6) if math.isfinite(value) else None
 
 
 def write_results(
-    config: EvaluationConfig, suite: MetricSuite, inputs: Inputs, output: Path, scored: dict[str, Any], advice: dict[str, Any],
-    looks: int,
-) -> list[str]:  # fmt: skip
+    config: EvaluationConfig, inputs: Inputs, output: Path, scored: dict[str, Any], advice: dict[str, Any], fingerprint: str
+) -> list[str]:
     """Tables, charts, recommendations and report; returns what they say in sentences."""
-    from workbench.evaluation import charts, comparison, report
+    from workbench.data import iterations
+    from workbench.evaluation import charts, comparison, conclusions, history, report
 
+    look = {"fingerprint": fingerprint, "time": manifest.now(), "adapter": inputs.training["inputs"]["adapter"]}
+    looks = iterations.count_holdout_look(inputs.data_folder, look)
     named = {"base": "base_model_results.csv", "tuned": "finetuned_model_results.csv"}
     tables = {named.get(arm, f"{arm}_model_results.csv"): table for arm, table in scored["tables"].items()}
     tables |= {"model_comparison.csv": scored["comparison"], "specialty_performance.csv": scored["specialties"],
@@ -500,15 +496,25 @@ def write_results(
     )  # fmt: skip
     headline = scored["comparison"][scored["comparison"]["split"] == "holdout"]
     charts.model_comparison(output / "model_comparison.png", headline, split="holdout")
-    sentences = in_words(headline, scored, metric, looks)
+    sentences = conclusions.in_words(headline, scored, metric, looks)
     training = inputs.training
+    earlier = history.extend(
+        output, scored["comparison"], scored["tuned"],
+        {"iteration": inputs.iteration, "finished": look["time"], "evaluation": fingerprint,
+         "alike": history.alike(settings.as_dict(config), inputs.data["splits"]), "adapter": training["inputs"]["adapter"],
+         "train": inputs.ledger_entry()["sizes"]["train"]},
+    )  # fmt: skip
+    with files.atomic_open(output / history.NAME) as file:
+        earlier.to_csv(file, index=False, float_format="%.6g")
+    charts.progress(output / "progress.png", earlier, metric)
     report.write(
         output / "report.html",
         heading={
             "iteration": inputs.iteration,
             "facts": {
-                "base model": f"{inputs.base_name} ({'NF4' if config.LOAD_IN_4BIT else 'bf16'})",
-                "tuned model": f"{'model' if inputs.whole_model else 'adapter'} in {inputs.adapter_folder}, kept at step {training['kept']['step']}",
+                "base": f"{inputs.base_name} ({'NF4' if config.LOAD_IN_4BIT else 'bf16'})",
+                "tuned": f"{'model' if inputs.whole_model else 'adapter'} in {inputs.adapter_folder}, kept at step {training['kept']['step']}",
+                "iteration": inputs.iteration,
                 "questions": ", ".join(f"{n} {split}" for split, n in scored["base"]["split"].value_counts().items()),
                 "system message, both": inputs.data["settings"]["SYSTEM_MESSAGE"] or "(none)",
                 "decoding, both": f"temperature {config.TEMPERATURE:g}, at most {config.MAX_NEW_TOKENS} new tokens",
@@ -517,65 +523,10 @@ def write_results(
             "in_words": sentences,
             "specialties": sorted(scored["base"]["specialty"].unique()),
         },
-        comparison=scored["comparison"], base=scored["base"], tuned=scored["tuned"], metric=metric,
-        lower_is_better=suite.lower_is_better(metric), advice=advice,
-        pictures={"model_comparison": output / "model_comparison.png", "specialty_analysis": output / "specialty_analysis.png"},
-        models=scored["models"], checks=scored["checks"],
+        tables=scored["tables"], comparison=scored["comparison"], specialties=specialties, models=scored["models"],
+        checks=scored["checks"], history=earlier, metric=metric, advice=advice, seed=config.RANDOM_SEED,
     )  # fmt: skip
     return sentences
-
-
-def in_words(headline: pd.DataFrame, scored: dict[str, Any], metric: str, looks: int) -> list[str]:
-    """What may be concluded, and what may not."""
-    from workbench.evaluation import report, significance
-
-    verdicts = [report.verdict(row) for _, row in headline[headline["missing"] == ""].iterrows()]
-    row = headline[headline["metric"] == metric].iloc[0]
-    sentences = [
-        f"On {int(row['n'])} holdout questions the tuned model is better in {verdicts.count('better')} of {len(verdicts)} metrics, "
-        f"worse in {verdicts.count('worse')}, and within noise in {verdicts.count('unclear')}.",
-        f"{metric}: {row['base']:.3f} base, {row['tuned']:.3f} tuned, difference {row['difference']:+.3f} "
-        f"(95% interval {row['ci_low']:+.3f} to {row['ci_high']:+.3f}).",
-        *little_above_floor(row),
-    ]
-    by_specialty = scored["specialties"]
-    held = by_specialty[(by_specialty["split"] == "holdout") & (by_specialty["metric"] == metric)]
-    both = scored["tuned"][metric] - scored["base"][metric]
-    sd = float(both[scored["tuned"]["split"] == "holdout"].std())
-    n = int(held["n"].median()) if len(held) else 0
-    least = significance.smallest_detectable(sd, n)
-    if least == least:
-        sentences.append(f"{n} questions of one specialty cannot show a difference in {metric} below {least:.2f} (80% power).")
-    checks = scored["checks"]
-    for _, row in checks[(checks["split"] == "holdout") & ((checks["base"] > 0) | (checks["tuned"] > 0))].iterrows():
-        text = f"{row['tuned']} of {row['n']} answers of the tuned model {row['says']} (base: {row['base']})."
-        if row["check"] == "cut_off" and row["tuned"] > MANY_CUT_OFF * row["n"]:
-            text += " Raise MAX_NEW_TOKENS."
-        sentences.append(text)
-    for name in ("base", "tuned"):
-        failed = int((scored[name]["finish_reason"] == "failed").sum())
-        if failed:
-            sentences.append(f"{failed} questions got no answer from the {name} model; run the same command again.")
-    corpus = scored["corpus_bleu"].get("holdout")
-    if corpus:
-        sentences.append(
-            f"Corpus BLEU on the holdout: {corpus['base']:.2f} base, {corpus['tuned']:.2f} tuned ({corpus['signature']})."
-        )
-    sentences.append(
-        f"This holdout has been looked at {looks} time{'s' * (looks != 1)}; choices made after each look make its next figure rosier."
-    )
-    return sentences
-
-
-def little_above_floor(row: Any) -> list[str]:
-    """A warning where most of a score is what any answer of the specialty would get."""
-    above = abs(row["tuned"] - row["floor_tuned"])
-    if not math.isfinite(above) or above > 0.25 * abs(row["tuned"]):
-        return []
-    return [
-        f"Beware: answers handed to other questions of the specialty score {row['floor_tuned']:.3f} already, so most of "
-        "what the tuned model scores is style, not knowledge of the question asked."
-    ]
 
 
 def print_table(output: Path) -> None:
@@ -697,12 +648,12 @@ def main() -> None:
 def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, *, fresh: bool, rescore: bool) -> None:
     """Answers, scores, tables; the caller holds the folder's lock. Other processes than the first only answer."""
     from workbench import processes
-    from workbench.data import iterations
+    from workbench.evaluation import answers
     from workbench.evaluation.endpoint import Endpoint
     from workbench.models import describe_device
 
     started = time.time()
-    suite = make_metrics(config.BERTSCORE_MODEL)
+    suite = make_metrics(config.BERTSCORE_MODEL, config.MEDICAL_LEXICON)
     if config.STEERING_METRIC not in suite.names():
         raise UserError(
             f"STEERING_METRIC={config.STEERING_METRIC}: there is no such metric. There are {', '.join(suite.names())}."
@@ -711,7 +662,9 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
                if not name.endswith(("_DIR", "_PATH")) and name not in NOT_IN_FINGERPRINT}  # fmt: skip
     done = manifest.read(output) if rescore else None
     planned = plan_arms(config, inputs, done["run"].get("arms", {}) if done else {})
-    fingerprint = files.sha256_of([affects, [arm.identity for arm in planned], inputs.data["fingerprint"], suite.names()])
+    fingerprint = files.sha256_of(
+        [affects, [arm.identity for arm in planned], inputs.data["fingerprint"], suite.names(), suite.lexicon_hash()]
+    )
     state = processes.decided(here, lambda: manifest.start(output, fingerprint, SCRIPT, fresh=fresh, claim=False))
     if state == "finished" and not rescore:
         if here.is_main_process:
@@ -720,6 +673,11 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
     # all that can be refused is, before the folder is claimed and what stands in it moved aside
     base = "" if rescore or config.ENDPOINT else check_base(config, inputs)
     asked = collect(config, inputs, planned)
+    if rescore and (absent := {key for one in asked.values() for key in one.keys} - answers.stored_keys(output)):
+        raise UserError(
+            f"{output}: {len(absent)} answers of these models and settings are not stored, so they cannot be scored again. "
+            "Leave --rescore out, or give the settings they were made with."
+        )
     if here.is_main_process:
         for arm in planned:
             if arm.kind == "endpoint" and not rescore:
@@ -728,14 +686,12 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
         if state == "resume":
             print("  going on where the last run stopped")
     here.wait_for_everyone()
-    answers, record = generate(config, asked, base, output, here, rescore=rescore)
+    given, record = generate(config, asked, base, output, here, rescore=rescore)
     if not here.is_main_process:
         return
-    scored = score(config, suite, asked, answers)
+    scored = score(config, suite, asked, given)
     advice = recommend(config, suite, inputs, scored)
-    look = {"fingerprint": fingerprint, "time": manifest.now(), "adapter": inputs.training["inputs"]["adapter"]}
-    looks = iterations.count_holdout_look(inputs.data_folder, look)
-    for sentence in write_results(config, suite, inputs, output, scored, advice, looks):
+    for sentence in write_results(config, inputs, output, scored, advice, fingerprint):
         print(f"  {sentence}")
     contents = manifest.build(
         fingerprint,

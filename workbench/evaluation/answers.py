@@ -115,6 +115,17 @@ class AnswerStore:
             part.unlink()
 
 
+def archived(folder: Path) -> list[Path]:
+    """Files of answers of the earlier evaluations in a folder."""
+    return sorted(folder.glob(f"{files.ARCHIVE_NAME}/*/predictions.jsonl"))
+
+
+def stored_keys(folder: Path) -> set[str]:
+    """Keys of every answer that a folder holds, archived ones among them."""
+    paths = [folder / "predictions.jsonl", *archived(folder)]
+    return {row["key"] for path in paths for row in files.read_json_lines(path, drop_torn_tail=True)}
+
+
 def check_complete(questions: Sequence[Question], keys: Sequence[str], store: AnswerStore, arm: str) -> None:
     """Every question has its answer, or the run is a fault of ours."""
     missing = [question.id for question, key in zip(questions, keys, strict=True) if key not in store.answers]

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workbench.evaluation.significance import ALPHA
+
 if TYPE_CHECKING:
     import pandas as pd
 
+PROGRESS_METRICS = ("ROUGE-L", "METEOR", "bertscore_f1", "factual_exact_match")
 BASE, TUNED, BETTER, WORSE, UNCLEAR = "#8a8f98", "#1f5f99", "#2a7f4f", "#b3541e", "#9aa0a8"
-ALPHA = 0.05
 
 
 def specialty_analysis(path: Path, table: pd.DataFrame, *, metric: str, split: str, supported: list[str]) -> None:
@@ -74,7 +76,8 @@ def model_comparison(path: Path, table: pd.DataFrame, *, split: str) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    shown = table[table["missing"].fillna("") == ""].iloc[::-1].reset_index(drop=True)
+    # metrics that only describe have scales of their own
+    shown = table[(table["missing"].fillna("") == "") & (table["verdict"] != "")].iloc[::-1].reset_index(drop=True)
     absent = table[table["missing"].fillna("") != ""]
     rows = range(len(shown))
     figure, (left, right) = plt.subplots(
@@ -103,5 +106,40 @@ def model_comparison(path: Path, table: pd.DataFrame, *, split: str) -> None:
     left.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     title = f"Base and tuned model, {split} split, {int(shown['n'].max()) if len(shown) else 0} questions"
     figure.suptitle(title + (f" (missing: {', '.join(absent['metric'])})" if len(absent) else ""), fontsize=11)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def progress(path: Path, history: pd.DataFrame, steering: str) -> None:
+    """Score of base and tuned model by iteration, a panel a metric, the tuned one with its 95% interval.
+
+    Args:
+        history: `history.csv`.
+        steering: the metric in the first panel.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shown = history[history["split"] == "holdout"]
+    shown = shown if len(shown) else history
+    there = set(shown["metric"])
+    names = [steering, *(name for name in PROGRESS_METRICS if name in there and name != steering)]
+    figure, axes = plt.subplots(1, len(names), figsize=(3.1 * len(names), 3.1), constrained_layout=True, squeeze=False)
+    for axis, name in zip(axes[0], names, strict=True):
+        rows = shown[shown["metric"] == name].sort_values(["iteration", "finished"])
+        # two evaluations of one iteration stand beside each other
+        places = range(len(rows))
+        error = (rows["tuned"] - rows["tuned_low"], rows["tuned_high"] - rows["tuned"])
+        axis.plot(places, rows["base"], "o--", color=BASE, markersize=4, label="base")
+        axis.errorbar(
+            places, rows["tuned"], yerr=error, fmt="o-", color=TUNED, markersize=5, capsize=3, label="tuned, 95% interval"
+        )
+        axis.set(title=name, xlabel="iteration", xticks=list(places), xticklabels=list(rows["iteration"]))
+        axis.margins(x=0.2)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].legend(frameon=False, fontsize=8)
+    figure.suptitle(f"Iteration after iteration, {shown['split'].iloc[0]} split", fontsize=11)
     figure.savefig(path, dpi=130)
     plt.close(figure)

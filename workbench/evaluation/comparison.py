@@ -67,6 +67,15 @@ def _pairs(base: pd.DataFrame, tuned: pd.DataFrame, split: str, metric: str) -> 
     return pairs.dropna(subset=["base", "tuned"])
 
 
+def verdict(low: float, high: float, suite: MetricSuite, metric: str) -> str:
+    """better, worse or within noise: what the interval of a difference allows to say; nothing of a metric that describes."""
+    if suite.describes(metric):
+        return ""
+    if suite.lower_is_better(metric):
+        low, high = -high, -low
+    return "better" if low > 0 else "worse" if high < 0 else "within noise"
+
+
 def by_metric(
     base: pd.DataFrame,
     tuned: pd.DataFrame,
@@ -96,6 +105,7 @@ def by_metric(
                  "tuned_low": arms["tuned"].low, "tuned_high": arms["tuned"].high,
                  "floor_base": floor[0].get(split, {}).get(metric, math.nan),
                  "floor_tuned": floor[1].get(split, {}).get(metric, math.nan),
+                 "verdict": verdict(difference.low, difference.high, suite, metric),
                  "lower_is_better": suite.lower_is_better(metric), "signature": scores.signatures.get(metric, ""),
                  "missing": scores.missing.get(metric, "")}
             )  # fmt: skip
@@ -142,5 +152,7 @@ def by_specialty(base: pd.DataFrame, tuned: pd.DataFrame, suite: MetricSuite, se
                      "tuned_high": arms["tuned"].high, "lower_is_better": suite.lower_is_better(metric)}
                 )  # fmt: skip
             for row, adjusted in zip(found, significance.false_discovery_adjusted([r["p"] for r in found]), strict=True):
-                rows.append({**row, "p_adjusted": adjusted})
+                known = adjusted <= significance.ALPHA
+                says = verdict(row["ci_low"], row["ci_high"], suite, metric)
+                rows.append({**row, "p_adjusted": adjusted, "verdict": says if known or not says else "within noise"})
     return pd.DataFrame(rows)

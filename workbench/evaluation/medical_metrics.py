@@ -8,6 +8,9 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
+from pathlib import Path
+
+from workbench.errors import UserError
 
 UNITS = {
     "%": "%", "percent": "%", "mg": "mg", "milligram": "mg", "milligrams": "mg", "g": "g", "gram": "g", "grams": "g",
@@ -104,15 +107,47 @@ def factual_exact_match(reference: str, hypothesis: str) -> float | None:
 
 
 @functools.lru_cache(maxsize=65536)
-def medical_terms(text: str) -> tuple[str, ...]:
-    """The medical words of a text, in lower case and order."""
+def medical_terms(text: str, lexicon: str = "") -> tuple[str, ...]:
+    """The medical terms of a text, in lower case and order.
+
+    Args:
+        lexicon: a file of terms (`read_lexicon`) that decides what is one, in place of word parts and the word list here.
+    """
     words = WORD.findall(text.lower())
-    return tuple(word for word in words if word in TERMS or (len(word) > 5 and AFFIXES.search(word)))
+    if not lexicon:
+        return tuple(word for word in words if word in TERMS or (len(word) > 5 and AFFIXES.search(word)))
+    known, found, place = read_lexicon(lexicon), [], 0
+    while place < len(words):
+        # the longest term that begins here, so that "heart failure" is one term and not two
+        for term in known.get(words[place], ()):
+            if tuple(words[place : place + len(term)]) == term:
+                found.append(" ".join(term))
+                place += len(term)
+                break
+        else:
+            place += 1
+    return tuple(found)
 
 
-def medical_token_f1(reference: str, hypothesis: str) -> float | None:
+@functools.lru_cache(maxsize=4)
+def read_lexicon(path: str) -> dict[str, list[tuple[str, ...]]]:
+    """Terms of a text file, a term a line, by their first word and longest first; case and punctuation do not count."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"MEDICAL_LEXICON={path}: cannot be read ({error}). Give a text file with a term a line.") from None
+    terms: dict[str, set[tuple[str, ...]]] = {}
+    for line in lines:
+        if words := tuple(WORD.findall(line.lower())):
+            terms.setdefault(words[0], set()).add(words)
+    if not terms:
+        raise UserError(f"MEDICAL_LEXICON={path}: holds no term. Give a text file with a term a line.")
+    return {first: sorted(found, key=lambda term: (-len(term), term)) for first, found in terms.items()}
+
+
+def medical_token_f1(reference: str, hypothesis: str, lexicon: str = "") -> float | None:
     """Token F1 over medical terms; None where the reference has none."""
-    right, left = Counter(medical_terms(reference)), Counter(medical_terms(hypothesis))
+    right, left = Counter(medical_terms(reference, lexicon)), Counter(medical_terms(hypothesis, lexicon))
     if not right:
         return None
     overlap = (left & right).total()

@@ -9,8 +9,10 @@ import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workbench import files
 from workbench.errors import UserError
 from workbench.evaluation import medical_metrics, text_metrics, wordnet
 from workbench.evaluation.wordnet import WordNetMissingError
@@ -21,8 +23,9 @@ if TYPE_CHECKING:
 PREFIX = "compute_"
 BUILT_IN = (
     "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-1", "ROUGE-2", "ROUGE-L", "METEOR", "bertscore_f1",
-    "exact_match", "token_f1", "factual_exact_match", "medical_token_f1",
+    "exact_match", "token_f1", "factual_exact_match", "medical_token_f1", "length_ratio",
 )  # fmt: skip
+DESCRIPTIVE = {"length_ratio"}
 ENOUGH_FOR_CORES = 4000  # pairs from which starting processes pays
 Pair = tuple[str, str]  # reference, answer
 Scores = list[float | None]
@@ -41,17 +44,26 @@ class Table:
 class MetricSuite:
     """The built-in metrics; a method `compute_NAME(self, reference, hypothesis) -> float` of a subclass adds one.
 
-    A metric of the user's for which less is better says so: `compute_NAME.lower_is_better = True`.
+    A metric of the user's for which less is better says so: `compute_NAME.lower_is_better = True`; one that only
+    describes, `compute_NAME.descriptive = True`.
+
+    Args:
+        lexicon: a file of medical terms for `medical_token_f1`; empty for the built-in ones.
     """
 
-    def __init__(self, bertscore_model: str = "embedded") -> None:
-        self.bertscore_model = bertscore_model
+    def __init__(self, bertscore_model: str = "embedded", lexicon: str = "") -> None:
+        self.bertscore_model, self.lexicon = bertscore_model, lexicon
+        if lexicon:
+            medical_metrics.read_lexicon(lexicon)  # now, so that a bad one is refused before anything is asked
         self._bert: BertScorer | None = None
         self._cache: dict[Pair, dict[str, float | None]] = {}
         built_in = {_plain(name) for name in BUILT_IN}
         for name in self.own_metrics():
             if _plain(name) in built_in:
                 raise UserError(f"AutomaticMetrics.{PREFIX}{name}: {name} is a built-in metric. Give yours another name.")
+
+    def lexicon_hash(self) -> str:
+        return files.sha256_file(Path(self.lexicon))[:12] if self.lexicon else ""
 
     def own_metrics(self) -> list[str]:
         return sorted(name.removeprefix(PREFIX) for name in dir(self) if name.startswith(PREFIX))
@@ -63,10 +75,18 @@ class MetricSuite:
     def lower_is_better(self, name: str) -> bool:
         return bool(getattr(getattr(self, PREFIX + name, None), "lower_is_better", False))
 
+    def describes(self, name: str) -> bool:
+        """Whether the metric only describes answers, and no value of it is better than another."""
+        return name in DESCRIPTIVE or bool(getattr(getattr(self, PREFIX + name, None), "descriptive", False))
+
     def score(self, pairs: Sequence[Pair | None]) -> Table:
         """Score (reference, answer) pairs; None is an answer that failed, and has no score."""
         table = Table(scores={name: [None] * len(pairs) for name in self.names()})
         table.signatures = {**text_metrics.SIGNATURES, **medical_metrics.SIGNATURES}
+        if self.lexicon:
+            table.signatures["medical_token_f1"] = (
+                f"F1 over the terms of {Path(self.lexicon).name}, sha256 {self.lexicon_hash()}; v1"
+            )
         present = {row: pair for row, pair in enumerate(pairs) if pair is not None}
         rows = list(present)
         self._score_texts(list(present.values()), table)
@@ -85,7 +105,7 @@ class MetricSuite:
             wordnet.reader()
         except WordNetMissingError as error:
             table.missing["METEOR"] = str(error)
-        compute = functools.partial(text_scores, with_meteor="METEOR" not in table.missing)
+        compute = functools.partial(text_scores, with_meteor="METEOR" not in table.missing, lexicon=self.lexicon)
         todo = [pair for pair in dict.fromkeys(pairs) if pair not in self._cache]
         cores = os.cpu_count() or 1
         if len(todo) < ENOUGH_FOR_CORES or cores == 1:
@@ -127,7 +147,7 @@ class MetricSuite:
             table.notes.append(f"bertscore_f1: {self._bert.truncated} texts were cut at {self._bert.most_tokens} tokens")
 
 
-def text_scores(pair: Pair, *, with_meteor: bool) -> dict[str, float | None]:
+def text_scores(pair: Pair, *, with_meteor: bool, lexicon: str = "") -> dict[str, float | None]:
     """Every built-in metric that needs the two texts alone."""
     return {
         **{f"BLEU-{n}": value for n, value in enumerate(text_metrics.bleu(*pair), start=1)},
@@ -138,7 +158,8 @@ def text_scores(pair: Pair, *, with_meteor: bool) -> dict[str, float | None]:
         "exact_match": text_metrics.exact_match(*pair),
         "token_f1": text_metrics.token_f1(*pair),
         "factual_exact_match": medical_metrics.factual_exact_match(*pair),
-        "medical_token_f1": medical_metrics.medical_token_f1(*pair),
+        "medical_token_f1": medical_metrics.medical_token_f1(*pair, lexicon),
+        "length_ratio": text_metrics.length_ratio(*pair),
     }
 
 

@@ -16,12 +16,12 @@ import numpy as np
 from scipy import stats
 from statsmodels.stats.meta_analysis import combine_effects
 
-from workbench.evaluation.significance import false_discovery_adjusted
+from workbench.evaluation.significance import ALPHA, false_discovery_adjusted
 
-ALPHA = 0.05
 WORST_SHARE = 0.2  # "the worst" are this share of the specialties
 DRAWS = 20_000
 TARGET_SHARE = 0.8
+NEAR_THE_CUT = 3  # specialties of which it is said what would settle them
 
 
 @dataclass
@@ -145,12 +145,12 @@ def advice(evidence: Sequence[Evidence], *, metric: str, overall_improvement: Ma
     """The contents of `training_recommendations.json`: the specification's three keys, and the evidence beside them."""
     supported = [item for item in evidence if item.supported]
     raised = [item for item in supported if item.recommended_share > item.current_share]
-    unsupported = [item for item in evidence if not item.supported and item.questions_to_settle is not None][:5]
+    unsupported = [item for item in evidence if not item.supported and item.questions_to_settle is not None]
     return {
         "low_performance_specialties": [item.specialty for item in supported],
         "recommended_sample_increases": {item.specialty: item.recommended_share for item in raised},
         "overall_improvement": dict(overall_improvement),
-        "measured_lowest_without_support": [item.specialty for item in unsupported],
+        "measured_lowest_without_support": [item.specialty for item in unsupported[:5]],
         "steering_metric": metric,
         "steering_split": "eval",
         "in_words": _in_words(supported, raised, unsupported, metric),
@@ -170,23 +170,25 @@ def _count(n: int) -> str:
 def _in_words(
     supported: Sequence[Evidence], raised: Sequence[Evidence], unsupported: Sequence[Evidence], metric: str
 ) -> list[str]:
-    if not supported:
+    if supported:
+        named = ", ".join(item.specialty for item in supported)
+        words = [f"{_count(len(supported))} below the others in {metric} by more than chance: {named}."]
+    else:
         words = [f"No specialty lies below the others in {metric} by more than chance explains, so no share is raised."]
-        if unsupported:
-            least = unsupported[0]
-            words.append(
-                f"{least.specialty} measured lowest; about {least.questions_to_settle} eval questions (it has {least.n}) would "
-                "settle whether it is. Prepare with a larger EVAL_SPLIT_SIZE, or choose yourself in specialty_adjustments."
-            )
-        return words
-    words = [
-        f"{_count(len(supported))} below the others in {metric} by more than chance: "
-        + ", ".join(item.specialty for item in supported)
-        + "."
-    ]
     if raised:
         words.append(f"Raising {len(raised)} of these adds {sum(item.records_added for item in raised)} training records.")
     if len(raised) < len(supported):
         empty = [item.specialty for item in supported if item not in raised]
         words.append(f"Nothing is left to add for {', '.join(empty)}: they need new data.")
+    near = sorted(unsupported, key=lambda item: item.p_adjusted)[:NEAR_THE_CUT]
+    if near:
+        settle = ", ".join(f"{item.specialty} {_more(item)}" for item in near)
+        words.append(
+            f"Near the cut; to be settled by more eval questions than they have: {settle}. "
+            "Prepare with a larger EVAL_SPLIT_SIZE, or choose yourself in specialty_adjustments."
+        )
     return words
+
+
+def _more(item: Evidence) -> str:
+    return f"(has {item.n}, about {max(1, (item.questions_to_settle or 0) - item.n):,} more)"

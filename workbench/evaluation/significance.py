@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 LEVEL = 0.95
+ALPHA = 0.05  # at which a difference is called one
 EXACT_UP_TO = 12  # 4,096 sign patterns; beyond that they are drawn
 RESAMPLES = 9_999
 

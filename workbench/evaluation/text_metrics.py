@@ -35,6 +35,7 @@ SIGNATURES = {
     "METEOR": f"nltk {nltk.__version__}, WordNet 3.0, Porter stems, tok:words, case:lower",
     "exact_match": "SQuAD 1.1 normalisation",
     "token_f1": "SQuAD 1.1 normalisation",
+    "length_ratio": "words of the answer over words of the reference, split at white space",
 }
 
 
@@ -123,3 +124,9 @@ def token_f1(reference: str, hypothesis: str) -> float:
     if not left or not right:
         return float(left == right)
     return _f1((left & right).total(), left.total(), right.total())
+
+
+def length_ratio(reference: str, hypothesis: str) -> float | None:
+    """Words of the answer over words of the reference; None for an empty reference. 1 is as long."""
+    words = len(reference.split())
+    return len(hypothesis.split()) / words if words else None

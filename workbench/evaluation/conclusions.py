@@ -1,0 +1,70 @@
+"""What may be concluded from an evaluation, in sentences, and what may not."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from workbench.evaluation import significance
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MANY_CUT_OFF = 0.05  # share of answers from which MAX_NEW_TOKENS is worth raising
+
+
+def in_words(headline: pd.DataFrame, scored: dict[str, Any], metric: str, looks: int) -> list[str]:
+    """What may be concluded, and what may not.
+
+    Args:
+        headline: rows of `model_comparison.csv` of the split that is reported.
+        scored: tables of the evaluation: base, tuned, specialties, checks, corpus_bleu.
+        looks: evaluations that have looked at this holdout.
+    """
+    verdicts = [verdict for verdict in headline.loc[headline["missing"] == "", "verdict"] if verdict]
+    row = headline[headline["metric"] == metric].iloc[0]
+    sentences = [
+        f"On {int(row['n'])} holdout questions the tuned model is better in {verdicts.count('better')} of {len(verdicts)} metrics, "
+        f"worse in {verdicts.count('worse')}, and within noise in {verdicts.count('within noise')}.",
+        f"{metric}: {row['base']:.3f} base, {row['tuned']:.3f} tuned, difference {row['difference']:+.3f} "
+        f"(95% interval {row['ci_low']:+.3f} to {row['ci_high']:+.3f}).",
+        *little_above_floor(row),
+    ]
+    by_specialty = scored["specialties"]
+    held = by_specialty[(by_specialty["split"] == "holdout") & (by_specialty["metric"] == metric)]
+    both = scored["tuned"][metric] - scored["base"][metric]
+    sd = float(both[scored["tuned"]["split"] == "holdout"].std())
+    n = int(held["n"].median()) if len(held) else 0
+    least = significance.smallest_detectable(sd, n)
+    if least == least:
+        sentences.append(f"{n} questions of one specialty cannot show a difference in {metric} below {least:.2f} (80% power).")
+    checks = scored["checks"]
+    for _, row in checks[(checks["split"] == "holdout") & ((checks["base"] > 0) | (checks["tuned"] > 0))].iterrows():
+        text = f"{row['tuned']} of {row['n']} answers of the tuned model {row['says']} (base: {row['base']})."
+        if row["check"] == "cut_off" and row["tuned"] > MANY_CUT_OFF * row["n"]:
+            text += " Raise MAX_NEW_TOKENS."
+        sentences.append(text)
+    for name in ("base", "tuned"):
+        failed = int((scored[name]["finish_reason"] == "failed").sum())
+        if failed:
+            sentences.append(f"{failed} questions got no answer from the {name} model; run the same command again.")
+    corpus = scored["corpus_bleu"].get("holdout")
+    if corpus:
+        sentences.append(
+            f"Corpus BLEU on the holdout: {corpus['base']:.2f} base, {corpus['tuned']:.2f} tuned ({corpus['signature']})."
+        )
+    sentences.append(
+        f"This holdout has been looked at {looks} time{'s' * (looks != 1)}; choices made after each look make its next figure rosier."
+    )
+    return sentences
+
+
+def little_above_floor(row: Any) -> list[str]:
+    """A warning where most of a score is what any answer of the specialty would get."""
+    above = abs(row["tuned"] - row["floor_tuned"])
+    if not math.isfinite(above) or above > 0.25 * abs(row["tuned"]):
+        return []
+    return [
+        f"Beware: answers handed to other questions of the specialty score {row['floor_tuned']:.3f} already, so most of "
+        "what the tuned model scores is style, not knowledge of the question asked."
+    ]

@@ -1,0 +1,78 @@
+"""`history.csv`: this iteration beside the earlier ones, each paired with the one before on the same questions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from workbench import files, manifest
+from workbench.evaluation import significance
+
+NAME, ANSWERS = "history.csv", "finetuned_model_results.csv"
+TAKEN = ("split", "metric", "n", "base", "tuned", "tuned_low", "tuned_high", "difference", "ci_low", "ci_high")
+COLUMNS = ("iteration", "finished", "evaluation", "alike", "adapter", "train", *TAKEN, "change", "change_low", "change_high",
+           "change_p")  # fmt: skip
+
+
+def alike(config: dict[str, Any], splits: dict[str, str]) -> str:
+    """What two evaluations must share for their scores to be comparable: questions, and how they were asked and scored."""
+    counted = ("MAX_NEW_TOKENS", "TEMPERATURE", "RANDOM_SEED", "BERTSCORE_MODEL", "MAX_SAMPLES_PER_SPECIALTY", "LOAD_IN_4BIT",
+               "MEDICAL_LEXICON", "ENDPOINT")  # fmt: skip
+    fixed = {split: splits[split] for split in ("holdout", "eval")}
+    return files.sha256_of([{name: config.get(name) for name in counted}, fixed])[:12]
+
+
+def extend(output: Path, comparison: pd.DataFrame, tuned: pd.DataFrame, about: dict[str, Any]) -> pd.DataFrame:
+    """The earlier evaluations of this folder that can be compared, oldest first, and this one.
+
+    Args:
+        comparison: `model_comparison.csv` of this evaluation.
+        tuned: its answers, a row a question.
+        about: `iteration`, `finished`, `evaluation` (fingerprint), `alike`, `adapter`, `train` (records trained on).
+    """
+    known = [table for table in _earlier(output) if (table["alike"] == about["alike"]).all()]
+    # an evaluation done again, with another metric for example, stands in place of what it gave before
+    before = pd.concat(known, ignore_index=True) if known else pd.DataFrame(columns=list(COLUMNS))
+    before = before[(before["adapter"] != about["adapter"]) & (before["iteration"] <= about["iteration"])]
+    before = before.drop_duplicates(["adapter", "split", "metric"], keep="last")
+    rows = comparison.loc[comparison["missing"] == "", list(TAKEN)].assign(**about).reset_index(drop=True)
+    now = rows.join(_changes(rows, tuned, _answers_of(output, before)))[list(COLUMNS)]
+    return (pd.concat([before, now], ignore_index=True) if len(before) else now).sort_values(
+        ["iteration", "finished"], kind="stable", ignore_index=True
+    )
+
+
+def _earlier(output: Path) -> Iterator[pd.DataFrame]:
+    """Histories of the archived evaluations, the oldest first."""
+    paths = [path for path in output.glob(f"{files.ARCHIVE_NAME}/*/{NAME}") if manifest.read(path.parent)]
+    for path in sorted(paths, key=lambda path: (manifest.read(path.parent) or {})["finished"]):
+        yield pd.read_csv(path, dtype={"evaluation": str, "alike": str, "adapter": str})
+
+
+def _answers_of(output: Path, before: pd.DataFrame) -> pd.DataFrame | None:
+    """The scored answers of the last of these evaluations, where its folder still holds them."""
+    if before.empty:
+        return None
+    last = before.iloc[before["finished"].argmax()]["evaluation"]
+    for path in output.glob(f"{files.ARCHIVE_NAME}/*/{ANSWERS}"):
+        done = manifest.read(path.parent)
+        if done and done["fingerprint"] == last:
+            return pd.read_csv(path, dtype={"id": str})
+    return None
+
+
+def _changes(rows: pd.DataFrame, tuned: pd.DataFrame, previous: pd.DataFrame | None) -> pd.DataFrame:
+    """Of each row, the paired change of the tuned model's score since the evaluation before; NaN where there is none."""
+    both = None if previous is None else tuned.merge(previous, on=["id", "split"], suffixes=("", " before"))
+    found = []
+    for split, metric in zip(rows["split"], rows["metric"], strict=True):
+        estimate = significance.mean_interval([])
+        if both is not None and f"{metric} before" in both:
+            pairs = both[both["split"] == split].dropna(subset=[metric, f"{metric} before"])
+            difference = (pairs[metric] - pairs[f"{metric} before"]).tolist()
+            estimate = significance.stratified(difference, pairs["specialty"].tolist(), test=True)
+        found.append((estimate.mean, estimate.low, estimate.high, estimate.p))
+    return pd.DataFrame(found, columns=["change", "change_low", "change_high", "change_p"])

@@ -1,0 +1,104 @@
+"""What tuning cost elsewhere: a small set of general and safety questions of the project's own, asked of both models.
+
+An answer passes where it matches the pattern of its question: the fact, or for safety a word that sends to urgent help,
+declines, or refers to a clinician. Crude on purpose, the same for both models; the loss on fixed reference texts beside it
+needs no pattern.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from workbench.evaluation import significance
+
+SPLIT = "retention"
+COLUMNS = ("id", "kind", "question", "reference")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """`passes` is a regular expression, case aside, that a good answer matches somewhere."""
+
+    id: str
+    kind: str
+    question: str
+    answer: str
+    passes: str
+
+
+def items() -> list[Item]:
+    lines = Path(__file__).with_name("retention.jsonl").read_text(encoding="utf-8").splitlines()
+    return [Item(**json.loads(line)) for line in lines]
+
+
+def passes(item: Item, answer: str) -> bool:
+    return bool(re.search(item.passes, answer, re.IGNORECASE | re.DOTALL))
+
+
+def table(answers: Mapping[str, Mapping[str, str | None]], losses: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
+    """`retention.csv`: a row a question.
+
+    Args:
+        answers: arm to item id to answer, None where it failed to be made.
+        losses: arm to item id to the mean loss a token of the reference text, in nats.
+    """
+    rows = []
+    for item in items():
+        row: dict[str, Any] = {"id": item.id, "kind": item.kind, "question": item.question, "reference": item.answer}
+        for arm, given in answers.items():
+            text = given[item.id]
+            row |= {f"{arm}_answer": text or "", f"{arm}_passes": None if text is None else passes(item, text),
+                    f"{arm}_log_perplexity": losses.get(arm, {}).get(item.id, math.nan)}  # fmt: skip
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def summary(questions: pd.DataFrame) -> dict[str, Any]:
+    """General and safety questions of base and tuned model in one row each, and what they say in sentences."""
+    kinds = questions["kind"].str.partition(":")[0]
+    rows = []
+    for kind in ("general", "safety"):
+        part = questions[kinds == kind].dropna(subset=["base_passes", "tuned_passes"])
+        base, tuned = part["base_passes"].astype(bool), part["tuned_passes"].astype(bool)
+        only_base, only_tuned = int((base & ~tuned).sum()), int((tuned & ~base).sum())
+        difference = (part["tuned_log_perplexity"] - part["base_log_perplexity"]).dropna()
+        ratio = significance.mean_interval(difference.tolist())
+        rows.append(
+            {"kind": kind, "n": len(part), "base": int(base.sum()), "tuned": int(tuned.sum()), "only_base": only_base,
+             "only_tuned": only_tuned, "p": significance.mcnemar_p(only_base, only_tuned),
+             "base_perplexity": math.exp(part["base_log_perplexity"].mean()),
+             "tuned_perplexity": math.exp(part["tuned_log_perplexity"].mean()),
+             "ratio": math.exp(ratio.mean), "ratio_low": math.exp(ratio.low), "ratio_high": math.exp(ratio.high)}
+        )  # fmt: skip
+    return {"rows": rows, "in_words": [_in_words(row) for row in rows]}
+
+
+def _in_words(row: Mapping[str, Any]) -> str:
+    named = "general knowledge" if row["kind"] == "general" else "safety"
+    text = f"Of {row['n']} {named} questions the base passes {row['base']}, the tuned model {row['tuned']}"
+    if row["p"] <= significance.ALPHA:
+        text += ": " + ("tuning cost something here" if row["tuned"] < row["base"] else "tuning helped here")
+    elif row["base"] or row["tuned"]:
+        text += ", a difference that chance explains"
+    if row["ratio"] == row["ratio"]:
+        more = row["ratio_low"] > 1, row["ratio_high"] < 1
+        says = "less likely" if more[0] else "more likely" if more[1] else "as likely, within noise,"
+        text += f"; it finds their reference answers {says} than the base does (perplexity times {row['ratio']:.2f})".replace(
+            "noise, than", "noise, as"
+        )
+    return text + "."
+
+
+def rows_like(sample: Mapping[str, Any], asked_like: Any) -> Sequence[dict[str, Any]]:
+    """The items as rows of a split, asked under the prompt of `sample`, a row of a prepared split."""
+    return [
+        {**asked_like(sample, item.question), "id": item.id, "specialty": item.kind, "response": item.answer} for item in items()
+    ]
