@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,10 @@ from workbench import files, manifest, settings
 from workbench.errors import UserError, run_script
 
 if TYPE_CHECKING:
-    from workbench.evaluation.answers import Answer, Question
+    import pandas as pd
+
+    from workbench.evaluation.answering import Answering, Asked
+    from workbench.evaluation.answers import Answer
     from workbench.evaluation.arms import Arm
     from workbench.evaluation.decoding import Decoding
     from workbench.evaluation.metrics import MetricSuite
@@ -66,8 +69,12 @@ class EvaluationConfig(settings.Settings):
     ENDPOINT_MODELS: list[str] = []
     # Requests that are under way at a server at once.
     ENDPOINT_REQUESTS: int = 32
+    # A server that grades both answers of each holdout question, in both orders: "http://HOST:PORT MODEL". None by default.
+    JUDGE: str = ""
     # "together" answers base and tuned rows in the same batches, "in turn" one model after the other; "auto" chooses.
     ARMS: str = "auto"
+    # Also ask 54 questions of general knowledge and safety: what did tuning cost elsewhere?
+    RETENTION: bool = True
     # GPUs to use on this machine; None takes all. They share the questions.
     NUM_GPUS: int | None = None
     RANDOM_SEED: int = 42
@@ -85,7 +92,7 @@ ENGINE = "static batches that rows leave when done, v1"
 SCRIPT = "evaluation.py"
 ORDERS = ("auto", "together", "in turn")
 # these change how answers are got, not which are asked for
-NOT_IN_FINGERPRINT = {"ENDPOINT_REQUESTS", "NUM_GPUS"}
+NOT_IN_FINGERPRINT = {"ENDPOINT_REQUESTS", "NUM_GPUS", "MEDICAL_LEXICON"}  # of the lexicon its contents count
 
 
 def make_metrics(bertscore_model: str, lexicon: str = "") -> MetricSuite:
@@ -115,6 +122,8 @@ def check(config: EvaluationConfig) -> None:
         raise UserError(f"ARMS must be one of {', '.join(ORDERS)}, not {config.ARMS!r}.")
     if len(config.ENDPOINT_MODELS) not in (0, 2):
         raise UserError("ENDPOINT_MODELS takes two names, of the base and of the tuned model, as the server knows them.")
+    if config.JUDGE and not (config.JUDGE.startswith(("http://", "https://")) and len(config.JUDGE.split()) == 2):
+        raise UserError(f"JUDGE={config.JUDGE}: give address and model, such as JUDGE='http://HOST:PORT MODEL'.")
     if config.ENDPOINT and not config.ENDPOINT.startswith(("http://", "https://")):
         raise UserError(f"ENDPOINT={config.ENDPOINT}: is no address; give http://HOST:PORT.")
 
@@ -208,20 +217,14 @@ def ask_one(config: EvaluationConfig, inputs: Inputs, text: str) -> None:
     """`--ask`: what each model answers to one question, under the prompt that the data was prepared with."""
     from workbench import chat, models
     from workbench.data import dataset_folders
-    from workbench.evaluation import arms, asking
+    from workbench.evaluation import answers, arms, asking
     from workbench.evaluation.decoding import Decoder, Row
     from workbench.evaluation.endpoint import Endpoint, ServerDecoding
 
     models.quiet()
     if chat.SPECIAL_TOKEN.search(text) or not text.strip():
         raise UserError("--ask takes a question in plain text.")
-    sample = dataset_folders.read_split(inputs.data_folder, "holdout")[0]
-    # the stored prompt with its question exchanged: whatever template made it, this one is asked alike
-    before, found, after = sample["formatted_prompt"].rpartition(sample["question"])
-    if not found:
-        raise UserError("the prepared prompts do not hold their question word for word, so --ask cannot make one.")
-    turns = [{**turn, "content": text.strip()} if turn["role"] == "user" else turn for turn in sample["messages"]]
-    row = {**sample, "question": text.strip(), "formatted_prompt": before + text.strip() + after, "messages": turns}
+    row = answers.asked_like(dataset_folders.read_split(inputs.data_folder, "holdout")[0], text.strip())
     planned = plan_arms(config, inputs, {})
     base = "" if config.ENDPOINT else check_base(config, inputs)
 
@@ -253,31 +256,24 @@ def tokenizer_of(arm: Arm, inputs: Inputs) -> Any:
     return models.load_tokenizer(arm.source if own else str(inputs.adapter_folder))
 
 
-@dataclass
-class Asked:
-    """An arm with its questions, in the same order for all, and the keys of their answers."""
-
-    arm: Arm
-    questions: list[Question]
-    keys: list[str]
-    tokenizer: Any
-    decoding: Any
-
-
 def collect(config: EvaluationConfig, inputs: Inputs, planned: list[Arm]) -> dict[str, Asked]:
     """What each arm is asked, and under which keys its answers are stored."""
     from workbench.data import dataset_folders
-    from workbench.evaluation import answers, arms
+    from workbench.evaluation import answers, arms, retention
+    from workbench.evaluation.answering import Asked
     from workbench.evaluation.endpoint import ServerDecoding
 
-    splits = {split: dataset_folders.read_split(inputs.data_folder, split) for split in ("holdout", "eval")}
-    if not any(map(len, splits.values())):
+    splits: dict[str, Any] = {split: dataset_folders.read_split(inputs.data_folder, split) for split in ("holdout", "eval")}
+    sample = next((rows[0] for rows in splits.values() if len(rows)), None)
+    if sample is None:
         raise UserError(f"{inputs.data_folder}: holdout and eval are empty, so there is nothing to ask.")
+    more = {retention.SPLIT: retention.rows_like(sample)} if config.RETENTION else {}
     found = {}
     for arm in planned:
         tokenizer = tokenizer_of(arm, inputs)
         limit, message = config.MAX_SAMPLES_PER_SPECIALTY, inputs.data["settings"]["SYSTEM_MESSAGE"]
         questions = arms.questions_for(arm, splits, tokenizer, limit, message)
+        questions += arms.questions_for(arm, more, tokenizer, None, message)
         if tokenizer is None:
             decoding: Any = ServerDecoding(config.MAX_NEW_TOKENS, config.TEMPERATURE, config.RANDOM_SEED)
         else:
@@ -288,132 +284,26 @@ def collect(config: EvaluationConfig, inputs: Inputs, planned: list[Arm]) -> dic
     return found
 
 
-def generate(
-    config: EvaluationConfig, asked: dict[str, Asked], base: str, output: Path, here: Any, *, rescore: bool
-) -> tuple[dict[str, list[Answer]], dict[str, Any]]:
-    """Every answer of every arm, from the store where they are there already; the processes share what is not.
-
-    Returns:
-        answers by arm, in the order of the questions (none but in the first process), and what is to be recorded.
-    """
-    from workbench.evaluation import answers
-
-    wanted = {key for one in asked.values() for key in one.keys}
-    record: dict[str, Any] = {"engine": ENGINE, "generated": 0}
-    record["arms"] = {name: one.arm.identity for name, one in asked.items()}
-    if here.is_main_process:
-        store = answers.AnswerStore(output)
-        store.gather_parts(wanted)  # what the processes of a killed run had stored
-        adopted = sum(store.adopt(path, wanted) for path in answers.archived(output))
-        if adopted:
-            print(f"  {adopted} answers are taken over from an earlier evaluation of the same model and questions")
-    here.wait_for_everyone()
-    if not here.is_main_process:
-        store = answers.AnswerStore(output, here.process_index)
-    if not rescore:
-        ask_models(config, asked, base, store, here, record)
-        here.wait_for_everyone()
-    if not here.is_main_process:
-        return {}, record
-    store.gather_parts(wanted)
-    if not rescore:
-        ask_servers(config, asked, store, record)
-    for name, one in asked.items():
-        answers.check_complete(one.questions, one.keys, store, name)
-    return {name: [store.answers[key] for key in one.keys] for name, one in asked.items()}, record
-
-
-def ask_models(
-    config: EvaluationConfig, asked: dict[str, Asked], base: str, store: Any, here: Any, record: dict[str, Any]
-) -> None:
-    """The models of this machine, each loaded once."""
-    from workbench import models, processes
-    from workbench.evaluation import arms, asking
-
-    missing = [one.arm for one in asked.values() if one.arm.kind != "endpoint" and any(map(store.lacks, one.keys))]
-    if not missing:
-        return
-    if here.is_main_process:
-        print(f"loading {', '.join(dict.fromkeys(arm.source for arm in missing))} …", flush=True)
-    for model, of_model in arms.loads(missing, base, load_in_4bit=bool(config.LOAD_IN_4BIT)):
-        sample = asked[of_model[0].name]
-        for arm in of_model:
-            if arm.adapter:
-                change = asking.assert_adapter_works(model, arm.adapter, asked[arm.name].questions[0])
-                record.setdefault("largest_logit_change", {})[arm.name] = change
-        alike = [arm for arm in of_model if asked[arm.name].questions == sample.questions]
-        together = together_wins(config, model, len(alike))
-        size = config.BATCH_SIZE
-        if size is None:
-            rows = len(alike) if together else 1
-            found = asking.find_batch_size(model.device.type, sample.questions, sample.decoding, model.config, rows)
-            # the same plan in all, whatever is free on each: they take turns at its batches
-            size = processes.least(here, found)
-        record["batch_size"], record["order"] = size, "together" if together else "in turn"
-        if here.is_main_process:
-            print(
-                f"asking {len(sample.questions)} questions, {size} at a time, {record['order']}, on {models.describe_device()}",
-                flush=True,
-            )
-        asker = asking.Asker(store, sample.tokenizer, sample.decoding, size, here.process_index, here.num_processes)
-        if together:
-            keys = {arm.name: asked[arm.name].keys for arm in alike}
-            record["generated"] += asker.ask_together(model, {arm.name: arm.adapter for arm in alike}, sample.questions, keys)
-        for arm in of_model:
-            if not together or arm not in alike:
-                one = asked[arm.name]
-                record["generated"] += asker.ask_in_turn(model, arm.name, arm.adapter, one.questions, one.keys)
-        del model  # so that it is gone before the next one is loaded
-
-
-def together_wins(config: EvaluationConfig, model: Any, arms_here: int) -> bool:
-    """Whether base and adapters answer in the same batches: on a GPU, where a step costs the same for more rows."""
-    from workbench.evaluation import asking
-
-    if arms_here < 2 or config.ARMS == "in turn":
-        return False
-    if not asking.can_mix(model):
-        if config.ARMS == "together":
-            raise UserError("ARMS=together: a weight-decomposed adapter (DoRA) cannot answer beside others. Use ARMS=auto.")
-        return False
-    return config.ARMS == "together" or model.device.type == "cuda"
-
-
-def ask_servers(config: EvaluationConfig, asked: dict[str, Asked], store: Any, record: dict[str, Any]) -> None:
-    """The arms that a server answers for."""
-    from workbench.evaluation import asking
-    from workbench.evaluation.endpoint import Endpoint
-
-    for one in asked.values():
-        if one.arm.kind != "endpoint" or not any(map(store.lacks, one.keys)):
-            continue
-        endpoint = Endpoint(one.arm.source, one.arm.served_as)
-        print(f"asking {endpoint.address} for {one.arm.name}: questions leave this machine", flush=True)
-        record["generated"] += asking.ask_endpoint(
-            endpoint, one.arm.name, one.questions, one.keys, store, one.decoding, config.ENDPOINT_REQUESTS
-        )
-
-
-def score(
-    config: EvaluationConfig, suite: MetricSuite, asked: dict[str, Asked], answers: dict[str, list[Answer]]
-) -> dict[str, Any]:
-    """Tables of all arms with every metric, the floors, and the comparisons with the base."""
+def score(config: EvaluationConfig, suite: MetricSuite, answering: Answering) -> dict[str, Any]:
+    """Tables of all arms with every metric, the floors, the comparisons with the base, and what tuning cost elsewhere."""
     import pandas as pd
 
-    from workbench.evaluation import comparison, text_metrics
+    from workbench.evaluation import comparison, retention, text_metrics
 
+    answers = answering.answers()
     print(f"scoring {sum(map(len, answers.values()))} answers in {len(suite.names())} metrics …", flush=True)
     tables, scores, floor, corpus = {}, {}, {}, {}
     for arm, given in answers.items():
-        questions = asked[arm].questions
-        pairs = [None if a.finish == "failed" else (q.reference, a.text) for q, a in zip(questions, given, strict=True)]
-        scores[arm] = suite.score(pairs)
-        tables[arm] = comparison.answers_table(questions, given, scores[arm])
+        asked = zip(answering.asked[arm].questions, given, answering.losses_under_base(arm), strict=True)
+        kept = [(q, a, loss) for q, a, loss in asked if q.split != retention.SPLIT]
+        pairs = [None if a.finish == "failed" else (q.reference, a.text) for q, a, _ in kept]
+        scores[arm] = suite.score(pairs, measured={"log_perplexity": [loss for _, _, loss in kept]})
+        tables[arm] = comparison.answers_table([q for q, _, _ in kept], [a for _, a, _ in kept], scores[arm])
         floor[arm] = comparison.floors(suite, tables[arm], config.RANDOM_SEED)
         for split in comparison.SPLITS:
-            kept = [pair for pair, q in zip(pairs, questions, strict=True) if pair is not None and q.split == split]
-            if kept:
-                value, signature = text_metrics.corpus_bleu([r for r, _ in kept], [h for _, h in kept])
+            texts = [pair for pair, (q, _, _) in zip(pairs, kept, strict=True) if pair is not None and q.split == split]
+            if texts:
+                value, signature = text_metrics.corpus_bleu([r for r, _ in texts], [h for _, h in texts])
                 corpus.setdefault(split, {"signature": signature})[arm] = value
     missing = {name: reason for one in scores.values() for name, reason in one.missing.items()}
     for name, reason in missing.items():
@@ -437,7 +327,30 @@ def score(
         "models": pd.concat(others, ignore_index=True),
         "checks": comparison.by_check(tables["base"], tables["tuned"]),
         "specialties": comparison.by_specialty(tables["base"], tables["tuned"], suite, config.RANDOM_SEED),
+        "retention": elsewhere(answering, answers) if config.RETENTION else None,
     }
+
+
+def elsewhere(answering: Answering, answers: dict[str, list[Answer]]) -> pd.DataFrame:
+    """`retention.csv`: what every arm answers to general and safety questions."""
+    from workbench.evaluation import retention
+
+    given = {
+        arm: {q.id: None if a.finish == "failed" else a.text for q, a in zip(answering.asked[arm].questions, found, strict=True)}
+        for arm, found in answers.items()
+    }
+    return retention.table(given, {arm: answering.losses_of_references(arm) for arm in answers})
+
+
+def judged(config: EvaluationConfig, scored: dict[str, Any], answering: Answering, *, stored_only: bool) -> pd.DataFrame:
+    """`judge_results.csv`: grades of both models' answers to the holdout questions."""
+    from workbench.evaluation import judge
+    from workbench.evaluation.endpoint import Endpoint
+
+    on_holdout = scored["base"]["split"] == "holdout"
+    asked = judge.questions(scored["base"][on_holdout], scored["tuned"][on_holdout])
+    endpoint = Endpoint(*config.JUDGE.split())
+    return judge.table(asked, judge.ask(endpoint, asked, answering.store, config.ENDPOINT_REQUESTS, stored_only=stored_only))
 
 
 def recommend(config: EvaluationConfig, suite: MetricSuite, inputs: Inputs, scored: dict[str, Any]) -> dict[str, Any]:
@@ -473,7 +386,7 @@ def write_results(
 ) -> list[str]:
     """Tables, charts, recommendations and report; returns what they say in sentences."""
     from workbench.data import iterations
-    from workbench.evaluation import charts, comparison, conclusions, history, report
+    from workbench.evaluation import charts, comparison, conclusions, history, judge, report, retention
 
     look = {"fingerprint": fingerprint, "time": manifest.now(), "adapter": inputs.training["inputs"]["adapter"]}
     looks = iterations.count_holdout_look(inputs.data_folder, look)
@@ -481,6 +394,8 @@ def write_results(
     tables = {named.get(arm, f"{arm}_model_results.csv"): table for arm, table in scored["tables"].items()}
     tables |= {"model_comparison.csv": scored["comparison"], "specialty_performance.csv": scored["specialties"],
                "answer_checks.csv": scored["checks"]}  # fmt: skip
+    tables |= {name: scored[of] for name, of in (("retention.csv", "retention"), ("judge_results.csv", "judged"))
+               if scored[of] is not None}  # fmt: skip
     if len(scored["tables"]) > 2:
         tables["models_comparison.csv"] = scored["models"]
     for name, table in tables.items():
@@ -496,7 +411,11 @@ def write_results(
     )  # fmt: skip
     headline = scored["comparison"][scored["comparison"]["split"] == "holdout"]
     charts.model_comparison(output / "model_comparison.png", headline, split="holdout")
+    elsewhere_summary = retention.summary(scored["retention"]) if config.RETENTION else None
+    judge_summary = judge.summary(scored["judged"], config.JUDGE.split()[1]) if config.JUDGE else None
     sentences = conclusions.in_words(headline, scored, metric, looks)
+    for summary in (elsewhere_summary, judge_summary):
+        sentences += summary["in_words"] if summary else []
     training = inputs.training
     earlier = history.extend(
         output, scored["comparison"], scored["tuned"],
@@ -524,7 +443,8 @@ def write_results(
             "specialties": sorted(scored["base"]["specialty"].unique()),
         },
         tables=scored["tables"], comparison=scored["comparison"], specialties=specialties, models=scored["models"],
-        checks=scored["checks"], history=earlier, metric=metric, advice=advice, seed=config.RANDOM_SEED,
+        checks=scored["checks"], history=earlier, metric=metric, advice=advice,
+        retention=elsewhere_summary, judged=judge_summary, seed=config.RANDOM_SEED,
     )  # fmt: skip
     return sentences
 
@@ -649,6 +569,7 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
     """Answers, scores, tables; the caller holds the folder's lock. Other processes than the first only answer."""
     from workbench import processes
     from workbench.evaluation import answers
+    from workbench.evaluation.answering import Answering, How
     from workbench.evaluation.endpoint import Endpoint
     from workbench.models import describe_device
 
@@ -686,10 +607,14 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
         if state == "resume":
             print("  going on where the last run stopped")
     here.wait_for_everyone()
-    given, record = generate(config, asked, base, output, here, rescore=rescore)
+    how = How(config.BATCH_SIZE, config.ARMS, bool(config.LOAD_IN_4BIT), config.ENDPOINT_REQUESTS)
+    answering = Answering(output, asked, base, how, here)
+    if not rescore:
+        answering.ask()
     if not here.is_main_process:
         return
-    scored = score(config, suite, asked, given)
+    scored = score(config, suite, answering)
+    scored["judged"] = judged(config, scored, answering, stored_only=rescore) if config.JUDGE else None
     advice = recommend(config, suite, inputs, scored)
     for sentence in write_results(config, inputs, output, scored, advice, fingerprint):
         print(f"  {sentence}")
@@ -699,7 +624,7 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
         {"adapter": inputs.training["inputs"]["adapter"], "base_weights": inputs.training["inputs"]["base_weights"],
          "dataset": inputs.data["fingerprint"], "splits": inputs.data["splits"]},
         started,
-        made_by=SCRIPT, iteration=inputs.iteration, device=describe_device(), run=record, missing=scored["missing"],
+        made_by=SCRIPT, iteration=inputs.iteration, device=describe_device(), run={"engine": ENGINE, **answering.record}, missing=scored["missing"],
         corpus_bleu=scored["corpus_bleu"],
     )  # fmt: skip
     manifest.finish(output, contents)

@@ -104,7 +104,7 @@ def run_arm(options: argparse.Namespace) -> None:
         asking.Decoder = Ending  # type: ignore[misc]
         with tempfile.TemporaryDirectory() as folder:
             store = AnswerStore(Path(folder))
-            store.add = lambda answers: store.answers.update({a.key: a for a in answers})  # type: ignore[method-assign]
+            store.add = lambda answers: store.records.update({a.key: a for a in answers})  # type: ignore[method-assign]
             size = options.batch or asking.find_batch_size(
                 model.device.type, questions, settings, model.config, 2 if options.arm == "ours-together" else 1
             )
@@ -115,7 +115,7 @@ def run_arm(options: argparse.Namespace) -> None:
             else:
                 for arm, adapter in (("base", None), ("tuned", "tuned")):
                     asker.ask_in_turn(model, arm, adapter, questions, keys[arm])
-            kept = {key: json.loads(answer.text) for key, answer in store.answers.items()}
+            kept = {key: json.loads(answer.text) for key, answer in store.records.items()}
         found = {arm: [kept[key] for key in keys[arm]] for arm in keys}
     else:
         size = 1 if options.arm == "plain" else options.batch or 32

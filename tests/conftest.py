@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -146,6 +148,42 @@ def served(model: Path) -> Iterator[str]:
     finally:
         process.kill()
         process.wait()
+
+
+@contextlib.contextmanager
+def chat_server(reply: Callable[[list[dict[str, str]]], str | None], finish: str = "stop") -> Iterator[str]:
+    """The address of an OpenAI-compatible server that says what `reply` makes of the messages; None refuses with 503."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            said = reply(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"])
+            body = {} if said is None else {
+                "id": "1", "object": "chat.completion", "created": 0, "model": "m",
+                "usage": {"completion_tokens": 2, "prompt_tokens": 1, "total_tokens": 3},
+                "choices": [{"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": said}}],
+            }  # fmt: skip
+            self._send(503 if said is None else 200, body)
+
+        def do_GET(self):
+            self._send(200, {"object": "list", "data": [{"id": "m", "object": "model", "created": 0, "owned_by": "us"}]})
+
+        def _send(self, status, body):
+            payload = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(payload)))
+            self.end_headers()
+            self.wfile.write(payload)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
 
 
 def prepare_command(folders: dict[str, Path]) -> list[str]:

@@ -1,18 +1,15 @@
 """Further models, several processes and servers: each really asked, on the embedded model."""
 
 import csv
-import http.server
-import json
-import threading
 
 import pytest
-from conftest import evaluate_command, mistake, run_script, served
+from conftest import chat_server, evaluate_command, mistake, run_script, served
 
 from workbench import manifest
 from workbench.errors import UserError
 from workbench.evaluation import answers, asking, endpoint
 
-FEW = ("MAX_SAMPLES_PER_SPECIALTY=3", "MAX_NEW_TOKENS=16", "BATCH_SIZE=8")
+FEW = ("MAX_SAMPLES_PER_SPECIALTY=3", "MAX_NEW_TOKENS=16", "BATCH_SIZE=8", "RETENTION=False")
 
 
 @pytest.fixture(scope="module")
@@ -106,48 +103,28 @@ def test_a_mistake_leaves_a_finished_evaluation_in_its_place(small_run, few, mon
     assert again.returncode == 0 and "up to date" in again.stdout
 
 
-class Flaky(http.server.BaseHTTPRequestHandler):
-    """Refuses every question that says "bad", and each other one the first time."""
-
-    seen: dict[str, int] = {}
-
-    def do_POST(self):
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][-1]["content"]
-        self.seen[asked] = self.seen.get(asked, 0) + 1
-        refused = "bad" in asked or self.seen[asked] == 1
-        body = {} if refused else {
-            "id": "1", "object": "chat.completion", "created": 0, "model": "m", "usage": {"completion_tokens": 2, "prompt_tokens": 1, "total_tokens": 3},
-            "choices": [{"index": 0, "finish_reason": "length", "message": {"role": "assistant", "content": f" about {asked} "}}],
-        }  # fmt: skip
-        payload = json.dumps(body).encode()
-        self.send_response(503 if refused else 200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        self.wfile.write(payload)
-
-    def log_message(self, *_):
-        pass
-
-
 def test_a_request_that_fails_is_tried_again_and_then_a_failed_answer(tmp_path, monkeypatch):
     monkeypatch.setattr(endpoint, "RETRIES", 2)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Flaky)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    seen = {}
+
+    def reply(messages):
+        """Refuses every question that says "bad", and each other one the first time."""
+        asked = messages[-1]["content"]
+        seen[asked] = seen.get(asked, 0) + 1
+        return None if "bad" in asked or seen[asked] == 1 else f" about {asked} "
+
+    with chat_server(reply, finish="length") as address:
         asked = [
             answers.Question(text, "eval", "x", text, "r", text, (), (("user", text),)) for text in ("gout", "bad luck", "croup")
         ]
         store = answers.AnswerStore(tmp_path)
-        model = endpoint.Endpoint(f"http://127.0.0.1:{server.server_port}/v1/", "m")
+        model = endpoint.Endpoint(f"{address}/v1/", "m")
         settings = endpoint.ServerDecoding(8, 0.0, 1)
         keys = [question.id for question in asked]
         assert asking.ask_endpoint(model, "base", asked, keys, store, settings, 2) == 3
-        assert [(store.answers[key].finish, store.answers[key].text) for key in keys] == [
+        assert [(store.records[key].finish, store.records[key].text) for key in keys] == [
             ("length", "about gout"), ("failed", ""), ("length", "about croup"),
         ]  # fmt: skip
-        assert "503" in store.answers["bad luck"].error and Flaky.seen["bad luck"] == 3
+        assert "503" in store.records["bad luck"].error and seen["bad luck"] == 3
         with pytest.raises(UserError, match="not one of 1 requests"):
             asking.ask_endpoint(model, "base", asked[1:2], keys[1:2], store, settings, 2)
-    finally:
-        server.shutdown()

@@ -153,7 +153,7 @@ def test_out_of_memory_halves_the_batch_and_loses_no_answer(model_and_tokenizer,
     store = answers.AnswerStore(tmp_path)
     asker = asking.Asker(store, tokenizer, decoding(tokenizer), 6)
     asker.ask_in_turn(model, "base", None, asked, [q.id for q in asked])
-    assert sizes[:2] == [6, 3] and len(store.answers) == 6 and all(a.finish != "failed" for a in store.answers.values())
+    assert sizes[:2] == [6, 3] and len(store.records) == 6 and all(a.finish != "failed" for a in store.records.values())
 
 
 def test_an_answer_is_kept_apart_by_prompt_model_settings_and_engine(model_and_tokenizer):
@@ -196,6 +196,32 @@ def test_checks_of_answers_are_counted_for_both_models_and_shown(small_run):
     assert "were cut off at MAX_NEW_TOKENS" in report and 'data-mark="cut_off"' in report and "Raise MAX_NEW_TOKENS" in report
 
 
+def test_answers_come_with_their_likelihood_under_the_base_and_its_own_are_the_likelier(small_run):
+    means = {}
+    for name in ("base", "finetuned"):
+        losses = [
+            float(row["log_perplexity"])
+            for row in read(small_run["scores"], f"{name}_model_results.csv")
+            if row["log_perplexity"]
+        ]
+        assert losses and min(losses) > 0
+        means[name] = sum(losses) / len(losses)
+    assert means["base"] < means["finetuned"]
+
+
+def test_general_and_safety_questions_are_asked_of_both_models_and_counted(small_run):
+    from workbench.evaluation import retention
+
+    rows = read(small_run["scores"], "retention.csv")
+    assert [row["id"] for row in rows] == [item.id for item in retention.items()]
+    assert all(row["base_answer"] or row["tuned_answer"] for row in rows[:5])
+    assert all(
+        float(row["base_log_perplexity"]) > 0 and row["base_log_perplexity"] != row["tuned_log_perplexity"] for row in rows
+    )
+    assert not any(row["split"] == "retention" for row in read(small_run["scores"], "base_model_results.csv"))
+    assert "Of 30 general knowledge questions" in (small_run["scores"] / "report.html").read_text()
+
+
 def test_tables_hold_difference_interval_floor_and_signature(small_run):
     for row in read(small_run["scores"], "model_comparison.csv"):
         if row["missing"]:
@@ -203,7 +229,10 @@ def test_tables_hold_difference_interval_floor_and_signature(small_run):
             continue
         assert float(row["difference"]) == pytest.approx(float(row["tuned"]) - float(row["base"]), abs=1e-4)
         assert float(row["ci_low"]) <= float(row["difference"]) <= float(row["ci_high"])
-        assert row["signature"] and row["floor_tuned"]
+        assert row["signature"] and (row["floor_tuned"] or row["metric"] == "log_perplexity")
+        assert row["verdict"] in (
+            {""} if row["metric"] in ("length_ratio", "log_perplexity") else {"better", "worse", "within noise"}
+        )
     rows = read(small_run["scores"], "specialty_performance.csv")
     assert {row["specialty"] for row in rows} == {"cardiology", "dentistry", "neurology", "urology"}
     assert all(float(row["p_adjusted"]) >= float(row["p"]) - 1e-9 for row in rows if row["p"] and row["p_adjusted"])
@@ -268,7 +297,7 @@ def test_base_answers_are_taken_over_by_the_evaluation_of_another_adapter(small_
     assert run_script(*train_command(folders, "LORA_RANK=4")).returncode == 0
     second = run_script(*evaluate_command(folders))
     assert second.returncode == 0, second.stderr
-    count = len(read(folders["scores"], "base_model_results.csv"))
+    count = len(read(folders["scores"], "base_model_results.csv")) + len(read(folders["scores"], "retention.csv"))
     assert f"{count} answers are taken over" in second.stdout
     assert manifest.read(folders["scores"])["run"]["generated"] == count
     assert (folders["scores"] / "archive" / "iteration_001" / "report.html").exists()
@@ -279,13 +308,13 @@ def test_a_failed_answer_of_another_process_is_kept_and_a_good_one_takes_its_pla
     good, failed = (answers.Answer("k", "q", "base", text, finish, 1) for text, finish in (("yes", "stop"), ("", "failed")))
     second.add([failed])
     first.gather_parts({"k"})
-    assert first.answers["k"].finish == "failed" and first.lacks("k")
+    assert first.records["k"].finish == "failed" and first.lacks("k")
     second.add([good])
     first.gather_parts({"k"})
-    assert first.answers["k"].text == "yes" and not list(tmp_path.glob("*part*"))
+    assert first.records["k"].text == "yes" and not list(tmp_path.glob("*part*"))
     second.add([failed])
     first.gather_parts({"k"})
-    assert answers.AnswerStore(tmp_path).answers["k"].text == "yes"
+    assert answers.AnswerStore(tmp_path).records["k"].text == "yes"
 
 
 def test_ask_prints_what_both_models_say(small_run):
@@ -330,27 +359,19 @@ def test_an_adapter_of_another_holdout_or_base_is_refused(small_run, tmp_path, e
     assert done.returncode == 2 and "another base" in done.stderr
 
 
-def test_text_of_models_and_files_does_nothing_in_html_or_csv(tmp_path):
+def test_text_that_a_spreadsheet_would_run_is_made_harmless_in_every_column(tmp_path):
     import pandas as pd
 
-    from workbench.evaluation import comparison, report
+    from workbench.evaluation import comparison
 
-    evil = "<script>alert(1)</script>"
-    table = pd.DataFrame([{"id": "1", "split": "holdout", "specialty": "x", "question": evil, "reference": evil,
-                           "prediction": "=HYPERLINK(1)", "finish_reason": "stop", "tokens": 1, "error": "", "ROUGE-L": 0.5}])  # fmt: skip
+    table = pd.DataFrame([{"id": "1", "prediction": "=HYPERLINK(1)", "tuned_answer": "@SUM(1)", "ROUGE-L": -0.5}])
     with files.atomic_open(tmp_path / "a.csv") as file:
         comparison.write_csv(table, file)
-    assert read(tmp_path, "a.csv")[0]["prediction"] == "'=HYPERLINK(1)"
-    report.write(
-        tmp_path / "report.html", heading={"iteration": 1, "facts": {"model": evil}, "in_words": [evil], "specialties": [evil]},
-        comparison=pd.DataFrame(columns=["split"]), base=table, tuned=table, metric="ROUGE-L", lower_is_better=False,
-        advice={"in_words": [evil], "evidence": []}, pictures={"model_comparison": tmp_path / "no", "specialty_analysis": tmp_path / "no"},
-    )  # fmt: skip
-    assert "<script>alert" not in (tmp_path / "report.html").read_text()
+    assert read(tmp_path, "a.csv") == [{"id": "1", "prediction": "'=HYPERLINK(1)", "tuned_answer": "'@SUM(1)", "ROUGE-L": "-0.5"}]
 
 
 @pytest.mark.parametrize(("tuned", "floor", "warned"), [(0.083, 0.076, True), (0.47, 0.12, False), (0.3, float("nan"), False)])
 def test_a_score_that_is_mostly_style_is_called_so(tuned, floor, warned):
-    import evaluation
+    from workbench.evaluation import conclusions
 
-    assert bool(evaluation.little_above_floor({"tuned": tuned, "floor_tuned": floor})) == warned
+    assert bool(conclusions.little_above_floor({"tuned": tuned, "floor_tuned": floor})) == warned

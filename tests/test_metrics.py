@@ -81,3 +81,26 @@ def test_shuffling_gives_no_answer_to_its_own_question_and_stays_in_the_specialt
     assert sorted(order) == list(range(8))
     assert all(groups[row] == groups[other] for row, other in enumerate(order))
     assert all(row != other for row, other in enumerate(order) if groups[row] != "c")
+
+
+def test_a_lexicon_of_the_users_own_decides_what_a_medical_term_is(tmp_path):
+    from workbench.evaluation import medical_metrics
+
+    path = tmp_path / "terms.txt"
+    path.write_text("Heart failure\nheart\n\ngout\n", encoding="utf-8")
+    assert medical_metrics.medical_terms("Heart failure, the heart and gouty gout; asthma.", str(path)) == (
+        "heart failure",
+        "heart",
+        "gout",
+    )
+    assert medical_metrics.medical_token_f1("heart failure", "Heart-failure? heart failure", str(path)) == 1.0
+    suite = MetricSuite("embedded", str(path))
+    table = suite.score([("gout and asthma", "gout"), ("asthma", "asthma")])
+    assert table.scores["medical_token_f1"] == [1.0, None] and "terms.txt" in table.signatures["medical_token_f1"]
+    for content in (None, "\n 12 \n"):
+        path.unlink(missing_ok=True)
+        if content is not None:
+            path.write_text(content)
+        medical_metrics.read_lexicon.cache_clear()
+        with pytest.raises(UserError, match="a term a line"):
+            MetricSuite("embedded", str(path))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from workbench import chat, files
+from workbench.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,13 @@ class Question:
     messages: tuple[tuple[str, str], ...] = ()
 
 
+class Keyed(Protocol):
+    """A record that a store keeps: a dataclass with a key."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    key: str
+
+
 @dataclass(slots=True)
 class Answer:
     """What a model answered. `finish` is "stop", "length" or "failed"; `key` names prompt, model and settings."""
@@ -41,6 +49,18 @@ class Answer:
     finish: str
     tokens: int
     error: str = ""
+
+
+R = TypeVar("R", bound=Keyed)
+
+
+def asked_like(sample: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """The row of another question under the prompt of `sample`, a row of a prepared split, whatever template made it."""
+    before, found, after = sample["formatted_prompt"].rpartition(sample["question"])
+    if not found:
+        raise UserError("the prepared prompts do not hold their question word for word, so no other can be put in its place.")
+    turns = [{**turn, "content": text} if turn["role"] == "user" else turn for turn in sample["messages"]]
+    return {**sample, "question": text, "formatted_prompt": before + text + after, "messages": turns}
 
 
 def questions_of(split: str, rows: Any, tokenizer: Any, limit: int | None, *, encoder_decoder: bool = False) -> list[Question]:
@@ -69,55 +89,75 @@ def answer_key(question: Question, model_identity: str, decoding: Any, engine: s
     return files.sha256_of([question.prompt, model_identity, asdict(decoding), engine])[:32]
 
 
-class AnswerStore:
-    """`predictions.jsonl`: a line an answer, appended as batches finish; a torn last line is dropped.
+class Store(Generic[R]):
+    """A file of JSON lines, a line a record under its key, appended as records come; a torn last line is dropped.
 
     Args:
-        process: of several that share the questions, the first (0) writes the file that stays, each other a part of its own.
+        name: of the file, `predictions` for `predictions.jsonl`.
+        kind: the dataclass of a record.
+        process: of several that share the work, the first (0) writes the file that stays, each other a part of its own.
     """
 
-    def __init__(self, folder: Path, process: int = 0) -> None:
-        kept = folder / "predictions.jsonl"
-        self.path = folder / f"predictions.part{process}.jsonl" if process else kept
-        self.answers = {row["key"]: Answer(**row) for row in files.read_json_lines(kept, drop_torn_tail=True)}
-        if self.answers and not process:
-            files.write_json_lines(kept, (asdict(answer) for answer in self.answers.values()))
+    def __init__(self, folder: Path, name: str, kind: type[R], process: int = 0) -> None:
+        kept = folder / f"{name}.jsonl"
+        self.name, self.kind, self.process = name, kind, process
+        self.path = folder / f"{name}.part{process}.jsonl" if process else kept
+        self.records: dict[str, R] = {row["key"]: kind(**row) for row in files.read_json_lines(kept, drop_torn_tail=True)}
+        if self.records and not process:
+            files.write_json_lines(kept, (asdict(record) for record in self.records.values()))
 
-    def add(self, answers: Sequence[Answer]) -> None:
+    def add(self, records: Sequence[R]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as file:
-            for answer in answers:
-                file.write(json.dumps(asdict(answer), ensure_ascii=False) + "\n")
-                self.answers[answer.key] = answer
+            for record in records:
+                file.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
+                self.records[record.key] = record
             file.flush()
             os.fsync(file.fileno())
 
     def lacks(self, key: str) -> bool:
-        """Whether there is no answer under this key, or one that failed and is to be tried again."""
-        return key not in self.answers or self.answers[key].finish == "failed"
+        """Whether the record is still to be made."""
+        return key not in self.records
 
     def adopt(self, others: Path, keys: set[str]) -> int:
-        """Take answers with these keys from another file of answers; returns how many. A failed one stands until it is
-        asked for again."""
-        found = [
-            Answer(**row)
-            for row in files.read_json_lines(others, drop_torn_tail=True)
-            if row["key"] in keys and self.lacks(row["key"]) and (row["finish"] != "failed" or row["key"] not in self.answers)
-        ]
+        """Take records with these keys from another file; returns how many."""
+        rows = (row for row in files.read_json_lines(others, drop_torn_tail=True) if row["key"] in keys)
+        found = [record for record in (self.kind(**row) for row in rows) if self._takes(record)]
         if found:
             self.add(found)
         return len(found)
 
+    def _takes(self, record: R) -> bool:
+        return self.lacks(record.key)
+
     def gather_parts(self, keys: set[str]) -> None:
         """Take over what the other processes stored, in this run or one that was killed."""
-        for part in sorted(self.path.parent.glob("predictions.part*.jsonl")):
+        for part in sorted(self.path.parent.glob(f"{self.name}.part*.jsonl")):
             self.adopt(part, keys)
             part.unlink()
 
+    def read_again(self) -> None:
+        """Know what the first process has gathered since."""
+        kept = self.path.parent / f"{self.name}.jsonl"
+        self.records = {row["key"]: self.kind(**row) for row in files.read_json_lines(kept, drop_torn_tail=True)}
 
-def archived(folder: Path) -> list[Path]:
-    """Files of answers of the earlier evaluations in a folder."""
-    return sorted(folder.glob(f"{files.ARCHIVE_NAME}/*/predictions.jsonl"))
+
+class AnswerStore(Store[Answer]):
+    """`predictions.jsonl`. A failed answer stands until it is asked for again."""
+
+    def __init__(self, folder: Path, process: int = 0) -> None:
+        super().__init__(folder, "predictions", Answer, process)
+
+    def lacks(self, key: str) -> bool:
+        return key not in self.records or self.records[key].finish == "failed"
+
+    def _takes(self, record: Answer) -> bool:
+        return self.lacks(record.key) and (record.finish != "failed" or record.key not in self.records)
+
+
+def archived(folder: Path, name: str = "predictions") -> list[Path]:
+    """Files of answers, or other records, of the earlier evaluations in a folder."""
+    return sorted(folder.glob(f"{files.ARCHIVE_NAME}/*/{name}.jsonl"))
 
 
 def stored_keys(folder: Path) -> set[str]:
@@ -128,6 +168,6 @@ def stored_keys(folder: Path) -> set[str]:
 
 def check_complete(questions: Sequence[Question], keys: Sequence[str], store: AnswerStore, arm: str) -> None:
     """Every question has its answer, or the run is a fault of ours."""
-    missing = [question.id for question, key in zip(questions, keys, strict=True) if key not in store.answers]
+    missing = [question.id for question, key in zip(questions, keys, strict=True) if key not in store.records]
     if missing:
         raise RuntimeError(f"{len(missing)} questions have no {arm} answer, the first is {missing[0]}")

@@ -139,7 +139,10 @@ def _with_message(row: Mapping[str, Any], arm: Arm, prepared: str) -> dict[str, 
 
 
 def loads(arms: Sequence[Arm], base: str, *, load_in_4bit: bool) -> Iterator[tuple[Any, list[Arm]]]:
-    """Models of this machine with the arms that each answers for; adapters stand on one load of their `base`."""
+    """Models of this machine with the arms that each answers for: whole ones, then adapters on one load of their `base`."""
+    for arm in arms:
+        if arm.kind == "model":
+            yield models.load_base(arm.source, load_in_4bit=load_in_4bit).eval(), [arm]
     of_base = [arm for arm in arms if arm.kind in ("base", "adapter")]
     if of_base:
         model: Any = models.load_base(base, load_in_4bit=load_in_4bit).eval()
@@ -147,7 +150,3 @@ def loads(arms: Sequence[Arm], base: str, *, load_in_4bit: bool) -> Iterator[tup
             if arm.adapter:
                 model = models.load_adapter(model, Path(arm.source), name=arm.adapter)
         yield model, of_base
-        del model  # so that it is gone before the next one is loaded
-    for arm in arms:
-        if arm.kind == "model":
-            yield models.load_base(arm.source, load_in_4bit=load_in_4bit).eval(), [arm]

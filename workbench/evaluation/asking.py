@@ -171,7 +171,7 @@ def ask_endpoint(
         store.add([answer])
         progress.advance([answer])
     progress.close()
-    failed = [store.answers[keys[i]] for i in todo if store.answers[keys[i]].finish == "failed"]
+    failed = [store.records[keys[i]] for i in todo if store.records[keys[i]].finish == "failed"]
     if todo and len(failed) == len(todo):
         raise UserError(f"{endpoint.address}: not one of {len(todo)} requests was answered. The last error: {failed[-1].error}")
     return len(todo)

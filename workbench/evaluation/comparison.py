@@ -14,7 +14,6 @@ from workbench.evaluation.metrics import MetricSuite, Table, shuffled_within
 from workbench.files import csv_cell
 
 SPLITS = ("holdout", "eval")
-TEXT_COLUMNS = ("specialty", "question", "reference", "prediction", "error")
 
 
 def answers_table(questions: Sequence[Any], answers: Sequence[Any], scores: Table) -> pd.DataFrame:
@@ -34,9 +33,8 @@ def answers_table(questions: Sequence[Any], answers: Sequence[Any], scores: Tabl
 def write_csv(table: pd.DataFrame, file: Any) -> None:
     """CSV in which no text of a model or a file is run as a formula by a spreadsheet."""
     guarded = table.copy()
-    for name in TEXT_COLUMNS:
-        if name in guarded:
-            guarded[name] = guarded[name].map(csv_cell)
+    for name in guarded.columns[[not pd.api.types.is_numeric_dtype(kind) for kind in guarded.dtypes]]:
+        guarded[name] = guarded[name].map(csv_cell)
     guarded.to_csv(file, index=False, float_format="%.6g")
 
 

@@ -11,10 +11,7 @@ import pandas as pd
 from workbench.evaluation.charts import BASE, BETTER, TUNED, UNCLEAR, WORSE
 
 DIFFERENCE, SCORES = "tuned minus base", "scores"
-VERDICTS = alt.Scale(
-    domain=["better", "worse", "within noise", "", "base", "tuned"], range=[BETTER, WORSE, UNCLEAR, UNCLEAR, BASE, TUNED]
-)
-COLOUR = alt.Color("verdict:N", scale=VERDICTS, title=None, legend=alt.Legend(orient="top"))
+COLOURS = {"better": BETTER, "worse": WORSE, "within noise": UNCLEAR, "base": BASE, "tuned": TUNED}
 
 
 def specialties(table: pd.DataFrame, steering: str) -> dict[str, Any]:
@@ -29,7 +26,7 @@ def specialties(table: pd.DataFrame, steering: str) -> dict[str, Any]:
         about = {"specialty": row["specialty"].replace("_", " "), "metric": row["metric"], "split": row["split"], "n": row["n"]}
         rows.append(
             {**about, "view": DIFFERENCE, "at": row["difference"], "low": row["ci_low"], "high": row["ci_high"],
-             "verdict": row["verdict"], "adjusted p": row["p_adjusted"], "order": row["difference"]}
+             "verdict": row["verdict"] or "within noise", "adjusted p": row["p_adjusted"], "order": row["difference"]}
         )  # fmt: skip
         rows.append({**about, "view": SCORES, "at": row["base"], "verdict": "base", "order": row["tuned"]})
         rows.append({**about, "view": SCORES, "at": row["tuned"], "low": row["tuned_low"], "high": row["tuned_high"],
@@ -78,7 +75,9 @@ def history(table: pd.DataFrame, steering: str) -> dict[str, Any]:
         _choice("metric", list(dict.fromkeys(table["metric"])), steering),
         _choice("split", list(dict.fromkeys(table["split"])), "holdout"),
     ]
-    base = alt.Chart(alt.Data(values=_finite(rows))).encode(x=alt.X("iteration:O", axis=alt.Axis(labelAngle=0)), color=COLOUR)
+    base = alt.Chart(alt.Data(values=_finite(rows))).encode(
+        x=alt.X("iteration:O", axis=alt.Axis(labelAngle=0)), color=_colour(rows)
+    )
     line = base.mark_line(point=True).encode(
         y=alt.Y("at:Q", title=None, scale=alt.Scale(zero=False)),
         tooltip=[alt.Tooltip(name, format=".3f") for name in ("at:Q", "low:Q", "high:Q")] + [alt.Tooltip("n:Q")],
@@ -100,7 +99,7 @@ def _forest(
     sort: Any = order or alt.EncodingSortField(field="order", op="max", order="ascending")
     base = alt.Chart(alt.Data(values=_finite(rows))).encode(
         y=alt.Y(f"{name}:N", sort=sort, title=None, axis=alt.Axis(labelLimit=180, grid=True)),
-        color=COLOUR,
+        color=_colour(rows),
         tooltip=[
             alt.Tooltip(f"{name}:N"),
             alt.Tooltip("n:Q"),
@@ -115,6 +114,13 @@ def _forest(
     return _finished(alt.layer(zero, bar, point), choices, height=max(120, 17 * lines), zero_layer=True)
 
 
+def _colour(rows: Sequence[dict[str, Any]]) -> alt.Color:
+    """The same colour for the same verdict or model everywhere; the legend names what the chart has."""
+    there = [name for name in COLOURS if any(row["verdict"] == name for row in rows)]
+    scale = alt.Scale(domain=there, range=[COLOURS[name] for name in there])
+    return alt.Color("verdict:N", scale=scale, title=None, legend=alt.Legend(orient="top", labelFontSize=12))
+
+
 def _choice(name: str, options: list[str], first: str) -> alt.Parameter:
     value = first if first in options else options[0] if options else ""
     return alt.param(name=name, value=value, bind=alt.binding_select(options=options, name=f"{name} "))
@@ -125,7 +131,7 @@ def _finished(chart: Any, choices: Sequence[alt.Parameter], *, height: int, zero
     for layer in chart.layer[1 if zero_layer else 0 :]:
         layer.transform = [alt.FilterTransform(f"datum.{choice.name} == {choice.name}") for choice in choices]
     finished = chart.add_params(*choices).properties(width="container", height=height)
-    found: dict[str, Any] = finished.configure_view(stroke=None).to_dict()
+    found: dict[str, Any] = finished.configure_view(stroke=None).configure_axis(labelFontSize=12).to_dict()
     return found
 
 

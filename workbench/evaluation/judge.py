@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
 from workbench import files
-from workbench.evaluation import significance
-from workbench.evaluation.answers import Question
+from workbench.evaluation import asking, significance
+from workbench.evaluation.answers import AnswerStore, Question
+from workbench.evaluation.endpoint import Endpoint, ServerDecoding
 
 SPLIT = "judge"
 CRITERIA = {
@@ -28,9 +29,12 @@ LEAST, MOST = 1, 5
 VERSION = "v1"
 SYSTEM = (
     "You grade answers to medical questions. Grade each answer by itself, whatever its length and place. Reply with one JSON object "
-    'and nothing else: {"A": {' + ", ".join(f'"{name}": n' for name in CRITERIA) + '}, "B": {the same}}, each n a whole number from '
+    'and nothing else: {"A": {'
+    + ", ".join(f'"{name}": n' for name in CRITERIA)
+    + '}, "B": {the same}}, each n a whole number from '
     f"{LEAST} (bad) to {MOST} (good). " + " ".join(f"{name}: {means}." for name, means in CRITERIA.items())
 )
+REPLY_TOKENS = 512
 MOST_CHARACTERS = 6000  # of an answer that a judge is shown
 OBJECT = re.compile(r"\{.*\}", re.DOTALL)
 
@@ -55,6 +59,24 @@ def questions(base: pd.DataFrame, tuned: pd.DataFrame) -> list[Question]:
     return found
 
 
+def ask(
+    endpoint: Endpoint, asked: Sequence[Question], store: AnswerStore, requests: int, *, stored_only: bool
+) -> list[str | None]:
+    """The judge's reply to each question, None where it gave none; replies are stored like answers.
+
+    Args:
+        requests: how many may be under way at once.
+        stored_only: ask nothing; what is not stored is None.
+    """
+    keys = [key_of(question, f"{endpoint.address} {endpoint.model}") for question in asked]
+    if not stored_only and any(map(store.lacks, keys)):
+        endpoint.check()
+        print(f"asking {endpoint.address} to judge {len(asked) // 2} questions: answers leave this machine", flush=True)
+        asking.ask_endpoint(endpoint, SPLIT, asked, keys, store, ServerDecoding(REPLY_TOKENS, 0.0, 0), requests)
+    replies = [store.records.get(key) for key in keys]
+    return [None if reply is None or reply.finish == "failed" else reply.text for reply in replies]
+
+
 def key_of(question: Question, judge: str) -> str:
     """Identity of a reply; `judge` is address and model."""
     return files.sha256_of([question.messages, judge, VERSION])[:32]
@@ -64,7 +86,7 @@ def read(reply: str) -> dict[str, dict[str, int]] | None:
     """Grades of A and B by criterion; None unless every one is there and a whole number in range."""
     match = OBJECT.search(reply)
     try:
-        grades = json.loads(match.group()) if match else None
+        grades = json.loads(match.group() if match else "null")
         found = {answer: {name: grades[answer][name] for name in CRITERIA} for answer in "AB"}
     except (ValueError, TypeError, KeyError):
         return None
@@ -90,7 +112,9 @@ def table(asked: Sequence[Question], replies: Sequence[str | None]) -> pd.DataFr
             for name in CRITERIA:
                 row[f"base_{name}"] = (grades[0]["A"][name] + grades[1]["B"][name]) / 2
                 row[f"tuned_{name}"] = (grades[0]["B"][name] + grades[1]["A"][name]) / 2
-            leads = [sum(one["B"].values()) - sum(one["A"].values()) for one in (grades[0], {"A": grades[1]["B"], "B": grades[1]["A"]})]
+            leads = [
+                sum(one["B"].values()) - sum(one["A"].values()) for one in (grades[0], {"A": grades[1]["B"], "B": grades[1]["A"]})
+            ]
             row["swayed"] = leads[0] * leads[1] < 0
         rows.append(row)
     return pd.DataFrame(rows)
@@ -109,12 +133,12 @@ def summary(graded: pd.DataFrame, judge: str) -> dict[str, Any]:
              "verdict": "better" if difference.low > 0 else "worse" if difference.high < 0 else "within noise"}
         )  # fmt: skip
     unread = int((~graded["readable"]).sum())
-    sentences = [f"{judge} graded {len(read_ones)} of {len(graded)} holdout questions, each in both orders, from {LEAST} to {MOST}."]
+    sentences = [
+        f"{judge} graded {len(read_ones)} of {len(graded)} holdout questions, each in both orders, from {LEAST} to {MOST}."
+    ]
     if unread:
         sentences.append(f"On {unread} its reply could not be read, or it gave none; they are not scored.")
     if len(read_ones):
         swayed = int(read_ones["swayed"].astype(bool).sum())
         sentences.append(f"On {swayed} its preference followed the order of the answers.")
     return {"rows": rows if len(read_ones) else [], "in_words": sentences}
-
-

@@ -6,7 +6,7 @@ import functools
 import multiprocessing
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +24,10 @@ PREFIX = "compute_"
 BUILT_IN = (
     "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-1", "ROUGE-2", "ROUGE-L", "METEOR", "bertscore_f1",
     "exact_match", "token_f1", "factual_exact_match", "medical_token_f1", "length_ratio",
+    "log_perplexity",
 )  # fmt: skip
-DESCRIPTIVE = {"length_ratio"}
+DESCRIPTIVE = {"length_ratio", "log_perplexity"}
+MEASURED = {"log_perplexity": "mean loss a token of the answer under the base, nats; exp of it is the perplexity"}
 ENOUGH_FOR_CORES = 4000  # pairs from which starting processes pays
 Pair = tuple[str, str]  # reference, answer
 Scores = list[float | None]
@@ -79,8 +81,12 @@ class MetricSuite:
         """Whether the metric only describes answers, and no value of it is better than another."""
         return name in DESCRIPTIVE or bool(getattr(getattr(self, PREFIX + name, None), "descriptive", False))
 
-    def score(self, pairs: Sequence[Pair | None]) -> Table:
-        """Score (reference, answer) pairs; None is an answer that failed, and has no score."""
+    def score(self, pairs: Sequence[Pair | None], *, measured: Mapping[str, Scores] | None = None) -> Table:
+        """Score (reference, answer) pairs; None is an answer that failed, and has no score.
+
+        Args:
+            measured: scores of the metrics of `MEASURED`, which a model gives; without them these have none.
+        """
         table = Table(scores={name: [None] * len(pairs) for name in self.names()})
         table.signatures = {**text_metrics.SIGNATURES, **medical_metrics.SIGNATURES}
         if self.lexicon:
@@ -94,6 +100,11 @@ class MetricSuite:
             for name, value in self._cache[pair].items():
                 table.scores[name][row] = value
         self._bertscore(table, pairs, rows)
+        for name, signature in MEASURED.items():
+            table.scores[name] = list((measured or {}).get(name, table.scores[name]))
+            table.signatures[name] = signature
+            if not any(value is not None for value in table.scores[name]):
+                table.missing[name] = "no model of this machine was there to measure it"
         for name in self.own_metrics():
             table.signatures[name] = "the user's own"
             self._each(table, pairs, rows, name, getattr(self, PREFIX + name))

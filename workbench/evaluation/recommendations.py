@@ -21,6 +21,7 @@ from workbench.evaluation.significance import ALPHA, false_discovery_adjusted
 WORST_SHARE = 0.2  # "the worst" are this share of the specialties
 DRAWS = 20_000
 TARGET_SHARE = 0.8
+NEAR = 0.5  # adjusted p up to which a specialty that is not supported is near the cut
 NEAR_THE_CUT = 3  # specialties of which it is said what would settle them
 
 
@@ -180,11 +181,12 @@ def _in_words(
     if len(raised) < len(supported):
         empty = [item.specialty for item in supported if item not in raised]
         words.append(f"Nothing is left to add for {', '.join(empty)}: they need new data.")
-    near = sorted(unsupported, key=lambda item: item.p_adjusted)[:NEAR_THE_CUT]
+    order = sorted(unsupported, key=lambda item: item.p_adjusted)
+    near = [item for item in order if item.p_adjusted <= NEAR][:NEAR_THE_CUT] or order[:1]
     if near:
         settle = ", ".join(f"{item.specialty} {_more(item)}" for item in near)
         words.append(
-            f"Near the cut; to be settled by more eval questions than they have: {settle}. "
+            f"Not settled, for want of eval questions: {settle}. "
             "Prepare with a larger EVAL_SPLIT_SIZE, or choose yourself in specialty_adjustments."
         )
     return words

@@ -73,9 +73,9 @@
     const [specialty, split, mark] = ["specialty", "split", "mark"].map(id => field(id).value);
     return (!specialty || row.specialty === specialty) && (!split || row.split === split) && (!mark || row.checks.tuned.includes(mark));
   });
-  for (const id of ["specialty", "split", "mark"]) field(id).addEventListener("input", () => table.draw());
-  field("metric").addEventListener("input", () => { state.metric = field("metric").value; table.rows().invalidate("data"); table.order([[0, "asc"]]).draw(); });
-  field("marking").addEventListener("input", () => field("explorer").classList.toggle("marking", field("marking").checked));
+  for (const id of ["specialty", "split", "mark"]) field(id).addEventListener("change", () => table.draw());
+  field("metric").addEventListener("change", () => { state.metric = field("metric").value; table.rows().invalidate("data"); table.order([[0, "asc"]]).draw(); });
+  field("marking").addEventListener("change", () => field("explorer").classList.toggle("marking", field("marking").checked));
   field("clear").addEventListener("click", () => show({}));
 
   function toggle(row, shown = !row.child.isShown()) {

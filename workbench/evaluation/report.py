@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.evaluation import explorer, interactive, significance
+from workbench.evaluation import conclusions, explorer, interactive, significance
 
 TEMPLATE = "report.html.j2"
 SHOWN_METRICS = ("ROUGE-L", "METEOR", "bertscore_f1", "token_f1", "factual_exact_match", "medical_token_f1")
@@ -29,6 +29,7 @@ VERDICT_WORDS = {
     "worse": "The tuned model is worse",
     "within noise": "No difference beyond chance",
 }
+STYLE = "The tuned model scores higher, mostly by style"
 ENDS_SCRIPT = re.compile(r"</script|<!--|<script", re.IGNORECASE)
 
 
@@ -136,8 +137,11 @@ def glance(base: pd.DataFrame, tuned: pd.DataFrame, comparison: pd.DataFrame, me
     won = np.sign(change.where(change.abs() > TIE, 0.0))
     net = significance.stratified(won.tolist(), base.loc[won.index, "specialty"].tolist())
     verdicts = list(headline["verdict"])
+    words, tone = VERDICT_WORDS[row["verdict"]], row["verdict"]
+    if tone == "better" and conclusions.little_above_floor(row):
+        words, tone = STYLE, ""
     return {
-        "split": split, "verdict": row["verdict"], "words": VERDICT_WORDS[row["verdict"]],
+        "split": split, "verdict": tone, "words": words,
         **{name: row[name] for name in ("base", "tuned", "difference", "ci_low", "ci_high")},
         "metrics": sum(bool(verdict) for verdict in verdicts), "better": verdicts.count("better"),
         "worse": verdicts.count("worse"), "won": int((won > 0).sum()), "same": int((won == 0).sum()),

@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from workbench.evaluation import significance
+from workbench.evaluation import answers, significance
 
 SPLIT = "retention"
 COLUMNS = ("id", "kind", "question", "reference")
@@ -43,17 +43,17 @@ def passes(item: Item, answer: str) -> bool:
     return bool(re.search(item.passes, answer, re.IGNORECASE | re.DOTALL))
 
 
-def table(answers: Mapping[str, Mapping[str, str | None]], losses: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
+def table(said: Mapping[str, Mapping[str, str | None]], losses: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
     """`retention.csv`: a row a question.
 
     Args:
-        answers: arm to item id to answer, None where it failed to be made.
+        said: arm to item id to answer, None where it failed to be made.
         losses: arm to item id to the mean loss a token of the reference text, in nats.
     """
     rows = []
     for item in items():
         row: dict[str, Any] = {"id": item.id, "kind": item.kind, "question": item.question, "reference": item.answer}
-        for arm, given in answers.items():
+        for arm, given in said.items():
             text = given[item.id]
             row |= {f"{arm}_answer": text or "", f"{arm}_passes": None if text is None else passes(item, text),
                     f"{arm}_log_perplexity": losses.get(arm, {}).get(item.id, math.nan)}  # fmt: skip
@@ -91,14 +91,15 @@ def _in_words(row: Mapping[str, Any]) -> str:
     if row["ratio"] == row["ratio"]:
         more = row["ratio_low"] > 1, row["ratio_high"] < 1
         says = "less likely" if more[0] else "more likely" if more[1] else "as likely, within noise,"
-        text += f"; it finds their reference answers {says} than the base does (perplexity times {row['ratio']:.2f})".replace(
+        text += f"; it finds the reference answers {says} than the base does (perplexity times {row['ratio']:.2f})".replace(
             "noise, than", "noise, as"
         )
     return text + "."
 
 
-def rows_like(sample: Mapping[str, Any], asked_like: Any) -> Sequence[dict[str, Any]]:
+def rows_like(sample: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The items as rows of a split, asked under the prompt of `sample`, a row of a prepared split."""
     return [
-        {**asked_like(sample, item.question), "id": item.id, "specialty": item.kind, "response": item.answer} for item in items()
+        {**answers.asked_like(sample, item.question), "id": item.id, "specialty": item.kind, "response": item.answer}
+        for item in items()
     ]
