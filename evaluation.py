@@ -502,7 +502,7 @@ def rate(config: EvaluationConfig, arguments: Any) -> None:
     ratings = rating.read_ratings(arguments.ratings, files.read_json(output / rating.KEY))
     results = rating.summarise(ratings, dict(zip(base["id"], base["specialty"], strict=True)), config.RANDOM_SEED)
     suite = make_metrics(config.BERTSCORE_MODEL)
-    numbers = {name: suite.lower_is_better(name) for name in suite.names() if name in base}
+    numbers = {name: suite.lower_is_better(name) for name in suite.names() if name in base and not suite.describes(name)}
     for table in (base, tuned):
         table[list(numbers)] = table[list(numbers)].apply(pd.to_numeric, errors="coerce")
     metrics = rating.agreement_of_metrics(ratings, base, tuned, numbers)

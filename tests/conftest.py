@@ -197,4 +197,4 @@ def train_command(folders: dict[str, Path], *more: str) -> list[str]:
 
 def evaluate_command(folders: dict[str, Path], *more: str) -> list[str]:
     return ["evaluation.py", "--demo", f"DATASET_DIR={folders['data']}", f"FINETUNED_MODEL_PATH={folders['adapter']}",
-            f"OUTPUT_DIR={folders['scores']}", "MAX_NEW_TOKENS=24", *more]  # fmt: skip
+            f"OUTPUT_DIR={folders['scores']}", "MAX_NEW_TOKENS=24", "BATCH_SIZE=16", *more]  # fmt: skip

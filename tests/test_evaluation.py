@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -266,34 +267,37 @@ def test_rescoring_needs_no_model_and_gives_the_same(small_run):
     assert (small_run["scores"] / "model_comparison.csv").read_text() == before
 
 
-def test_killed_while_generating_it_goes_on_and_ends_with_the_same_answers(small_run, tmp_path):
+def lines_of(path):
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def test_killed_at_three_points_it_goes_on_and_ends_with_the_same_answers_and_scores(small_run, tmp_path):
     folders = {**small_run, "scores": tmp_path / "killed"}
-    command = evaluate_command(folders, "BATCH_SIZE=8")
-    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    store = folders["scores"] / "predictions.jsonl"
-    deadline = time.time() + 300
-    while not store.exists() or store.read_text().count("\n") < 20:
-        assert process.poll() is None and time.time() < deadline, "ended before it stored answers"
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    with open(store, "a") as file:
-        file.write('{"key": "torn')
-    done_before = store.read_text().count("\n")
+    command, stored = evaluate_command(folders), folders["scores"] / "predictions.jsonl"
+    of_one_model = lines_of(small_run["scores"] / "predictions.jsonl") // 2
+    likelihoods = folders["scores"] / "likelihoods.jsonl"
+    for file, least in ((stored, 20), (stored, of_one_model + 20), (likelihoods, 1)):  # base, tuned, likelihoods
+        process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.time() + 300
+        while lines_of(file) < least:
+            assert process.poll() is None and time.time() < deadline, "ended before it was there"
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert manifest.read(folders["scores"]) is None
+        with open(file, "a") as torn:
+            torn.write('{"key": "torn')
     resumed = run_script(*command)
     assert resumed.returncode == 0 and "going on where" in resumed.stdout, resumed.stderr
-    whole = run_script(*evaluate_command({**small_run, "scores": tmp_path / "whole"}, "BATCH_SIZE=8"))
-    assert whole.returncode == 0 and done_before > 0
-    for name in ("base_model_results.csv", "finetuned_model_results.csv", "model_comparison.csv"):
-        assert read(folders["scores"], name) == read(tmp_path / "whole", name)
+    for name in ("base_model_results.csv", "finetuned_model_results.csv", "model_comparison.csv", "retention.csv"):
+        assert read(folders["scores"], name) == read(small_run["scores"], name)
 
 
 def test_base_answers_are_taken_over_by_the_evaluation_of_another_adapter(small_run, tmp_path):
     from conftest import train_command
 
     folders = {**small_run, "adapter": tmp_path / "adapter", "scores": tmp_path / "scores"}
-    first = run_script(*evaluate_command({**folders, "adapter": small_run["adapter"]}))
-    assert first.returncode == 0, first.stderr
+    shutil.copytree(small_run["scores"], folders["scores"])
     assert run_script(*train_command(folders, "LORA_RANK=4")).returncode == 0
     second = run_script(*evaluate_command(folders))
     assert second.returncode == 0, second.stderr

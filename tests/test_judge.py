@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 
 import pandas as pd
 import pytest
@@ -72,14 +73,14 @@ def test_the_script_asks_the_judge_stores_its_replies_and_reports_them(small_run
         lengths = [len(text) for text in re.findall(r"Answer [AB]:\n(.*?)(?=\n\nAnswer B:|$)", asked[-1], re.DOTALL)]
         return graded(*(1 + min(4, length // 40) for length in lengths))
 
-    few = ("MAX_SAMPLES_PER_SPECIALTY=3", "MAX_NEW_TOKENS=16", "RETENTION=False")
+    shutil.copytree(small_run["scores"], folders["scores"])  # so that only the judge has anything to say
     with chat_server(reply) as address:
-        done = run_script(*evaluate_command(folders, *few, f"JUDGE={address} m"))
+        done = run_script(*evaluate_command(folders, f"JUDGE={address} m"))
         assert done.returncode == 0 and "answers leave this machine" in done.stdout, done.stderr
-    assert len(asked) == 2 * 12  # both orders of three holdout questions of four specialties
-    again = run_script(*evaluate_command(folders, *few, f"JUDGE={address} m", "--rescore"))  # the server is gone
+    assert len(asked) == 2 * 40  # both orders of ten holdout questions of four specialties
+    again = run_script(*evaluate_command(folders, f"JUDGE={address} m", "--rescore"))  # the server is gone
     assert again.returncode == 0, again.stderr
     with open(tmp_path / "scores" / "judge_results.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 12 and all(row["readable"] == "True" for row in rows)
+    assert len(rows) == 40 and all(row["readable"] == "True" for row in rows)
     assert "What the judge said" in (tmp_path / "scores" / "report.html").read_text()

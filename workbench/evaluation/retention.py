@@ -86,8 +86,10 @@ def _in_words(row: Mapping[str, Any]) -> str:
     text = f"Of {row['n']} {named} questions the base passes {row['base']}, the tuned model {row['tuned']}"
     if row["p"] <= significance.ALPHA:
         text += ": " + ("tuning cost something here" if row["tuned"] < row["base"] else "tuning helped here")
-    elif row["base"] or row["tuned"]:
+    elif row["base"] != row["tuned"]:
         text += ", a difference that chance explains"
+    elif not row["base"]:
+        text += ", so only the likelihood of texts can say something"
     if row["ratio"] == row["ratio"]:
         more = row["ratio_low"] > 1, row["ratio_high"] < 1
         says = "less likely" if more[0] else "more likely" if more[1] else "as likely, within noise,"
