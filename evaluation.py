@@ -73,6 +73,8 @@ class EvaluationConfig(settings.Settings):
     JUDGE: str = ""
     # "together" answers base and tuned rows in the same batches, "in turn" one model after the other; "auto" chooses.
     ARMS: str = "auto"
+    # Whether waiting questions take the place of answered ones in a batch (continuous batching); None: on a GPU.
+    REFILL: bool | None = None
     # Also ask 54 questions of general knowledge and safety: what did tuning cost elsewhere?
     RETENTION: bool = True
     # GPUs to use on this machine; None takes all. They share the questions.
@@ -88,7 +90,7 @@ DEMO = {
     "TEMPERATURE": 0.0,
     "BERTSCORE_MODEL": "embedded",
 }
-ENGINE = "static batches that rows leave when done, v1"
+ENGINE = "batches that rows leave when done, v1"
 SCRIPT = "evaluation.py"
 ORDERS = ("auto", "together", "in turn")
 # these change how answers are got, not which are asked for
@@ -607,7 +609,7 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
         if state == "resume":
             print("  going on where the last run stopped")
     here.wait_for_everyone()
-    how = How(config.BATCH_SIZE, config.ARMS, bool(config.LOAD_IN_4BIT), config.ENDPOINT_REQUESTS)
+    how = How(config.BATCH_SIZE, config.ARMS, config.REFILL, bool(config.LOAD_IN_4BIT), config.ENDPOINT_REQUESTS)
     answering = Answering(output, asked, base, how, here)
     if not rescore:
         answering.ask()

@@ -5,6 +5,7 @@
 
 Every arm answers the same prompts, greedily, for the base and for the adapter, and runs in a process of its own. "plain"
 is the recipe of most scripts: both models loaded, a question at a time; "static" pads batches in the order of the file.
+"steps" and "rows a step" tell what a GPU would gain where a step costs the same for more rows.
 Random weights never stop, so there answers end after as many tokens as MedQuAD's do. What it printed on named machines
 stands in benchmarks/results/generation.md.
 """
@@ -26,7 +27,7 @@ import side_by_side
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-ARMS = ("plain", "static", "ours-in-turn", "ours-together")
+ARMS = ("plain", "static", "ours-in-turn", "ours-together", "ours-refilled")
 LENGTH_MU, LENGTH_SIGMA = 4.7, 0.7  # new tokens of an answer where weights are random: about 140 in the mean
 
 
@@ -90,6 +91,7 @@ def run_arm(options: argparse.Namespace) -> None:
     model = load(options)
     started = time.perf_counter()
     found: dict[str, list[list[int]]] = {}
+    steps_made: list[int] = []  # rows of each step
     if options.arm.startswith("ours"):
         settings = Decoding(options.new_tokens, 0.0, 0, stops or (-1,), tokenizer.pad_token_id)
         questions = [Question(str(i), "eval", "x", "", "", str(i), ids) for i, ids in enumerate(asked)]
@@ -97,20 +99,21 @@ def run_arm(options: argparse.Namespace) -> None:
         class Ending(Decoder):
             """Random weights never stop by themselves."""
 
-            def _choose(self, logits: Any, names: Any, step: int) -> list[int]:
-                chosen = super()._choose(logits, names, step)
-                return [-1 if step >= most[int(name)] else token for name, token in zip(names, chosen, strict=True)]
+            def _choose(self, logits: Any, names: Any, steps: Any) -> list[int]:
+                chosen = super()._choose(logits, names, steps)
+                steps_made.append(len(names))
+                return [-1 if step >= most[int(name)] else token for name, step, token in zip(names, steps, chosen, strict=True)]
 
         asking.Decoder = Ending  # type: ignore[misc]
         with tempfile.TemporaryDirectory() as folder:
             store = AnswerStore(Path(folder))
             store.add = lambda answers: store.records.update({a.key: a for a in answers})  # type: ignore[method-assign]
             size = options.batch or asking.find_batch_size(
-                model.device.type, questions, settings, model.config, 2 if options.arm == "ours-together" else 1
+                model.device.type, questions, settings, model.config, 2 if options.arm != "ours-in-turn" else 1
             )
-            asker = asking.Asker(store, Verbatim(), settings, size)
+            asker = asking.Asker(store, Verbatim(), settings, size, refill=options.arm == "ours-refilled")
             keys = {arm: [f"{arm}{i}" for i in range(len(asked))] for arm in ("base", "tuned")}
-            if options.arm == "ours-together":
+            if options.arm != "ours-in-turn":
                 asker.ask_together(model, {"base": None, "tuned": "tuned"}, questions, keys)
             else:
                 for arm, adapter in (("base", None), ("tuned", "tuned")):
@@ -130,6 +133,7 @@ def run_arm(options: argparse.Namespace) -> None:
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     )
     side_by_side.report({
+        "steps": len(steps_made), "rows_a_step": sum(steps_made) / max(1, len(steps_made)),
         "answers_a_second": 2 * len(asked) / seconds, "tokens_a_second": tokens / seconds, "peak_gb": memory / 1e9,
         "answers": [hashlib.sha256(json.dumps(ids).encode()).hexdigest() for answers in found.values() for ids in answers],
     })  # fmt: skip
@@ -179,7 +183,7 @@ def main() -> None:
         return
     print(f"{side_by_side.machine()}, {options.questions} questions to base and tuned model, at most {options.new_tokens} new tokens, "
           f"{options.random_weights or 'embedded'}")  # fmt: skip
-    print(f"{'arm':<16}{'answers/s':>11}{'tokens/s':>10}{'peak GB':>9}{'as plain':>10}")
+    print(f"{'arm':<16}{'answers/s':>11}{'tokens/s':>10}{'peak GB':>9}{'as plain':>10}{'steps':>8}{'rows a step':>13}")
     plain: list[str] = []
     for arm, got in side_by_side.run(__file__, options.arms.split(",")):
         if isinstance(got, str):
@@ -188,7 +192,8 @@ def main() -> None:
         plain = plain or got["answers"]
         same = sum(a == b for a, b in zip(plain, got["answers"], strict=True)) / len(plain)
         print(
-            f"{arm:<16}{got['answers_a_second']:>11.2f}{got['tokens_a_second']:>10,.0f}{got['peak_gb']:>9.2f}{100 * same:>9.0f}%",
+            f"{arm:<16}{got['answers_a_second']:>11.2f}{got['tokens_a_second']:>10,.0f}{got['peak_gb']:>9.2f}{100 * same:>9.0f}%"
+            + (f"{got['steps']:>8}{got['rows_a_step']:>13.1f}" if got["steps"] else ""),
             flush=True,
         )
 

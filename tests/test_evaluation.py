@@ -1,5 +1,6 @@
 """Generation and the evaluation script on the embedded model."""
 
+import contextlib
 import csv
 import json
 import shutil
@@ -80,6 +81,38 @@ def test_rows_that_leave_and_a_shared_prefix_change_no_answer(model_and_tokenize
     assert sum(one == other for one, other in zip(staying, shared, strict=True)) >= len(asked) - 1
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_rows_that_join_a_batch_under_way_get_the_answers_they_get_alone(embedded_model, monkeypatch, temperature):
+    from workbench import models
+
+    # in float32, where no rounding tips a tie
+    model, tokenizer = (
+        models.load_base(str(embedded_model), load_in_4bit=False).eval().float(),
+        models.load_tokenizer(str(embedded_model)),
+    )
+    monkeypatch.setattr(Decoder, "_autocast", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(decoding_module, "LEAST_PREFIX", 1)
+    asked, settings = questions(tokenizer), decoding(tokenizer, tokens=40, temperature=temperature)
+    rows = [Row(question.id, question.prompt_ids) for question in asked]
+    prefix = decoding_module.shared_prefix([question.prompt_ids for question in asked])
+    alone = [Decoder(model, settings).decode([row])[0] for row in rows]
+    assert len({len(ids) for ids, _ in alone}) > 2  # they end at different steps
+    joined = []
+    monkeypatch.setattr(decoding_module._Batch, "joined_by", _counted(decoding_module._Batch.joined_by, joined))
+    for at_once in (2, 3):
+        assert Decoder(model, settings, prefix).decode(rows, at_once, refill=True) == alone
+        assert Decoder(model, settings, prefix).decode(rows, at_once) == alone
+    assert joined
+
+
+def _counted(function, calls):
+    def counted(*arguments):
+        calls.append(arguments)
+        return function(*arguments)
+
+    return counted
+
+
 def test_greedy_answers_are_those_of_transformers_generate(model_and_tokenizer):
     import torch
 
@@ -128,33 +161,38 @@ def test_noise_draws_from_the_softmax_and_no_two_steps_or_questions_alike():
     logits = torch.log(torch.tensor([0.6, 0.3, 0.1]))
     settings = Decoding(1, 1.0, 0, (0,), 0)
     seeds = torch.tensor([decoding_module.seed_of(settings, name) for name in ("q", "r", "s", "t")])
-    noise = torch.stack([decoding_module.gumbel_noise(seeds, step, 3) for step in range(3000)])
+    noise = torch.stack([decoding_module.gumbel_noise(seeds, torch.full_like(seeds, step), 3) for step in range(3000)])
     draws = (logits + noise).argmax(-1).flatten().tolist()
     assert [draws.count(k) / 12000 for k in range(3)] == pytest.approx([0.6, 0.3, 0.1], abs=0.015)
     assert float(noise.mean()) == pytest.approx(0.5772, abs=0.03) and float(noise.std()) == pytest.approx(1.2825, abs=0.03)
     assert len(noise.flatten().unique()) > 0.99 * noise.numel()
     flat = noise.reshape(3000, -1)
     assert float((torch.corrcoef(flat.T) - torch.eye(12)).abs().max()) < 0.08
-    alone = decoding_module.gumbel_noise(seeds[2:3], 7, 3)
-    assert torch.equal(alone[0], decoding_module.gumbel_noise(seeds, 7, 3)[2])
+    alone = decoding_module.gumbel_noise(seeds[2:3], torch.tensor([7]), 3)
+    assert torch.equal(alone[0], decoding_module.gumbel_noise(seeds, torch.full_like(seeds, 7), 3)[2])
 
 
-def test_out_of_memory_halves_the_batch_and_loses_no_answer(model_and_tokenizer, monkeypatch, tmp_path):
+@pytest.mark.parametrize("refill", [False, True])
+def test_out_of_memory_halves_the_rows_at_once_and_loses_no_answer(model_and_tokenizer, monkeypatch, tmp_path, refill):
     model, tokenizer = model_and_tokenizer
     whole, sizes = Decoder.decode, []
 
-    def small_card(self, rows):
-        sizes.append(len(rows))
-        if len(rows) > 2:
+    def small_card(self, rows, at_once, *, refill):
+        sizes.append((len(rows), at_once))
+        if at_once > 2 or any(row.name == "melanoma" for row in rows):
             raise MemoryError
-        return whole(self, rows)
+        return whole(self, rows, at_once, refill=refill)
 
     monkeypatch.setattr(Decoder, "decode", small_card)
     asked = questions(tokenizer)
     store = answers.AnswerStore(tmp_path)
-    asker = asking.Asker(store, tokenizer, decoding(tokenizer), 6)
+    asker = asking.Asker(store, tokenizer, decoding(tokenizer), 6, refill=refill)
     asker.ask_in_turn(model, "base", None, asked, [q.id for q in asked])
-    assert sizes[:2] == [6, 3] and len(store.records) == 6 and all(a.finish != "failed" for a in store.records.values())
+    assert sizes[:3] == [(6, 6), (6, 3), (6, 2)]
+    # the one that does not fit by itself is found and fails alone
+    assert {name for name, answer in store.records.items() if answer.finish == "failed"} == {"melanoma"} and len(
+        store.records
+    ) == 6
 
 
 def test_an_answer_is_kept_apart_by_prompt_model_settings_and_engine(model_and_tokenizer):

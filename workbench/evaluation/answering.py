@@ -39,10 +39,18 @@ class Asked:
 
 @dataclass(frozen=True)
 class How:
-    """Questions at once (None finds a number), "auto", "together" or "in turn", precision, and requests at a server."""
+    """How models are asked.
+
+    Args:
+        batch_size: questions at once; None finds a number.
+        order: of the arms of one base: "auto", "together" or "in turn".
+        refill: whether waiting questions take the place of answered ones; None: on a GPU.
+        requests: at a server at once.
+    """
 
     batch_size: int | None
     order: str
+    refill: bool | None
     load_in_4bit: bool
     requests: int
 
@@ -192,12 +200,14 @@ class Answering:
             # the same plan in all, whatever is free on each: they take turns at its batches
             size = processes.least(self.here, found)
         order = self.record["order"] = "together" if together else "in turn"
-        self.record["batch_size"] = size
+        # a GPU's step costs nearly the same for more rows, so that a free place is a loss; a CPU's costs less for fewer
+        refill = model.device.type == "cuda" if self.how.refill is None else self.how.refill
+        self.record["batch_size"], self.record["batches"] = size, "refilled" if refill else "static"
         if self.here.is_main_process:
             device = models.describe_device()
             print(f"asking {len(sample.questions)} questions, {size} at a time, {order}, on {device}", flush=True)
         asker = asking.Asker(
-            self.store, sample.tokenizer, sample.decoding, size, self.here.process_index, self.here.num_processes
+            self.store, sample.tokenizer, sample.decoding, size, self.here.process_index, self.here.num_processes, refill=refill
         )
         if together:
             keys = {arm.name: self.asked[arm.name].keys for arm in alike}

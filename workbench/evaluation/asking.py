@@ -18,6 +18,7 @@ from workbench.evaluation.decoding import BASE, Decoded, Decoder, Decoding, Row,
 from workbench.evaluation.endpoint import Endpoint, ServerDecoding
 
 LINE_EVERY_S = 15.0
+GROUP = 4  # batches that are planned, answered and stored as one where waiting questions take free places
 
 
 def plan_batches(questions: Sequence[Question], batch_size: int) -> list[list[int]]:
@@ -72,18 +73,21 @@ class Asker:
     """Puts questions to a model and stores what it says.
 
     Batches are planned from the whole list, and one that lacks any answer runs whole, so that a resumed run ends with the
-    answers it would have ended with. On out-of-memory a batch is halved, and those after it are cut to that size; what
-    fails at one row is stored as failed.
+    answers it would have ended with. On out-of-memory the rows at once are halved, for those after it too; what fails
+    alone is stored as failed.
 
     Args:
+        batch_size: questions at once.
         process, processes: of this one and of all that share the questions; each stores its own.
+        refill: plan groups of several batches, in which waiting questions take the place of those that are answered.
     """
 
     def __init__(
-        self, store: AnswerStore, tokenizer: Any, decoding: Decoding, batch_size: int, process: int = 0, processes: int = 1
-    ) -> None:
+        self, store: AnswerStore, tokenizer: Any, decoding: Decoding, batch_size: int, process: int = 0, processes: int = 1,
+        *, refill: bool = False,
+    ) -> None:  # fmt: skip
         self.store, self.tokenizer, self.decoding, self.batch_size = store, tokenizer, decoding, batch_size
-        self.process, self.processes = process, processes
+        self.process, self.processes, self.refill = process, processes, refill
         self.most_rows = sys.maxsize  # lowered where memory ran out
 
     def ask_in_turn(self, model: Any, arm: str, adapter: str | None, questions: Sequence[Question], keys: Sequence[str]) -> int:
@@ -93,7 +97,7 @@ class Asker:
             return 0
         with speaking_as(model, adapter):
             decoder = Decoder(model, self.decoding, shared_prefix([question.prompt_ids for question in questions]))
-            return self._run(decoder, todo, lambda i: [(arm, None, keys[i])], questions, f"{arm} answers")
+            return self._run(decoder, todo, lambda i: [(arm, None, keys[i])], questions, f"{arm} answers", 1)
 
     def ask_together(
         self, model: Any, adapters: Mapping[str, str | None], questions: Sequence[Question], keys: Mapping[str, Sequence[str]]
@@ -115,14 +119,19 @@ class Asker:
             lambda i: [(arm, adapter, keys[arm][i]) for arm, adapter in rows],
             questions,
             f"{', '.join(adapters)} answers",
+            len(adapters),
         )
 
     def _todo(self, questions: Sequence[Question], keys_of: Any) -> list[list[int]]:
-        planned = plan_batches(questions, self.batch_size)[self.process :: self.processes]
+        group = self.batch_size * (GROUP if self.refill else 1)
+        planned = plan_batches(questions, group)[self.process :: self.processes]
         return [batch for batch in planned if any(self.store.lacks(key) for i in batch for key in keys_of(i))]
 
-    def _run(self, decoder: Decoder, todo: list[list[int]], rows_of: Any, questions: Sequence[Question], name: str) -> int:
-        """Decode batches of places; `rows_of` a place gives (arm, adapter, key) of each answer it needs."""
+    def _run(
+        self, decoder: Decoder, todo: list[list[int]], rows_of: Any, questions: Sequence[Question], name: str, of_each: int
+    ) -> int:
+        """Decode batches of places; `rows_of` a place gives (arm, adapter, key) of each of the `of_each` answers it needs."""
+        self.most_rows = min(self.most_rows, self.batch_size * of_each)
         made = 0
         progress = Progress(sum(len(rows_of(i)) for batch in todo for i in batch), name)
         for batch in todo:
@@ -139,11 +148,9 @@ class Asker:
         return made
 
     def _decode(self, decoder: Decoder, rows: Sequence[Row]) -> list[tuple[list[int] | None, str, str]]:
-        if len(rows) > self.most_rows:
-            half = (len(rows) + 1) // 2
-            return self._decode(decoder, rows[:half]) + self._decode(decoder, rows[half:])
+        at_once = min(self.most_rows, len(rows))
         try:
-            found: list[Decoded] = decoder.decode(rows)
+            found: list[Decoded] = decoder.decode(rows, at_once, refill=self.refill)
             return [(ids, finish, "") for ids, finish in found]
         except (torch.OutOfMemoryError, MemoryError) as error:
             said = f"out of memory: {error}"[:200]
@@ -151,11 +158,14 @@ class Asker:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        if at_once > 1:
+            self.most_rows = (at_once + 1) // 2
+            print(f"  out of memory at {at_once} rows, going on with {self.most_rows}", flush=True)
+            return self._decode(decoder, rows)
         if len(rows) == 1:
             return [(None, "failed", said)]
-        self.most_rows = (len(rows) + 1) // 2
-        print(f"  out of memory at {len(rows)} rows, going on with {self.most_rows}", flush=True)
-        return self._decode(decoder, rows)
+        half = (len(rows) + 1) // 2  # one of them is too long by itself
+        return self._decode(decoder, rows[:half]) + self._decode(decoder, rows[half:])
 
 
 def ask_endpoint(

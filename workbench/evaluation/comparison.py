@@ -132,7 +132,11 @@ def by_check(base: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_specialty(base: pd.DataFrame, tuned: pd.DataFrame, suite: MetricSuite, seed: int) -> pd.DataFrame:
-    """`specialty_performance.csv`: a row a split, metric and specialty; p values adjusted over the specialties."""
+    """`specialty_performance.csv`: a row a split, metric and specialty.
+
+    p values are adjusted over the specialties (Benjamini-Hochberg); `shrunk` is the difference drawn toward that of all
+    specialties, and `detectable` the smallest difference that so many questions would have shown.
+    """
     rows = []
     for split in SPLITS:
         specialties = sorted(base.loc[base["split"] == split, "specialty"].unique())
@@ -141,16 +145,35 @@ def by_specialty(base: pd.DataFrame, tuned: pd.DataFrame, suite: MetricSuite, se
             found = []
             for specialty in specialties:
                 mine = pairs[pairs["specialty"] == specialty]
-                difference = significance.paired(list(mine["tuned"] - mine["base"]), seed)
+                values = (mine["tuned"] - mine["base"]).to_numpy(float)
+                difference = significance.paired(values.tolist(), seed)
                 arms = {arm: significance.mean_interval(list(mine[arm])) for arm in ("base", "tuned")}
+                sd = float(values.std(ddof=1)) if len(values) > 1 else math.nan
                 found.append(
                     {"split": split, "metric": metric, "specialty": specialty, "n": difference.n, "base": arms["base"].mean,
                      "tuned": arms["tuned"].mean, "difference": difference.mean, "ci_low": difference.low,
                      "ci_high": difference.high, "p": difference.p, "tuned_low": arms["tuned"].low,
-                     "tuned_high": arms["tuned"].high, "lower_is_better": suite.lower_is_better(metric)}
+                     "tuned_high": arms["tuned"].high, "detectable": significance.smallest_detectable(sd, difference.n),
+                     "lower_is_better": suite.lower_is_better(metric)}
                 )  # fmt: skip
-            for row, adjusted in zip(found, significance.false_discovery_adjusted([r["p"] for r in found]), strict=True):
-                known = adjusted <= significance.ALPHA
+            adjusted = significance.false_discovery_adjusted([row["p"] for row in found])
+            shrunk = _shrunk_differences(pairs, specialties)
+            for row, p_adjusted, drawn in zip(found, adjusted, shrunk, strict=True):
                 says = verdict(row["ci_low"], row["ci_high"], suite, metric)
-                rows.append({**row, "p_adjusted": adjusted, "verdict": says if known or not says else "within noise"})
+                known = p_adjusted <= significance.ALPHA or not says
+                rows.append({**row, "p_adjusted": p_adjusted, "shrunk": drawn, "verdict": says if known else "within noise"})
     return pd.DataFrame(rows)
+
+
+def _shrunk_differences(pairs: pd.DataFrame, specialties: Sequence[str]) -> list[float]:
+    """Of each specialty; NaN where it has no question, or there are not two specialties that have."""
+    groups = [(pairs["tuned"] - pairs["base"])[pairs["specialty"] == name].to_numpy(float) for name in specialties]
+    there = [place for place, group in enumerate(groups) if len(group)]
+    found = [math.nan] * len(groups)
+    if len(there) > 1:
+        variance = max(significance.pooled_variance(groups), 1e-12)
+        means = np.array([groups[place].mean() for place in there])
+        shrunk, _ = significance.shrink(means, variance / np.array([len(groups[place]) for place in there]))
+        for place, value in zip(there, shrunk, strict=True):
+            found[place] = float(value)
+    return found

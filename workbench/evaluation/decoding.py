@@ -1,12 +1,14 @@
-"""Decoding a batch of prompts: left padding, one shared prefix, rows that leave the batch when they are done.
+"""Decoding prompts in batches: left padding, one shared prefix, rows that leave when they are done and others that join.
 
 transformers' `generate` keeps every row of a batch until the longest answer ends. Here finished rows are dropped from
-the key-value cache, what all prompts begin with is computed once, and rows of one batch may be answered by different
-adapters or by the base alone. Encoder-decoder models go through `generate`.
+the key-value cache, waiting ones may take their place (continuous batching, after Orca, Yu et al. 2022), what all prompts
+begin with is computed once, and rows of one batch may be answered by different adapters or by the base alone.
+Encoder-decoder models go through `generate`.
 """
 
 from __future__ import annotations
 
+import collections
 import functools
 import hashlib
 import inspect
@@ -24,6 +26,7 @@ from workbench import models
 BASE = "__base__"  # PEFT's name for no adapter
 LEAST_PREFIX = 8  # tokens that prompts must share for a prefix to be worth a pass of its own
 KEPT_WHILE = 0.75  # rows are dropped once this share of a batch or less is still being answered
+REFILL_AT = 0.25  # waiting rows join once this share of a batch is free: each joining copies the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +58,20 @@ def seed_of(decoding: Decoding, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{decoding.seed}|{name}".encode()).digest()[:8], "big", signed=True)
 
 
-def gumbel_noise(seeds: torch.Tensor, step: int, width: int) -> torch.Tensor:
-    """Gumbel noise of each row at one step, (rows, width): the same for every model, batch and device.
+def gumbel_noise(seeds: torch.Tensor, steps: torch.Tensor, width: int) -> torch.Tensor:
+    """Gumbel noise of each row at its step, (rows, width): the same for every model, batch and device.
 
     Adding it, times the temperature, to the logits and taking the largest draws from the softmax at that temperature
     (the Gumbel-max trick, Maddison et al. 2014). The noise is worked out from seed, step and place (the finaliser of
     splitmix64, Steele et al. 2014), since drawing 128,000 numbers a row on the CPU would take longer than a GPU's step.
 
     Args:
-        seeds: (rows,), int64.
+        seeds, steps: (rows,), int64.
     """
     place = torch.arange(width, dtype=torch.int64, device=seeds.device)
-    mixed = seeds[:, None] + (place[None] + step * 2**32) * -0x61C8864680B583EB  # 2^64 / golden ratio, as a signed number
+    mixed = (
+        seeds[:, None] + (place[None] + steps[:, None] * 2**32) * -0x61C8864680B583EB
+    )  # 2^64 / golden ratio, as a signed number
     for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
         mixed = (mixed ^ _shifted(mixed, shift)) * factor
     mixed = mixed ^ _shifted(mixed, 31)
@@ -79,6 +84,59 @@ def _shifted(values: torch.Tensor, bits: int) -> torch.Tensor:
     return (values >> bits) & (2 ** (64 - bits) - 1)
 
 
+@dataclass
+class _Batch:
+    """Rows that are being answered.
+
+    Args:
+        mask: (rows, columns of the cache), 0 where a column is not the row's.
+        logits: (rows, vocabulary), of each row's next token.
+        places: which row each is; `done` says which of them have ended and only wait to be dropped.
+    """
+
+    cache: Any
+    mask: torch.Tensor
+    logits: torch.Tensor
+    places: list[int]
+    done: list[bool]
+
+    @classmethod
+    def empty(cls) -> _Batch:
+        return cls(None, torch.empty(0), torch.empty(0), [], [])
+
+    def going(self) -> list[int]:
+        """Where in the batch rows are still being answered."""
+        return [place for place, over in enumerate(self.done) if not over]
+
+    def keep_going(self) -> None:
+        """Drop the rows that are done."""
+        kept = self.going()
+        if len(kept) == len(self.places):
+            return
+        chosen = torch.tensor(kept, device=self.mask.device)
+        self.cache.batch_select_indices(chosen)
+        self.mask, self.logits = self.mask[chosen], self.logits[chosen]
+        self.places, self.done = [self.places[place] for place in kept], [False] * len(kept)
+
+    def joined_by(self, fresh: _Batch, config: Any) -> _Batch:
+        """Both batches as one, without rows that are done and columns that no row uses; padded on the left to one length."""
+        self.keep_going()
+        used = self.mask.any(0)
+        masks = (self.mask[:, used], fresh.mask)
+        columns = max(mask.shape[1] for mask in masks)
+
+        def together(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+            parts = (old[:, :, used], new)
+            return torch.cat([torch.nn.functional.pad(part, (0, 0, columns - part.shape[2], 0)) for part in parts])
+
+        cache = DynamicCache(config=models.text_config(config))
+        for layer, (old, new) in enumerate(zip(self.cache.layers, fresh.cache.layers, strict=True)):
+            cache.update(together(old.keys, new.keys), together(old.values, new.values), layer)
+        mask = torch.cat([torch.nn.functional.pad(mask, (columns - mask.shape[1], 0)) for mask in masks])
+        logits = torch.cat([self.logits, fresh.logits])
+        return _Batch(cache, mask, logits, self.places + fresh.places, [False] * (len(self.places) + len(fresh.places)))
+
+
 class Decoder:
     """Answers batches with one loaded model.
 
@@ -89,7 +147,8 @@ class Decoder:
 
     def __init__(self, model: Any, decoding: Decoding, prefix: Sequence[int] = ()) -> None:
         self.model, self.decoding = model, decoding
-        self.prefix = tuple(prefix) if len(prefix) >= LEAST_PREFIX and sees_everything(model.config) else ()
+        self._sees_everything = sees_everything(model.config)
+        self.prefix = tuple(prefix) if len(prefix) >= LEAST_PREFIX and self._sees_everything else ()
         self._prefix_states: dict[str | None, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         base = models.base_of(model)
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(type(base).forward).parameters else {}
@@ -97,57 +156,71 @@ class Decoder:
         self._in_lockstep = bool(getattr(base, "_is_fsdp_managed_module", False))
 
     @torch.inference_mode()
-    def decode(self, rows: Sequence[Row]) -> list[Decoded]:
-        """Answers in the order of `rows`."""
+    def decode(self, rows: Sequence[Row], at_once: int | None = None, *, refill: bool = False) -> list[Decoded]:
+        """Answers in the order of `rows`.
+
+        Args:
+            at_once: rows that are answered at a time, all by default.
+            refill: let waiting rows take the place of those that are done, instead of one batch after another.
+        """
+        at_once = at_once or max(1, len(rows))
+        size = len(rows) if refill and self._sees_everything else at_once
+        answer = self._generate if self.model.config.is_encoder_decoder else self._decode
         with self._autocast():
-            if self.model.config.is_encoder_decoder:
-                return self._generate(rows)
-            return self._decode(rows)
+            return [one for start in range(0, len(rows), max(1, size)) for one in answer(rows[start : start + size], at_once)]
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.model.device.type, dtype=torch.bfloat16)
 
-    def _decode(self, rows: Sequence[Row]) -> list[Decoded]:
-        device, stops, given = self.model.device, set(self.decoding.stop_ids), len(self.prefix)
-        rests = [row.prompt_ids[given:] for row in rows]
+    def _decode(self, rows: Sequence[Row], at_once: int) -> list[Decoded]:
+        stops, limit = set(self.decoding.stop_ids), self.decoding.max_new_tokens
+        answers: list[list[int]] = [[] for _ in rows]
+        ends = ["length"] * len(rows)
+        waiting, batch = collections.deque(range(len(rows))), _Batch.empty()
+        while waiting or batch.going():
+            free = at_once - len(batch.going())
+            if waiting and (not batch.going() or free >= REFILL_AT * at_once):
+                fresh = self._begin(rows, [waiting.popleft() for _ in range(min(free, len(waiting)))])
+                batch = batch.joined_by(fresh, self.model.config) if batch.going() else fresh
+            tokens = self._choose(
+                batch.logits, [rows[i].name for i in batch.places], [len(answers[i]) for i in batch.places]
+            )  # fmt: skip
+            for place, (i, token) in enumerate(zip(batch.places, tokens, strict=True)):
+                if batch.done[place]:
+                    continue
+                if token in stops:
+                    batch.done[place], ends[i] = True, "stop"
+                else:
+                    answers[i].append(token)
+                    batch.done[place] = len(answers[i]) == limit
+            if not batch.going():
+                continue
+            if len(batch.going()) <= KEPT_WHILE * len(batch.places):
+                batch.keep_going()
+            last = [self.decoding.pad_id if over else answers[i][-1] for i, over in zip(batch.places, batch.done, strict=True)]
+            batch.mask = torch.nn.functional.pad(batch.mask, (0, 1), value=1)
+            ids = torch.tensor(last, device=self.model.device)[:, None]
+            # as many as the row has tokens before this one, wherever in the cache they stand
+            positions = batch.mask.sum(1, keepdim=True) - 1
+            batch.logits = self._forward(ids, batch.mask, positions, batch.cache, [rows[i].adapter for i in batch.places])
+        return list(zip(answers, ends, strict=True))
+
+    def _begin(self, rows: Sequence[Row], places: list[int]) -> _Batch:
+        """A batch of the prompts of `rows` at these places, with the logits of their first tokens."""
+        device, given = self.model.device, len(self.prefix)
+        rests = [rows[i].prompt_ids[given:] for i in places]
         width = max(map(len, rests))
         ids = torch.tensor([[self.decoding.pad_id] * (width - len(rest)) + list(rest) for rest in rests], device=device)
         gaps = torch.tensor([width - len(rest) for rest in rests], device=device)[:, None]
         # the prefix stands first, the gap between it and the rest is masked, and positions count without it
-        mask = torch.ones(len(rows), given + width, dtype=torch.long, device=device)
-        places = torch.arange(given + width, device=device)
-        mask[(places >= given) & (places < given + gaps)] = 0
+        mask = torch.ones(len(rests), given + width, dtype=torch.long, device=device)
+        columns = torch.arange(given + width, device=device)
+        mask[(columns >= given) & (columns < given + gaps)] = 0
         positions = (mask.cumsum(1) - 1)[:, given:].clamp(min=0)
-        cache = self._cache_of(rows)
-        answers: list[list[int]] = [[] for _ in rows]
-        ends = ["length"] * len(rows)
-        alive = list(range(len(rows)))  # of each row of the cache, the row it answers
-        going = [True] * len(rows)
-        for step in range(self.decoding.max_new_tokens):
-            output = self._forward(ids, mask, positions, cache, [rows[i].adapter for i in alive])
-            for place, (i, token) in enumerate(
-                zip(alive, self._choose(output, [rows[i].name for i in alive], step), strict=True)
-            ):
-                if not going[place]:
-                    continue
-                if token in stops:
-                    going[place], ends[i] = False, "stop"
-                else:
-                    answers[i].append(token)
-            left = [place for place, goes in enumerate(going) if goes]
-            if not left:
-                break
-            positions = positions[:, -1:] + 1
-            if len(left) <= KEPT_WHILE * len(alive):
-                chosen = torch.tensor(left, device=device)
-                cache.batch_select_indices(chosen)
-                mask, positions = mask[chosen], positions[chosen]
-                alive, going = [alive[place] for place in left], [True] * len(left)
-            mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-            ids = torch.tensor(
-                [[answers[i][-1] if goes else self.decoding.pad_id] for i, goes in zip(alive, going, strict=True)], device=device
-            )
-        return list(zip(answers, ends, strict=True))
+        mine = [rows[i] for i in places]
+        cache = self._cache_of(mine)
+        logits = self._forward(ids, mask, positions, cache, [row.adapter for row in mine])
+        return _Batch(cache, mask, logits, places, [False] * len(places))
 
     def _forward(self, ids: Any, mask: Any, positions: Any, cache: Any, adapters: Sequence[str | None]) -> torch.Tensor:
         """Logits of the last position, (rows, vocabulary)."""
@@ -159,10 +232,12 @@ class Decoder:
         logits: torch.Tensor = output.logits[:, -1].float()
         return logits
 
-    def _choose(self, logits: torch.Tensor, names: Sequence[str], step: int) -> list[int]:
+    def _choose(self, logits: torch.Tensor, names: Sequence[str], steps: Sequence[int]) -> list[int]:
+        """The next token of each row: `steps` says how many it has."""
         if self.decoding.temperature > 0:
             seeds = torch.tensor([seed_of(self.decoding, name) for name in names], device=logits.device)
-            logits = logits + self.decoding.temperature * gumbel_noise(seeds, step, logits.shape[1])
+            noise = gumbel_noise(seeds, torch.tensor(steps, device=logits.device), logits.shape[1])
+            logits = logits + self.decoding.temperature * noise
         tokens = logits.argmax(-1)
         if self._in_lockstep:
             torch.distributed.broadcast(tokens, 0)
@@ -190,7 +265,7 @@ class Decoder:
             self._prefix_states[adapter] = [(layer.keys, layer.values) for layer in cache.layers]
         return self._prefix_states[adapter]
 
-    def _generate(self, rows: Sequence[Row]) -> list[Decoded]:
+    def _generate(self, rows: Sequence[Row], at_once: int) -> list[Decoded]:
         width = max(len(row.prompt_ids) for row in rows)
         ids = torch.tensor([[*row.prompt_ids, *[self.decoding.pad_id] * (width - len(row.prompt_ids))] for row in rows])
         mask = torch.tensor([[1] * len(row.prompt_ids) + [0] * (width - len(row.prompt_ids)) for row in rows])
@@ -198,9 +273,9 @@ class Decoder:
 
         class OwnDraw(LogitsProcessor):
             def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-                step = input_ids.shape[1] - 1
                 seeds = torch.tensor([seed_of(decoder.decoding, row.name) for row in rows], device=scores.device)
-                return scores.float() + decoder.decoding.temperature * gumbel_noise(seeds, step, scores.shape[1])
+                noise = gumbel_noise(seeds, torch.full_like(seeds, input_ids.shape[1] - 1), scores.shape[1])
+                return scores.float() + decoder.decoding.temperature * noise
 
         settings = GenerationConfig(
             max_new_tokens=self.decoding.max_new_tokens,

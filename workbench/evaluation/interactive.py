@@ -26,7 +26,8 @@ def specialties(table: pd.DataFrame, steering: str) -> dict[str, Any]:
         about = {"specialty": row["specialty"].replace("_", " "), "metric": row["metric"], "split": row["split"], "n": row["n"]}
         rows.append(
             {**about, "view": DIFFERENCE, "at": row["difference"], "low": row["ci_low"], "high": row["ci_high"],
-             "verdict": row["verdict"] or "within noise", "adjusted p": row["p_adjusted"], "order": row["difference"]}
+             "verdict": row["verdict"] or "within noise", "adjusted p": row["p_adjusted"], "shrunk": row["shrunk"],
+             "detectable": row["detectable"], "order": row["difference"]}
         )  # fmt: skip
         rows.append({**about, "view": SCORES, "at": row["base"], "verdict": "base", "order": row["tuned"]})
         rows.append({**about, "view": SCORES, "at": row["tuned"], "low": row["tuned_low"], "high": row["tuned_high"],
@@ -36,7 +37,7 @@ def specialties(table: pd.DataFrame, steering: str) -> dict[str, Any]:
         _choice("split", list(dict.fromkeys(shown["split"])), "eval"),
         _choice("view", [DIFFERENCE, SCORES], DIFFERENCE),
     ]
-    return _forest(rows, "specialty", choices, ["adjusted p:Q"])
+    return _forest(rows, "specialty", choices, ["adjusted p:Q", "shrunk:Q", "detectable:Q"])
 
 
 def metrics(models: pd.DataFrame) -> dict[str, Any]:

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
-from statsmodels.stats.meta_analysis import combine_effects
 
-from workbench.evaluation.significance import ALPHA, false_discovery_adjusted
+from workbench.evaluation.significance import ALPHA, false_discovery_adjusted, pooled_variance, shrink
 
 WORST_SHARE = 0.2  # "the worst" are this share of the specialties
 DRAWS = 20_000
@@ -69,14 +68,10 @@ def rank_specialties(
     counts = np.array([len(array) for array in arrays])
     means = np.array([array.mean() for array in arrays])
     freedom = int((counts - 1).sum())
-    # one variance for all: at ten questions a specialty's own is too noisy to weigh by
-    pooled = float(sum(((array - array.mean()) ** 2).sum() for array in arrays) / max(freedom, 1))
+    pooled = pooled_variance(arrays)
     variances = np.maximum(pooled, 1e-12) / counts
 
-    centre, tau2 = _centre_and_spread(means, variances)
-    weight = variances / (variances + tau2)
-    shrunk = weight * centre + (1 - weight) * means
-    shrunk_se = np.sqrt((1 - weight) * variances)
+    shrunk, shrunk_se = shrink(means, variances)
     worst = _probability_among_worst(shrunk, shrunk_se, seed)
 
     total, everything = counts.sum(), float((means * counts).sum())
@@ -101,12 +96,6 @@ def rank_specialties(
             )
         )  # fmt: skip
     return sorted(evidence, key=lambda item: (item.shrunk, item.mean, item.specialty))
-
-
-def _centre_and_spread(means: np.ndarray, variances: np.ndarray) -> tuple[float, float]:
-    """Weighted mean of all specialties and tau^2, the variance of true scores between them."""
-    result = combine_effects(means, variances, method_re="iterated")
-    return float(result.mean_effect_re), max(0.0, float(result.tau2))
 
 
 def _probability_among_worst(shrunk: np.ndarray, se: np.ndarray, seed: int) -> np.ndarray:

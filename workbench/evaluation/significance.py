@@ -18,6 +18,7 @@ from scipy import stats
 
 LEVEL = 0.95
 ALPHA = 0.05  # at which a difference is called one
+POWER = 0.8  # with which a smallest difference would be shown
 EXACT_UP_TO = 12  # 4,096 sign patterns; beyond that they are drawn
 RESAMPLES = 9_999
 
@@ -95,6 +96,24 @@ def stratified(values: Sequence[float], strata: Sequence[str], *, test: bool = F
     return Estimate(len(array), mean, mean - half, mean + half, sign_flip_p(array, seed) if test else math.nan)
 
 
+def pooled_variance(groups: Sequence[NDArray[np.float64]]) -> float:
+    """One variance within all groups: at ten questions a specialty's own is too noisy to weigh by."""
+    freedom = sum(len(group) - 1 for group in groups if len(group))
+    return float(sum(((group - group.mean()) ** 2).sum() for group in groups if len(group)) / max(freedom, 1))
+
+
+def shrink(means: NDArray[np.float64], variances: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Means drawn toward their common centre by how uncertain they are, and their standard errors (empirical Bayes).
+
+    The variance between true means, tau^2, is Paule and Mandel's, through statsmodels. At least two means.
+    """
+    from statsmodels.stats.meta_analysis import combine_effects
+
+    result = combine_effects(means, variances, method_re="iterated")
+    weight = variances / (variances + max(0.0, float(result.tau2)))
+    return weight * float(result.mean_effect_re) + (1 - weight) * means, np.sqrt((1 - weight) * variances)
+
+
 def mcnemar_p(only_one: int, only_other: int) -> float:
     """Two-sided exact p value for two paired shares being equal, from the pairs in which they differ (McNemar 1947)."""
     differing = only_one + only_other
@@ -111,10 +130,13 @@ def false_discovery_adjusted(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def smallest_detectable(sd: float, n: int, alpha: float = 0.05, power: float = 0.8) -> float:
-    """The smallest true difference that n paired questions would show with this power (t test)."""
+def smallest_detectable(sd: float, n: int) -> float:
+    """The smallest true difference that n paired questions would show with 80% power (t test, two-sided, .05)."""
+    return _smallest_in_sd(n) * sd if n >= 2 and sd > 0 else math.nan
+
+
+@functools.cache
+def _smallest_in_sd(n: int) -> float:
     from statsmodels.stats.power import TTestPower
 
-    if n < 2 or not sd > 0:
-        return math.nan
-    return float(TTestPower().solve_power(nobs=n, alpha=alpha, power=power) * sd)
+    return float(TTestPower().solve_power(nobs=n, alpha=ALPHA, power=POWER))
