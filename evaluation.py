@@ -290,7 +290,7 @@ def score(config: EvaluationConfig, suite: MetricSuite, answering: Answering) ->
     """Tables of all arms with every metric, the floors, the comparisons with the base, and what tuning cost elsewhere."""
     import pandas as pd
 
-    from workbench.evaluation import comparison, retention, text_metrics
+    from workbench.evaluation import comparison, history, retention, text_metrics
 
     answers = answering.answers()
     print(f"scoring {sum(map(len, answers.values()))} answers in {len(suite.names())} metrics …", flush=True)
@@ -329,6 +329,7 @@ def score(config: EvaluationConfig, suite: MetricSuite, answering: Answering) ->
         "models": pd.concat(others, ignore_index=True),
         "checks": comparison.by_check(tables["base"], tables["tuned"]),
         "specialties": comparison.by_specialty(tables["base"], tables["tuned"], suite, config.RANDOM_SEED),
+        "asked_alike": history.alike(settings.as_dict(config), suite, answering.asked["base"]),
         "retention": elsewhere(answering, answers) if config.RETENTION else None,
     }
 
@@ -371,7 +372,9 @@ def recommend(config: EvaluationConfig, suite: MetricSuite, inputs: Inputs, scor
     headline = scored["comparison"]
     headline = headline[headline["split"] == "holdout"]
     improvement = {row["metric"]: _number(row["difference"]) for _, row in headline.iterrows()}
-    advice = recommendations.advice(evidence, metric=metric, overall_improvement=improvement)
+    advice = recommendations.advice(
+        evidence, metric=metric, overall_improvement=improvement, lower_is_better=suite.lower_is_better(metric)
+    )
     return {**advice, "iteration": entry["iteration"], "overall_improvement_split": "holdout"}
 
 
@@ -405,14 +408,15 @@ def write_results(
             comparison.write_csv(table, file)
     files.write_json(output / "training_recommendations.json", advice)
     metric = advice["steering_metric"]
-    specialties = scored["specialties"]
+    specialties, headline = scored["specialties"], conclusions.headline(scored["comparison"])
+    reported = headline["split"].iloc[0]
+    steers = "eval" if (specialties["split"] == "eval").any() else reported
     charts.specialty_analysis(
         output / "specialty_analysis.png",
-        specialties[(specialties["split"] == "eval") & (specialties["metric"] == metric)],
-        metric=metric, split="eval", supported=advice["low_performance_specialties"],
+        specialties[(specialties["split"] == steers) & (specialties["metric"] == metric)],
+        metric=metric, split=steers, supported=advice["low_performance_specialties"],
     )  # fmt: skip
-    headline = scored["comparison"][scored["comparison"]["split"] == "holdout"]
-    charts.model_comparison(output / "model_comparison.png", headline, split="holdout")
+    charts.model_comparison(output / "model_comparison.png", headline, split=reported)
     elsewhere_summary = retention.summary(scored["retention"]) if config.RETENTION else None
     judge_summary = judge.summary(scored["judged"], config.JUDGE.split()[1]) if config.JUDGE else None
     sentences = conclusions.in_words(headline, scored, metric, looks)
@@ -422,7 +426,7 @@ def write_results(
     earlier = history.extend(
         output, scored["comparison"], scored["tuned"],
         {"iteration": inputs.iteration, "finished": look["time"], "evaluation": fingerprint,
-         "alike": history.alike(settings.as_dict(config), inputs.data["splits"]), "adapter": training["inputs"]["adapter"],
+         "alike": scored["asked_alike"], "adapter": training["inputs"]["adapter"],
          "train": inputs.ledger_entry()["sizes"]["train"]},
     )  # fmt: skip
     with files.atomic_open(output / history.NAME) as file:
@@ -455,16 +459,19 @@ def print_table(output: Path) -> None:
     """The closing table: the holdout's figures, and what to feed next."""
     import pandas as pd
 
-    table = pd.read_csv(output / "model_comparison.csv")
-    headline = table[table["split"] == "holdout"]
-    print(f"\nholdout{'':<18}{'base':>9}{'tuned':>9}{'difference':>12}   95% interval      floor")
+    from workbench.evaluation import conclusions
+
+    headline = conclusions.headline(pd.read_csv(output / "model_comparison.csv"))
+    split = headline["split"].iloc[0]
+    print(f"\n{split:<25}{'base':>9}{'tuned':>9}{'difference':>12}   95% interval      floor")
     for _, row in headline.iterrows():
         if isinstance(row["missing"], str) and row["missing"]:
             print(f"  {row['metric']:<23}  missing: {row['missing'][:80]}")
             continue
         print(
             f"  {row['metric']:<23}{row['base']:>9.3f}{row['tuned']:>9.3f}{row['difference']:>+12.3f}   "
-            f"{row['ci_low']:+.3f} to {row['ci_high']:+.3f}  {row['floor_tuned']:>6.3f}"
+            f"{row['ci_low']:+.3f} to {row['ci_high']:+.3f}  "
+            + (f"{row['floor_tuned']:>6.3f}" if math.isfinite(row["floor_tuned"]) else f"{'–':>6}")
         )
     advice = files.read_json(output / "training_recommendations.json")
     print("\nnext iteration")
@@ -577,6 +584,10 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
 
     started = time.time()
     suite = make_metrics(config.BERTSCORE_MODEL, config.MEDICAL_LEXICON)
+    if suite.describes(config.STEERING_METRIC):
+        raise UserError(
+            f"STEERING_METRIC={config.STEERING_METRIC}: only describes answers; no value of it is better than another."
+        )
     if config.STEERING_METRIC not in suite.names():
         raise UserError(
             f"STEERING_METRIC={config.STEERING_METRIC}: there is no such metric. There are {', '.join(suite.names())}."
@@ -589,7 +600,8 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
         [affects, [arm.identity for arm in planned], inputs.data["fingerprint"], suite.names(), suite.lexicon_hash()]
     )
     state = processes.decided(here, lambda: manifest.start(output, fingerprint, SCRIPT, fresh=fresh, claim=False))
-    if state == "finished" and not rescore:
+    again = processes.decided(here, lambda: bool(answers.failed_keys(output)))
+    if state == "finished" and not rescore and not again:
         if here.is_main_process:
             print(f"{output}: up to date")
         return
@@ -602,9 +614,11 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
             "Leave --rescore out, or give the settings they were made with."
         )
     if here.is_main_process:
-        for arm in planned:
-            if arm.kind == "endpoint" and not rescore:
-                Endpoint(arm.source, arm.served_as).check()
+        servers = [(arm.source, arm.served_as) for arm in planned if arm.kind == "endpoint"]
+        if config.JUDGE:
+            servers.append((config.JUDGE.split()[0], config.JUDGE.split()[1]))
+        for address, model in () if rescore else servers:
+            Endpoint(address, model).check()
         manifest.start(output, fingerprint, SCRIPT, fresh=fresh)
         if state == "resume":
             print("  going on where the last run stopped")

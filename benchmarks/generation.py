@@ -27,7 +27,7 @@ import side_by_side
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-ARMS = ("plain", "static", "ours-in-turn", "ours-together", "ours-refilled")
+ARMS = ("plain", "static", "ours-in-turn", "ours-together", "ours-in-turn-refilled", "ours-together-refilled")
 LENGTH_MU, LENGTH_SIGMA = 4.7, 0.7  # new tokens of an answer where weights are random: about 140 in the mean
 
 
@@ -92,6 +92,7 @@ def run_arm(options: argparse.Namespace) -> None:
     started = time.perf_counter()
     found: dict[str, list[list[int]]] = {}
     steps_made: list[int] = []  # rows of each step
+    together = "together" in options.arm
     if options.arm.startswith("ours"):
         settings = Decoding(options.new_tokens, 0.0, 0, stops or (-1,), tokenizer.pad_token_id)
         questions = [Question(str(i), "eval", "x", "", "", str(i), ids) for i, ids in enumerate(asked)]
@@ -109,11 +110,11 @@ def run_arm(options: argparse.Namespace) -> None:
             store = AnswerStore(Path(folder))
             store.add = lambda answers: store.records.update({a.key: a for a in answers})  # type: ignore[method-assign]
             size = options.batch or asking.find_batch_size(
-                model.device.type, questions, settings, model.config, 2 if options.arm != "ours-in-turn" else 1
+                model.device.type, questions, settings, model.config, 2 if together else 1
             )
-            asker = asking.Asker(store, Verbatim(), settings, size, refill=options.arm == "ours-refilled")
+            asker = asking.Asker(store, Verbatim(), settings, size, refill=options.arm.endswith("refilled"))
             keys = {arm: [f"{arm}{i}" for i in range(len(asked))] for arm in ("base", "tuned")}
-            if options.arm != "ours-in-turn":
+            if together:
                 asker.ask_together(model, {"base": None, "tuned": "tuned"}, questions, keys)
             else:
                 for arm, adapter in (("base", None), ("tuned", "tuned")):
@@ -183,16 +184,16 @@ def main() -> None:
         return
     print(f"{side_by_side.machine()}, {options.questions} questions to base and tuned model, at most {options.new_tokens} new tokens, "
           f"{options.random_weights or 'embedded'}")  # fmt: skip
-    print(f"{'arm':<16}{'answers/s':>11}{'tokens/s':>10}{'peak GB':>9}{'as plain':>10}{'steps':>8}{'rows a step':>13}")
+    print(f"{'arm':<24}{'answers/s':>11}{'tokens/s':>10}{'peak GB':>9}{'as plain':>10}{'steps':>8}{'rows a step':>13}")
     plain: list[str] = []
     for arm, got in side_by_side.run(__file__, options.arms.split(",")):
         if isinstance(got, str):
-            print(f"{arm:<16}failed: {got}", flush=True)
+            print(f"{arm:<24}failed: {got}", flush=True)
             continue
         plain = plain or got["answers"]
         same = sum(a == b for a, b in zip(plain, got["answers"], strict=True)) / len(plain)
         print(
-            f"{arm:<16}{got['answers_a_second']:>11.2f}{got['tokens_a_second']:>10,.0f}{got['peak_gb']:>9.2f}{100 * same:>9.0f}%"
+            f"{arm:<24}{got['answers_a_second']:>11.2f}{got['tokens_a_second']:>10,.0f}{got['peak_gb']:>9.2f}{100 * same:>9.0f}%"
             + (f"{got['steps']:>8}{got['rows_a_step']:>13.1f}" if got["steps"] else ""),
             flush=True,
         )

@@ -309,6 +309,29 @@ def lines_of(path):
     return path.read_text().count("\n") if path.exists() else 0
 
 
+def test_a_store_keeps_what_a_kill_tore_and_whatever_a_model_wrote(tmp_path):
+    store = answers.AnswerStore(tmp_path)
+    odd = answers.Answer("k", "q", "base", "one\u2028two\x85three\r\nfour", "stop", 1)
+    store.path.write_text('{"key": "torn')
+    store = answers.AnswerStore(tmp_path)
+    store.add([odd])
+    assert answers.AnswerStore(tmp_path).records == {"k": odd}
+
+
+def test_answers_that_failed_are_asked_again_by_the_same_command(small_run, tmp_path):
+    folders = {**small_run, "scores": tmp_path / "scores"}
+    shutil.copytree(small_run["scores"], folders["scores"])
+    stored = folders["scores"] / "predictions.jsonl"
+    broken = {**json.loads(stored.read_text().splitlines()[0]), "text": "", "finish": "failed", "error": "503"}
+    with open(stored, "a") as file:
+        file.write(json.dumps(broken) + "\n")
+    done = run_script(*evaluate_command(folders))
+    assert done.returncode == 0 and "asking" in done.stdout, done.stderr
+    assert manifest.read(folders["scores"])["run"]["generated"] == 16  # the batch that lacked it
+    assert read(folders["scores"], "base_model_results.csv") == read(small_run["scores"], "base_model_results.csv")
+    assert "up to date" in run_script(*evaluate_command(folders)).stdout
+
+
 def test_killed_at_three_points_it_goes_on_and_ends_with_the_same_answers_and_scores(small_run, tmp_path):
     folders = {**small_run, "scores": tmp_path / "killed"}
     command, stored = evaluate_command(folders), folders["scores"] / "predictions.jsonl"
@@ -368,6 +391,7 @@ def test_ask_prints_what_both_models_say(small_run):
     ("arguments", "words"),
     [
         (["STEERING_METRIC=ROUGE-9"], "there is no such metric"),
+        (["STEERING_METRIC=length_ratio"], "only describes"),
         (["TEMPERATURE=-1"], "at least 0"),
         (["FINETUNED_MODEL_PATH=absent"], "python fine_tuning.py"),
         (["BASE_MODEL_PATH=./absent"], "no such folder"),

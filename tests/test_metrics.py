@@ -94,10 +94,14 @@ def test_a_lexicon_of_the_users_own_decides_what_a_medical_term_is(tmp_path):
         "gout",
     )
     assert medical_metrics.medical_token_f1("heart failure", "Heart-failure? heart failure", str(path)) == 1.0
+    path.write_text("vitamin b12\nvitamin b6\nheart failure\nheart\ngout\n", encoding="utf-8")
+    medical_metrics.read_lexicon.cache_clear()
+    medical_metrics.medical_terms.cache_clear()
+    assert medical_metrics.medical_token_f1("Vitamin B12", "vitamin B6", str(path)) == 0.0
     suite = MetricSuite("embedded", str(path))
     table = suite.score([("gout and asthma", "gout"), ("asthma", "asthma")])
     assert table.scores["medical_token_f1"] == [1.0, None] and "terms.txt" in table.signatures["medical_token_f1"]
-    for content in (None, "\n 12 \n"):
+    for content in (None, "\n -- \n"):
         path.unlink(missing_ok=True)
         if content is not None:
             path.write_text(content)

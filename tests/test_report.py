@@ -11,7 +11,7 @@ from workbench.evaluation import explorer, history
 
 pytestmark = pytest.mark.skipif(bool(report_size.browser_missing()), reason=report_size.browser_missing())
 
-EVIL = '<script>window.hit = 1</script><img src=x onerror="window.hit = 1"></script><!-- {{ 1 }} ${1}'
+EVIL = 'R&D &amp; <script>window.hit = 1</script><img src=x onerror="window.hit = 1"></script><!-- {{ 1 }} ${1}'
 
 
 def asked(count=60):
@@ -127,7 +127,10 @@ def test_text_of_models_and_files_is_shown_and_does_nothing(page):
     find(page, ".dt-search input")[0].send_keys("Evil?")
     find(page, "button.open")[0].click()
     box = find(page, ".child-of .answers")[0]
-    assert box.text.count("<script>window.hit = 1</script>") == 3
+    assert box.text.count("R&D &amp; <script>window.hit = 1</script>") == 3
+    find(page, "#clear")[0].click()
+    find(page, ".dt-search input")[0].send_keys("R&D <script>window.hit")
+    assert "1 questions" in find(page, ".dt-info")[0].text
     choose(page, "specialty", EVIL)
     assert page.execute_script("return window.hit") is None
 

@@ -154,7 +154,7 @@ def test_accents_and_greek_do_not_break_a_metric():
     from workbench.evaluation.metrics import MetricSuite
 
     table = MetricSuite().score([("Ménière, 5 µg, α-blocker", "Ménière 5 µg"), ("ναυτία", "ναυτία"), ("x", "")])
-    assert not set(table.missing) - {"METEOR"}
+    assert not set(table.missing) - {"METEOR", "log_perplexity"}
     assert all(value is None or math.isfinite(value) for values in table.scores.values() for value in values)
 
 

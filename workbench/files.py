@@ -72,9 +72,11 @@ def read_json(path: Path) -> Any:
 def read_json_lines(path: Path, *, drop_torn_tail: bool = False) -> list[Any]:
     """Values of a JSON-lines file; with `drop_torn_tail` a last line cut off by a kill is left out."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace" if drop_torn_tail else "strict").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace" if drop_torn_tail else "strict").split("\n")
     except FileNotFoundError:
         return []
+    if lines[-1] == "":  # only a line end ends a line: a text may hold other separators of Unicode
+        lines.pop()
     values = []
     for number, line in enumerate(lines, start=1):
         try:

@@ -81,6 +81,7 @@ class Answering:
         here.wait_for_everyone()
         if not here.is_main_process:
             self._open()
+        here.wait_for_everyone()  # before the first process adds to what the others have to plan by
 
     def _open(self) -> None:
         self.store = AnswerStore(self.output, self.here.process_index)

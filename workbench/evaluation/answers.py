@@ -58,7 +58,10 @@ def asked_like(sample: Mapping[str, Any], text: str) -> dict[str, Any]:
     """The row of another question under the prompt of `sample`, a row of a prepared split, whatever template made it."""
     before, found, after = sample["formatted_prompt"].rpartition(sample["question"])
     if not found:
-        raise UserError("the prepared prompts do not hold their question word for word, so no other can be put in its place.")
+        raise UserError(
+            "the prepared prompts do not hold their question word for word, so no other question can be put in its place. "
+            "For --ask and retention they must; RETENTION=False leaves the latter out."
+        )
     turns = [{**turn, "content": text} if turn["role"] == "user" else turn for turn in sample["messages"]]
     return {**sample, "question": text, "formatted_prompt": before + text + after, "messages": turns}
 
@@ -103,7 +106,7 @@ class Store(Generic[R]):
         self.name, self.kind, self.process = name, kind, process
         self.path = folder / f"{name}.part{process}.jsonl" if process else kept
         self.records: dict[str, R] = {row["key"]: kind(**row) for row in files.read_json_lines(kept, drop_torn_tail=True)}
-        if self.records and not process:
+        if kept.exists() and not process:  # without its torn line, to which the next record would be glued
             files.write_json_lines(kept, (asdict(record) for record in self.records.values()))
 
     def add(self, records: Sequence[R]) -> None:
@@ -164,6 +167,12 @@ def stored_keys(folder: Path) -> set[str]:
     """Keys of every answer that a folder holds, archived ones among them."""
     paths = [folder / "predictions.jsonl", *archived(folder)]
     return {row["key"] for path in paths for row in files.read_json_lines(path, drop_torn_tail=True)}
+
+
+def failed_keys(folder: Path) -> set[str]:
+    """Keys of the answers of a folder that failed and were not made since."""
+    last = {row["key"]: row["finish"] for row in files.read_json_lines(folder / "predictions.jsonl", drop_torn_tail=True)}
+    return {key for key, finish in last.items() if finish == "failed"}
 
 
 def check_complete(questions: Sequence[Question], keys: Sequence[str], store: AnswerStore, arm: str) -> None:

@@ -182,7 +182,7 @@ def ask_endpoint(
         progress.advance([answer])
     progress.close()
     failed = [store.records[keys[i]] for i in todo if store.records[keys[i]].finish == "failed"]
-    if todo and len(failed) == len(todo):
+    if todo and all(map(store.lacks, keys)):
         raise UserError(f"{endpoint.address}: not one of {len(todo)} requests was answered. The last error: {failed[-1].error}")
     return len(todo)
 

@@ -113,22 +113,28 @@ def by_metric(
 def by_check(base: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
     """`answer_checks.csv`: a row a split and check: answers that fail it, by model, and those of one model only.
 
-    p is two-sided for "as often in either", from the questions on which the two differ (McNemar's test, exact).
+    p is two-sided for "as often in either", from the questions on which the two differ (McNemar's test, exact); `p_adjusted`
+    over the checks (Benjamini-Hochberg).
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for split in SPLITS:
         here = (base["split"] == split) & (base["finish_reason"] != "failed") & (tuned["finish_reason"] != "failed")
         if not here.any():
             continue
+        found: list[dict[str, Any]] = []
         for check, says in answer_checks.CHECKS.items():
             left, right = base.loc[here, check].to_numpy(bool), tuned.loc[here, check].to_numpy(bool)
             only_base, only_tuned = int((left & ~right).sum()), int((right & ~left).sum())
-            rows.append(
+            found.append(
                 {"split": split, "check": check, "says": says, "n": int(here.sum()), "base": int(left.sum()),
                  "tuned": int(right.sum()), "only_base": only_base, "only_tuned": only_tuned,
                  "p": significance.mcnemar_p(only_base, only_tuned)}
             )  # fmt: skip
-    return pd.DataFrame(rows, columns=["split", "check", "says", "n", "base", "tuned", "only_base", "only_tuned", "p"])
+        adjusted = significance.false_discovery_adjusted([row["p"] for row in found])
+        rows += [{**row, "p_adjusted": p} for row, p in zip(found, adjusted, strict=True)]
+    return pd.DataFrame(
+        rows, columns=["split", "check", "says", "n", "base", "tuned", "only_base", "only_tuned", "p", "p_adjusted"]
+    )
 
 
 def by_specialty(base: pd.DataFrame, tuned: pd.DataFrame, suite: MetricSuite, seed: int) -> pd.DataFrame:

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 MANY_CUT_OFF = 0.05  # share of answers from which MAX_NEW_TOKENS is worth raising
 
 
+def headline(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the split that is reported: the holdout's, or those of eval where no holdout was asked."""
+    return table[table["split"] == ("holdout" if (table["split"] == "holdout").any() else table["split"].iloc[0])]
+
+
 def in_words(headline: pd.DataFrame, scored: dict[str, Any], metric: str, looks: int) -> list[str]:
     """What may be concluded, and what may not.
 
@@ -22,24 +27,24 @@ def in_words(headline: pd.DataFrame, scored: dict[str, Any], metric: str, looks:
         looks: evaluations that have looked at this holdout.
     """
     verdicts = [verdict for verdict in headline.loc[headline["missing"] == "", "verdict"] if verdict]
-    row = headline[headline["metric"] == metric].iloc[0]
+    row, split = headline[headline["metric"] == metric].iloc[0], headline["split"].iloc[0]
     sentences = [
-        f"On {int(row['n'])} holdout questions the tuned model is better in {verdicts.count('better')} of {len(verdicts)} metrics, "
+        f"On {int(row['n'])} {split} questions the tuned model is better in {verdicts.count('better')} of {len(verdicts)} metrics, "
         f"worse in {verdicts.count('worse')}, and within noise in {verdicts.count('within noise')}.",
         f"{metric}: {row['base']:.3f} base, {row['tuned']:.3f} tuned, difference {row['difference']:+.3f} "
         f"(95% interval {row['ci_low']:+.3f} to {row['ci_high']:+.3f}).",
         *little_above_floor(row),
     ]
     by_specialty = scored["specialties"]
-    held = by_specialty[(by_specialty["split"] == "holdout") & (by_specialty["metric"] == metric)]
+    held = by_specialty[(by_specialty["split"] == split) & (by_specialty["metric"] == metric)]
     both = scored["tuned"][metric] - scored["base"][metric]
-    sd = float(both[scored["tuned"]["split"] == "holdout"].std())
+    sd = float(both[scored["tuned"]["split"] == split].std())
     n = int(held["n"].median()) if len(held) else 0
     least = significance.smallest_detectable(sd, n)
     if least == least:
         sentences.append(f"{n} questions of one specialty cannot show a difference in {metric} below {least:.2f} (80% power).")
     checks = scored["checks"]
-    for _, row in checks[(checks["split"] == "holdout") & ((checks["base"] > 0) | (checks["tuned"] > 0))].iterrows():
+    for _, row in checks[(checks["split"] == split) & ((checks["base"] > 0) | (checks["tuned"] > 0))].iterrows():
         text = f"{row['tuned']} of {row['n']} answers of the tuned model {row['says']} (base: {row['base']})."
         if row["check"] == "cut_off" and row["tuned"] > MANY_CUT_OFF * row["n"]:
             text += " Raise MAX_NEW_TOKENS."
@@ -48,10 +53,10 @@ def in_words(headline: pd.DataFrame, scored: dict[str, Any], metric: str, looks:
         failed = int((scored[name]["finish_reason"] == "failed").sum())
         if failed:
             sentences.append(f"{failed} questions got no answer from the {name} model; run the same command again.")
-    corpus = scored["corpus_bleu"].get("holdout")
-    if corpus:
+    corpus = scored["corpus_bleu"].get(split, {})
+    if "base" in corpus and "tuned" in corpus:
         sentences.append(
-            f"Corpus BLEU on the holdout: {corpus['base']:.2f} base, {corpus['tuned']:.2f} tuned ({corpus['signature']})."
+            f"Corpus BLEU on the {split}: {corpus['base']:.2f} base, {corpus['tuned']:.2f} tuned ({corpus['signature']})."
         )
     sentences.append(
         f"This holdout has been looked at {looks} time{'s' * (looks != 1)}; choices made after each look make its next figure rosier."

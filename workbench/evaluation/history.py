@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from workbench import files, manifest
 from workbench.evaluation import significance
+
+if TYPE_CHECKING:
+    from workbench.evaluation.answering import Asked
+    from workbench.evaluation.metrics import MetricSuite
 
 NAME, ANSWERS = "history.csv", "finetuned_model_results.csv"
 TAKEN = ("split", "metric", "n", "base", "tuned", "tuned_low", "tuned_high", "difference", "ci_low", "ci_high")
@@ -17,12 +21,18 @@ COLUMNS = ("iteration", "finished", "evaluation", "alike", "adapter", "train", *
            "change_p")  # fmt: skip
 
 
-def alike(config: dict[str, Any], splits: dict[str, str]) -> str:
-    """What two evaluations must share for their scores to be comparable: questions, and how they were asked and scored."""
-    counted = ("MAX_NEW_TOKENS", "TEMPERATURE", "RANDOM_SEED", "BERTSCORE_MODEL", "MAX_SAMPLES_PER_SPECIALTY", "LOAD_IN_4BIT",
-               "MEDICAL_LEXICON", "ENDPOINT")  # fmt: skip
-    fixed = {split: splits[split] for split in ("holdout", "eval")}
-    return files.sha256_of([{name: config.get(name) for name in counted}, fixed])[:12]
+def alike(config: Mapping[str, Any], suite: MetricSuite, base: Asked) -> str:
+    """What two evaluations must share for their scores to be comparable: prompts, base, and how was asked and scored.
+
+    Args:
+        base: the base as it was asked; earlier evaluations of another base or prompt are not alike.
+    """
+    counted = ("MAX_NEW_TOKENS", "TEMPERATURE", "RANDOM_SEED", "BERTSCORE_MODEL", "ENDPOINT", "ENDPOINT_MODELS")
+    prompts = sorted((question.split, question.id, question.prompt) for question in base.questions)
+    how = {name: config.get(name) for name in counted}
+    # a server's arm carries the adapter in its identity, which changes with each iteration
+    identity = "" if base.arm.kind == "endpoint" else base.arm.identity
+    return files.sha256_of([how, prompts, suite.lexicon_hash(), identity])[:12]
 
 
 def extend(output: Path, comparison: pd.DataFrame, tuned: pd.DataFrame, about: dict[str, Any]) -> pd.DataFrame:
@@ -56,7 +66,7 @@ def _answers_of(output: Path, before: pd.DataFrame) -> pd.DataFrame | None:
     """The scored answers of the last of these evaluations, where its folder still holds them."""
     if before.empty:
         return None
-    last = before.iloc[before["finished"].argmax()]["evaluation"]
+    last = before.sort_values(["iteration", "finished"])["evaluation"].iloc[-1]
     for path in output.glob(f"{files.ARCHIVE_NAME}/*/{ANSWERS}"):
         done = manifest.read(path.parent)
         if done and done["fingerprint"] == last:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from workbench import files
 from workbench.evaluation import asking, significance
-from workbench.evaluation.answers import AnswerStore, Question
+from workbench.evaluation.answers import AnswerStore, Question, archived
 from workbench.evaluation.endpoint import Endpoint, ServerDecoding
 
 SPLIT = "judge"
@@ -69,8 +69,9 @@ def ask(
         stored_only: ask nothing; what is not stored is None.
     """
     keys = [key_of(question, f"{endpoint.address} {endpoint.model}") for question in asked]
+    for path in archived(store.path.parent):
+        store.adopt(path, set(keys))
     if not stored_only and any(map(store.lacks, keys)):
-        endpoint.check()
         print(f"asking {endpoint.address} to judge {len(asked) // 2} questions: answers leave this machine", flush=True)
         asking.ask_endpoint(endpoint, SPLIT, asked, keys, store, ServerDecoding(REPLY_TOKENS, 0.0, 0), requests)
     replies = [store.records.get(key) for key in keys]
@@ -123,15 +124,18 @@ def table(asked: Sequence[Question], replies: Sequence[str | None]) -> pd.DataFr
 def summary(graded: pd.DataFrame, judge: str) -> dict[str, Any]:
     """A row a criterion, tuned against base, and what they say in sentences."""
     read_ones = graded[graded["readable"]]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in CRITERIA:
         base, tuned = read_ones[f"base_{name}"].astype(float), read_ones[f"tuned_{name}"].astype(float)
         difference = significance.stratified((tuned - base).tolist(), read_ones["specialty"].tolist(), test=True)
         rows.append(
             {"criterion": name.replace("_", " "), "n": difference.n, "base": base.mean(), "tuned": tuned.mean(),
              "difference": difference.mean, "ci_low": difference.low, "ci_high": difference.high, "p": difference.p,
-             "verdict": "better" if difference.low > 0 else "worse" if difference.high < 0 else "within noise"}
+             }
         )  # fmt: skip
+    # four criteria are four chances of a false alarm
+    for row, p in zip(rows, significance.false_discovery_adjusted([row["p"] for row in rows]), strict=True):
+        row["verdict"] = "within noise" if not p <= significance.ALPHA else "better" if row["difference"] > 0 else "worse"
     unread = int((~graded["readable"]).sum())
     sentences = [
         f"{judge} graded {len(read_ones)} of {len(graded)} holdout questions, each in both orders, from {LEAST} to {MOST}."

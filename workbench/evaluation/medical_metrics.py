@@ -35,6 +35,7 @@ CAPITALISED = re.compile(r"\b[A-Z][\w'-]*(?:\s+(?:of\s+|de\s+|von\s+)?[A-Z][\w'-
 ACRONYM = re.compile(r"\b(?=\w*[A-Z]\w*[A-Z0-9])[A-Z][A-Za-z0-9]*(?:-[A-Z0-9]+)*\b")
 SPECIES = re.compile(r"\b[A-Z][a-z]{3,} (?=[a-z]{4,}(?:i|a|um|us|is|ae|ans|ens)\b)[a-z]+")
 WORD = re.compile(r"[^\W\d_]+(?:[-'][^\W\d_]+)*")
+LEXICON_WORD = re.compile(r"[^\W_]+")  # digits count ("B12" is not "B6"), and a hyphen parts words as a space does
 
 # endings and beginnings that mark a medical word (Greek and Latin word parts, INN drug stems of the WHO)
 AFFIXES = re.compile(
@@ -117,6 +118,7 @@ def medical_terms(text: str, lexicon: str = "") -> tuple[str, ...]:
     if not lexicon:
         return tuple(word for word in words if word in TERMS or (len(word) > 5 and AFFIXES.search(word)))
     known, found, place = read_lexicon(lexicon), [], 0
+    words = LEXICON_WORD.findall(text.lower())
     while place < len(words):
         # the longest term that begins here, so that "heart failure" is one term and not two
         for term in known.get(words[place], ()):
@@ -138,7 +140,7 @@ def read_lexicon(path: str) -> dict[str, list[tuple[str, ...]]]:
         raise UserError(f"MEDICAL_LEXICON={path}: cannot be read ({error}). Give a text file with a term a line.") from None
     terms: dict[str, set[tuple[str, ...]]] = {}
     for line in lines:
-        if words := tuple(WORD.findall(line.lower())):
+        if words := tuple(LEXICON_WORD.findall(line.lower())):
             terms.setdefault(words[0], set()).add(words)
     if not terms:
         raise UserError(f"MEDICAL_LEXICON={path}: holds no term. Give a text file with a term a line.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import multiprocessing
 import os
 import random
@@ -136,7 +137,7 @@ class MetricSuite:
             assert pair is not None
             try:
                 value = compute(*pair)
-                values[row] = None if value is None else float(value)
+                values[row] = None if value is None or not math.isfinite(value) else float(value)
             except Exception as error:  # a user's metric may raise anything; the reason is shown, the run goes on
                 table.missing[name] = f"{type(error).__name__}: {error}"[:200]
                 break

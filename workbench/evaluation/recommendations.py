@@ -2,14 +2,14 @@
 
 Small samples are shrunk toward the mean of all specialties (empirical Bayes; tau^2 by Paule and Mandel through
 statsmodels), ranked, and given a probability of being among the worst. A raise is recommended only where a specialty
-lies below the others by more than noise, with false discoveries controlled over all specialties.
+does worse than the others by more than noise, with false discoveries controlled over all specialties.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -120,10 +120,10 @@ def _questions_to_settle(gap: float, variance: float, specialties: int) -> int:
 
 def _reason(n: int, gap: float, p_adjusted: float, supported: bool, current: float, target: float, left: int) -> str:
     if gap <= 0:
-        return "not below the other specialties"
+        return "not worse than the other specialties"
     if not supported:
-        return f"measured {gap:.3f} below the others on {n} questions, which chance explains well enough (adjusted p {p_adjusted:.2f})"
-    found = f"{gap:.3f} below the others on {n} questions (adjusted p {p_adjusted:.3f})"
+        return f"measured worse than the others by {gap:.3f} on {n} questions, which chance explains well enough (adjusted p {p_adjusted:.2f})"
+    found = f"worse than the others by {gap:.3f} on {n} questions (adjusted p {p_adjusted:.3f})"
     if left == 0:
         return f"{found}; the pool holds no further record, so it needs new data, not a larger share"
     if target <= current:
@@ -131,8 +131,16 @@ def _reason(n: int, gap: float, p_adjusted: float, supported: bool, current: flo
     return f"{found}; its share goes from {current:.2f} to {target:.2f}"
 
 
-def advice(evidence: Sequence[Evidence], *, metric: str, overall_improvement: Mapping[str, float | None]) -> dict[str, Any]:
-    """The contents of `training_recommendations.json`: the specification's three keys, and the evidence beside them."""
+def advice(
+    evidence: Sequence[Evidence], *, metric: str, overall_improvement: Mapping[str, float | None], lower_is_better: bool = False
+) -> dict[str, Any]:
+    """The contents of `training_recommendations.json`: the specification's three keys, and the evidence beside them.
+
+    Args:
+        lower_is_better: whether scores had been turned for the ranking; they are turned back here.
+    """
+    sign = -1 if lower_is_better else 1
+    shown = [replace(item, mean=sign * item.mean, shrunk=sign * item.shrunk, others=sign * item.others) for item in evidence]
     supported = [item for item in evidence if item.supported]
     raised = [item for item in supported if item.recommended_share > item.current_share]
     unsupported = [item for item in evidence if not item.supported and item.questions_to_settle is not None]
@@ -144,7 +152,7 @@ def advice(evidence: Sequence[Evidence], *, metric: str, overall_improvement: Ma
         "steering_metric": metric,
         "steering_split": "eval",
         "in_words": _in_words(supported, raised, unsupported, metric),
-        "evidence": [{name: _finite(value) for name, value in asdict(item).items()} for item in evidence],
+        "evidence": [{name: _finite(value) for name, value in asdict(item).items()} for item in shown],
     }
 
 
@@ -154,7 +162,7 @@ def _finite(value: Any) -> Any:
 
 
 def _count(n: int) -> str:
-    return "1 specialty lies" if n == 1 else f"{n} specialties lie"
+    return "1 specialty does" if n == 1 else f"{n} specialties do"
 
 
 def _in_words(
@@ -162,9 +170,9 @@ def _in_words(
 ) -> list[str]:
     if supported:
         named = ", ".join(item.specialty for item in supported)
-        words = [f"{_count(len(supported))} below the others in {metric} by more than chance: {named}."]
+        words = [f"{_count(len(supported))} worse than the others in {metric} by more than chance explains: {named}."]
     else:
-        words = [f"No specialty lies below the others in {metric} by more than chance explains, so no share is raised."]
+        words = [f"No specialty does worse than the others in {metric} by more than chance explains, so no share is raised."]
     if raised:
         words.append(f"Raising {len(raised)} of these adds {sum(item.records_added for item in raised)} training records.")
     if len(raised) < len(supported):
@@ -176,7 +184,8 @@ def _in_words(
         settle = ", ".join(f"{item.specialty} {_more(item)}" for item in near)
         words.append(
             f"Not settled, for want of eval questions: {settle}. "
-            "Prepare with a larger EVAL_SPLIT_SIZE, or choose yourself in specialty_adjustments."
+            "A larger EVAL_SPLIT_SIZE draws them, in a new series (--fresh) whose scores no longer compare with these; or choose "
+            "yourself in specialty_adjustments."
         )
     return words
 

@@ -30,6 +30,8 @@
     return base === null || tuned === null ? null : data.lower_is_better.includes(state.metric) ? base - tuned : tuned - base;
   };
   const words = row => row.words ??= [row.question, row.reference.join(""), ...Object.values(row.answers).map(a => a.join("")), row.id].join(" ");
+  // DataTables reads entities in what it searches by way of innerHTML; escaped, that gives back the text and nothing else
+  const escaped = text => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
   const field = id => document.getElementById(id);
 
   function answersOf(row) {
@@ -52,7 +54,7 @@
     return make("span", of === changeOf ? { class: tone(value) } : {}, number(value, of === changeOf));
   }, ...more });
   const texts = (title, of, more = {}) => ({ title, data: null, className: "left roomy", render: (_, type, row) => type === "display" ? make("span", {}, of(row)) : type === "filter" ? "" : of(row), ...more });
-  const question = (_, type, row) => type === "filter" ? words(row) : type !== "display" ? row.question
+  const question = (_, type, row) => type === "filter" ? escaped(words(row)) : type !== "display" ? row.question
     : make("button", { class: "open", "aria-expanded": String(row.open ?? false) }, row.question);
   const table = new DataTable("#explorer", {
     data: rows, deferRender: true, pageLength: 25, order: [[0, "asc"]], autoWidth: false,

@@ -29,7 +29,7 @@ VERDICT_WORDS = {
     "worse": "The tuned model is worse",
     "within noise": "No difference beyond chance",
 }
-STYLE = "The tuned model scores higher, mostly by style"
+STYLE = "The tuned model scores better, mostly by style"
 ENDS_SCRIPT = re.compile(r"</script|<!--|<script", re.IGNORECASE)
 
 
@@ -67,7 +67,7 @@ def write(
     earlier = _iterations(history, metric)
     if earlier:
         charts["iterations"] = interactive.history(history, metric)
-    first = checks["split"].iloc[0] if len(checks) else ""
+    shown_checks = conclusions.headline(checks) if len(checks) else checks
     text = _template().render(
         heading=heading,
         glance=glance(tables["base"], tables["tuned"], comparison, metric),
@@ -76,7 +76,7 @@ def write(
             {"split": split, "rows": part.to_dict("records")} for split, part in comparison.groupby("split", sort=False)
         ],
         models=_models(models),
-        checks=checks[checks["split"] == first].to_dict("records"),
+        checks=shown_checks.to_dict("records"),
         retention=retention, judged=judged, advice=advice, metric=metric, history=earlier,
         explorer=contents, charts=charts,
         **_libraries(),
@@ -128,8 +128,9 @@ def _number(value: Any, form: str = "{:.3f}") -> str:
 
 def glance(base: pd.DataFrame, tuned: pd.DataFrame, comparison: pd.DataFrame, metric: str) -> dict[str, Any]:
     """What stands on top: the verdict of the steering metric on the holdout, and questions better, same and worse."""
-    split = "holdout" if (comparison["split"] == "holdout").any() else comparison["split"].iloc[0]
-    headline = comparison[(comparison["split"] == split) & (comparison["missing"] == "")]
+    headline = conclusions.headline(comparison)
+    split = headline["split"].iloc[0]
+    headline = headline[headline["missing"] == ""]
     row = headline[headline["metric"] == metric].iloc[0]
     here = base["split"] == split
     sign = -1 if row["lower_is_better"] else 1
