@@ -427,7 +427,7 @@ def write_results(
         output, scored["comparison"], scored["tuned"],
         {"iteration": inputs.iteration, "finished": look["time"], "evaluation": fingerprint,
          "alike": scored["asked_alike"], "adapter": training["inputs"]["adapter"],
-         "train": inputs.ledger_entry()["sizes"]["train"]},
+         "train": sum(inputs.ledger_entry()["sizes"]["train"].values())},
     )  # fmt: skip
     with files.atomic_open(output / history.NAME) as file:
         earlier.to_csv(file, index=False, float_format="%.6g")

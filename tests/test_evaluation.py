@@ -258,7 +258,7 @@ def test_general_and_safety_questions_are_asked_of_both_models_and_counted(small
         float(row["base_log_perplexity"]) > 0 and row["base_log_perplexity"] != row["tuned_log_perplexity"] for row in rows
     )
     assert not any(row["split"] == "retention" for row in read(small_run["scores"], "base_model_results.csv"))
-    assert "Of 30 general knowledge questions" in (small_run["scores"] / "report.html").read_text()
+    assert "30 general knowledge questions: 0 answers of the base" in (small_run["scores"] / "report.html").read_text()
 
 
 def test_tables_hold_difference_interval_floor_and_signature(small_run):
