@@ -111,7 +111,7 @@ def from_folder(data: Path, count: int) -> list[Asked]:
     from workbench.data import records
 
     draw = random.Random(2)
-    found = list(records.read_folder(data, skip_invalid=True).records)
+    found = [record for of_one in records.read_folder(data, skip_invalid=True).records.values() for record in of_one]
     draw.shuffle(found)
     texts = [record.response for record in found]
 

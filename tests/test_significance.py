@@ -66,7 +66,20 @@ def test_adjusted_p_values_are_benjamini_and_hochbergs_and_skip_the_unknown():
 
 
 def test_ten_questions_show_one_standard_deviation_at_best():
+    from statsmodels.stats.power import TTestPower
+
     assert significance.smallest_detectable(1.0, 10) == pytest.approx(1.0, abs=0.01)
+    for n in (5, 16, 73, 87, 420, 100_000):  # a second implementation finds that power
+        effect = significance.smallest_detectable(1.0, n)
+        assert TTestPower().power(effect, n, 0.05) == pytest.approx(0.8, abs=1e-3), n
+
+
+def test_shrinking_draws_means_to_their_centre_by_their_uncertainty():
+    means, variances = np.array([0.1, 0.2, 0.6]), np.array([0.001, 0.001, 0.001])
+    shrunk, errors = significance.shrink(means, variances)
+    assert all(abs(shrunk - means.mean()) < abs(means - means.mean())) and (errors < 0.001**0.5).all()
+    assert significance.shrink(means, variances * 1000)[0] == pytest.approx([0.3] * 3)
+    assert significance.shrink(np.zeros(3), variances)[0] == pytest.approx([0.0] * 3)
 
 
 def specialties(low: float, count: int = 20, n: int = 12, seed: int = 0):
