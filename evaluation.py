@@ -439,6 +439,7 @@ def write_results(
             "facts": {
                 "base": f"{inputs.base_name} ({'NF4' if config.LOAD_IN_4BIT else 'bf16'})",
                 "tuned": f"{'model' if inputs.whole_model else 'adapter'} in {inputs.adapter_folder}, kept at step {training['kept']['step']}",
+                **config.MODELS,
                 "iteration": inputs.iteration,
                 "questions": ", ".join(f"{n} {split}" for split, n in scored["base"]["split"].value_counts().items()),
                 "system message, both": inputs.data["settings"]["SYSTEM_MESSAGE"] or "(none)",

@@ -10,6 +10,7 @@ import pandas as pd
 
 from workbench import files, manifest
 from workbench.evaluation import significance
+from workbench.evaluation.comparison import SPLITS
 
 if TYPE_CHECKING:
     from workbench.evaluation.answering import Asked
@@ -28,7 +29,7 @@ def alike(config: Mapping[str, Any], suite: MetricSuite, base: Asked) -> str:
         base: the base as it was asked; earlier evaluations of another base or prompt are not alike.
     """
     counted = ("MAX_NEW_TOKENS", "TEMPERATURE", "RANDOM_SEED", "BERTSCORE_MODEL", "ENDPOINT", "ENDPOINT_MODELS")
-    prompts = sorted((question.split, question.id, question.prompt) for question in base.questions)
+    prompts = sorted((question.split, question.id, question.prompt) for question in base.questions if question.split in SPLITS)
     how = {name: config.get(name) for name in counted}
     # a server's arm carries the adapter in its identity, which changes with each iteration
     identity = "" if base.arm.kind == "endpoint" else base.arm.identity

@@ -95,7 +95,7 @@ def _in_words(row: Mapping[str, Any]) -> str:
     if row["ratio"] == row["ratio"]:
         more = row["ratio_low"] > 1, row["ratio_high"] < 1
         says = "less likely" if more[0] else "more likely" if more[1] else "as likely, within noise,"
-        text += f"; it finds the reference answers {says} than the base does (perplexity times {row['ratio']:.2f})".replace(
+        text += f"; the tuned model finds the reference answers {says} than the base does (perplexity times {row['ratio']:.2f})".replace(
             "noise, than", "noise, as"
         )
     return text + "."
