@@ -95,7 +95,7 @@ def evaluation(work: Path) -> Job:
 
     return Job(
         "evaluation.py", (f"DATASET_DIR={work / 'datasets'}", f"FINETUNED_MODEL_PATH={adapter}", "BATCH_SIZE=8", "MAX_NEW_TOKENS=32", "MAX_SAMPLES_PER_SPECIALTY=4"),
-        "loading embedded", {"answers": ("base_model_results.csv", "finetuned_model_results.csv", "retention.csv"),
+        "loading libraries", {"answers": ("base_model_results.csv", "finetuned_model_results.csv", "retention.csv"),
                              "scores": ("model_comparison.csv", "specialty_performance.csv", "training_recommendations.json")}, place_of,
     )  # fmt: skip
 
