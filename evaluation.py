@@ -358,7 +358,7 @@ def judged(config: EvaluationConfig, scored: dict[str, Any], answering: Answerin
 
 def recommend(config: EvaluationConfig, suite: MetricSuite, inputs: Inputs, scored: dict[str, Any]) -> dict[str, Any]:
     """Advice from the tuned model's scores on the eval split; the headline beside it is the holdout's."""
-    from workbench.evaluation import recommendations
+    from workbench.evaluation import conclusions, recommendations
 
     metric = steering_metric(config, scored["missing"])
     sign = -1.0 if suite.lower_is_better(metric) else 1.0
@@ -369,13 +369,12 @@ def recommend(config: EvaluationConfig, suite: MetricSuite, inputs: Inputs, scor
     evidence = recommendations.rank_specialties(
         by_specialty, shares=entry["shares"], share_base=entry["share_base"], pool=entry["sizes"]["pool"], seed=config.RANDOM_SEED
     )
-    headline = scored["comparison"]
-    headline = headline[headline["split"] == "holdout"]
+    headline = conclusions.headline(scored["comparison"])
     improvement = {row["metric"]: _number(row["difference"]) for _, row in headline.iterrows()}
     advice = recommendations.advice(
         evidence, metric=metric, overall_improvement=improvement, lower_is_better=suite.lower_is_better(metric)
     )
-    return {**advice, "iteration": entry["iteration"], "overall_improvement_split": "holdout"}
+    return {**advice, "iteration": entry["iteration"], "overall_improvement_split": headline["split"].iloc[0]}
 
 
 def steering_metric(config: EvaluationConfig, missing: dict[str, str]) -> str:
@@ -575,6 +574,12 @@ def main() -> None:
         print("next: choose shares yourself in specialty_adjustments (dataset_preparation.py), or gather more eval questions")
 
 
+def unanswered(output: Path) -> bool:
+    """Whether a finished evaluation has questions without an answer, which the same command asks again."""
+    done = manifest.read(output)
+    return bool(done and done.get("failed"))
+
+
 def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, *, fresh: bool, rescore: bool) -> None:
     """Answers, scores, tables; the caller holds the folder's lock. Other processes than the first only answer."""
     from workbench import processes
@@ -601,7 +606,7 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
         [affects, [arm.identity for arm in planned], inputs.data["fingerprint"], suite.names(), suite.lexicon_hash()]
     )
     state = processes.decided(here, lambda: manifest.start(output, fingerprint, SCRIPT, fresh=fresh, claim=False))
-    again = processes.decided(here, lambda: bool(answers.failed_keys(output)))
+    again = processes.decided(here, lambda: manifest.in_progress(output) or unanswered(output))
     if state == "finished" and not rescore and not again:
         if here.is_main_process:
             print(f"{output}: up to date")
@@ -621,6 +626,8 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
         for address, model in () if rescore else servers:
             Endpoint(address, model).check()
         manifest.start(output, fingerprint, SCRIPT, fresh=fresh)
+        if state == "finished":
+            manifest.reopen(output, fingerprint)
         if state == "resume":
             print("  going on where the last run stopped")
     here.wait_for_everyone()
@@ -641,6 +648,8 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
         {"adapter": inputs.training["inputs"]["adapter"], "base_weights": inputs.training["inputs"]["base_weights"],
          "dataset": inputs.data["fingerprint"], "splits": inputs.data["splits"]},
         started,
+        failed=int(sum((table["finish_reason"] == "failed").sum() for table in scored["tables"].values()))
+        + (0 if scored["judged"] is None else int((~scored["judged"]["answered"]).sum())),
         made_by=SCRIPT, iteration=inputs.iteration, device=describe_device(), run={"engine": ENGINE, **answering.record}, missing=scored["missing"],
         corpus_bleu=scored["corpus_bleu"],
     )  # fmt: skip

@@ -10,6 +10,8 @@ import pytest
 from conftest import chat_server, evaluate_command, run_script
 
 from workbench.evaluation import judge
+from workbench.evaluation.answers import AnswerStore
+from workbench.evaluation.endpoint import Endpoint
 
 
 def graded(a, b):
@@ -78,9 +80,24 @@ def test_the_script_asks_the_judge_stores_its_replies_and_reports_them(small_run
         done = run_script(*evaluate_command(folders, f"JUDGE={address} m"))
         assert done.returncode == 0 and "answers leave this machine" in done.stdout, done.stderr
     assert len(asked) == 2 * 40  # both orders of ten holdout questions of four specialties
-    again = run_script(*evaluate_command(folders, f"JUDGE={address} m", "--rescore"))  # the server is gone
-    assert again.returncode == 0, again.stderr
     with open(tmp_path / "scores" / "judge_results.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 40 and all(row["readable"] == "True" for row in rows)
     assert "What the judge said" in (tmp_path / "scores" / "report.html").read_text()
+
+
+def test_replies_are_asked_for_once_and_taken_over_from_an_archived_evaluation(tmp_path):
+    asked, calls = judge.questions(*tables(2)), []
+
+    def reply(messages):
+        calls.append(messages)
+        return graded(2, 4)
+
+    with chat_server(reply) as address:
+        endpoint = Endpoint(address, "m")
+        earlier = AnswerStore(tmp_path / "archive" / "iteration_001")
+        first = judge.ask(endpoint, asked, earlier, 2, stored_only=False)
+        assert len(calls) == 4 and judge.table(asked, first)["readable"].all()
+        assert judge.ask(endpoint, asked, AnswerStore(tmp_path), 2, stored_only=False) == first and len(calls) == 4
+    other = Endpoint(address, "another")
+    assert judge.ask(other, asked, AnswerStore(tmp_path), 2, stored_only=True) == [None] * 4

@@ -69,9 +69,15 @@ def test_ten_questions_show_one_standard_deviation_at_best():
     from statsmodels.stats.power import TTestPower
 
     assert significance.smallest_detectable(1.0, 10) == pytest.approx(1.0, abs=0.01)
-    for n in (5, 16, 73, 87, 420, 100_000):  # a second implementation finds that power
+    for n in (6, 16, 73, 87, 420, 100_000):  # a second implementation finds that power
         effect = significance.smallest_detectable(1.0, n)
         assert TTestPower().power(effect, n, 0.05) == pytest.approx(0.8, abs=1e-3), n
+
+
+def test_what_no_single_specialty_can_show_after_correction_is_not_given_a_size():
+    assert math.isnan(significance.smallest_detectable(1.0, 5))  # flipping five signs gives no p below .0625
+    assert math.isnan(significance.smallest_detectable(1.0, 10, 42))
+    assert significance.smallest_detectable(1.0, 16, 42) > significance.smallest_detectable(1.0, 16) > 0
 
 
 def test_shrinking_draws_means_to_their_centre_by_their_uncertainty():

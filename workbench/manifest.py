@@ -112,11 +112,21 @@ def start(folder: Path, fingerprint: str, made_by: str, *, fresh: bool = False, 
             )
         if claim:
             archive(folder, {"iteration": "unknown", "fingerprint": ""})
+    if claim:
+        reopen(folder, fingerprint)
+    return "new"
+
+
+def reopen(folder: Path, fingerprint: str) -> None:
+    """Mark a folder, a finished one too, as being worked on, so that a kill leaves it to be gone on with."""
     from workbench.settings import command_line
 
-    if claim:
-        files.write_json(progress, {"fingerprint": fingerprint, "command": command_line(), "started": now()})
-    return "new"
+    files.write_json(folder / IN_PROGRESS, {"fingerprint": fingerprint, "command": command_line(), "started": now()})
+
+
+def in_progress(folder: Path) -> bool:
+    """Whether a run has begun here and not ended, in a new folder or a finished one that was reopened."""
+    return (folder / IN_PROGRESS).exists()
 
 
 def archive(folder: Path, done: dict[str, Any], *, keep: Collection[str] = ()) -> Path:

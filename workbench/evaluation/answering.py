@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench import models, processes
 from workbench.errors import UserError
-from workbench.evaluation import answers, arms, asking, likelihood, retention
+from workbench.evaluation import answers, arms, asking, decoding, likelihood, retention
 from workbench.evaluation.answers import Answer, AnswerStore, Question, Store
 from workbench.evaluation.arms import BASE, Arm
 from workbench.evaluation.endpoint import Endpoint
@@ -199,10 +200,11 @@ class Answering:
             rows = len(alike) if together else 1
             found = asking.find_batch_size(model.device.type, sample.questions, sample.decoding, model.config, rows)
             # the same plan in all, whatever is free on each: they take turns at its batches
-            size = processes.least(self.here, found)
+            size = processes.least(self.here, min(found, math.ceil(len(sample.questions) / self.here.num_processes)))
         order = self.record["order"] = "together" if together else "in turn"
         # a GPU's step costs nearly the same for more rows, so that a free place is a loss; a CPU's costs less for fewer
         refill = model.device.type == "cuda" if self.how.refill is None else self.how.refill
+        refill = refill and decoding.sees_everything(model.config)
         self.record["batch_size"], self.record["batches"] = size, "refilled" if refill else "static"
         if self.here.is_main_process:
             device = models.describe_device()

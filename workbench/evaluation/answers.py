@@ -169,12 +169,6 @@ def stored_keys(folder: Path) -> set[str]:
     return {row["key"] for path in paths for row in files.read_json_lines(path, drop_torn_tail=True)}
 
 
-def failed_keys(folder: Path) -> set[str]:
-    """Keys of the answers of a folder that failed and were not made since."""
-    last = {row["key"]: row["finish"] for row in files.read_json_lines(folder / "predictions.jsonl", drop_torn_tail=True)}
-    return {key for key, finish in last.items() if finish == "failed"}
-
-
 def check_complete(questions: Sequence[Question], keys: Sequence[str], store: AnswerStore, arm: str) -> None:
     """Every question has its answer, or the run is a fault of ours."""
     missing = [question.id for question, key in zip(questions, keys, strict=True) if key not in store.records]

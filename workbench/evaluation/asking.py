@@ -18,7 +18,7 @@ from workbench.evaluation.decoding import BASE, Decoded, Decoder, Decoding, Row,
 from workbench.evaluation.endpoint import Endpoint, ServerDecoding
 
 LINE_EVERY_S = 15.0
-GROUP = 4  # batches that are planned, answered and stored as one where waiting questions take free places
+GROUP = 4  # batches at most that are planned, answered and stored as one where waiting questions take free places
 
 
 def plan_batches(questions: Sequence[Question], batch_size: int) -> list[list[int]]:
@@ -53,11 +53,12 @@ class Progress:
         self.started = self.last = time.time()
         self.bar = tqdm(total=total, desc=name, unit="answer") if sys.stderr.isatty() else None
 
-    def advance(self, answers: Sequence[Answer]) -> None:
-        self.done, self.tokens = self.done + len(answers), self.tokens + sum(answer.tokens for answer in answers)
+    def advance(self, tokens: int) -> None:
+        """One more answer, of so many tokens."""
+        self.done, self.tokens = self.done + 1, self.tokens + tokens
         elapsed = max(time.time() - self.started, 1e-9)
         if self.bar is not None:
-            self.bar.update(len(answers))
+            self.bar.update(1)
             self.bar.set_postfix_str(f"{self.tokens / elapsed:.0f} tokens/s")
         elif time.time() - self.last > LINE_EVERY_S:
             self.last = time.time()
@@ -123,9 +124,17 @@ class Asker:
         )
 
     def _todo(self, questions: Sequence[Question], keys_of: Any) -> list[list[int]]:
-        group = self.batch_size * (GROUP if self.refill else 1)
-        planned = plan_batches(questions, group)[self.process :: self.processes]
-        return [batch for batch in planned if any(self.store.lacks(key) for i in batch for key in keys_of(i))]
+        # several groups for each process, so that they end together and a kill costs little
+        batches = len(questions) // (GROUP * self.processes * self.batch_size)
+        group = self.batch_size * max(1, min(GROUP, batches) if self.refill else 1)
+        todo = []
+        for batch in plan_batches(questions, group)[self.process :: self.processes]:
+            lacking = [i for i in batch if any(map(self.store.lacks, keys_of(i)))]
+            # answers that failed are asked for by themselves: the batch they stood in was whole
+            only_failed = all(key in self.store.records for i in lacking for key in keys_of(i))
+            if lacking:
+                todo.append(lacking if only_failed else batch)
+        return todo
 
     def _run(
         self, decoder: Decoder, todo: list[list[int]], rows_of: Any, questions: Sequence[Question], name: str, of_each: int
@@ -138,22 +147,22 @@ class Asker:
             wanted = [(i, *row) for i in batch for row in rows_of(i)]
             rows = [Row(questions[i].id, questions[i].prompt_ids, adapter) for i, _, adapter, _ in wanted]
             answers = []
-            for (i, arm, _, key), (ids, finish, error) in zip(wanted, self._decode(decoder, rows), strict=True):
+            for (i, arm, _, key), (ids, finish, error) in zip(wanted, self._decode(decoder, rows, progress), strict=True):
                 text = "" if ids is None else self.tokenizer.decode(ids, skip_special_tokens=True).strip()
                 answers.append(Answer(key, questions[i].id, arm, text, finish, len(ids or ()), error))
             self.store.add(answers)
-            progress.advance(answers)
             made += len(answers)
         progress.close()
         return made
 
-    def _decode(self, decoder: Decoder, rows: Sequence[Row]) -> list[tuple[list[int] | None, str, str]]:
-        at_once = min(self.most_rows, len(rows))
+    def _decode(self, decoder: Decoder, rows: Sequence[Row], progress: Progress) -> list[tuple[list[int] | None, str, str]]:
+        at_once, before = min(self.most_rows, len(rows)), (progress.done, progress.tokens)
         try:
-            found: list[Decoded] = decoder.decode(rows, at_once, refill=self.refill)
+            found: list[Decoded] = decoder.decode(rows, at_once, refill=self.refill, ended=progress.advance)
             return [(ids, finish, "") for ids, finish in found]
         except (torch.OutOfMemoryError, MemoryError) as error:
             said = f"out of memory: {error}"[:200]
+        progress.done, progress.tokens = before  # all of these rows are answered anew
         # here the exception is gone, and with it what its frames held of the batch
         gc.collect()
         if torch.cuda.is_available():
@@ -161,11 +170,11 @@ class Asker:
         if at_once > 1:
             self.most_rows = (at_once + 1) // 2
             print(f"  out of memory at {at_once} rows, going on with {self.most_rows}", flush=True)
-            return self._decode(decoder, rows)
+            return self._decode(decoder, rows, progress)
         if len(rows) == 1:
             return [(None, "failed", said)]
         half = (len(rows) + 1) // 2  # one of them is too long by itself
-        return self._decode(decoder, rows[:half]) + self._decode(decoder, rows[half:])
+        return self._decode(decoder, rows[:half], progress) + self._decode(decoder, rows[half:], progress)
 
 
 def ask_endpoint(
@@ -179,7 +188,7 @@ def ask_endpoint(
         i = todo[number]
         answer = Answer(keys[i], questions[i].id, arm, text, finish, tokens, error)
         store.add([answer])
-        progress.advance([answer])
+        progress.advance(tokens)
     progress.close()
     failed = [store.records[keys[i]] for i in todo if store.records[keys[i]].finish == "failed"]
     if todo and all(map(store.lacks, keys)):

@@ -141,7 +141,7 @@ def by_specialty(base: pd.DataFrame, tuned: pd.DataFrame, suite: MetricSuite, se
     """`specialty_performance.csv`: a row a split, metric and specialty.
 
     p values are adjusted over the specialties (Benjamini-Hochberg); `shrunk` is the difference drawn toward that of all
-    specialties, and `detectable` the smallest difference that so many questions would have shown.
+    specialties, and `detectable` the smallest difference that one specialty alone would have shown after that correction.
     """
     rows = []
     for split in SPLITS:
@@ -159,7 +159,7 @@ def by_specialty(base: pd.DataFrame, tuned: pd.DataFrame, suite: MetricSuite, se
                     {"split": split, "metric": metric, "specialty": specialty, "n": difference.n, "base": arms["base"].mean,
                      "tuned": arms["tuned"].mean, "difference": difference.mean, "ci_low": difference.low,
                      "ci_high": difference.high, "p": difference.p, "tuned_low": arms["tuned"].low,
-                     "tuned_high": arms["tuned"].high, "detectable": significance.smallest_detectable(sd, difference.n),
+                     "tuned_high": arms["tuned"].high, "detectable": significance.smallest_detectable(sd, difference.n, len(specialties)),
                      "lower_is_better": suite.lower_is_better(metric)}
                 )  # fmt: skip
             adjusted = significance.false_discovery_adjusted([row["p"] for row in found])

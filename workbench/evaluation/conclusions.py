@@ -40,9 +40,16 @@ def in_words(headline: pd.DataFrame, scored: dict[str, Any], metric: str, looks:
     both = scored["tuned"][metric] - scored["base"][metric]
     sd = float(both[scored["tuned"]["split"] == split].std())
     n = int(held["n"].median()) if len(held) else 0
-    least = significance.smallest_detectable(sd, n)
+    least = significance.smallest_detectable(sd, n, max(1, len(held)))
     if least == least:
-        sentences.append(f"{n} questions of one specialty cannot show a difference in {metric} below {least:.2f} (80% power).")
+        sentences.append(
+            f"{n} questions of one specialty cannot show a difference in {metric} below {least:.2f} (80% power, corrected for "
+            f"{len(held)} specialties)."
+        )
+    elif sd > 0:
+        sentences.append(
+            f"{n} questions of one specialty cannot show any difference by themselves, once corrected for {len(held)} specialties."
+        )
     checks = scored["checks"]
     for _, row in checks[(checks["split"] == split) & ((checks["base"] > 0) | (checks["tuned"] > 0))].iterrows():
         text = f"{row['tuned']} of {row['n']} answers of the tuned model {row['says']} (base: {row['base']})."

@@ -13,7 +13,7 @@ import functools
 import hashlib
 import inspect
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -84,6 +84,10 @@ def _shifted(values: torch.Tensor, bits: int) -> torch.Tensor:
     return (values >> bits) & (2 ** (64 - bits) - 1)
 
 
+def _nothing(_: int) -> None:
+    pass
+
+
 @dataclass
 class _Batch:
     """Rows that are being answered.
@@ -132,6 +136,7 @@ class _Batch:
         cache = DynamicCache(config=models.text_config(config))
         for layer, (old, new) in enumerate(zip(self.cache.layers, fresh.cache.layers, strict=True)):
             cache.update(together(old.keys, new.keys), together(old.values, new.values), layer)
+            old.keys = old.values = new.keys = new.values = None  # so that memory holds one layer twice, not all
         mask = torch.cat([torch.nn.functional.pad(mask, (columns - mask.shape[1], 0)) for mask in masks])
         logits = torch.cat([self.logits, fresh.logits])
         return _Batch(cache, mask, logits, self.places + fresh.places, [False] * (len(self.places) + len(fresh.places)))
@@ -156,23 +161,27 @@ class Decoder:
         self._in_lockstep = bool(getattr(base, "_is_fsdp_managed_module", False))
 
     @torch.inference_mode()
-    def decode(self, rows: Sequence[Row], at_once: int | None = None, *, refill: bool = False) -> list[Decoded]:
+    def decode(
+        self, rows: Sequence[Row], at_once: int | None = None, *, refill: bool = False, ended: Callable[[int], None] = _nothing
+    ) -> list[Decoded]:
         """Answers in the order of `rows`.
 
         Args:
             at_once: rows that are answered at a time, all by default.
             refill: let waiting rows take the place of those that are done, instead of one batch after another.
+            ended: told the tokens of each answer as it ends; the default does nothing.
         """
         at_once = at_once or max(1, len(rows))
         size = len(rows) if refill and self._sees_everything else at_once
         answer = self._generate if self.model.config.is_encoder_decoder else self._decode
         with self._autocast():
-            return [one for start in range(0, len(rows), max(1, size)) for one in answer(rows[start : start + size], at_once)]
+            parts = [rows[start : start + size] for start in range(0, len(rows), max(1, size))]
+            return [one for part in parts for one in answer(part, at_once, ended)]
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.model.device.type, dtype=torch.bfloat16)
 
-    def _decode(self, rows: Sequence[Row], at_once: int) -> list[Decoded]:
+    def _decode(self, rows: Sequence[Row], at_once: int, ended: Callable[[int], None]) -> list[Decoded]:
         stops, limit = set(self.decoding.stop_ids), self.decoding.max_new_tokens
         answers: list[list[int]] = [[] for _ in rows]
         ends = ["length"] * len(rows)
@@ -193,6 +202,8 @@ class Decoder:
                 else:
                     answers[i].append(token)
                     batch.done[place] = len(answers[i]) == limit
+                if batch.done[place]:
+                    ended(len(answers[i]))
             if not batch.going():
                 continue
             if len(batch.going()) <= KEPT_WHILE * len(batch.places):
@@ -265,7 +276,7 @@ class Decoder:
             self._prefix_states[adapter] = [(layer.keys, layer.values) for layer in cache.layers]
         return self._prefix_states[adapter]
 
-    def _generate(self, rows: Sequence[Row], at_once: int) -> list[Decoded]:
+    def _generate(self, rows: Sequence[Row], at_once: int, ended: Callable[[int], None]) -> list[Decoded]:
         width = max(len(row.prompt_ids) for row in rows)
         ids = torch.tensor([[*row.prompt_ids, *[self.decoding.pad_id] * (width - len(row.prompt_ids))] for row in rows])
         mask = torch.tensor([[1] * len(row.prompt_ids) + [0] * (width - len(row.prompt_ids)) for row in rows])
@@ -295,6 +306,7 @@ class Decoder:
         for row in output[:, 1:].tolist():
             stop = next((place for place, token in enumerate(row) if token in self.decoding.stop_ids), None)
             found.append((row if stop is None else row[:stop], "length" if stop is None else "stop"))
+            ended(len(found[-1][0]))
         return found
 
 

@@ -28,11 +28,11 @@ def alike(config: Mapping[str, Any], suite: MetricSuite, base: Asked) -> str:
     Args:
         base: the base as it was asked; earlier evaluations of another base or prompt are not alike.
     """
-    counted = ("MAX_NEW_TOKENS", "TEMPERATURE", "RANDOM_SEED", "BERTSCORE_MODEL", "ENDPOINT", "ENDPOINT_MODELS")
+    counted = ("MAX_NEW_TOKENS", "TEMPERATURE", "RANDOM_SEED", "BERTSCORE_MODEL", "ENDPOINT")
     prompts = sorted((question.split, question.id, question.prompt) for question in base.questions if question.split in SPLITS)
     how = {name: config.get(name) for name in counted}
     # a server's arm carries the adapter in its identity, which changes with each iteration
-    identity = "" if base.arm.kind == "endpoint" else base.arm.identity
+    identity = base.arm.served_as if base.arm.kind == "endpoint" else base.arm.identity
     return files.sha256_of([how, prompts, suite.lexicon_hash(), identity])[:12]
 
 

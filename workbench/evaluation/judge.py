@@ -99,14 +99,14 @@ def read(reply: str) -> dict[str, dict[str, int]] | None:
 def table(asked: Sequence[Question], replies: Sequence[str | None]) -> pd.DataFrame:
     """`judge_results.csv`: a row a question: grades of both models, each the mean of the two orders.
 
-    Grades are missing, and `readable` false, unless both replies could be read; `swayed` says that the preference followed
+    Grades are missing, and `readable` false, unless both replies came (`answered`) and could be read; `swayed` says that the preference followed
     the order. `replies` are None where a request failed.
     """
     rows = []
     for first, (one, other) in zip(asked[::2], zip(replies[::2], replies[1::2], strict=True), strict=True):
         grades = [None if reply is None else read(reply) for reply in (one, other)]
         row: dict[str, Any] = {"id": first.id.rpartition("|")[0], "specialty": first.specialty, "question": first.question,
-                               "readable": all(grades), "swayed": None}  # fmt: skip
+                               "answered": None not in (one, other), "readable": all(grades), "swayed": None}  # fmt: skip
         for name in CRITERIA:
             row |= {f"base_{name}": None, f"tuned_{name}": None}
         if grades[0] and grades[1]:
@@ -135,6 +135,7 @@ def summary(graded: pd.DataFrame, judge: str) -> dict[str, Any]:
         )  # fmt: skip
     # four criteria are four chances of a false alarm
     for row, p in zip(rows, significance.false_discovery_adjusted([row["p"] for row in rows]), strict=True):
+        row["p_adjusted"] = p
         row["verdict"] = "within noise" if not p <= significance.ALPHA else "better" if row["difference"] > 0 else "worse"
     unread = int((~graded["readable"]).sum())
     sentences = [

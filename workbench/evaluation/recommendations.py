@@ -20,6 +20,7 @@ from workbench.evaluation.significance import ALPHA, false_discovery_adjusted, p
 WORST_SHARE = 0.2  # "the worst" are this share of the specialties
 DRAWS = 20_000
 TARGET_SHARE = 0.8
+NOTHING_TO_COMPARE = "Fewer than two specialties have scores on the eval split, so none can be compared with others."
 NEAR = 0.5  # adjusted p up to which a specialty that is not supported is near the cut
 NEAR_THE_CUT = 3  # specialties of which it is said what would settle them
 
@@ -151,7 +152,7 @@ def advice(
         "measured_lowest_without_support": [item.specialty for item in unsupported[:5]],
         "steering_metric": metric,
         "steering_split": "eval",
-        "in_words": _in_words(supported, raised, unsupported, metric),
+        "in_words": _in_words(supported, raised, unsupported, metric) if evidence else [NOTHING_TO_COMPARE],
         "evidence": [{name: _finite(value) for name, value in asdict(item).items()} for item in shown],
     }
 

@@ -131,19 +131,25 @@ def false_discovery_adjusted(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def smallest_detectable(sd: float, n: int) -> float:
-    """The smallest true difference that n paired questions would show with 80% power (t test, two-sided, .05)."""
-    return _smallest_in_sd(n) * sd if n >= 2 and sd > 0 else math.nan
+def smallest_detectable(sd: float, n: int, comparisons: int = 1) -> float:
+    """The smallest true difference that n paired questions would show with 80% power (t test, two-sided, .05).
+
+    Args:
+        comparisons: how many are made at once: a single one must then pass .05 divided by them. NaN where it cannot,
+            since flipping n signs gives no smaller p than 2 / 2^n.
+    """
+    level = ALPHA / comparisons
+    return _smallest_in_sd(n, level) * sd if n >= 2 and sd > 0 and 2 / 2.0**n <= level else math.nan
 
 
 @functools.cache
-def _smallest_in_sd(n: int) -> float:
+def _smallest_in_sd(n: int, level: float) -> float:
     """In standard deviations of the differences: where the power of the t test (noncentral t) is `POWER`.
 
     statsmodels' TTestPower finds the same and fails for some n, 73 among them. The chance of a difference that is shown with
     the wrong sign is left out; at this power it is nil.
     """
-    least = stats.t.ppf(1 - ALPHA / 2, n - 1)
+    least = stats.t.ppf(1 - level / 2, n - 1)
     near = (least + stats.t.ppf(POWER, n - 1)) / math.sqrt(n)
     found = optimize.brentq(lambda sd: float(stats.nct.sf(least, n - 1, sd * math.sqrt(n))) - POWER, 0.3 * near, 1.2 * near)
     return float(found)
