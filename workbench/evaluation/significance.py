@@ -139,7 +139,7 @@ def smallest_detectable(sd: float, n: int, comparisons: int = 1) -> float:
             since flipping n signs gives no smaller p than 2 / 2^n.
     """
     level = ALPHA / comparisons
-    return _smallest_in_sd(n, level) * sd if n >= 2 and sd > 0 and 2 / 2.0**n <= level else math.nan
+    return _smallest_in_sd(n, level) * sd if n >= 2 and sd > 0 and 2.0 ** (1 - n) <= level else math.nan
 
 
 @functools.cache
