@@ -5,6 +5,7 @@
     python evaluation.py                               results/ on the splits of datasets/
     python evaluation.py --ask "What is gout?"         what both models answer to one question
     python evaluation.py --rescore                     score stored answers again; needs no model
+    python evaluation.py --history                     this iteration beside the earlier ones
     python evaluation.py --rating-sheet 40             a blinded sheet of 40 questions for clinicians
     python evaluation.py --ratings anna.csv ben.csv    what they found, and which metrics agree with them
 
@@ -541,10 +542,16 @@ def main() -> None:
             "--ask": {"metavar": "QUESTION", "help": "print what both models answer to this question, and end"},
             "--rating-sheet": {"type": int, "metavar": "N", "help": "write a blinded sheet of N questions with both answers"},
             "--ratings": {"nargs": "+", "type": Path, "metavar": "FILE", "help": "read filled sheets, a file a rater"},
+            "--history": {"action": "store_true", "help": "print this iteration beside the earlier ones, and end"},
             "--rescore": {"action": "store_true", "help": "score the stored answers again, without a model"},
         },
     )  # fmt: skip
     check(config)
+    if arguments.history:
+        from workbench.evaluation import history
+
+        print(history.as_text(history.read(Path(config.OUTPUT_DIR)), config.STEERING_METRIC))
+        return
     if arguments.rating_sheet is not None or arguments.ratings:
         rate(config, arguments)
         return

@@ -186,5 +186,7 @@ def test_history_pairs_an_iteration_with_the_one_before_and_replaces_what_is_don
     later = {**about, "evaluation": "f2", "adapter": "B", "iteration": 2, "finished": "2026-01-02"}
     second = history.extend(tmp_path, comparison, frame, later)
     assert list(second["iteration"]) == [1, 2] and second["change"][1] == pytest.approx(0.1)
+    text = history.as_text(second, "ROUGE-L")
+    assert "iteration 2" in text and "+0.100" in text and text.count("\n") == 2
     assert list(history.extend(tmp_path, comparison, frame, {**later, "adapter": "A"})["adapter"]) == ["A"]
     assert list(history.extend(tmp_path, comparison, frame, {**later, "alike": "other"})["iteration"]) == [2]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from workbench import files, manifest
+from workbench.errors import UserError
 from workbench.evaluation import significance
 from workbench.evaluation.comparison import SPLITS
 
@@ -87,3 +88,28 @@ def _changes(rows: pd.DataFrame, tuned: pd.DataFrame, previous: pd.DataFrame | N
             estimate = significance.stratified(difference, pairs["specialty"].tolist(), test=True)
         found.append((estimate.mean, estimate.low, estimate.high, estimate.p))
     return pd.DataFrame(found, columns=["change", "change_low", "change_high", "change_p"])
+
+
+def read(output: Path) -> pd.DataFrame:
+    """`history.csv` of a finished evaluation."""
+    path = output / NAME
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file. A finished `python evaluation.py` leaves it.")
+    return pd.read_csv(path, dtype={"evaluation": str, "alike": str, "adapter": str})
+
+
+def as_text(table: pd.DataFrame, metric: str) -> str:
+    """A line an iteration: records trained on, score with its interval, and the change since the one before."""
+    shown = table[table["metric"] == metric]
+    lines = []
+    for split, rows in shown.groupby("split", sort=False):
+        lines.append(f"{metric} on {split:<8}  trained on   base   tuned   95% interval       since the one before, 95% interval")
+        for row in rows.to_dict("records"):
+            change = (
+                "–" if pd.isna(row["change"]) else f"{row['change']:+.3f}   {row['change_low']:+.3f} to {row['change_high']:+.3f}"
+            )
+            lines.append(
+                f"  iteration {row['iteration']:<10}{row['train']:>10,}{row['base']:>8.3f}{row['tuned']:>8.3f}   "
+                f"{row['tuned_low']:.3f} to {row['tuned_high']:.3f}     {change}"
+            )
+    return "\n".join(lines)
