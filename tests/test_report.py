@@ -190,3 +190,12 @@ def test_history_pairs_an_iteration_with_the_one_before_and_replaces_what_is_don
     assert "iteration 2" in text and "+0.100" in text and text.count("\n") == 2
     assert list(history.extend(tmp_path, comparison, frame, {**later, "adapter": "A"})["adapter"]) == ["A"]
     assert list(history.extend(tmp_path, comparison, frame, {**later, "alike": "other"})["iteration"]) == [2]
+
+
+@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", '"torn'])
+def test_a_broken_history_is_named_with_its_remedy(tmp_path, content):
+    from workbench.errors import UserError
+
+    (tmp_path / history.NAME).write_text(content)
+    with pytest.raises(UserError, match="Restore it, or remove"):
+        history.read(tmp_path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +61,7 @@ def _earlier(output: Path) -> Iterator[pd.DataFrame]:
     """Histories of the archived evaluations, the oldest first."""
     paths = [path for path in output.glob(f"{files.ARCHIVE_NAME}/*/{NAME}") if manifest.read(path.parent)]
     for path in sorted(paths, key=lambda path: (manifest.read(path.parent) or {})["finished"]):
-        yield pd.read_csv(path, dtype={"evaluation": str, "alike": str, "adapter": str})
+        yield _table(path, COLUMNS)
 
 
 def _answers_of(output: Path, before: pd.DataFrame) -> pd.DataFrame | None:
@@ -72,7 +72,7 @@ def _answers_of(output: Path, before: pd.DataFrame) -> pd.DataFrame | None:
     for path in output.glob(f"{files.ARCHIVE_NAME}/*/{ANSWERS}"):
         done = manifest.read(path.parent)
         if done and done["fingerprint"] == last:
-            return pd.read_csv(path, dtype={"id": str})
+            return _table(path, ("id", "split", "specialty"))
     return None
 
 
@@ -95,7 +95,18 @@ def read(output: Path) -> pd.DataFrame:
     path = output / NAME
     if not path.is_file():
         raise UserError(f"{path}: there is no such file. A finished `python evaluation.py` leaves it.")
-    return pd.read_csv(path, dtype={"evaluation": str, "alike": str, "adapter": str})
+    return _table(path, COLUMNS)
+
+
+def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A CSV file of ours that has these columns; UserError with the remedy where it is broken."""
+    try:
+        table = pd.read_csv(path, dtype={"id": str, "evaluation": str, "alike": str, "adapter": str})
+    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
+        raise UserError(f"{path}: cannot be read ({error}). Restore it, or remove the folder that it stands in.") from None
+    if lacking := [name for name in columns if name not in table]:
+        raise UserError(f"{path}: lacks the column {lacking[0]}. Restore it, or remove the folder that it stands in.")
+    return table
 
 
 def as_text(table: pd.DataFrame, metric: str) -> str:
