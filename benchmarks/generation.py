@@ -86,6 +86,8 @@ def run_arm(options: argparse.Namespace) -> None:
 
     tokenizer = models.load_tokenizer("embedded")
     asked = prompts(options, tokenizer)
+    if options.arm == "plain" and options.plain_questions:
+        asked = asked[: options.plain_questions]
     stops = () if options.random_weights else tuple(models.stop_ids(tokenizer))
     most = limits(options, len(asked))
     model = load(options)
@@ -136,7 +138,7 @@ def run_arm(options: argparse.Namespace) -> None:
     side_by_side.report({
         "steps": len(steps_made), "rows_a_step": sum(steps_made) / max(1, len(steps_made)),
         "answers_a_second": 2 * len(asked) / seconds, "tokens_a_second": tokens / seconds, "peak_gb": memory / 1e9,
-        "answers": [hashlib.sha256(json.dumps(ids).encode()).hexdigest() for answers in found.values() for ids in answers],
+        "answers": {arm: [hashlib.sha256(json.dumps(ids).encode()).hexdigest() for ids in answers] for arm, answers in found.items()},
     })  # fmt: skip
 
 
@@ -174,6 +176,9 @@ def main() -> None:
     parser.add_argument("--adapter", help="of the embedded model, as fine_tuning.py --demo leaves it in results/demo")
     parser.add_argument("--questions", type=int, default=192)
     parser.add_argument("--new-tokens", type=int, default=128)
+    parser.add_argument(
+        "--plain-questions", type=int, default=0, help="of them asked one at a time, which takes longest; 0 asks all"
+    )
     parser.add_argument("--batch", type=int, default=0, help="questions at once; 0 chooses, 32 for static")
     parser.add_argument("--system", default="You are a helpful medical assistant.")
     parser.add_argument("--arms", default=",".join(ARMS))
@@ -185,13 +190,14 @@ def main() -> None:
     print(f"{side_by_side.machine()}, {options.questions} questions to base and tuned model, at most {options.new_tokens} new tokens, "
           f"{options.random_weights or 'embedded'}")  # fmt: skip
     print(f"{'arm':<24}{'answers/s':>11}{'tokens/s':>10}{'peak GB':>9}{'as plain':>10}{'steps':>8}{'rows a step':>13}")
-    plain: list[str] = []
+    plain: dict[str, list[str]] = {}
     for arm, got in side_by_side.run(__file__, options.arms.split(",")):
         if isinstance(got, str):
             print(f"{arm:<24}failed: {got}", flush=True)
             continue
         plain = plain or got["answers"]
-        same = sum(a == b for a, b in zip(plain, got["answers"], strict=True)) / len(plain)
+        pairs = [pair for of, answers in plain.items() for pair in zip(answers, got["answers"][of], strict=False)]
+        same = sum(a == b for a, b in pairs) / len(pairs)
         print(
             f"{arm:<24}{got['answers_a_second']:>11.2f}{got['tokens_a_second']:>10,.0f}{got['peak_gb']:>9.2f}{100 * same:>9.0f}%"
             + (f"{got['steps']:>8}{got['rows_a_step']:>13.1f}" if got["steps"] else ""),
