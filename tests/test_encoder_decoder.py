@@ -60,8 +60,8 @@ def test_an_encoder_decoder_is_trained_and_evaluated_by_the_same_scripts(prepare
     assert len(answers["base"]) == len(answers["finetuned"]) > 10
     if whole:  # a random T5 trained whole for half a minute has learnt word counts, and may say as little as before
         assert history[-1]["loss"] < history[0]["loss"] - 1
-    else:
-        assert answers["base"] != answers["finetuned"]
+    else:  # one of random weights may say nothing before and after, so its logits are asked
+        assert files.read_json(tmp_path / "scores" / "manifest.json")["run"]["largest_logit_change"]["tuned"] > 0
 
     table = run_script("fine_tuning.py", "--compare", str(tmp_path / "out"))
     assert table.returncode == 0 and table.stdout.count("\n") == 13 and "kept" in table.stdout
