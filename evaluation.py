@@ -125,10 +125,18 @@ def check(config: EvaluationConfig) -> None:
         raise UserError(f"ARMS must be one of {', '.join(ORDERS)}, not {config.ARMS!r}.")
     if len(config.ENDPOINT_MODELS) not in (0, 2):
         raise UserError("ENDPOINT_MODELS takes two names, of the base and of the tuned model, as the server knows them.")
-    if config.JUDGE and not (config.JUDGE.startswith(("http://", "https://")) and len(config.JUDGE.split()) == 2):
-        raise UserError(f"JUDGE={config.JUDGE}: give address and model, such as JUDGE='http://HOST:PORT MODEL'.")
+    if config.JUDGE:
+        judge_of(config)
     if config.ENDPOINT and not config.ENDPOINT.startswith(("http://", "https://")):
         raise UserError(f"ENDPOINT={config.ENDPOINT}: is no address; give http://HOST:PORT.")
+
+
+def judge_of(config: EvaluationConfig) -> tuple[str, str]:
+    """Address and model of `JUDGE`."""
+    parts = config.JUDGE.split()
+    if len(parts) != 2 or not config.JUDGE.startswith(("http://", "https://")):
+        raise UserError(f"JUDGE={config.JUDGE}: give address and model, such as JUDGE='http://HOST:PORT MODEL'.")
+    return parts[0], parts[1]
 
 
 class Inputs:
@@ -353,7 +361,7 @@ def judged(config: EvaluationConfig, scored: dict[str, Any], answering: Answerin
 
     on_holdout = scored["base"]["split"] == "holdout"
     asked = judge.questions(scored["base"][on_holdout], scored["tuned"][on_holdout])
-    endpoint = Endpoint(*config.JUDGE.split())
+    endpoint = Endpoint(*judge_of(config))
     return judge.table(asked, judge.ask(endpoint, asked, answering.store, config.ENDPOINT_REQUESTS, stored_only=stored_only))
 
 
@@ -418,7 +426,7 @@ def write_results(
     )  # fmt: skip
     charts.model_comparison(output / "model_comparison.png", headline, split=reported)
     elsewhere_summary = retention.summary(scored["retention"]) if config.RETENTION else None
-    judge_summary = judge.summary(scored["judged"], config.JUDGE.split()[1]) if config.JUDGE else None
+    judge_summary = judge.summary(scored["judged"], judge_of(config)[1]) if config.JUDGE else None
     sentences = conclusions.in_words(headline, scored, metric, looks)
     for summary in (elsewhere_summary, judge_summary):
         sentences += summary["in_words"] if summary else []
@@ -629,7 +637,7 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
     if here.is_main_process:
         servers = [(arm.source, arm.served_as) for arm in planned if arm.kind == "endpoint"]
         if config.JUDGE:
-            servers.append((config.JUDGE.split()[0], config.JUDGE.split()[1]))
+            servers.append(judge_of(config))
         for address, model in () if rescore else servers:
             Endpoint(address, model).check()
         manifest.start(output, fingerprint, SCRIPT, fresh=fresh)

@@ -158,8 +158,10 @@ class Answering:
         found: list[Text | None] = []
         for question, key in zip(base.questions, one.keys, strict=True):
             answer = self.store.records.get(key)
-            known = base.here and question.split != retention.SPLIT and answer is not None and answer.text
-            found.append(self._text(question, answer.text, base) if known and answer else None)
+            if not base.here or question.split == retention.SPLIT or answer is None or not answer.text:
+                found.append(None)
+            else:
+                found.append(self._text(question, answer.text, base))
         return found
 
     def _text(self, question: Question, text: str, one: Asked) -> Text:

@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from workbench import chat, files
 from workbench.errors import UserError
 
+PREDICTIONS = "predictions"
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -102,12 +104,11 @@ class Store(Generic[R]):
     """
 
     def __init__(self, folder: Path, name: str, kind: type[R], process: int = 0) -> None:
-        kept = folder / f"{name}.jsonl"
-        self.name, self.kind, self.process = name, kind, process
-        self.path = folder / f"{name}.part{process}.jsonl" if process else kept
-        self.records: dict[str, R] = {row["key"]: kind(**row) for row in files.read_json_lines(kept, drop_torn_tail=True)}
-        if kept.exists() and not process:  # without its torn line, to which the next record would be glued
-            files.write_json_lines(kept, (asdict(record) for record in self.records.values()))
+        self.name, self.kind, self.kept = name, kind, folder / f"{name}.jsonl"
+        self.path = folder / f"{name}.part{process}.jsonl" if process else self.kept
+        self.read_again()
+        if self.kept.exists() and not process:  # without its torn line, to which the next record would be glued
+            files.write_json_lines(self.kept, (asdict(record) for record in self.records.values()))
 
     def add(self, records: Sequence[R]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,16 +141,16 @@ class Store(Generic[R]):
             part.unlink()
 
     def read_again(self) -> None:
-        """Know what the first process has gathered since."""
-        kept = self.path.parent / f"{self.name}.jsonl"
-        self.records = {row["key"]: self.kind(**row) for row in files.read_json_lines(kept, drop_torn_tail=True)}
+        """Know what the file that stays holds by now."""
+        rows = files.read_json_lines(self.kept, drop_torn_tail=True)
+        self.records: dict[str, R] = {row["key"]: self.kind(**row) for row in rows}
 
 
 class AnswerStore(Store[Answer]):
     """`predictions.jsonl`. A failed answer stands until it is asked for again."""
 
     def __init__(self, folder: Path, process: int = 0) -> None:
-        super().__init__(folder, "predictions", Answer, process)
+        super().__init__(folder, PREDICTIONS, Answer, process)
 
     def lacks(self, key: str) -> bool:
         return key not in self.records or self.records[key].finish == "failed"
@@ -158,14 +159,14 @@ class AnswerStore(Store[Answer]):
         return self.lacks(record.key) and (record.finish != "failed" or record.key not in self.records)
 
 
-def archived(folder: Path, name: str = "predictions") -> list[Path]:
+def archived(folder: Path, name: str = PREDICTIONS) -> list[Path]:
     """Files of answers, or other records, of the earlier evaluations in a folder."""
     return sorted(folder.glob(f"{files.ARCHIVE_NAME}/*/{name}.jsonl"))
 
 
 def stored_keys(folder: Path) -> set[str]:
     """Keys of every answer that a folder holds, archived ones among them."""
-    paths = [folder / "predictions.jsonl", *archived(folder)]
+    paths = [folder / f"{PREDICTIONS}.jsonl", *archived(folder)]
     return {row["key"] for path in paths for row in files.read_json_lines(path, drop_torn_tail=True)}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from workbench import models
 from workbench.errors import UserError
 from workbench.evaluation.answers import Answer, AnswerStore, Question
 from workbench.evaluation.decoding import BASE, Decoded, Decoder, Decoding, Row, shared_prefix
@@ -35,8 +35,7 @@ def find_batch_size(device_type: str, questions: Sequence[Question], decoding: D
     """
     if device_type != "cuda":
         return max(1, 128 // arms)
-    gc.collect()
-    torch.cuda.empty_cache()
+    models.free_memory()
     free, _ = torch.cuda.mem_get_info()
     longest = max(len(question.prompt_ids) for question in questions) + decoding.max_new_tokens
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -164,9 +163,7 @@ class Asker:
             said = f"out of memory: {error}"[:200]
         progress.done, progress.tokens = before  # all of these rows are answered anew
         # here the exception is gone, and with it what its frames held of the batch
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        models.free_memory()
         if at_once > 1:
             self.most_rows = (at_once + 1) // 2
             print(f"  out of memory at {at_once} rows, going on with {self.most_rows}", flush=True)

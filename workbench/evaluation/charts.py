@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PROGRESS_METRICS = ("ROUGE-L", "METEOR", "bertscore_f1", "factual_exact_match")
-BASE, TUNED, BETTER, WORSE, UNCLEAR = "#8a8f98", "#1f5f99", "#2a7f4f", "#b3541e", "#9aa0a8"
+BASE, TUNED = "#8a8f98", "#1f5f99"
+COLOURS = {"better": "#2a7f4f", "worse": "#b3541e", "within noise": "#9aa0a8", "base": BASE, "tuned": TUNED}
+VERDICTS = ("better", "worse", "within noise")
 
 
 def specialty_analysis(path: Path, table: pd.DataFrame, *, metric: str, split: str, supported: list[str]) -> None:
@@ -44,13 +46,11 @@ def specialty_analysis(path: Path, table: pd.DataFrame, *, metric: str, split: s
     left.set_yticklabels([f"{'▸ ' if name in supported else ''}{name.replace('_', ' ')} ({n})"
                           for name, n in zip(table["specialty"], table["n"], strict=True)], fontsize=8)  # fmt: skip
     for row, item in table.iterrows():
-        known = item["p_adjusted"] <= ALPHA
-        gain = -item["difference"] if lower else item["difference"]
-        colour = UNCLEAR if not known else BETTER if gain > 0 else WORSE
+        colour = COLOURS[item["verdict"]]
         right.hlines(row, item["ci_low"], item["ci_high"], color=colour, linewidth=2.2)
         right.plot(item["difference"], row, "o", color=colour, markersize=5)
-    for colour, label in ((BETTER, "better"), (WORSE, "worse"), (UNCLEAR, "within noise")):
-        right.plot([], [], "o-", color=colour, label=label)
+    for verdict in VERDICTS:
+        right.plot([], [], "o-", color=COLOURS[verdict], label=verdict)
     right.axvline(0, color="0.3", linewidth=0.8)
     right.set(xlabel=f"tuned minus base, {metric}, 95% interval\n(coloured where the adjusted p is at most {ALPHA})")
     for axis in (left, right):
@@ -93,8 +93,7 @@ def model_comparison(path: Path, table: pd.DataFrame, *, split: str) -> None:
         [f"{name}{' ↓' if low else ''}" for name, low in zip(shown["metric"], shown["lower_is_better"], strict=True)]
     )
     for row, item in shown.iterrows():
-        known, gain = item["p"] <= ALPHA, -item["difference"] if item["lower_is_better"] else item["difference"]
-        colour = UNCLEAR if not known else BETTER if gain > 0 else WORSE
+        colour = COLOURS[item["verdict"]]
         right.hlines(row, item["ci_low"], item["ci_high"], color=colour, linewidth=2.4)
         right.plot(item["difference"], row, "o", color=colour)
         right.annotate(f"{item['difference']:+.3f}", (item["ci_high"], row), (6, -3), textcoords="offset points", fontsize=8)

@@ -148,10 +148,11 @@ def by_specialty(base: pd.DataFrame, tuned: pd.DataFrame, suite: MetricSuite, se
         specialties = sorted(base.loc[base["split"] == split, "specialty"].unique())
         for metric in suite.names():
             pairs = _pairs(base, tuned, split, metric)
-            found = []
+            found, differences = [], []
             for specialty in specialties:
                 mine = pairs[pairs["specialty"] == specialty]
                 values = (mine["tuned"] - mine["base"]).to_numpy(float)
+                differences.append(values)
                 difference = significance.paired(values.tolist(), seed)
                 arms = {arm: significance.mean_interval(list(mine[arm])) for arm in ("base", "tuned")}
                 sd = float(values.std(ddof=1)) if len(values) > 1 else math.nan
@@ -163,7 +164,7 @@ def by_specialty(base: pd.DataFrame, tuned: pd.DataFrame, suite: MetricSuite, se
                      "lower_is_better": suite.lower_is_better(metric)}
                 )  # fmt: skip
             adjusted = significance.false_discovery_adjusted([row["p"] for row in found])
-            shrunk = _shrunk_differences(pairs, specialties)
+            shrunk = _shrunk(differences)
             for row, p_adjusted, drawn in zip(found, adjusted, shrunk, strict=True):
                 says = verdict(row["ci_low"], row["ci_high"], suite, metric)
                 known = p_adjusted <= significance.ALPHA or not says
@@ -171,9 +172,8 @@ def by_specialty(base: pd.DataFrame, tuned: pd.DataFrame, suite: MetricSuite, se
     return pd.DataFrame(rows)
 
 
-def _shrunk_differences(pairs: pd.DataFrame, specialties: Sequence[str]) -> list[float]:
-    """Of each specialty; NaN where it has no question, or there are not two specialties that have."""
-    groups = [(pairs["tuned"] - pairs["base"])[pairs["specialty"] == name].to_numpy(float) for name in specialties]
+def _shrunk(groups: Sequence[np.ndarray]) -> list[float]:
+    """Of each group its mean, shrunk; NaN where it has no value, or there are not two groups that have."""
     there = [place for place, group in enumerate(groups) if len(group)]
     found = [math.nan] * len(groups)
     if len(there) > 1:

@@ -142,6 +142,13 @@ class _Batch:
         return _Batch(cache, mask, logits, self.places + fresh.places, [False] * (len(self.places) + len(fresh.places)))
 
 
+def padded(rows: Sequence[Sequence[int]], fill: int, device: Any, *, left: bool = False) -> torch.Tensor:
+    """(rows, longest) of token ids, filled up on the right or the left."""
+    width = max(map(len, rows))
+    gaps = [[fill] * (width - len(row)) for row in rows]
+    return torch.tensor([[*gap, *row] if left else [*row, *gap] for row, gap in zip(rows, gaps, strict=True)], device=device)
+
+
 class Decoder:
     """Answers batches with one loaded model.
 
@@ -220,8 +227,8 @@ class Decoder:
         """A batch of the prompts of `rows` at these places, with the logits of their first tokens."""
         device, given = self.model.device, len(self.prefix)
         rests = [rows[i].prompt_ids[given:] for i in places]
-        width = max(map(len, rests))
-        ids = torch.tensor([[self.decoding.pad_id] * (width - len(rest)) + list(rest) for rest in rests], device=device)
+        ids = padded(rests, self.decoding.pad_id, device, left=True)
+        width = ids.shape[1]
         gaps = torch.tensor([width - len(rest) for rest in rests], device=device)[:, None]
         # the prefix stands first, the gap between it and the rest is masked, and positions count without it
         mask = torch.ones(len(rests), given + width, dtype=torch.long, device=device)
@@ -277,9 +284,7 @@ class Decoder:
         return self._prefix_states[adapter]
 
     def _generate(self, rows: Sequence[Row], at_once: int, ended: Callable[[int], None]) -> list[Decoded]:
-        width = max(len(row.prompt_ids) for row in rows)
-        ids = torch.tensor([[*row.prompt_ids, *[self.decoding.pad_id] * (width - len(row.prompt_ids))] for row in rows])
-        mask = torch.tensor([[1] * len(row.prompt_ids) + [0] * (width - len(row.prompt_ids)) for row in rows])
+        device, prompts = self.model.device, [row.prompt_ids for row in rows]
         decoder = self
 
         class OwnDraw(LogitsProcessor):
@@ -297,8 +302,8 @@ class Decoder:
             use_cache=True,
         )
         output = self.model.generate(
-            input_ids=ids.to(self.model.device),
-            attention_mask=mask.to(self.model.device),
+            input_ids=padded(prompts, self.decoding.pad_id, device),
+            attention_mask=padded([(1,) * len(prompt) for prompt in prompts], 0, device),
             generation_config=settings,
             logits_processor=LogitsProcessorList([OwnDraw()] if self.decoding.temperature > 0 else []),
         )

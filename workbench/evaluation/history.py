@@ -57,11 +57,18 @@ def extend(output: Path, comparison: pd.DataFrame, tuned: pd.DataFrame, about: d
     )
 
 
+def _archived(output: Path) -> list[tuple[str, Path]]:
+    """Fingerprint and folder of each finished evaluation in the archive, the oldest first."""
+    found = [(manifest.read(folder), folder) for folder in output.glob(f"{files.ARCHIVE_NAME}/*")]
+    finished = [(done["finished"], done["fingerprint"], folder) for done, folder in found if done]
+    return [(fingerprint, folder) for _, fingerprint, folder in sorted(finished)]
+
+
 def _earlier(output: Path) -> Iterator[pd.DataFrame]:
     """Histories of the archived evaluations, the oldest first."""
-    paths = [path for path in output.glob(f"{files.ARCHIVE_NAME}/*/{NAME}") if manifest.read(path.parent)]
-    for path in sorted(paths, key=lambda path: (manifest.read(path.parent) or {})["finished"]):
-        yield _table(path, COLUMNS)
+    for _, folder in _archived(output):
+        if (folder / NAME).is_file():
+            yield _table(folder / NAME, COLUMNS)
 
 
 def _answers_of(output: Path, before: pd.DataFrame) -> pd.DataFrame | None:
@@ -69,10 +76,9 @@ def _answers_of(output: Path, before: pd.DataFrame) -> pd.DataFrame | None:
     if before.empty:
         return None
     last = before.sort_values(["iteration", "finished"])["evaluation"].iloc[-1]
-    for path in output.glob(f"{files.ARCHIVE_NAME}/*/{ANSWERS}"):
-        done = manifest.read(path.parent)
-        if done and done["fingerprint"] == last:
-            return _table(path, ("id", "split", "specialty"))
+    for fingerprint, folder in _archived(output):
+        if fingerprint == last and (folder / ANSWERS).is_file():
+            return _table(folder / ANSWERS, ("id", "split", "specialty"))
     return None
 
 

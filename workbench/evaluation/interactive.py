@@ -8,10 +8,9 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from workbench.evaluation.charts import BASE, BETTER, TUNED, UNCLEAR, WORSE
+from workbench.evaluation.charts import COLOURS
 
 DIFFERENCE, SCORES = "tuned minus base", "scores"
-COLOURS = {"better": BETTER, "worse": WORSE, "within noise": UNCLEAR, "base": BASE, "tuned": TUNED}
 
 
 def specialties(table: pd.DataFrame, steering: str) -> dict[str, Any]:
@@ -76,9 +75,7 @@ def history(table: pd.DataFrame, steering: str) -> dict[str, Any]:
         _choice("metric", list(dict.fromkeys(table["metric"])), steering),
         _choice("split", list(dict.fromkeys(table["split"])), "holdout"),
     ]
-    base = alt.Chart(alt.Data(values=_finite(rows))).encode(
-        x=alt.X("iteration:O", axis=alt.Axis(labelAngle=0)), color=_colour(rows)
-    )
+    base = _rows(rows, choices).encode(x=alt.X("iteration:O", axis=alt.Axis(labelAngle=0)), color=_colour(rows))
     line = base.mark_line(point=True).encode(
         y=alt.Y("at:Q", title=None, scale=alt.Scale(zero=False)),
         tooltip=[alt.Tooltip(name, format=".3f") for name in ("at:Q", "low:Q", "high:Q")] + [alt.Tooltip("n:Q")],
@@ -98,7 +95,7 @@ def _forest(
     """Points with their intervals, a line an item; without `order` the lowest `order` stands on top."""
     lines = len({row[name] for row in rows})
     sort: Any = order or alt.EncodingSortField(field="order", op="max", order="ascending")
-    base = alt.Chart(alt.Data(values=_finite(rows))).encode(
+    base = _rows(rows, choices).encode(
         y=alt.Y(f"{name}:N", sort=sort, title=None, axis=alt.Axis(labelLimit=180, grid=True)),
         color=_colour(rows),
         tooltip=[
@@ -112,7 +109,7 @@ def _forest(
     zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[4, 3]).encode(x="zero:Q")
     if any(choice.name == "view" for choice in choices):
         zero = zero.transform_filter(f"view == {DIFFERENCE!r}")
-    return _finished(alt.layer(zero, bar, point), choices, height=max(120, 17 * lines), zero_layer=True)
+    return _finished(alt.layer(zero, bar, point), choices, height=max(120, 17 * lines))
 
 
 def _colour(rows: Sequence[dict[str, Any]]) -> alt.Color:
@@ -127,10 +124,16 @@ def _choice(name: str, options: list[str], first: str) -> alt.Parameter:
     return alt.param(name=name, value=value, bind=alt.binding_select(options=options, name=f"{name} "))
 
 
-def _finished(chart: Any, choices: Sequence[alt.Parameter], *, height: int, zero_layer: bool = False) -> dict[str, Any]:
-    """The specification with its choices, each filtering the rows by the field of its name."""
-    for layer in chart.layer[1 if zero_layer else 0 :]:
-        layer.transform = [alt.FilterTransform(f"datum.{choice.name} == {choice.name}") for choice in choices]
+def _rows(rows: Sequence[dict[str, Any]], choices: Sequence[alt.Parameter]) -> alt.Chart:
+    """A chart of those rows whose fields are what is chosen."""
+    chart = alt.Chart(alt.Data(values=_finite(rows)))
+    for choice in choices:
+        chart = chart.transform_filter(f"datum.{choice.name} == {choice.name}")
+    return chart
+
+
+def _finished(chart: Any, choices: Sequence[alt.Parameter], *, height: int) -> dict[str, Any]:
+    """The specification with its choices."""
     finished = chart.add_params(*choices).properties(width="container", height=height)
     found: dict[str, Any] = finished.configure_view(stroke=None).configure_axis(labelFontSize=12).to_dict()
     return found

@@ -99,8 +99,8 @@ def read(reply: str) -> dict[str, dict[str, int]] | None:
 def table(asked: Sequence[Question], replies: Sequence[str | None]) -> pd.DataFrame:
     """`judge_results.csv`: a row a question: grades of both models, each the mean of the two orders.
 
-    Grades are missing, and `readable` false, unless both replies came (`answered`) and could be read; `swayed` says that the preference followed
-    the order. `replies` are None where a request failed.
+    Grades are missing, and `readable` false, unless both replies came (`answered`) and could be read; `swayed` says that
+    the preference followed the order. `replies` are None where a request failed.
     """
     rows = []
     for first, (one, other) in zip(asked[::2], zip(replies[::2], replies[1::2], strict=True), strict=True):
@@ -113,10 +113,8 @@ def table(asked: Sequence[Question], replies: Sequence[str | None]) -> pd.DataFr
             for name in CRITERIA:
                 row[f"base_{name}"] = (grades[0]["A"][name] + grades[1]["B"][name]) / 2
                 row[f"tuned_{name}"] = (grades[0]["B"][name] + grades[1]["A"][name]) / 2
-            leads = [
-                sum(one["B"].values()) - sum(one["A"].values()) for one in (grades[0], {"A": grades[1]["B"], "B": grades[1]["A"]})
-            ]
-            row["swayed"] = leads[0] * leads[1] < 0
+            ahead = [sum(one["A"].values()) - sum(one["B"].values()) for one in grades if one]  # what stood first, in each order
+            row["swayed"] = ahead[0] * ahead[1] > 0
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -6,20 +6,21 @@ says what tuning changed elsewhere.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from workbench import files
+from workbench import files, models
 from workbench.evaluation.answers import Store
 from workbench.evaluation.asking import speaking_as
+from workbench.evaluation.decoding import padded
 
 MOST_TOKENS = 4096  # of a batch, padding included
 PIECE = 256  # places whose logits are turned into losses at once, so that no copy of all of them is needed
 VERSION = "v1"
+Row = tuple[tuple[int, ...], tuple[int, ...]]  # token ids of a prompt, and of the text after it
 
 
 @dataclass(slots=True)
@@ -39,13 +40,6 @@ class Text:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Encoded:
-    key: str
-    prompt_ids: tuple[int, ...]
-    ids: tuple[int, ...]
-
-
 def key_of(prompt: str, text: str, model_identity: str) -> str:
     return files.sha256_of([prompt, text, model_identity, VERSION])[:32]
 
@@ -59,59 +53,57 @@ def measure(model: Any, adapter: str | None, tokenizer: Any, texts: Sequence[Tex
     todo = {text.key: text for text in texts if store.lacks(text.key)}.values()
     if not todo:
         return
-    ids = [tuple(tokenizer(text.text, add_special_tokens=False)["input_ids"]) for text in todo]
-    encoded = [_Encoded(text.key, text.prompt_ids, found) for text, found in zip(todo, ids, strict=True)]
-    store.add([Likelihood(text.key, None) for text in encoded if not text.ids])
-    order = sorted((text for text in encoded if text.ids), key=lambda text: -len(text.prompt_ids) - len(text.ids))
+    ids = {text.key: tuple(tokenizer(text.text, add_special_tokens=False)["input_ids"]) for text in todo}
+    store.add([Likelihood(key, None) for key, found in ids.items() if not found])
+    encoded = [(text.key, (text.prompt_ids, ids[text.key])) for text in todo if ids[text.key]]
+    encoded.sort(key=lambda item: -sum(map(len, item[1])))
     start = 0
     with speaking_as(model, adapter):
-        while start < len(order):
-            size = max(1, MOST_TOKENS // (len(order[start].prompt_ids) + len(order[start].ids)))
-            batch = order[start : start + size]
-            losses = _losses(model, batch, tokenizer.pad_token_id)
-            store.add([Likelihood(text.key, round(loss, 6)) for text, loss in zip(batch, losses, strict=True)])
-            start += len(batch)
+        while start < len(encoded):
+            size = max(1, MOST_TOKENS // sum(map(len, encoded[start][1])))
+            keys, rows = zip(*encoded[start : start + size], strict=True)
+            losses = _losses(model, rows, tokenizer.pad_token_id)
+            store.add([Likelihood(key, round(loss, 6)) for key, loss in zip(keys, losses, strict=True)])
+            start += len(rows)
 
 
 @torch.inference_mode()
-def _losses(model: Any, batch: Sequence[_Encoded], pad_id: int) -> list[float]:
+def _losses(model: Any, rows: Sequence[Row], pad_id: int) -> list[float]:
     try:
         with torch.autocast(model.device.type, dtype=torch.bfloat16):
-            logits = _encoder_decoder(model, batch, pad_id) if model.config.is_encoder_decoder else _decoder(model, batch, pad_id)
-        return [_mean_loss(row, text.ids) for row, text in zip(logits, batch, strict=True)]
+            logits = _encoder_decoder(model, rows, pad_id) if model.config.is_encoder_decoder else _decoder(model, rows, pad_id)
+        return [_mean_loss(of_row, ids) for of_row, (_, ids) in zip(logits, rows, strict=True)]
     except torch.OutOfMemoryError:
-        if len(batch) == 1:
+        if len(rows) == 1:
             raise
-    gc.collect()
-    torch.cuda.empty_cache()
-    half = (len(batch) + 1) // 2
-    return _losses(model, batch[:half], pad_id) + _losses(model, batch[half:], pad_id)
+    models.free_memory()
+    half = (len(rows) + 1) // 2
+    return _losses(model, rows[:half], pad_id) + _losses(model, rows[half:], pad_id)
 
 
-def _decoder(model: Any, batch: Sequence[_Encoded], pad_id: int) -> list[torch.Tensor]:
+def _decoder(model: Any, rows: Sequence[Row], pad_id: int) -> list[torch.Tensor]:
     """Of each text, (tokens, vocabulary): the logits that stand for its tokens."""
-    rows = [(*text.prompt_ids, *text.ids) for text in batch]
-    width, longest = max(map(len, rows)), max(len(text.ids) for text in batch)
     # padded on the left, so that the texts end together and only their logits are made
-    ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows], device=model.device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    whole = [prompt + ids for prompt, ids in rows]
+    mask = padded([(1,) * len(row) for row in whole], 0, model.device, left=True)
     logits = model(
-        input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=longest + 1
-    ).logits  # fmt: skip
-    return [row[-len(text.ids) - 1 : -1] for row, text in zip(logits, batch, strict=True)]
+        input_ids=padded(whole, pad_id, model.device, left=True),
+        attention_mask=mask,
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+        use_cache=False,
+        logits_to_keep=max(len(ids) for _, ids in rows) + 1,
+    ).logits
+    return [of_row[-len(ids) - 1 : -1] for of_row, (_, ids) in zip(logits, rows, strict=True)]
 
 
-def _encoder_decoder(model: Any, batch: Sequence[_Encoded], pad_id: int) -> list[torch.Tensor]:
-    def padded(rows: list[tuple[int, ...]], fill: int) -> torch.Tensor:
-        width = max(map(len, rows))
-        return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], device=model.device)
-
-    prompts = [text.prompt_ids for text in batch]
-    mask = padded([(1,) * len(prompt) for prompt in prompts], 0)
-    before = padded([(model.config.decoder_start_token_id, *text.ids[:-1]) for text in batch], pad_id)
-    logits = model(input_ids=padded(prompts, pad_id), attention_mask=mask, decoder_input_ids=before).logits
-    return [row[: len(text.ids)] for row, text in zip(logits, batch, strict=True)]
+def _encoder_decoder(model: Any, rows: Sequence[Row], pad_id: int) -> list[torch.Tensor]:
+    prompts = [prompt for prompt, _ in rows]
+    logits = model(
+        input_ids=padded(prompts, pad_id, model.device),
+        attention_mask=padded([(1,) * len(prompt) for prompt in prompts], 0, model.device),
+        decoder_input_ids=padded([(model.config.decoder_start_token_id, *ids[:-1]) for _, ids in rows], pad_id, model.device),
+    ).logits
+    return [of_row[: len(ids)] for of_row, (_, ids) in zip(logits, rows, strict=True)]
 
 
 def _mean_loss(logits: torch.Tensor, ids: Sequence[int]) -> float:

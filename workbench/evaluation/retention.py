@@ -22,7 +22,6 @@ from workbench.evaluation import answers, significance
 SPLIT = "retention"
 CLAUSE = re.compile(r"[.;:!?,\n]|\bbut\b|\bhowever\b")
 DENIAL = re.compile(r"\b(?:not|no|never|without|cannot|unless)\b|n[’']t\b")
-COLUMNS = ("id", "kind", "question", "reference")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +113,14 @@ def _in_words(row: Mapping[str, Any]) -> str:
     elif not row["base"]:
         text += ", so only the likelihood of texts can say something"
     if row["ratio"] == row["ratio"]:
-        more = row["ratio_low"] > 1, row["ratio_high"] < 1
-        says = "less likely" if more[0] else "more likely" if more[1] else "as likely, within noise,"
-        text += f"; the tuned model finds the reference answers {says} than the base does (perplexity times {row['ratio']:.2f})".replace(
-            "noise, than", "noise, as"
+        says = (
+            "less likely than"
+            if row["ratio_low"] > 1
+            else "more likely than"
+            if row["ratio_high"] < 1
+            else "as likely, within noise, as"
         )
+        text += f"; the tuned model finds the reference answers {says} the base does (perplexity times {row['ratio']:.2f})"
     return text + "."
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from workbench import files, manifest, models
 from workbench.errors import UserError
@@ -32,9 +29,7 @@ def merge(base: str, adapter: Path, target: Path) -> None:
     models.write_generation_config(writing, tokenizer)
     os.replace(writing, target)
     del merged
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    models.free_memory()
 
 
 def agreement(before: Sequence[str], after: Sequence[str]) -> dict[str, float]:
