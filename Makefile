@@ -32,8 +32,9 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 run: install  ## the three scripts on the sample data, twice: about 8 minutes the first time
 	@$(BIN)/python examples/run_demo.py
 
+# two workers with one thread each took a third of the time of one worker with two threads
 test: $(VENV)/installed-dev  ## every test
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(VENV)/installed-dev  ## format, lint and types
 	@$(BIN)/ruff format --check .
