@@ -6,6 +6,7 @@
     python dataset_preparation.py --recommendations evaluation_results/training_recommendations.json
                                                                 the next iteration, as evaluation.py advises
     (or edit `specialty_adjustments` below and run it plainly)
+    python dataset_preparation.py --iteration 2     the sets of iteration 2 again, as a new iteration; nothing is lost
 
 Reads dataset_with_answers_{specialty}.json (or CSV) from DATA_DIR; writes OUTPUT_DIR, see datasets/README.md.
 """
@@ -172,10 +173,15 @@ def prepare(
 
     # 2. read, and hold against what earlier iterations saw
     reading = records.read_folder(Path(config.DATA_DIR), skip_invalid=config.SKIP_INVALID, paths=paths)
+    catalogue = series.take_stock(
+        folder, reading.records, last, near=config.NEAR_DUPLICATE_THRESHOLD > 0, accept_edits=accept_edits
+    )
+    if last is not None:
+        last = iterations.under_new_names(last, catalogue.renamed)
+        shares = last["shares"] | adjustments
     known = sorted(set(reading.records) | set(last["shares"] if last else {}))
     iterations.check_shares(adjustments, known, "specialty_adjustments")
     iterations.check_shares(config.SPECIALTY_SAMPLE_PERCENTAGES, known, "SPECIALTY_SAMPLE_PERCENTAGES")
-    catalogue = series.take_stock(folder, reading.records, near=config.NEAR_DUPLICATE_THRESHOLD > 0, accept_edits=accept_edits)
 
     # 3. fixed sets for what has none, then the shares of the rest
     plan = series.split(
@@ -205,6 +211,15 @@ def prepare(
     return {**contents, "up_to_date": False}
 
 
+def go_back(config: DatasetConfig, number: int) -> dict[str, Any]:
+    """`--iteration`: the sets of an earlier iteration, exactly; the caller holds the folder's lock."""
+    from workbench.data import iterations, series
+
+    folder = Path(config.OUTPUT_DIR)
+    series.finish_interrupted(folder)
+    return series.restore(folder, number, iterations.read_ledger(folder))
+
+
 def report(folder: Path, made: dict[str, Any]) -> None:
     """The closing table: sizes, what moved, what to know, what to run next."""
     from workbench.data import iterations
@@ -212,7 +227,8 @@ def report(folder: Path, made: dict[str, Any]) -> None:
     entry = iterations.read_ledger(folder)[-1]
     before = iterations.read_ledger(folder)[-2] if len(iterations.read_ledger(folder)) > 1 else None
     state = "up to date" if made["up_to_date"] else f"prepared in {made['seconds']} s"
-    print(f"\niteration {entry['iteration']}: {state}")
+    again = f", the sets of iteration {entry['restored_from']}" if "restored_from" in entry else ""
+    print(f"\niteration {entry['iteration']}{again}: {state}")
     totals = Counter({split: sum(sizes.values()) for split, sizes in entry["sizes"].items()})
     print(f"  {len(entry['shares'])} specialties, {sum(totals.values())} records")
     for split, what in (("holdout", "fixed, never trained on, carries the headline"),
@@ -229,7 +245,8 @@ def report(folder: Path, made: dict[str, Any]) -> None:
         names = ", ".join(f"{name} ({count})" for name, count in entry["small_specialties"].items())
         print(f"  too small for a full holdout, so it holds fewer questions: {names}")
     if before is not None:
-        print_moves(entry, before)
+        print_specialties(entry)
+        print_moves(entry, iterations.under_new_names(before, entry["specialties"]["renamed"]))
         print(
             f"  since iteration {before['iteration']}: {changes['added']} records added, {changes['edited']} edited, "
             f"{changes['removed']} removed upstream" + (f", {changes['returned']} came back" if changes["returned"] else "")
@@ -242,6 +259,26 @@ def report(folder: Path, made: dict[str, Any]) -> None:
         if entry["comparability_break"]:
             print(f"  scores do not compare with earlier iterations: {entry['comparability_break']}")
     print(f"  details: {folder / 'dataset_stats.json'}, {folder / 'set_aside.jsonl'}, {folder / 'iterations.jsonl'}")
+
+
+def print_specialties(entry: dict[str, Any]) -> None:
+    """Specialties that came, went or are called otherwise."""
+    changes, sizes = entry["specialties"], entry["sizes"]
+    for old, new in changes["renamed"].items():
+        print(f"  {old} is called {new} now: known by its records, it keeps its sets, its share and its curve")
+    for name in changes["added"]:
+        held = ", ".join(f"{sizes[split].get(name, 0)} {split}" for split in ("holdout", "eval", "train"))
+        print(f"  new specialty {name}: {held}; overall scores hold its questions from now on")
+    for name in changes["removed"]:
+        fixed = sum(sizes[split].get(name, 0) for split in ("holdout", "eval"))
+        kept = (
+            f"its {fixed} fixed questions are still asked, so that scores compare (--accept-edits drops them)"
+            if fixed
+            else "it is gone"
+        )
+        print(f"  {name} has no records any more: nothing of it is trained on; {kept}")
+    for name in changes["returned"]:
+        print(f"  {name} has records again: it is taken up where it was")
 
 
 def print_moves(entry: dict[str, Any], before: dict[str, Any]) -> None:
@@ -264,6 +301,7 @@ def main() -> None:
         DatasetConfig, None, __doc__ or "", DEMO,
         {
             "--recommendations": {"type": Path, "metavar": "FILE", "help": "shares from training_recommendations.json"},
+            "--iteration": {"type": int, "metavar": "N", "help": "bring the sets of this earlier iteration back, and end"},
             "--accept-edits": {"action": "store_true", "help": "take records edited upstream into the fixed sets"},
         },
     )  # fmt: skip
@@ -271,17 +309,24 @@ def main() -> None:
     # records form no cycles, and walking over a million of them again and again took a fifth of the time
     gc.disable()
     folder = Path(config.OUTPUT_DIR)
-    print(f"reading {config.DATA_DIR} …", flush=True)
+    if arguments.iteration is not None and (arguments.recommendations or arguments.accept_edits or arguments.fresh):
+        raise UserError("--iteration only brings sets back. Run it alone; what follows is a run of its own.")
     with files.output_lock(folder):
-        made = prepare(
-            config,
-            dict(specialty_adjustments),
-            recommendations=arguments.recommendations,
-            accept_edits=arguments.accept_edits,
-            fresh=arguments.fresh,
-        )
+        if arguments.iteration is not None:
+            made = go_back(config, arguments.iteration)
+        else:
+            print(f"reading {config.DATA_DIR} …", flush=True)
+            made = prepare(
+                config,
+                dict(specialty_adjustments),
+                recommendations=arguments.recommendations,
+                accept_edits=arguments.accept_edits,
+                fresh=arguments.fresh,
+            )
     report(folder, made)
     print(f"next: python fine_tuning.py {'--demo' if arguments.demo else f'DATASET_DIR={folder}'}")
+    if arguments.iteration is not None:
+        print("      (an adapter trained on these sets stands in the archive of its results, as training left it)")
 
 
 if __name__ == "__main__":

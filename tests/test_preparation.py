@@ -345,3 +345,90 @@ def test_real_data_keeps_the_contract_over_two_iterations(tmp_path):
                 assert not questions[fixed] & questions[other] and not answers[fixed] & answers[other]
     assert sum(map(len, second)) + len(files.read_json_lines(tmp_path / "out" / "set_aside.jsonl")) == 15225
     shutil.rmtree(tmp_path / "out")
+
+
+def split_bytes(folder):
+    return {name: (folder / name / dataset_folders.DATA_FILE).read_bytes() for name in dataset_folders.SPLITS.values()}
+
+
+def test_going_back_restores_an_iterations_sets_exactly_and_loses_nothing(config, tmp_path):
+    out = tmp_path / "out"
+    preparation.create_datasets(config)
+    preparation.update_training_data(config, {"urology": 0.9})
+    second = split_bytes(out)
+    more = pairs("cardiology", 40) | {"What is new in cardiology?": "A valve that is grown, not made."}
+    write_specialty(tmp_path / "files", "cardiology", more)
+    preparation.update_training_data(config, {"urology": 0.3, "neurology": 1.0})
+    with files.output_lock(out):
+        made = preparation.go_back(config, 2)
+        assert preparation.go_back(config, 2)["up_to_date"]
+    assert split_bytes(out) == second and made["iteration"] == 4
+    assert [entry.get("restored_from") for entry in ledger(config)] == [None, None, None, 2]
+    assert split_bytes(out / "archive" / "iteration_003") != second
+    # what came after iteration 2 comes again, once
+    preparation.update_training_data(config, {"urology": 0.3, "neurology": 1.0})
+    assert ledger(config)[-1]["changes"]["added"] == 1
+    assert split_bytes(out) == split_bytes(out / "archive" / "iteration_003")
+
+
+def test_going_back_to_what_is_not_there_is_refused(config, tmp_path):
+    preparation.create_datasets(config)
+    preparation.update_training_data(config, {"urology": 0.9})
+    with pytest.raises(UserError, match="has no iteration 7; it has 1, 2"):
+        preparation.go_back(config, 7)
+    files.remove(tmp_path / "out" / "archive" / "iteration_001" / "register_then.parquet")
+    with pytest.raises(UserError, match="does not hold the sets of iteration 1 whole"):
+        preparation.go_back(config, 1)
+    assert [entry["iteration"] for entry in ledger(config)] == [1, 2]
+
+
+def test_a_renamed_specialty_keeps_its_sets_its_share_and_its_ids(config, tmp_path, capsys):
+    preparation.update_training_data(config, {"cardiology": 0.7})
+    before = {split: {(row["id"], row["question"]) for row in dataset_folders.read_split(tmp_path / "out", split)} for split in dataset_folders.SPLITS}  # fmt: skip
+    (tmp_path / "files" / "dataset_with_answers_cardiology.json").rename(tmp_path / "files" / "dataset_with_answers_heart.json")
+    for _ in range(2):  # and stays so in the iteration after
+        preparation.update_training_data(config, {"urology": 0.5 if _ else 0.6})
+        rows = {split: list(dataset_folders.read_split(tmp_path / "out", split)) for split in dataset_folders.SPLITS}
+        for split in ("holdout", "eval"):
+            assert {(row["id"], row["question"]) for row in rows[split]} == before[split]
+        assert {row["specialty"] for split in rows for row in rows[split]} == {"heart", "neurology", "urology"}
+        entry = ledger(config)[-1]
+        assert entry["shares"]["heart"] == 0.7 and entry["known_as"] == {"heart": "cardiology"}
+        assert entry["changes"]["added"] == entry["changes"]["removed"] == 0
+    assert ledger(config)[1]["specialties"]["renamed"] == {"cardiology": "heart"}
+    # another specialty under the name that was given up is another one
+    write_specialty(
+        tmp_path / "files", "cardiology", {f"New question {n}?": f"new answer {n} of its own words{n}" for n in range(30)}
+    )
+    preparation.create_datasets(config)
+    entry = ledger(config)[-1]
+    assert entry["specialties"]["added"] == ["cardiology"] and entry["specialties"]["renamed"] == {}
+    assert entry["sizes"]["holdout"]["cardiology"] == 10
+    preparation.report(tmp_path / "out", {"up_to_date": False, "seconds": 1})
+    assert "new specialty cardiology: 10 holdout" in capsys.readouterr().out
+
+
+def test_a_specialty_added_and_one_removed_are_told_in_the_ledger(config, tmp_path, capsys):
+    preparation.create_datasets(config)
+    held = sum(row["specialty"] == "urology" for split in ("holdout", "eval") for row in dataset_folders.read_split(tmp_path / "out", split))  # fmt: skip
+    (tmp_path / "files" / "dataset_with_answers_urology.json").rename(tmp_path / "urology.json")
+    write_specialty(tmp_path / "files", "oncology", pairs("oncology", 30))
+    preparation.create_datasets(config)
+    entry = ledger(config)[-1]
+    assert entry["specialties"] == {
+        "added": ["oncology"],
+        "removed": ["urology"],
+        "returned": [],
+        "renamed": {},
+        "absent": ["urology"],
+    }
+    assert entry["sizes"]["train"].get("urology", 0) == 0 and entry["sizes"]["train"]["oncology"] > 0
+    assert entry["sizes"]["holdout"]["urology"] + entry["sizes"]["eval"]["urology"] == held
+    preparation.report(tmp_path / "out", {"up_to_date": False, "seconds": 1})
+    told = capsys.readouterr().out
+    assert f"urology has no records any more: nothing of it is trained on; its {held} fixed questions" in told
+    (tmp_path / "urology.json").rename(tmp_path / "files" / "dataset_with_answers_urology.json")
+    preparation.create_datasets(config)
+    entry = ledger(config)[-1]
+    assert entry["specialties"]["returned"] == ["urology"] and not entry["specialties"]["absent"]
+    assert entry["sizes"]["train"]["urology"] == ledger(config)[0]["sizes"]["train"]["urology"]

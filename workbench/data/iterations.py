@@ -19,6 +19,7 @@ from workbench.errors import UserError
 
 LEDGER, REGISTER, LOOKS = "iterations.jsonl", "register.parquet", "holdout_looks.jsonl"
 LASTING = (LEDGER, REGISTER, LOOKS)  # these stay where they are when an iteration is archived
+REGISTER_THEN = "register_then.parquet"  # the register as an iteration left it, which is archived with it
 SCHEMA = pa.schema(
     [("id", pa.string()), ("specialty", pa.string()), ("question_key", pa.int64()), ("answer_key", pa.int64()),
      ("origin", pa.string()), ("since", pa.int32()), ("role", pa.string())]
@@ -26,6 +27,7 @@ SCHEMA = pa.schema(
 
 
 GONE = "gone"
+SAME_SPECIALTY = 0.9  # of a vanished specialty's records, where a new one that holds them is the same under another name
 
 
 @dataclass(slots=True)
@@ -97,6 +99,48 @@ def compare(register: Mapping[str, Entry], current: Mapping[str, tuple[str, int,
             changes.removed.append(entry.id)
     changes.added = [i for i in changes.added if i not in taken]
     return changes
+
+
+def known_as(entry: Mapping[str, Any] | None) -> dict[str, str]:
+    """Of renamed specialties, the name by which their records are known; a line of the ledger."""
+    return dict(entry.get("known_as", {})) if entry else {}
+
+
+def find_renamed(register: Mapping[str, Entry], current: Mapping[str, set[tuple[int, int]]]) -> dict[str, str]:
+    """Old name to new, of specialties that have vanished while another came with the same records.
+
+    Args:
+        register: entries by id, of the vanished specialties among others.
+        current: (question key, answer key) of what the files hold now, of each specialty that is new.
+    """
+    before: dict[str, set[tuple[int, int]]] = {}
+    for entry in register.values():
+        if entry.role != GONE:
+            before.setdefault(entry.specialty, set()).add((entry.question_key, entry.answer_key))
+    found: dict[str, str] = {}
+    for old, had in sorted(before.items()):
+        shared = {new: len(had & pairs) for new, pairs in sorted(current.items()) if new not in found.values()}
+        best = max(shared, key=lambda name: shared[name], default=None)
+        if best is not None and shared[best] >= SAME_SPECIALTY * len(had):
+            found[old] = best
+    return found
+
+
+def under_new_names(entry: dict[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
+    """A line of the ledger as it reads once specialties are called otherwise; `renamed` is old name to new."""
+
+    def named(of_each: Mapping[str, Any]) -> dict[str, Any]:
+        return {renamed.get(name, name): value for name, value in of_each.items()}
+
+    sizes = {split: named(counts) for split, counts in entry["sizes"].items()}
+    return {**entry, "shares": named(entry["shares"]), "share_base": named(entry["share_base"]), "sizes": sizes}
+
+
+def names_since(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    """How specialties of one line of the ledger are called in a later one, where that is otherwise."""
+    first, called = known_as(then), {first: name for name, first in known_as(now).items()}
+    present = {name: called.get(first.get(name, name), name) for name in then["shares"]}
+    return {name: new for name, new in present.items() if new != name}
 
 
 def check_shares(shares: Mapping[str, float], known: list[str], source: str) -> None:

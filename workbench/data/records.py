@@ -36,7 +36,7 @@ WORD = re.compile(r"\w+(?:[.,/'+-]\w+)*%?|[+-]\d+(?:[.,]\d+)*%?")
 
 @dataclass(slots=True)
 class Record:
-    """One question with its answer. `id` is a hash of specialty, question and answer."""
+    """One question with its answer. `id` is a hash of specialty (by its first name), question and answer."""
 
     id: str
     specialty: str
@@ -56,7 +56,12 @@ class Reading:
 
 
 def make_record(specialty: str, question: str, response: str) -> Record:
-    return Record(short_hash(f"{specialty}\x1f{question}\x1f{response}"), specialty, question, response)
+    return Record(record_id(specialty, question, response), specialty, question, response)
+
+
+def record_id(specialty: str, question: str, response: str) -> str:
+    """`specialty` as it was called first: a renamed one keeps its records."""
+    return short_hash(f"{specialty}\x1f{question}\x1f{response}")
 
 
 def words_of(text: str) -> list[str]:

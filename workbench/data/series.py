@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,11 +20,12 @@ from typing import Any
 from workbench import files, manifest
 from workbench.data import dataset_folders, iterations
 from workbench.data.near_duplicates import BATCH, Fingerprints, FixedIndex, fingerprint, fingerprint_texts
-from workbench.data.records import Record
+from workbench.data.records import Record, record_id
 from workbench.data.splits import Item, draw_stratified, holdout_size, in_order, rounded
 from workbench.errors import UserError
 
 FIXED = ("holdout", "eval")
+STATISTICS = "dataset_stats.json"
 PARALLEL_FROM = 50_000  # records; below it, starting processes costs more than it saves
 
 
@@ -41,6 +43,9 @@ class Catalogue:
     pending: set[str]  # ids of the new texts that wait; not registered, so that they are known as edits next time too
     gone: list[iterations.Entry]  # open records that the files lack; remembered, so that on return they are no addition
     iteration: int
+    renamed: dict[str, str]  # specialties' old names to new
+    known_as: dict[str, str]  # of all that were ever renamed, the first name
+    in_files: set[str]  # specialties
 
 
 @dataclass
@@ -71,7 +76,8 @@ def recommended_shares(path: Path, last: dict[str, Any] | None) -> dict[str, flo
     advice = iterations.read_recommendations(path)
     if last is None:
         raise UserError(f"{path}: there is no iteration yet to build on. Run dataset_preparation.py without it first.")
-    if last["recommendations_sha256"] != files.sha256_file(path) and advice.get("iteration") != last["iteration"]:
+    in_place = {last["iteration"], last.get("restored_from")}
+    if last["recommendations_sha256"] != files.sha256_file(path) and advice.get("iteration") not in in_place:
         raise UserError(
             f"{path}: was made from iteration {advice.get('iteration')}, but iteration {last['iteration']} is in place. "
             "Train and evaluate that one first, or put the shares you want into specialty_adjustments."
@@ -79,16 +85,19 @@ def recommended_shares(path: Path, last: dict[str, Any] | None) -> dict[str, flo
     return {str(name): share for name, share in advice["recommended_sample_increases"].items()}
 
 
-def take_stock(folder: Path, records: Mapping[str, Sequence[Record]], *, near: bool, accept_edits: bool) -> Catalogue:
-    """Hold the records against the register of earlier iterations.
+def take_stock(
+    folder: Path, records: Mapping[str, Sequence[Record]], last: dict[str, Any] | None, *, near: bool, accept_edits: bool
+) -> Catalogue:
+    """Hold the records against the register of earlier iterations; `last` is the ledger's last line.
 
-    Records edited upstream keep the place of their former selves. One that stands in a fixed set keeps its old text
+    A specialty whose file has another name now is the same one, and its records keep their ids. Records edited upstream keep the place of their former selves. One that stands in a fixed set keeps its old text
     there, read back from the split, unless `accept_edits`.
     """
     register = iterations.read_register(folder)
     iteration = len(iterations.read_ledger(folder)) + 1
     flat = [record for specialty in sorted(records) for record in records[specialty]]
     prints = _fingerprint_all(flat, near)
+    known_as, renamed = _follow_names(flat, prints, register, last)
     current = {
         record.id: (record.specialty, int(prints.question_keys[row]), int(prints.answer_keys[row]))
         for row, record in enumerate(flat)
@@ -108,6 +117,8 @@ def take_stock(folder: Path, records: Mapping[str, Sequence[Record]], *, near: b
     waiting: list[dict[str, str]] = []
     if missing and not accept_edits:
         old_texts = {r.id: r for split in FIXED for r in dataset_folders.read_records(folder, split)}
+        for entry in missing:
+            old_texts[entry.id].specialty = entry.specialty
         kept = [old_texts[entry.id] for entry in missing]
         extra = fingerprint(kept, near=near)
         items += [Item(r, e.question_key, e.origin, e.since) for r, e in zip(kept, missing, strict=True)]
@@ -126,7 +137,37 @@ def take_stock(folder: Path, records: Mapping[str, Sequence[Record]], *, near: b
         for entry in register.values()
         if entry.role not in FIXED and entry.id not in current and entry.id not in changes.edited
     ]
-    return Catalogue(items, prints, roles, changes, added, waiting, accepted, pending, gone, iteration)
+    return Catalogue(
+        items, prints, roles, changes, added, waiting, accepted, pending, gone, iteration, renamed, known_as, set(records)
+    )
+
+
+def _follow_names(
+    flat: Sequence[Record], prints: Fingerprints, register: dict[str, iterations.Entry], last: dict[str, Any] | None
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Give the records of renamed specialties, in `flat` and in the register, one identity; returns first names, and what is new."""
+    before, now = set(last["shares"]) if last else set(), {record.specialty for record in flat}
+    renamed: dict[str, str] = {}
+    if before - now and now - before:
+        pairs: dict[str, set[tuple[int, int]]] = {name: set() for name in now - before}
+        for row, record in enumerate(flat):
+            if record.specialty in pairs:
+                pairs[record.specialty].add((int(prints.question_keys[row]), int(prints.answer_keys[row])))
+        vanished = {i: entry for i, entry in register.items() if entry.specialty in before - now}
+        renamed = iterations.find_renamed(vanished, pairs)
+    known_as = iterations.known_as(last)
+    for old, new in renamed.items():
+        known_as[new] = known_as.pop(old, old)
+    for name in now & set(known_as.values()) - set(known_as):
+        known_as[name] = f"{name}, another"  # a new specialty under a name that was given up
+    if known_as:
+        for record in flat:
+            if record.specialty in known_as:
+                record.id = record_id(known_as[record.specialty], record.question, record.response)
+    if renamed:
+        for entry in register.values():
+            entry.specialty = renamed.get(entry.specialty, entry.specialty)
+    return known_as, renamed
 
 
 def _fingerprint_all(records: Sequence[Record], near: bool) -> Fingerprints:
@@ -297,6 +338,8 @@ def ledger_entry(
         "comparability_break": "; ".join(breaks),
         "changes": {"added": len(changes.added) if last else 0, "edited": len(changes.edited),
                     "removed": len(changes.removed), "returned": len(changes.returned), "fixed_waiting": len(catalogue.fixed_waiting)},
+        "specialties": _specialty_changes(catalogue, plan, last),
+        "known_as": catalogue.known_as,
         "shares": plan.shares,
         "share_base": plan.bases,
         "capped": plan.capped,
@@ -306,6 +349,20 @@ def ledger_entry(
         "template_sha256": files.sha256_of(probe),
         "settings": dict(settings),
     }  # fmt: skip
+
+
+def _specialty_changes(catalogue: Catalogue, plan: Plan, last: dict[str, Any] | None) -> dict[str, Any]:
+    """Specialties that came, went or are called otherwise since the iteration before; `absent` are all that have no record now."""
+    before = set(last["shares"]) if last else set()  # under the new names
+    was_absent = set(last.get("specialties", {}).get("absent", ())) if last else set()
+    absent = before - catalogue.in_files
+    return {
+        "added": sorted(set(plan.shares) - before) if last else [],
+        "removed": sorted(absent - was_absent),
+        "returned": sorted(was_absent & catalogue.in_files),
+        "renamed": catalogue.renamed,
+        "absent": sorted(absent),
+    }
 
 
 def write(
@@ -325,7 +382,7 @@ def write(
         dataset_folders.write_split(building / dataset_folders.SPLITS[name], records, template, system_message)
     files.write_json_lines(building / "set_aside.jsonl", plan.set_aside)
     files.write_json_lines(building / iterations.LEDGER, ledger)
-    files.write_json(building / "dataset_stats.json", _statistics(plan, catalogue, ledger[-1]))
+    files.write_json(building / STATISTICS, _statistics(plan, catalogue, ledger[-1]))
     roles = {item.record.id: name for name in FIXED for item in plan.splits[name]}
     entries = [
         iterations.Entry(
@@ -336,7 +393,52 @@ def write(
         if item.record.id not in catalogue.pending
     ]  # fmt: skip
     iterations.write_register(building / iterations.REGISTER, entries + catalogue.gone)
+    shutil.copyfile(building / iterations.REGISTER, building / iterations.REGISTER_THEN)
     return building
+
+
+def restore(folder: Path, number: int, ledger: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Bring the sets of an earlier iteration back, as a new iteration; returns the manifest that now stands in `folder`.
+
+    Nothing is lost: the present iteration is archived, and the ledger goes on. Records that were added or edited since are
+    so again for the iteration that follows.
+    """
+    wanted = next((entry for entry in ledger if entry["iteration"] == number), None)
+    if wanted is None:
+        known = ", ".join(str(entry["iteration"]) for entry in ledger) or "none"
+        raise UserError(f"{folder}: its ledger has no iteration {number}; it has {known}.")
+    present = manifest.read(folder)
+    if present is not None and present["splits"] == wanted["hashes"]:
+        return {**present, "up_to_date": True}
+    source = _archived(folder, wanted)
+    building = folder / manifest.BUILDING
+    files.remove(building)
+    shutil.copytree(source, building, ignore=shutil.ignore_patterns(manifest.MANIFEST))
+    shutil.copyfile(source / iterations.REGISTER_THEN, building / iterations.REGISTER)
+    coming = len(ledger) + 1
+    same = all(ledger[-1]["hashes"][split] == wanted["hashes"][split] for split in FIXED)
+    broken = "" if same else f"the fixed sets are those of iteration {number} again"
+    entry = {**wanted, "iteration": coming, "made": manifest.now(), "derived_from": ledger[-1]["hashes"], "adjustments": {},
+             "recommendations_sha256": "", "restored_from": number, "comparability_break": broken,
+             "changes": dict.fromkeys(wanted["changes"], 0)}  # fmt: skip
+    files.write_json_lines(building / iterations.LEDGER, [*ledger, entry])
+    statistics = files.read_json(building / STATISTICS)
+    files.write_json(building / STATISTICS, {**statistics, "iteration": coming})
+    then = files.read_json(source / manifest.MANIFEST)
+    manifest.finish(building, {**then, "iteration": coming, "restored_from": number, "finished": manifest.now()})
+    finish_interrupted(folder)
+    return {**manifest.require(folder, "dataset_preparation.py"), "up_to_date": False}
+
+
+def _archived(folder: Path, wanted: Mapping[str, Any]) -> Path:
+    """The archived folder that holds these sets whole."""
+    for path in sorted((folder / files.ARCHIVE_NAME).glob("*")):
+        then = manifest.read(path)
+        if then is not None and then.get("splits") == wanted["hashes"] and (path / iterations.REGISTER_THEN).is_file():
+            return path
+    raise UserError(
+        f"{folder / files.ARCHIVE_NAME}: does not hold the sets of iteration {wanted['iteration']} whole, so they cannot be brought back."
+    )
 
 
 def _statistics(plan: Plan, catalogue: Catalogue, entry: dict[str, Any]) -> dict[str, Any]:
