@@ -6,23 +6,31 @@ A world has 42 specialties, each with its records, its score before training, an
 each iteration a policy sees what an evaluation would show it (noisy means over a few eval questions, the same questions each time,
 another training run each time) and spends the same budget of records from the pools. Regret is what the oracle's spending would have
 scored more, in the mean over specialties and in the mean of the worst decile. The oracle is greedy, so that it may be beaten by a hair.
-The worlds' numbers are chosen by hand so far, and not fitted to real runs. Seeds 0 to 99 are for tuning, 1000 to 1199 for one report.
+Seeds 0 to 99 are for tuning, 1000 to 1199 for one report.
+
+The noise of all worlds, and the family "measured" altogether, are fitted to benchmarks/results/learning_curves.csv, real runs of the
+embedded model (benchmarks/learning_curves.py); `--measured` prints the fit. What the other families suppose is written beside them.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+RUNS = ROOT / "benchmarks" / "results" / "learning_curves.csv"
 
 SPECIALTIES, ITERATIONS = 42, 6
+RECORDS = 56  # of each sample specialty beside its holdout, in the measured runs
 REPORTED = (1, 3, 6)
 FIRST_SHARE, BUDGET_SHARE = 0.2, 0.08  # of all records: trained on at first, and added in each iteration
 WORST = max(1, round(0.1 * SPECIALTIES))
@@ -60,12 +68,14 @@ class Seen:
         trained: (iterations, specialties) records trained on.
         means: (iterations, specialties) mean scores over the eval questions.
         sd: between questions, as an evaluation estimates it.
+        sd_change: the same of the change of a question's score between two models.
     """
 
     trained: Array
     means: Array
     questions: Array
     sd: float
+    sd_change: float
     records: Array
 
     @property
@@ -74,6 +84,60 @@ class Seen:
 
 
 Policy = Callable[[Seen, float, str], Array]  # what is seen, budget and objective to records added
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What real runs have shown; see `measured`."""
+
+    base: float  # true score before training: its mean over specialties, and deviation between them
+    sd_base: float
+    records: Array  # a specialty was trained on, where all were trained on as many, from 0
+    gain: Array  # mean over specialties at each of them
+    sd_gain: float  # between specialties, over the mean
+    from_others: float  # of the records by which a specialty gains, the part that others' records make
+    sd_question: float
+    sd_answer: float
+    sd_run: float
+
+
+@functools.cache
+def measured() -> Measured:
+    """Fitted by moments. The eval and the holdout questions of a specialty are two samples of it: what both show alike is true."""
+    rows = pd.read_csv(RUNS)
+    rows["gain"] = rows["tuned"] - rows["base"]
+    even = rows[rows["stage"] != "uneven"]
+
+    def both(stage: str, column: str) -> tuple[pd.Series, pd.Series]:
+        of_stage = rows[rows["stage"] == stage].set_index("specialty")
+        return tuple(of_stage.loc[of_stage["split"] == split, column].sort_index() for split in ("eval", "holdout"))  # type: ignore[return-value]
+
+    asked = even.groupby("split")["n"].mean()
+    base = both("0.35", "base")
+    true_base = max(0.0, float(np.cov(*base)[0, 1]))
+    luck = np.mean(
+        [(column.var() - true_base) * asked[column_of] for column, column_of in zip(base, ("eval", "holdout"), strict=True)]
+    )
+    # one share, two training runs: what differs is the answers', and where both samples of questions agree, the runs'
+    apart = [one - other for one, other in zip(both("0.35", "tuned"), both("0.35, seed 1", "tuned"), strict=True)]
+    of_run = max(0.0, float(np.cov(*apart)[0, 1]) / 2)
+    of_answer = np.mean(
+        [(column.var() / 2 - of_run) * asked[name] for column, name in zip(apart, ("eval", "holdout"), strict=True)]
+    )
+    curve = even[even["seed"] == 0].groupby("train")["gain"].mean()
+    late = [both(stage, "gain") for stage in ("0.7", "1.0")]
+    spread = np.mean([max(0.0, float(np.cov(*gains)[0, 1])) ** 0.5 / np.mean([g.mean() for g in gains]) for gains in late])
+    # at which equal number of records would each half of the uneven run have gained what it gained?
+    uneven = rows[rows["stage"] == "uneven"].groupby("train")["gain"].mean()
+    steps = np.maximum.accumulate(curve.to_numpy())
+    low, high = (float(np.interp(gain, steps, curve.index)) for gain in uneven)
+    few, many = uneven.index
+    # effective records: (1 - share) * own + share * mean of all
+    others = float(np.clip(1 - (high - low) / (many - few), 0, 1))
+    return Measured(
+        float(np.mean([column.mean() for column in base])), true_base**0.5, np.r_[0, curve.index], np.r_[0, curve.to_numpy()],
+        float(spread), others, max(0.0, float(luck - of_answer)) ** 0.5, float(of_answer) ** 0.5, of_run**0.5,
+    )  # fmt: skip
 
 
 def records_of(draw: np.random.Generator) -> Array:
@@ -85,6 +149,7 @@ def records_of(draw: np.random.Generator) -> Array:
 
 def world(family: str, seed: int) -> World:
     draw = np.random.default_rng([seed, FAMILIES.index(family)])
+    seen = measured()
     records = records_of(draw)
     typical = float(np.median(records)) / 2  # records at which much of the gain is there
     base = draw.normal(0.25, 0.05, SPECIALTIES)
@@ -120,10 +185,29 @@ def world(family: str, seed: int) -> World:
         base, gain, scale = np.full(SPECIALTIES, 0.25), np.full(SPECIALTIES, 0.2), np.full(SPECIALTIES, typical)
     elif family == "flat":
         gain = np.zeros(SPECIALTIES)
-    return World(records, lambda x: base + gain * shape(x), np.full(SPECIALTIES, 16.0), 0.2, 0.12, 0.02)
+    elif family == "measured":  # as real runs were, larger specialties learning as much slower as they are larger
+        base = draw.normal(seen.base, seen.sd_base, SPECIALTIES)
+        gain = np.maximum(0, draw.normal(1, seen.sd_gain, SPECIALTIES))
+        size = float(np.median(records)) / RECORDS
+
+        def shape(x: Array) -> Array:
+            effective = (1 - seen.from_others) * x + seen.from_others * x.mean()
+            return np.asarray(interpolated(effective / size))
+
+    return World(
+        records, lambda x: base + gain * shape(x), np.full(SPECIALTIES, 16.0), seen.sd_question, seen.sd_answer, seen.sd_run
+    )
 
 
-FAMILIES = ("power", "exponential", "plateau", "late", "transfer", "ceilings", "hard", "untaught", "none", "flat")
+def interpolated(records: Array) -> Array:
+    """The measured curve; beyond its last point it goes on as it ended, in the logarithm of records."""
+    seen = measured()
+    last = (seen.gain[-1] - seen.gain[-2]) / np.log(seen.records[-1] / seen.records[-2])
+    beyond = seen.gain[-1] + last * np.log(np.maximum(records, seen.records[-1]) / seen.records[-1])
+    return np.where(records > seen.records[-1], beyond, np.interp(records, seen.records, seen.gain))
+
+
+FAMILIES = ("measured", "power", "exponential", "plateau", "late", "transfer", "ceilings", "hard", "untaught", "none", "flat")
 
 
 def objective(scores: Array, name: str) -> float:
@@ -207,7 +291,7 @@ def simulate(truth: World, policy: Policy | None, name: str, seed: int) -> list[
 
     trained = np.round(FIRST_SHARE * truth.records)
     seen = Seen(np.vstack([np.zeros(len(trained)), trained]), np.vstack([looked_at(np.zeros(len(trained))), looked_at(trained)]),
-                truth.questions, sd, truth.records)  # fmt: skip
+                truth.questions, sd, float(np.sqrt(2) * truth.sd_answer), truth.records)  # fmt: skip
     found = []
     for _ in range(ITERATIONS):
         added = oracle(truth, trained, budget, name) if policy is None else policy(seen, budget, name)
@@ -222,7 +306,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs=2, default=[0, 100], metavar=("FROM", "BELOW"))
     parser.add_argument("--families", nargs="+", default=FAMILIES, choices=FAMILIES)
+    parser.add_argument("--measured", action="store_true", help="print what the worlds are fitted to, and end")
     options = parser.parse_args()
+    if options.measured:
+        for name, value in vars(measured()).items():
+            print(f"{name:<12} {np.round(value, 4)}")
+        return
     seeds = range(*options.seeds)
     print(f"{len(seeds)} worlds a family (seeds {seeds[0]} to {seeds[-1]}); regret after {', '.join(map(str, REPORTED))} iterations, x 1000, "
           "with its standard error after the last")  # fmt: skip
