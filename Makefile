@@ -4,9 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 # a CPU build that requirements.txt admits; on a GPU machine: make run TORCH=torch
 TORCH ?= torch==2.13.0
+# iterations of make iterate, at most
+N ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check format clean
+.PHONY: help install run iterate test check format clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 10
@@ -31,6 +33,9 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 
 run: install  ## the three scripts on the sample data, twice: about 8 minutes the first time
 	@$(BIN)/python examples/run_demo.py
+
+iterate: install  ## prepare, train and evaluate in turn on the sample data, at most N iterations (make iterate N=4)
+	@$(BIN)/python iterate.py --demo N=$(N)
 
 # two workers with one thread each took a third of the time of one worker with two threads
 test: $(VENV)/installed-dev  ## every test

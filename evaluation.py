@@ -58,6 +58,13 @@ class EvaluationConfig(settings.Settings):
     MEDICAL_LEXICON: str = ""
     # The metric by which specialties are charted and recommended for more data.
     STEERING_METRIC: str = "ROUGE-L"
+    # How the next iteration's records are shared out: "proportional" (the natural mix), "learning curves" (where most is expected
+    # to be gained), "threshold" (the weakest to 80%), "uniform". benchmarks/results/policies.md compares them.
+    POLICY: str = "proportional"
+    # Training records to recommend for the next iteration; None takes what raising the lowest fifth to 80% would add.
+    BUDGET: int | None = None
+    # What "learning curves" raises: "mean" over specialties, "worst decile", or weights such as {cardiology: 3}.
+    OBJECTIVE: str | dict[str, float] = "mean"
     # True: the base in NF4, as QLoRA trains it; None takes what training had.
     LOAD_IN_4BIT: bool | None = None
     # More models to ask, each compared with the base: a name, and an adapter's folder (earlier iterations stand in
@@ -94,6 +101,7 @@ DEMO = {
 ENGINE = "batches that rows leave when done, v1"
 SCRIPT = "evaluation.py"
 ORDERS = ("auto", "together", "in turn")
+POLICIES = ("learning curves", "threshold", "proportional", "uniform")  # policies.POLICIES, which --help must not load numpy for
 # these change how answers are got, not which are asked for
 NOT_IN_FINGERPRINT = {"ENDPOINT_REQUESTS", "NUM_GPUS", "MEDICAL_LEXICON"}  # of the lexicon its contents count
 
@@ -121,6 +129,11 @@ def check(config: EvaluationConfig) -> None:
     for name in ("BATCH_SIZE", "MAX_SAMPLES_PER_SPECIALTY"):
         if getattr(config, name) is not None:
             settings.check_range(config, name, 1, 1_000_000)
+    if config.BUDGET is not None:
+        settings.check_range(config, "BUDGET", 0, 1_000_000_000)
+    if config.POLICY not in POLICIES:
+        raise UserError(f"POLICY must be one of {', '.join(POLICIES)}, not {config.POLICY!r}.")
+    objective_of(config)
     if config.ARMS not in ORDERS:
         raise UserError(f"ARMS must be one of {', '.join(ORDERS)}, not {config.ARMS!r}.")
     if len(config.ENDPOINT_MODELS) not in (0, 2):
@@ -299,7 +312,7 @@ def score(config: EvaluationConfig, suite: MetricSuite, answering: Answering) ->
     """Tables of all arms with every metric, the floors, the comparisons with the base, and what tuning cost elsewhere."""
     import pandas as pd
 
-    from workbench.evaluation import comparison, history, retention, text_metrics
+    from workbench.evaluation import comparison, retention, text_metrics
 
     answers = answering.answers()
     print(f"scoring {sum(map(len, answers.values()))} answers in {len(suite.names())} metrics …", flush=True)
@@ -338,7 +351,6 @@ def score(config: EvaluationConfig, suite: MetricSuite, answering: Answering) ->
         "models": pd.concat(others, ignore_index=True),
         "checks": comparison.by_check(tables["base"], tables["tuned"]),
         "specialties": comparison.by_specialty(tables["base"], tables["tuned"], suite, config.RANDOM_SEED),
-        "asked_alike": history.alike(settings.as_dict(config), suite, answering.asked["base"]),
         "retention": elsewhere(answering, answers) if config.RETENTION else None,
     }
 
@@ -367,23 +379,59 @@ def judged(config: EvaluationConfig, scored: dict[str, Any], answering: Answerin
 
 def recommend(config: EvaluationConfig, suite: MetricSuite, inputs: Inputs, scored: dict[str, Any]) -> dict[str, Any]:
     """Advice from the tuned model's scores on the eval split; the headline beside it is the holdout's."""
-    from workbench.evaluation import conclusions, recommendations
+    from workbench.data import iterations
+    from workbench.evaluation import conclusions, history, observations, ranking, recommendations
 
     metric = steering_metric(config, scored["missing"])
     sign = -1.0 if suite.lower_is_better(metric) else 1.0
     tuned = scored["tuned"]
     on_eval = tuned[(tuned["split"] == "eval") & tuned[metric].notna()]
-    by_specialty = {name: list(sign * part[metric]) for name, part in on_eval.groupby("specialty")}
-    entry = inputs.ledger_entry()
-    evidence = recommendations.rank_specialties(
-        by_specialty, shares=entry["shares"], share_base=entry["share_base"], pool=entry["sizes"]["pool"], seed=config.RANDOM_SEED
+    evidence = ranking.rank_specialties(
+        {name: list(sign * part[metric]) for name, part in on_eval.groupby("specialty")}, seed=config.RANDOM_SEED
     )
+    entry = inputs.ledger_entry()
+    ledger = {line["iteration"]: line for line in iterations.read_ledger(inputs.data_folder)}
+    called = {number: iterations.names_since(line, entry) for number, line in ledger.items()}
+    train_of = {number: iterations.under_new_names(line, called[number])["sizes"]["train"] for number, line in ledger.items()}
+    earlier = [(number, table.replace({"specialty": called[number]}))
+               for number, table in history.answers_before(Path(config.OUTPUT_DIR), scored["about"])
+               if number in ledger and metric in table]  # fmt: skip
+    numbers = [*(number for number, _ in earlier), entry["iteration"]]
+    feeding = recommendations.feed(
+        evidence,
+        recommendations.Stock(entry["shares"], entry["share_base"], entry["sizes"]["train"], entry["sizes"]["pool"]),
+        observations.collect(
+            scored["base"], [*(table for _, table in earlier), tuned], [train_of[number] for number in numbers],
+            sorted(entry["shares"]), metric, sign=sign,
+        ),
+        policy=config.POLICY, budget=config.BUDGET, objective=objective_of(config), iterations=numbers, seed=config.RANDOM_SEED,
+    )  # fmt: skip
     headline = conclusions.headline(scored["comparison"])
     improvement = {row["metric"]: _number(row["difference"]) for _, row in headline.iterrows()}
-    advice = recommendations.advice(
-        evidence, metric=metric, overall_improvement=improvement, lower_is_better=suite.lower_is_better(metric)
-    )
+    advice = recommendations.advice(evidence, feeding, metric=metric, overall_improvement=improvement, lower_is_better=sign < 0)
     return {**advice, "iteration": entry["iteration"], "overall_improvement_split": headline["split"].iloc[0]}
+
+
+def objective_of(config: EvaluationConfig) -> str | dict[str, float]:
+    """`OBJECTIVE`: "mean", "worst decile", or weights by specialty."""
+    import yaml
+
+    from workbench.evaluation import policies
+
+    given = config.OBJECTIVE
+    if given in (policies.MEAN, policies.WORST_DECILE):
+        return given
+    try:
+        weights = yaml.safe_load(given) if isinstance(given, str) else given
+    except yaml.YAMLError:
+        weights = None
+    numbers = list(weights.values()) if isinstance(weights, dict) else []
+    if not numbers or not all(type(value) in (int, float) and 0 <= value < math.inf for value in numbers) or not any(numbers):
+        raise UserError(
+            f'OBJECTIVE={given}: must be "{policies.MEAN}", "{policies.WORST_DECILE}", or weights of at least 0 such as '
+            "OBJECTIVE='{cardiology: 3}' (specialties not named weigh 1)."
+        )
+    return {str(name): float(value) for name, value in weights.items()}
 
 
 def steering_metric(config: EvaluationConfig, missing: dict[str, str]) -> str:
@@ -395,7 +443,13 @@ def _number(value: float) -> float | None:
 
 
 def write_results(
-    config: EvaluationConfig, inputs: Inputs, output: Path, scored: dict[str, Any], advice: dict[str, Any], fingerprint: str
+    config: EvaluationConfig,
+    inputs: Inputs,
+    output: Path,
+    scored: dict[str, Any],
+    advice: dict[str, Any],
+    fingerprint: str,
+    started: float,
 ) -> list[str]:
     """Tables, charts, recommendations and report; returns what they say in sentences."""
     from workbench.data import iterations
@@ -433,9 +487,7 @@ def write_results(
     training = inputs.training
     earlier = history.extend(
         output, scored["comparison"], scored["tuned"],
-        {"iteration": inputs.iteration, "finished": look["time"], "evaluation": fingerprint,
-         "alike": scored["asked_alike"], "adapter": training["inputs"]["adapter"],
-         "train": sum(inputs.ledger_entry()["sizes"]["train"].values())},
+        {**scored["about"], "finished": look["time"], "evaluation": fingerprint, **spent(inputs, started)},
     )  # fmt: skip
     with files.atomic_open(output / history.NAME) as file:
         earlier.to_csv(file, index=False, float_format="%.6g")
@@ -462,6 +514,17 @@ def write_results(
         retention=elsewhere_summary, judged=judge_summary, seed=config.RANDOM_SEED,
     )  # fmt: skip
     return sentences
+
+
+def spent(inputs: Inputs, started: float) -> dict[str, float]:
+    """Of this iteration: records trained on, the share of all that is used, seconds and tokens of training, seconds of this run."""
+    entry = inputs.ledger_entry()
+    used = sum(sum(entry["sizes"][split].values()) for split in ("train", "eval"))
+    return {
+        "train": sum(entry["sizes"]["train"].values()), "share": used / max(1, sum(entry["share_base"].values())),
+        "train_seconds": inputs.training["seconds"], "train_tokens": inputs.training.get("tokens", math.nan),
+        "seconds": time.time() - started,
+    }  # fmt: skip
 
 
 def print_table(output: Path) -> None:
@@ -598,7 +661,7 @@ def unanswered(output: Path) -> bool:
 def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, *, fresh: bool, rescore: bool) -> None:
     """Answers, scores, tables; the caller holds the folder's lock. Other processes than the first only answer."""
     from workbench import processes
-    from workbench.evaluation import answers
+    from workbench.evaluation import answers, history
     from workbench.evaluation.answering import Answering, How
     from workbench.evaluation.endpoint import Endpoint
     from workbench.models import describe_device
@@ -653,9 +716,11 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
     if not here.is_main_process:
         return
     scored = score(config, suite, answering)
+    scored["about"] = {"iteration": inputs.iteration, "adapter": inputs.training["inputs"]["adapter"],
+                       "alike": history.alike(settings.as_dict(config), suite, inputs.ledger_entry()["template_sha256"], planned[0])}  # fmt: skip
     scored["judged"] = judged(config, scored, answering, stored_only=rescore) if config.JUDGE else None
     advice = recommend(config, suite, inputs, scored)
-    for sentence in write_results(config, inputs, output, scored, advice, fingerprint):
+    for sentence in write_results(config, inputs, output, scored, advice, fingerprint, started):
         print(f"  {sentence}")
     contents = manifest.build(
         fingerprint,

@@ -602,7 +602,8 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, here: An
         return
 
     # 4. keep the best
-    before = files.read_json_lines(output / "eval_history.jsonl")[0]
+    evaluations = files.read_json_lines(output / "eval_history.jsonl")
+    before = evaluations[0]
     details = {"audit": words, "trainable_parameters": planned.trainable, "seconds_a_step": round(seconds_a_step, 3)}
     save_result(config, trainer, tokenizer, data, details)
     kept = files.read_json(output / "best" / "evaluation.json")
@@ -613,7 +614,7 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, here: An
          "adapter": files.sha256_file(output / ("model.safetensors" if config.FULL_FINE_TUNING else "adapter_model.safetensors"))},
         started,
         made_by=SCRIPT, iteration=data["iteration"], device=models.describe_device(), processes=here.num_processes,
-        kept=kept, before={k: v for k, v in before.items() if k not in ("specialties", "answers")},
+        kept=kept, before={k: v for k, v in before.items() if k not in ("specialties", "answers")}, tokens=evaluations[-1]["tokens"],
     )  # fmt: skip
     manifest.finish(output, contents)
     for name in ("checkpoints", "best"):

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from workbench.evaluation import recommendations, significance
+from workbench.evaluation import ranking, significance
 
 SPECIALTIES, QUESTIONS = 42, 10
 NAMES = [f"specialty{number:02d}" for number in range(SPECIALTIES)]
@@ -69,10 +69,7 @@ def recommending(draw: np.random.Generator, apart: float) -> dict[str, float]:
     scores = {
         name: np.clip(draw.normal(mean, 0.25, 2 * QUESTIONS), 0, 1).tolist() for name, mean in zip(NAMES, truth, strict=True)
     }
-    same = dict.fromkeys(NAMES, 0.5)
-    evidence = recommendations.rank_specialties(
-        scores, shares=same, share_base=dict.fromkeys(NAMES, 50), pool=dict.fromkeys(NAMES, 20), seed=0
-    )
+    evidence = ranking.rank_specialties(scores, seed=0)
     named = [one.specialty for one in evidence if one.supported]
     by_name = dict(zip(NAMES, truth, strict=True))
     centre = float(truth.mean())

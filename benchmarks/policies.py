@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import argparse
 import functools
+import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,11 +31,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 RUNS = ROOT / "benchmarks" / "results" / "learning_curves.csv"
 
+from workbench.evaluation import policies  # noqa: E402
+from workbench.evaluation.learning_curves import Observations  # noqa: E402
+
 SPECIALTIES, ITERATIONS = 42, 6
 RECORDS = 56  # of each sample specialty beside its holdout, in the measured runs
 REPORTED = (1, 3, 6)
 FIRST_SHARE, BUDGET_SHARE = 0.2, 0.08  # of all records: trained on at first, and added in each iteration
-WORST = max(1, round(0.1 * SPECIALTIES))
 PARTS = 24  # into which the oracle cuts a budget
 Array = NDArray[np.float64]
 Curve = Callable[[Array], Array]
@@ -58,32 +62,6 @@ class World:
     sd_question: float
     sd_answer: float
     sd_run: float
-
-
-@dataclass
-class Seen:
-    """What a policy may know, oldest iteration first; row 0 is the base, trained on nothing.
-
-    Args:
-        trained: (iterations, specialties) records trained on.
-        means: (iterations, specialties) mean scores over the eval questions.
-        sd: between questions, as an evaluation estimates it.
-        sd_change: the same of the change of a question's score between two models.
-    """
-
-    trained: Array
-    means: Array
-    questions: Array
-    sd: float
-    sd_change: float
-    records: Array
-
-    @property
-    def pool(self) -> Array:
-        return self.records - self.trained[-1]
-
-
-Policy = Callable[[Seen, float, str], Array]  # what is seen, budget and objective to records added
 
 
 @dataclass(frozen=True)
@@ -211,45 +189,8 @@ FAMILIES = ("measured", "power", "exponential", "plateau", "late", "transfer", "
 
 
 def objective(scores: Array, name: str) -> float:
-    return float(scores.mean() if name == "mean" else np.sort(scores)[:WORST].mean())
-
-
-# Baselines
-
-
-def threshold(seen: Seen, budget: float, _: str) -> Array:
-    """The specification's rule at a fixed budget: the weakest first, each to 80%, and to all once they are there."""
-    added = np.zeros(len(seen.records))
-    for target in (0.8, 1.0):
-        for place in np.argsort(seen.means[-1]):
-            wanted = max(0.0, target * seen.records[place] - seen.trained[-1, place] - added[place])
-            added[place] += min(wanted, budget - added.sum())
-    return added
-
-
-def proportional(seen: Seen, budget: float, _: str) -> Array:
-    """The natural mix: what the pools hold."""
-    return fill(seen.pool, seen.pool, budget)
-
-
-def uniform(seen: Seen, budget: float, _: str) -> Array:
-    return fill(np.ones(len(seen.records)), seen.pool, budget)
-
-
-def fill(weights: Array, room: Array, budget: float) -> Array:
-    """A budget by weights, none beyond its room; what one cannot take goes to the others."""
-    added, left = np.zeros(len(weights)), min(budget, float(room.sum()))
-    open_ = (room > 0) & (weights > 0)
-    while left > 1e-9 and open_.any():
-        part = np.where(open_, weights, 0.0)
-        part = np.minimum(left * part / part.sum(), room - added)
-        added += part
-        left -= float(part.sum())
-        open_ &= room - added > 1e-9
-    return added
-
-
-POLICIES: Mapping[str, Policy] = {"threshold": threshold, "proportional": proportional, "uniform": uniform}
+    worst = policies.worst_count(SPECIALTIES)
+    return float(scores.mean() if name == policies.MEAN else np.sort(scores)[:worst].mean())
 
 
 def oracle(truth: World, trained: Array, budget: float, name: str) -> Array:
@@ -277,29 +218,47 @@ def oracle(truth: World, trained: Array, budget: float, name: str) -> Array:
     return added
 
 
-def simulate(truth: World, policy: Policy | None, name: str, seed: int) -> list[float]:
-    """The objective after each iteration; without a policy the oracle spends. All policies see the same noise."""
+def simulate(truth: World, policy: policies.Policy | None, name: str, seed: int) -> tuple[list[float], list[float]]:
+    """The objective after each iteration, and of each the part of the budget that went otherwise than by the natural mix.
+
+    Without a policy the oracle spends. All policies see the same noise.
+    """
     draw = np.random.default_rng([seed, 99])
     of_mean = 1 / np.sqrt(truth.questions)
     luck = draw.normal(0, truth.sd_question * of_mean)  # of the questions drawn, once for all
     budget = BUDGET_SHARE * float(truth.records.sum())
-    sd = float(np.hypot(truth.sd_question, truth.sd_answer))
 
     def looked_at(trained: Array) -> Array:
         run = draw.normal(0, truth.sd_run, len(trained)) if trained.any() else 0.0
         return truth.curve(trained) + luck + run + draw.normal(0, truth.sd_answer * of_mean)
 
     trained = np.round(FIRST_SHARE * truth.records)
-    seen = Seen(np.vstack([np.zeros(len(trained)), trained]), np.vstack([looked_at(np.zeros(len(trained))), looked_at(trained)]),
-                truth.questions, sd, float(np.sqrt(2) * truth.sd_answer), truth.records)  # fmt: skip
-    found = []
+    rows, means = [np.zeros(len(trained)), trained], [looked_at(np.zeros(len(trained))), looked_at(trained)]
+    scores, moved = [], []
     for _ in range(ITERATIONS):
-        added = oracle(truth, trained, budget, name) if policy is None else policy(seen, budget, name)
-        assert (added >= -1e-9).all() and (trained + added <= truth.records + 1e-6).all() and added.sum() <= budget + 1e-6
+        pool = truth.records - trained
+        if policy is None:
+            added = oracle(truth, trained, budget, name)
+        else:
+            seen = Observations(np.array(rows), np.array(means), truth.questions, float(np.hypot(truth.sd_question, truth.sd_answer)),
+                                math.sqrt(2) * truth.sd_answer)  # fmt: skip
+            added = policy(policies.Situation(seen, pool, name, seed), budget).added
+        assert (added >= -1e-9).all() and (added <= pool + 1e-6).all() and added.sum() <= budget + 1e-6
+        moved.append(float(np.abs(added - policies.fill(pool, pool, budget)).sum()) / 2 / max(1e-9, float(added.sum())))
         trained = trained + added
-        found.append(objective(truth.curve(trained), name))
-        seen.trained, seen.means = np.vstack([seen.trained, trained]), np.vstack([seen.means, looked_at(trained)])
-    return found
+        scores.append(objective(truth.curve(trained), name))
+        rows.append(trained)
+        means.append(looked_at(trained))
+    return scores, moved
+
+
+def regrets(task: tuple[str, int, str]) -> tuple[Array, Array]:
+    """Of one world, (policies, iterations): regret x 1000, and what went otherwise than by the natural mix."""
+    family, seed, name = task
+    truth = world(family, seed)
+    best = np.array(simulate(truth, None, name, seed)[0])
+    found = [simulate(truth, policy, name, seed) for policy in policies.POLICIES.values()]
+    return np.array([1000 * (best - np.array(scores)) for scores, _ in found]), np.array([moved for _, moved in found])
 
 
 def main() -> None:
@@ -313,22 +272,38 @@ def main() -> None:
             print(f"{name:<12} {np.round(value, 4)}")
         return
     seeds = range(*options.seeds)
+    names = list(policies.POLICIES)
     print(f"{len(seeds)} worlds a family (seeds {seeds[0]} to {seeds[-1]}); regret after {', '.join(map(str, REPORTED))} iterations, x 1000, "
-          "with its standard error after the last")  # fmt: skip
-    for name in ("mean", "worst decile"):
-        print(f"\n{name:<14}{''.join(f'{policy:>28}' for policy in POLICIES)}")
-        for family in options.families:
-            worlds = [world(family, seed) for seed in seeds]
-            best = np.array([simulate(truth, None, name, seed) for truth, seed in zip(worlds, seeds, strict=True)])
-            cells = []
-            for policy in POLICIES.values():
-                regret = 1000 * (
-                    best - np.array([simulate(truth, policy, name, seed) for truth, seed in zip(worlds, seeds, strict=True)])
-                )
-                at = [regret[:, number - 1].mean() for number in REPORTED]
-                error = regret[:, -1].std(ddof=1) / np.sqrt(len(seeds)) if len(seeds) > 1 else 0.0
-                cells.append(" ".join(f"{value:6.1f}" for value in at) + f" ± {error:.1f}")
-            print(f"  {family:<12}{''.join(f'{cell:>28}' for cell in cells)}", flush=True)
+          "with the standard error after the last")  # fmt: skip
+    at = [number - 1 for number in REPORTED]
+    with ProcessPoolExecutor() as pool:
+        for name in (policies.MEAN, policies.WORST_DECILE):
+            print(f"\n{name:<14}{''.join(f'{policy:>28}' for policy in names)}   otherwise than the natural mix")
+            everything, lines = [], []
+            for family in options.families:
+                found = list(pool.map(regrets, [(family, seed, name) for seed in seeds]))
+                regret, moved = np.array([one for one, _ in found]), np.array([other for _, other in found])
+                everything.append(regret.mean(0))
+                error = regret[:, :, -1].std(0, ddof=1) / np.sqrt(len(seeds)) if len(seeds) > 1 else np.zeros(len(names))
+                cells = [
+                    " ".join(f"{value:6.1f}" for value in regret[:, row, at].mean(0)) + f" ± {error[row]:.1f}"
+                    for row in range(len(names))
+                ]
+                # against the best of the plain rules after the last iteration, world by world
+                others = regret[:, 1:, :].mean(0)[:, at]
+                lines.append((float((everything[-1][0, at] - others.min(0)).max()),
+                              f"  {family:<12}{''.join(f'{cell:>28}' for cell in cells)}   {100 * moved[:, 0].mean():.0f}%"))  # fmt: skip
+            for _, line in sorted(lines, reverse=True):  # where ours loses most first
+                print(line, flush=True)
+            mean = np.mean(everything, axis=0)[:, at]
+            print(
+                f"  {'all':<12}{''.join(f'{cell:>28}' for cell in (' '.join(f'{value:6.1f}' for value in row) + '      ' for row in mean))}"
+            )
+            threshold = mean[names.index(policies.THRESHOLD)]
+            print(
+                "  less regret than threshold, all families: "
+                + ", ".join(f"{100 * (1 - ours / theirs):.0f}%" for ours, theirs in zip(mean[0], threshold, strict=True))
+            )
 
 
 if __name__ == "__main__":

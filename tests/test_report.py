@@ -173,7 +173,15 @@ def results(scores):
 def test_history_pairs_an_iteration_with_the_one_before_and_replaces_what_is_done_again(tmp_path):
     from workbench import files
 
-    about = {"evaluation": "f1", "alike": "same", "adapter": "A", "train": 10, "iteration": 1, "finished": "2026-01-01"}
+    about = {
+        "evaluation": "f1",
+        "alike": "same",
+        "adapter": "A",
+        "train": 10,
+        "iteration": 1,
+        "finished": "2026-01-01",
+        **dict.fromkeys(history.SPENT, 60.0),
+    }
     frame, comparison = results([0.1, 0.2, 0.3, 0.4])
     first = history.extend(tmp_path, comparison, frame, about)
     assert len(first) == 1 and math.isnan(first["change"][0])
@@ -187,7 +195,7 @@ def test_history_pairs_an_iteration_with_the_one_before_and_replaces_what_is_don
     second = history.extend(tmp_path, comparison, frame, later)
     assert list(second["iteration"]) == [1, 2] and second["change"][1] == pytest.approx(0.1)
     text = history.as_text(second, "ROUGE-L")
-    assert "iteration 2" in text and "+0.100" in text and text.count("\n") == 2
+    assert "iteration 2" in text and "+0.100" in text and " 2.0 " in text and text.count("\n") == 2
     assert list(history.extend(tmp_path, comparison, frame, {**later, "adapter": "A"})["adapter"]) == ["A"]
     assert list(history.extend(tmp_path, comparison, frame, {**later, "alike": "other"})["iteration"]) == [2]
 

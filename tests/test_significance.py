@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from workbench.evaluation import significance
-from workbench.evaluation.recommendations import advice, rank_specialties
+from workbench.evaluation.ranking import rank_specialties
 
 DIFFERENCES = [0.3, 0.1, -0.2, 0.4, 0.5, 0.1, 0.0, 0.2]
 
@@ -93,50 +93,20 @@ def specialties(low: float, count: int = 20, n: int = 12, seed: int = 0):
     return {f"s{k:02d}": list(draw.normal(low if k == 0 else 0.5, 0.15, n)) for k in range(count)}
 
 
-def rank(scores, pool=20, share=0.5):
-    return rank_specialties(
-        scores,
-        shares=dict.fromkeys(scores, share),
-        share_base=dict.fromkeys(scores, 50),
-        pool=dict.fromkeys(scores, pool),
-        seed=0,
-    )
-
-
-def test_a_specialty_far_below_the_others_is_supported_and_raised_to_80_percent():
-    evidence = rank(specialties(0.2))
+def test_a_specialty_far_below_the_others_is_supported():
+    evidence = rank_specialties(specialties(0.2), seed=0)
     assert evidence[0].specialty == "s00" and evidence[0].supported and evidence[0].probability_among_worst > 0.95
-    assert (evidence[0].recommended_share, evidence[0].records_added) == (0.8, 15)
     # a false discovery among the 19 others is possible, and rare
-    assert sum(len([i for i in rank(specialties(0.2, seed=s)) if i.supported]) for s in range(20)) <= 24
+    assert sum(len([i for i in rank_specialties(specialties(0.2, seed=s), seed=0) if i.supported]) for s in range(20)) <= 24
 
 
-def test_a_raise_is_capped_by_the_pool_and_an_empty_pool_asks_for_data():
-    capped, empty = rank(specialties(0.2), pool=5)[0], rank(specialties(0.2), pool=0)[0]
-    assert (capped.recommended_share, capped.records_added) == (0.6, 5)
-    assert empty.recommended_share == 0.5 and "needs new data" in empty.reason
-    assert "new data" in " ".join(advice([empty], metric="ROUGE-L", overall_improvement={})["in_words"])
-
-
-def test_a_specialty_at_80_percent_goes_to_all():
-    assert rank(specialties(0.2), share=0.8, pool=10)[0].recommended_share == 1.0
-
-
-def test_where_specialties_do_not_differ_hardly_any_run_recommends_one():
-    false = sum(any(item.supported for item in rank(specialties(0.5, seed=seed))) for seed in range(100))
+def test_where_specialties_do_not_differ_hardly_any_run_names_one():
+    false = sum(any(item.supported for item in rank_specialties(specialties(0.5, seed=seed), seed=0)) for seed in range(100))
     assert false <= 10
 
 
-def test_unsupported_advice_says_so_and_what_would_settle_it():
-    evidence = rank(specialties(0.5, seed=1))
-    text = advice(evidence, metric="ROUGE-L", overall_improvement={"ROUGE-L": 0.1})
-    assert text["recommended_sample_increases"] == {} and text["overall_improvement"] == {"ROUGE-L": 0.1}
-    assert "No specialty" in text["in_words"][0] and "eval questions" in text["in_words"][1]
-    assert len(text["measured_lowest_without_support"]) == 5 and evidence[0].questions_to_settle > 12
-
-
 def test_small_samples_are_shrunk_toward_the_others():
-    evidence = {item.specialty: item for item in rank(specialties(0.2))}
+    evidence = {item.specialty: item for item in rank_specialties(specialties(0.2), seed=0)}
     assert evidence["s00"].mean < evidence["s00"].shrunk < evidence["s00"].others
 
 

@@ -16,6 +16,7 @@ TORCHLESS = [
     "workbench.models", "workbench.data.records", "workbench.data.near_duplicates", "workbench.data.splits",
     "workbench.data.series", "workbench.data.iterations", "workbench.evaluation.text_metrics",
     "workbench.evaluation.medical_metrics", "workbench.evaluation.significance", "workbench.evaluation.recommendations",
+    "workbench.evaluation.ranking", "workbench.evaluation.policies",
     "workbench.evaluation.answers", "workbench.evaluation.report", "workbench.evaluation.history", "workbench.evaluation.retention",
     "workbench.evaluation.conclusions", "workbench.training.examples", *SCRIPTS,
 ]  # fmt: skip

@@ -11,30 +11,33 @@ import pandas as pd
 from workbench import files, manifest
 from workbench.errors import UserError
 from workbench.evaluation import significance
-from workbench.evaluation.comparison import SPLITS
 
 if TYPE_CHECKING:
-    from workbench.evaluation.answering import Asked
+    from workbench.evaluation.arms import Arm
     from workbench.evaluation.metrics import MetricSuite
 
 NAME, ANSWERS = "history.csv", "finetuned_model_results.csv"
 TAKEN = ("split", "metric", "n", "base", "tuned", "tuned_low", "tuned_high", "difference", "ci_low", "ci_high")
-COLUMNS = ("iteration", "finished", "evaluation", "alike", "adapter", "train", *TAKEN, "change", "change_low", "change_high",
+# share of all records but the holdout that is used; seconds and tokens of training, seconds of the evaluation
+SPENT = ("share", "train_seconds", "train_tokens", "seconds")
+COLUMNS = ("iteration", "finished", "evaluation", "alike", "adapter", "train", *SPENT, *TAKEN, "change", "change_low", "change_high",
            "change_p")  # fmt: skip
 
 
-def alike(config: Mapping[str, Any], suite: MetricSuite, base: Asked) -> str:
+def alike(config: Mapping[str, Any], suite: MetricSuite, template: str, base: Arm) -> str:
     """What two evaluations must share for their scores to be comparable: prompts, base, and how was asked and scored.
 
+    Which questions were asked may differ, as where a specialty came in between: changes are paired question by question.
+
     Args:
-        base: the base as it was asked; earlier evaluations of another base or prompt are not alike.
+        template: hash of how a question is put, system message included.
+        base: earlier evaluations of another base are not alike.
     """
-    counted = ("MAX_NEW_TOKENS", "TEMPERATURE", "RANDOM_SEED", "BERTSCORE_MODEL", "ENDPOINT")
-    prompts = sorted((question.split, question.id, question.prompt) for question in base.questions if question.split in SPLITS)
-    how = {name: config.get(name) for name in counted}
+    how = {name: config.get(name) for name in ("MAX_NEW_TOKENS", "TEMPERATURE", "RANDOM_SEED", "BERTSCORE_MODEL", "ENDPOINT")}
     # a server's arm carries the adapter in its identity, which changes with each iteration
-    identity = base.arm.served_as if base.arm.kind == "endpoint" else base.arm.identity
-    return files.sha256_of([how, prompts, suite.lexicon_hash(), identity])[:12]
+    return files.sha256_of([how, template, suite.lexicon_hash(), base.served_as if base.kind == "endpoint" else base.identity])[
+        :12
+    ]
 
 
 def extend(output: Path, comparison: pd.DataFrame, tuned: pd.DataFrame, about: dict[str, Any]) -> pd.DataFrame:
@@ -43,7 +46,7 @@ def extend(output: Path, comparison: pd.DataFrame, tuned: pd.DataFrame, about: d
     Args:
         comparison: `model_comparison.csv` of this evaluation.
         tuned: its answers, a row a question.
-        about: `iteration`, `finished`, `evaluation` (fingerprint), `alike`, `adapter`, `train` (records trained on).
+        about: `iteration`, `finished`, `evaluation` (fingerprint), `alike`, `adapter`, `train` (records trained on), and `SPENT`.
     """
     known = [table for table in _earlier(output) if (table["alike"] == about["alike"]).all()]
     # an evaluation done again, with another metric for example, stands in place of what it gave before
@@ -82,6 +85,25 @@ def _answers_of(output: Path, before: pd.DataFrame) -> pd.DataFrame | None:
     return None
 
 
+def answers_before(output: Path, about: Mapping[str, Any]) -> list[tuple[int, pd.DataFrame]]:
+    """Iteration and scored answers of every earlier evaluation that compares with this one, oldest first.
+
+    Args:
+        about: `iteration`, `alike` and `adapter` of this evaluation.
+    """
+    found = {}
+    for fingerprint, folder in _archived(output):
+        if not (folder / NAME).is_file() or not (folder / ANSWERS).is_file():
+            continue
+        rows = _table(folder / NAME, COLUMNS)
+        own = rows[rows["evaluation"] == fingerprint].head(1)
+        for row in own.to_dict("records"):
+            if row["alike"] == about["alike"] and row["adapter"] != about["adapter"] and row["iteration"] <= about["iteration"]:
+                found[row["adapter"]] = (int(row["iteration"]), folder / ANSWERS)
+    earlier = sorted(found.values(), key=lambda item: item[0])
+    return [(iteration, _table(path, ("id", "split", "specialty"))) for iteration, path in earlier]
+
+
 def _changes(rows: pd.DataFrame, tuned: pd.DataFrame, previous: pd.DataFrame | None) -> pd.DataFrame:
     """Of each row, the paired change of the tuned model's score since the evaluation before; NaN where there is none."""
     both = None if previous is None else tuned.merge(previous, on=["id", "split"], suffixes=("", " before"))
@@ -116,17 +138,24 @@ def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def as_text(table: pd.DataFrame, metric: str) -> str:
-    """A line an iteration: records trained on, score with its interval, and the change since the one before."""
+    """A line an iteration: what was trained on and spent, score with its interval, and the change since the one before."""
     shown = table[table["metric"] == metric]
     lines = []
     for split, rows in shown.groupby("split", sort=False):
-        lines.append(f"{metric} on {split:<8}  trained on   base   tuned   95% interval       since the one before, 95% interval")
+        lines.append(
+            f"{metric} on {split:<8}  trained on  share    tokens   minutes  asked    base   tuned   95% interval       since the one before, 95% interval"
+        )
         for row in rows.to_dict("records"):
             change = (
                 "–" if pd.isna(row["change"]) else f"{row['change']:+.3f}   {row['change_low']:+.3f} to {row['change_high']:+.3f}"
             )
             lines.append(
-                f"  iteration {row['iteration']:<10}{row['train']:>10,}{row['base']:>8.3f}{row['tuned']:>8.3f}   "
+                f"  iteration {row['iteration']:<9}{row['train']:>9,}{_or_dash(row['share'], '.2f'):>7}{_or_dash(row['train_tokens'], ',.0f'):>10}"
+                f"{_or_dash((row['train_seconds'] + row['seconds']) / 60, '.1f'):>10}{row['n']:>7,}{row['base']:>8.3f}{row['tuned']:>8.3f}   "
                 f"{row['tuned_low']:.3f} to {row['tuned_high']:.3f}     {change}"
             )
     return "\n".join(lines)
+
+
+def _or_dash(value: float, form: str) -> str:
+    return "–" if pd.isna(value) else format(value, form)

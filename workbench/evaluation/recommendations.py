@@ -1,8 +1,7 @@
-"""Which specialties to feed more, from the tuned model's scores on the eval split.
+"""Whom to feed in the next iteration, and with how much.
 
-Small samples are shrunk toward the mean of all specialties (empirical Bayes; tau^2 by Paule and Mandel through
-statsmodels), ranked, and given a probability of being among the worst. A raise is recommended only where a specialty
-does worse than the others by more than noise, with false discoveries controlled over all specialties.
+Who is low is one question (`ranking.py`); whom to feed is another, since a low specialty may have learnt all it can. A policy
+(`policies.py`) hands a budget of records to the specialties, and `training_recommendations.json` says what, why, and on which evidence.
 """
 
 from __future__ import annotations
@@ -13,147 +12,195 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from workbench.evaluation.significance import ALPHA, false_discovery_adjusted, pooled_variance, shrink
+from workbench.evaluation import policies
+from workbench.evaluation.learning_curves import Array, Curves, Observations
+from workbench.evaluation.ranking import WORST_SHARE, Evidence
 
-WORST_SHARE = 0.2  # "the worst" are this share of the specialties
-DRAWS = 20_000
 TARGET_SHARE = 0.8
 NOTHING_TO_COMPARE = "Fewer than two specialties have scores on the eval split, so none can be compared with others."
 NEAR = 0.5  # adjusted p up to which a specialty that is not supported is near the cut
 NEAR_THE_CUT = 3  # specialties of which it is said what would settle them
+ENOUGH = 0.01  # of a score: what more data should be expected to gain, where it is said how much of it is needed
+FARTHEST = 20  # times its records, beyond which no learning curve is trusted
+MOST_NAMED = 5  # specialties that a sentence names
 
 
-@dataclass
-class Evidence:
-    """What is known of one specialty, on the eval split; scores are turned so that higher is better."""
+@dataclass(frozen=True)
+class Stock:
+    """What there is of each specialty: absolute share (train + eval) / R, R itself, records trained on, records in the pool."""
+
+    shares: Mapping[str, float]
+    share_base: Mapping[str, int]
+    train: Mapping[str, int]
+    pool: Mapping[str, int]
+
+    def additions_to_target(self, name: str) -> int:
+        """Records from the pool that raise it to 80%, or to all once that is reached."""
+        current, base = self.shares[name], self.share_base[name]
+        target = TARGET_SHARE if current < TARGET_SHARE - 1e-9 else 1.0
+        return max(0, min(self.pool.get(name, 0), round((target - current) * base)))
+
+
+@dataclass(frozen=True)
+class Given:
+    """What one specialty is to be given; gains are of its score, higher being better, and None where a rule expects none."""
 
     specialty: str
-    n: int
-    mean: float
-    shrunk: float
-    shrunk_se: float
-    others: float
-    p_below_others: float
-    p_adjusted: float
-    probability_among_worst: float
-    supported: bool
     current_share: float
     recommended_share: float
     records_added: int
-    questions_to_settle: int | None
-    reason: str
+    records_left: int  # in the pool, before these
+    expected_gain: float | None = None
+    expected_gain_low: float | None = None  # of an 80% interval
+    expected_gain_high: float | None = None
+    new_records_needed: int | None = None
 
 
-def rank_specialties(
-    scores: Mapping[str, Sequence[float]],
-    *,
-    shares: Mapping[str, float],
-    share_base: Mapping[str, int],
-    pool: Mapping[str, int],
-    seed: int,
-) -> list[Evidence]:
-    """Evidence for each specialty, the lowest shrunk score first.
+@dataclass(frozen=True)
+class Feeding:
+    """What a policy decided.
 
     Args:
-        scores: of each question by specialty, higher is better; specialties without a score are left out.
-        shares: present absolute shares, (train + eval) / R.
-        share_base: R by specialty.
-        pool: records left in the pool by specialty.
+        policy, budget, objective: as the settings have them; the budget as it was spent.
+        iterations: whose evaluations it rests on.
+        given: every specialty's part.
+        allocation: what the policy expects.
     """
-    names = sorted(name for name, values in scores.items() if len(values))
-    if len(names) < 2:
-        return []
-    arrays = [np.asarray(scores[name], float) for name in names]
-    counts = np.array([len(array) for array in arrays])
-    means = np.array([array.mean() for array in arrays])
-    freedom = int((counts - 1).sum())
-    pooled = pooled_variance(arrays)
-    variances = np.maximum(pooled, 1e-12) / counts
 
-    shrunk, shrunk_se = shrink(means, variances)
-    worst = _probability_among_worst(shrunk, shrunk_se, seed)
+    policy: str
+    budget: int
+    objective: str | Mapping[str, float]
+    iterations: Sequence[int]
+    given: Sequence[Given]
+    allocation: policies.Allocation
 
-    total, everything = counts.sum(), float((means * counts).sum())
-    others = (everything - means * counts) / (total - counts)
-    standard = np.sqrt(variances + pooled / (total - counts))
-    p_values = stats.t.cdf((means - others) / standard, max(freedom, 1)) if freedom else np.full(len(names), np.nan)
-    adjusted = false_discovery_adjusted(list(p_values))
-
-    evidence = []
-    for row, name in enumerate(names):
-        supported = bool(adjusted[row] <= ALPHA and means[row] < others[row])
-        gap = float(others[row] - means[row])
-        current, base, left = float(shares.get(name, 0.0)), int(share_base.get(name, 0)), int(pool.get(name, 0))
-        target = _next_share(current, base, left) if supported else current
-        evidence.append(
-            Evidence(
-                name, int(counts[row]), float(means[row]), float(shrunk[row]), float(shrunk_se[row]), float(others[row]),
-                float(p_values[row]), float(adjusted[row]), float(worst[row]), supported, current, target,
-                min(left, round((target - current) * base)) if base else 0,
-                None if supported or gap <= 0 else _questions_to_settle(gap, pooled, len(names)),
-                _reason(int(counts[row]), gap, float(adjusted[row]), supported, current, target, left),
-            )
-        )  # fmt: skip
-    return sorted(evidence, key=lambda item: (item.shrunk, item.mean, item.specialty))
+    def of(self, name: str) -> Given:
+        return next(item for item in self.given if item.specialty == name)
 
 
-def _probability_among_worst(shrunk: np.ndarray, se: np.ndarray, seed: int) -> np.ndarray:
-    draws = np.random.default_rng(seed).normal(shrunk, np.maximum(se, 1e-12), (DRAWS, len(shrunk)))
-    worst = max(1, round(WORST_SHARE * len(shrunk)))
-    places = draws.argsort(axis=1)[:, :worst]
-    return np.bincount(places.ravel(), minlength=len(shrunk)) / DRAWS
+def default_budget(evidence: Sequence[Evidence], stock: Stock) -> int:
+    """Records that the specification's rule would add: the lowest fifth to 80% of theirs, or to all where they are there.
+
+    Where these have nothing left, a tenth of what is trained on; never more than the pool.
+    """
+    lowest = [item.specialty for item in evidence[: max(1, round(WORST_SHARE * len(evidence)))]]
+    wanted = sum(map(stock.additions_to_target, lowest)) or round(0.1 * sum(stock.train.values()))
+    return min(wanted, sum(stock.pool.values()))
 
 
-def _next_share(current: float, base: int, left: int) -> float:
-    """80%, or all once that is reached; never more than the pool can give."""
-    wanted = TARGET_SHARE if current < TARGET_SHARE - 1e-9 else 1.0
-    most = current + (left / base if base else 0.0)
-    return round(min(wanted, most, 1.0), 4)
+def feed(
+    evidence: Sequence[Evidence],
+    stock: Stock,
+    seen: Observations,
+    *,
+    policy: str,
+    budget: int | None,
+    objective: str | Mapping[str, float],
+    iterations: Sequence[int],
+    seed: int,
+) -> Feeding:
+    """What the policy gives each specialty of the stock.
+
+    Args:
+        seen: what evaluations have shown of the stock's specialties, in the order of their names.
+        budget: training records to add; None for what the specification's rule adds. The threshold rule without a budget raises
+            those, and only those, that do worse than the others by more than chance.
+        objective: "mean", "worst decile", or weights by specialty; those not named weigh 1.
+        iterations: whose evaluations these are.
+    """
+    names = sorted(stock.shares)
+    pool = np.array([float(stock.pool.get(name, 0)) for name in names])
+    if policy == policies.THRESHOLD and budget is None:
+        supported = {item.specialty for item in evidence if item.supported}
+        added = [stock.additions_to_target(name) if name in supported else 0 for name in names]
+        spent, allocation = sum(added), policies.Allocation(np.array(added, float))
+    else:
+        spent = default_budget(evidence, stock) if budget is None else min(budget, int(pool.sum()))
+        goal = objective if isinstance(objective, str) else np.array([float(objective.get(name, 1.0)) for name in names])
+        allocation = policies.POLICIES[policy](policies.Situation(seen, pool, goal, seed), spent)
+        added = whole(allocation.added, pool, spent)
+    given = [_given(name, place, added[place], stock, seen, allocation.curves) for place, name in enumerate(names)]
+    return Feeding(policy, spent, objective, iterations, given, allocation)
 
 
-def _questions_to_settle(gap: float, variance: float, specialties: int) -> int:
-    """Eval questions with which this gap would be found at 80% power, at the level the first discovery must pass."""
-    z = stats.norm.ppf(1 - ALPHA / specialties) + stats.norm.ppf(0.8)
-    return math.ceil(z * z * variance / (gap * gap))
+def whole(added: Array, pool: Array, budget: int) -> list[int]:
+    """Whole records that sum to the budget, by largest remainders, none beyond its pool."""
+    found = np.minimum(np.floor(added + 1e-9), pool)
+    for place in np.argsort(found - added, kind="stable"):
+        if found.sum() < min(budget, round(float(added.sum()))) and found[place] < pool[place]:
+            found[place] += 1
+    return [int(value) for value in found]
 
 
-def _reason(n: int, gap: float, p_adjusted: float, supported: bool, current: float, target: float, left: int) -> str:
-    if gap <= 0:
-        return "not worse than the other specialties"
-    if not supported:
-        return f"measured worse than the others by {gap:.3f} on {n} questions, which chance explains well enough (adjusted p {p_adjusted:.2f})"
-    found = f"worse than the others by {gap:.3f} on {n} questions (adjusted p {p_adjusted:.3f})"
-    if left == 0:
-        return f"{found}; the pool holds no further record, so it needs new data, not a larger share"
-    if target <= current:
-        return f"{found}; its share is at its most already"
-    return f"{found}; its share goes from {current:.2f} to {target:.2f}"
+def _given(name: str, place: int, added: int, stock: Stock, seen: Observations, curves: Curves | None) -> Given:
+    current, left = stock.shares[name], stock.pool.get(name, 0)
+    # six digits, so that the share stands for exactly these records where there are a million
+    given = Given(name, current, min(1.0, round(current + added / stock.share_base[name], 6)) if added else current, added, left)
+    if curves is None:
+        return given
+    now = float(seen.trained[-1, place])
+    gains = _gains(curves, place, now, np.array([float(added)]))[:, 0]
+    low, high = np.quantile(gains, [0.1, 0.9])
+    needed = None
+    if not left and now:
+        more = np.unique(np.round(now * np.geomspace(0.02, FARTHEST - 1, 60)))
+        enough = np.flatnonzero(_gains(curves, place, now, more).mean(0) >= ENOUGH)
+        needed = int(more[enough[0]]) if len(enough) else None
+    return replace(
+        given,
+        expected_gain=float(gains.mean()),
+        expected_gain_low=float(low),
+        expected_gain_high=float(high),
+        new_records_needed=needed,
+    )
+
+
+def _gains(curves: Curves, place: int, now: float, more: Array) -> Array:
+    """(draws, numbers) that so many more records change a specialty's true score by."""
+    learned = curves.learned_by(place, np.concatenate([[now], now + more]))
+    return np.asarray(curves.gain[:, place, None] * (learned[:, 1:] - learned[:, :1]))
 
 
 def advice(
-    evidence: Sequence[Evidence], *, metric: str, overall_improvement: Mapping[str, float | None], lower_is_better: bool = False
+    evidence: Sequence[Evidence],
+    feeding: Feeding,
+    *,
+    metric: str,
+    overall_improvement: Mapping[str, float | None],
+    lower_is_better: bool = False,
 ) -> dict[str, Any]:
     """The contents of `training_recommendations.json`: the specification's three keys, and the evidence beside them.
 
     Args:
-        lower_is_better: whether scores had been turned for the ranking; they are turned back here.
+        lower_is_better: whether scores had been turned for the ranking; they are turned back here. Gains are not: a gain is better.
     """
     sign = -1 if lower_is_better else 1
     shown = [replace(item, mean=sign * item.mean, shrunk=sign * item.shrunk, others=sign * item.others) for item in evidence]
-    supported = [item for item in evidence if item.supported]
-    raised = [item for item in supported if item.recommended_share > item.current_share]
-    unsupported = [item for item in evidence if not item.supported and item.questions_to_settle is not None]
+    allocation = feeding.allocation
     return {
-        "low_performance_specialties": [item.specialty for item in supported],
-        "recommended_sample_increases": {item.specialty: item.recommended_share for item in raised},
+        "low_performance_specialties": [item.specialty for item in evidence if item.supported],
+        "recommended_sample_increases": {item.specialty: item.recommended_share for item in feeding.given if item.records_added},
         "overall_improvement": dict(overall_improvement),
-        "measured_lowest_without_support": [item.specialty for item in unsupported[:5]],
+        "measured_lowest_without_support": [item.specialty for item in _unsettled(evidence)][:MOST_NAMED],
         "steering_metric": metric,
         "steering_split": "eval",
-        "in_words": _in_words(supported, raised, unsupported, metric) if evidence else [NOTHING_TO_COMPARE],
-        "evidence": [{name: _finite(value) for name, value in asdict(item).items()} for item in shown],
+        "policy": {
+            "name": feeding.policy,
+            "budget": feeding.budget,
+            "objective": feeding.objective if isinstance(feeding.objective, str) else dict(feeding.objective),
+            "iterations": list(feeding.iterations),
+            "expected_gain": allocation.gain,
+            "expected_gain_of_natural_mix": allocation.gain_of_mix,
+            "probability_better_than_natural_mix": allocation.probability,
+            "probability_that_training_helps": allocation.helps,
+            "natural_mix_kept": allocation.kept,
+        },
+        "in_words": _in_words(evidence, feeding, metric),
+        "evidence": [
+            {name: _finite(value) for name, value in (asdict(item) | asdict(given)).items()} | {"reason": _reason(item, given)}
+            for item, given in ((item, feeding.of(item.specialty)) for item in shown)
+        ],
     }
 
 
@@ -162,24 +209,39 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _count(n: int) -> str:
-    return "1 specialty does" if n == 1 else f"{n} specialties do"
-
-
-def _in_words(
-    supported: Sequence[Evidence], raised: Sequence[Evidence], unsupported: Sequence[Evidence], metric: str
-) -> list[str]:
-    if supported:
-        named = ", ".join(item.specialty for item in supported)
-        words = [f"{_count(len(supported))} worse than the others in {metric} by more than chance explains: {named}."]
+def _reason(item: Evidence, given: Given) -> str:
+    """How a specialty stands among the others, what it is given, and what that is expected to bring."""
+    gap = abs(item.others - item.mean)
+    if item.supported:
+        found = f"worse than the others by {gap:.3f} on {item.n} questions (adjusted p {item.p_adjusted:.3f})"
+    elif item.questions_to_settle is None:
+        found = "not worse than the other specialties"
     else:
-        words = [f"No specialty does worse than the others in {metric} by more than chance explains, so no share is raised."]
-    if raised:
-        words.append(f"Raising {len(raised)} of these adds {sum(item.records_added for item in raised)} training records.")
-    if len(raised) < len(supported):
-        empty = [item.specialty for item in supported if item not in raised]
-        words.append(f"Nothing is left to add for {', '.join(empty)}: they need new data.")
-    order = sorted(unsupported, key=lambda item: item.p_adjusted)
+        found = (
+            f"measured worse than the others by {gap:.3f} on {item.n} questions, which chance explains well enough "
+            f"(adjusted p {item.p_adjusted:.2f})"
+        )
+    if given.records_added:
+        found += f"; its share goes from {given.current_share:.2f} to {given.recommended_share:.2f}"
+        if given.expected_gain is not None:
+            found += (
+                f": {given.records_added} records, expected to better its score by {given.expected_gain:+.3f} "
+                f"(80% interval {given.expected_gain_low:+.3f} to {given.expected_gain_high:+.3f})"
+            )
+    return found
+
+
+def _in_words(evidence: Sequence[Evidence], feeding: Feeding, metric: str) -> list[str]:
+    if not evidence:
+        return [NOTHING_TO_COMPARE, *_feeding_in_words(feeding)]
+    supported = [item.specialty for item in evidence if item.supported]
+    if supported:
+        count = "1 specialty does" if len(supported) == 1 else f"{len(supported)} specialties do"
+        words = [f"{count} worse than the others in {metric} by more than chance explains: {', '.join(supported)}."]
+    else:
+        words = [f"No specialty does worse than the others in {metric} by more than chance explains."]
+    words += _feeding_in_words(feeding) + _new_data_in_words(supported, feeding)
+    order = sorted(_unsettled(evidence), key=lambda item: item.p_adjusted)
     near = [item for item in order if item.p_adjusted <= NEAR][:NEAR_THE_CUT] or order[:1]
     if near:
         settle = ", ".join(f"{item.specialty} {_more(item)}" for item in near)
@@ -191,5 +253,52 @@ def _in_words(
     return words
 
 
+def _unsettled(evidence: Sequence[Evidence]) -> list[Evidence]:
+    return [item for item in evidence if not item.supported and item.questions_to_settle is not None]
+
+
 def _more(item: Evidence) -> str:
     return f"(has {item.n}, about {max(1, (item.questions_to_settle or 0) - item.n):,} more)"
+
+
+def _feeding_in_words(feeding: Feeding) -> list[str]:
+    """What is added, by which rule, and what that is expected to bring."""
+    fed = sorted((item for item in feeding.given if item.records_added), key=lambda item: -item.records_added)
+    added = sum(item.records_added for item in fed)
+    allocation = feeding.allocation
+    if not added:
+        return [] if feeding.policy == policies.THRESHOLD else ["The pool is spent: only new data can help now."]
+    spent = f"{added:,} records are added, to {len(fed)} of {len(feeding.given)} specialties"
+    if feeding.policy == policies.PROPORTIONAL:
+        return [f"{spent}, in the proportions of the pool (the natural mix)."]
+    named = ", ".join(f"{item.specialty} {item.records_added}" for item in fed[:MOST_NAMED])
+    if allocation.curves is None:
+        return [f"{spent}{': ' if len(fed) <= MOST_NAMED else '; most to '}{named}."]
+    goal = feeding.objective if isinstance(feeding.objective, str) else "weighted mean"
+    many = len(feeding.iterations)
+    basis = f"the learning curves of the base and {'this iteration' if many == 1 else f'{many} iterations'}"
+    if allocation.kept:
+        if allocation.helps is not None and allocation.helps < policies.HELPS:
+            why = (
+                f"by {basis} it is not sure enough that more training raises the mean at all (probability {allocation.helps:.2f})"
+            )
+        else:
+            why = f"by {basis} no other mixture is likely to gain more in the {goal} (probability {allocation.probability:.2f})"
+        return [f"{spent}, in the proportions of the pool (the natural mix): {why}."]
+    return [
+        f"{spent}, where {basis} expect most in the {goal}: {allocation.gain:+.3f}, for {allocation.gain_of_mix:+.3f} in the proportions "
+        f"of the pool (more with a probability of {allocation.probability:.2f}). Most goes to {named}."
+    ]
+
+
+def _new_data_in_words(supported: Sequence[str], feeding: Feeding) -> list[str]:
+    """Specialties whose pool is empty and that would need new data, not a larger share: the low ones, and those that more would help."""
+    empty = [item for item in feeding.given if not item.records_left and (item.specialty in supported or item.new_records_needed)]
+    if not empty:
+        return []
+    empty.sort(key=lambda item: (item.specialty not in supported, item.new_records_needed or 0))
+    words = f"The pool is empty for {', '.join(item.specialty for item in empty[:MOST_NAMED])}"
+    words += f" and {len(empty) - MOST_NAMED} more" if len(empty) > MOST_NAMED else ""
+    wanted = [f"{item.specialty} about {item.new_records_needed:,}" for item in empty[:MOST_NAMED] if item.new_records_needed]
+    told = f": new questions for {ENOUGH:+g} in the score would be {', '.join(wanted)}" if wanted else ""
+    return [f"{words}, which need new data, not larger shares{told}."]

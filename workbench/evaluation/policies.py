@@ -1,0 +1,198 @@
+"""Rules that hand a budget of training records to the specialties; compared in benchmarks/policies.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from workbench.evaluation import learning_curves
+from workbench.evaluation.learning_curves import Array, Curves, Observations
+
+MEAN, WORST_DECILE = "mean", "worst decile"
+LEARNING_CURVES, THRESHOLD, PROPORTIONAL, UNIFORM = "learning curves", "threshold", "proportional", "uniform"
+DRAWS, PARTS = 200, 40
+STRIDES = np.array([1, 3, 8, 20])  # parts tried at once, so that a curve that rises late is not given up
+FLOOR = 0.1  # of a budget goes by the natural mix, whatever the curves say
+TRIED = 0.3  # of it to those that may be in the worst decile, though they have gained little so far; where that is the objective
+# the natural mix is kept unless it is believed to raise the mean at all, and what the curves recommend to gain more than it
+HELPS, SURE = 0.9, 0.5
+REACH = 0.1  # how far beyond the worst decile a gain still counts, in standard deviations of questions
+LATER = 1e-3  # of the mean in the worst decile's objective: once that cannot be helped, the others are
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a policy may know.
+
+    Args:
+        seen: what evaluations have shown.
+        pool: (specialties,) records that may be added.
+        objective: "mean", "worst decile", or a weight for each specialty, (specialties,).
+        seed: of the draws.
+    """
+
+    seen: Observations
+    pool: Array
+    objective: str | Array = MEAN
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Records to add, (specialties,), not yet whole, and what that is expected to bring.
+
+    Args:
+        gain, gain_of_mix: expected gain in the objective, of this and of the natural mix; None where a rule expects nothing.
+        probability: that what the curves recommend gains more than the natural mix.
+        helps: the probability that training on the natural mix raises the mean at all.
+        kept: whether the natural mix was kept because the curves do not tell enough.
+        curves: what it is expected from; None where a rule expects nothing.
+    """
+
+    added: Array
+    gain: float | None = None
+    gain_of_mix: float | None = None
+    probability: float | None = None
+    helps: float | None = None
+    kept: bool = False
+    curves: Curves | None = None
+
+
+Policy = Callable[[Situation, float], Allocation]
+
+
+def fill(weights: Array, room: Array, budget: float) -> Array:
+    """A budget by weights, none beyond its room; what one cannot take goes to the others."""
+    added, left = np.zeros(len(weights)), min(budget, float(room.sum()))
+    open_ = (room > 0) & (weights > 0)
+    while left > 1e-9 and open_.any():
+        part = np.where(open_, weights, 0.0)
+        part = np.minimum(left * part / part.sum(), room - added)
+        added += part
+        left -= float(part.sum())
+        open_ &= room - added > 1e-9
+    return added
+
+
+def threshold(situation: Situation, budget: float) -> Allocation:
+    """The specification's rule at a fixed budget: the weakest first, each to 80%, and to all once they are there."""
+    trained, pool = situation.seen.trained[-1], situation.pool
+    added = np.zeros(len(pool))
+    for target in (0.8, 1.0):
+        for place in np.argsort(situation.seen.means[-1]):  # those without a score come last
+            wanted = target * (trained[place] + pool[place]) - trained[place] - added[place]
+            added[place] += max(0.0, min(wanted, budget - added.sum()))
+    return Allocation(added)
+
+
+def proportional(situation: Situation, budget: float) -> Allocation:
+    """The natural mix: what the pools hold."""
+    return Allocation(fill(situation.pool, situation.pool, budget))
+
+
+def uniform(situation: Situation, budget: float) -> Allocation:
+    """As many records for each specialty, as far as its pool goes."""
+    return Allocation(fill(np.ones(len(situation.pool)), situation.pool, budget))
+
+
+def by_learning_curves(situation: Situation, budget: float) -> Allocation:
+    """Part after part where the objective is expected to gain most, by learning curves of all specialties.
+
+    Nothing is made of noise: the natural mix is kept unless training is believed to help at all, and this to help more.
+    """
+    budget = min(budget, float(situation.pool.sum()))
+    mix = fill(situation.pool, situation.pool, budget)
+    curves = learning_curves.fit(situation.seen, DRAWS, situation.seed)
+    now = situation.seen.trained[-1]
+    added = _greedy(situation, curves, budget, _beforehand(situation, curves, mix))
+    before, ours, natural = (curves.scores(now + more) for more in (np.zeros(len(mix)), added, mix))
+    helps = float((natural.mean(1) > before.mean(1)).mean())
+    gain, gain_of_mix = (_worth(scores, situation.objective) - _worth(before, situation.objective) for scores in (ours, natural))
+    probability = float((gain > gain_of_mix).mean())
+    kept = helps < HELPS or probability < SURE
+    expected = gain_of_mix if kept else gain
+    return Allocation(mix if kept else added, float(expected.mean()), float(gain_of_mix.mean()), probability, helps, kept, curves)
+
+
+def _beforehand(situation: Situation, curves: Curves, mix: Array) -> Array:
+    """What is given whatever the curves expect: a part by the natural mix, and, for the worst decile, one to those that may be in it."""
+    added = FLOOR * mix
+    if not isinstance(situation.objective, str) or situation.objective != WORST_DECILE:
+        return added
+    scores, worst = curves.scores(situation.seen.trained[-1]), worst_count(len(mix))
+    among = (scores <= np.partition(scores, worst - 1, axis=1)[:, worst - 1, None]).mean(0)
+    return added + fill(among, situation.pool - added, TRIED * float(mix.sum()))
+
+
+def worst_count(specialties: int) -> int:
+    """Specialties in the worst decile."""
+    return max(1, round(0.1 * specialties))
+
+
+def _worth(scores: Array, objective: str | Array) -> Array:
+    """The objective in each draw, (draws,), from scores (draws, specialties)."""
+    if isinstance(objective, np.ndarray):
+        return np.asarray(scores @ (objective / objective.sum()))
+    if objective == MEAN:
+        return np.asarray(scores.mean(1))
+    worst = worst_count(scores.shape[1])
+    return np.asarray(np.partition(scores, worst - 1, axis=1)[:, :worst].mean(1))
+
+
+def _greedy(situation: Situation, curves: Curves, budget: float, added: Array) -> Array:
+    """`added`, and the rest of the budget in parts, each to where it gains most a record."""
+    now, pool, added = situation.seen.trained[-1], situation.pool, added.copy()
+    part = budget / PARTS
+    strides = STRIDES * part
+    scores = curves.scores(now + added)
+    step = np.minimum(strides, (pool - added)[:, None])
+    gains = np.empty((*scores.shape, len(strides)))
+
+    def look(place: int) -> None:
+        """What this specialty scores now, and would gain by each step."""
+        records = now[place] + added[place]
+        step[place] = np.minimum(strides, max(0.0, pool[place] - added[place]))
+        learned = curves.learned_by(place, np.concatenate([[records], records + step[place]]))
+        scores[:, place] = curves.level[:, place] + curves.gain[:, place] * learned[:, 0]
+        gains[:, place] = curves.gain[:, place, None] * (learned[:, 1:] - learned[:, :1])
+
+    for place in range(len(pool)):
+        look(place)
+    left = budget - float(added.sum())
+    while left > 1e-9:
+        rate = _expected(situation, scores, gains) / np.maximum(step, 1e-9)
+        rate[(step <= 1e-9) | (step > left + part)] = -np.inf
+        best, stride = np.unravel_index(int(np.argmax(rate)), rate.shape)
+        if rate[best, stride] == -np.inf:
+            break
+        taken = min(float(step[best, stride]), left)
+        added[best] += taken
+        left -= taken
+        look(int(best))
+    return added
+
+
+def _expected(situation: Situation, scores: Array, gains: Array) -> Array:
+    """(specialties, strides): the objective's expected gain by each step."""
+    if isinstance(situation.objective, np.ndarray):
+        return np.asarray(gains.mean(0) * (situation.objective / situation.objective.sum())[:, None])
+    of_mean = np.asarray(gains.mean(0) / scores.shape[1])
+    if situation.objective == MEAN:
+        return of_mean
+    worst = worst_count(scores.shape[1])
+    if worst >= scores.shape[1]:
+        return of_mean
+    bar = np.partition(scores, worst, axis=1)[:, worst, None, None] + REACH * situation.seen.sd_question
+    room = bar - scores[..., None]
+    inside = room > REACH * situation.seen.sd_question
+    return np.asarray(np.where(inside, np.minimum(gains, room), 0.0).mean(0) / worst + LATER * of_mean)
+
+
+POLICIES: Mapping[str, Policy] = {
+    LEARNING_CURVES: by_learning_curves,
+    THRESHOLD: threshold,
+    PROPORTIONAL: proportional,
+    UNIFORM: uniform,
+}
