@@ -53,6 +53,8 @@ class DatasetConfig(settings.Settings):
     # Records whose questions and answers both share this much of their words say the same and do not stand on two
     # sides. 0 turns it off; equal questions and identical answers are kept apart all the same.
     NEAR_DUPLICATE_THRESHOLD: float = 0.8
+    # Folders of benchmark questions that must not be trained on (JSON, JSON lines, CSV, parquet, or text with a question a line).
+    CONTAMINATION_SETS: list[str] = []
     # Everything random here depends on it. Another seed is another holdout, and scores do not compare.
     RANDOM_SEED: int = 42
     # True leaves bad records out and counts them; False stops and names them.
@@ -138,7 +140,7 @@ def prepare(
 
     Returns the folder's manifest, with "up_to_date" added.
     """
-    from workbench.data import dataset_folders, iterations, records, series
+    from workbench.data import contamination, dataset_folders, iterations, records, series
 
     started = time.time()
     check(config)
@@ -165,7 +167,9 @@ def prepare(
     adjustments = {name: float(share) if type(share) is int else share for name, share in adjustments.items()}
     shares = (last["shares"] if last else {}) | adjustments
     inputs = {path.name: files.sha256_file(path) for path in paths}
+    benchmarks = contamination.find_files(config.CONTAMINATION_SETS)
     result_depends_on = [inputs, series_settings, probe, config.SKIP_INVALID]
+    result_depends_on += [files.sha256_file(path) for path in benchmarks]
     present = manifest.read(folder)
     edits_to_take = accept_edits and last is not None and last["changes"]["fixed_waiting"]
     if present is not None and present["fingerprint"] == files.sha256_of([*result_depends_on, shares]) and not edits_to_take:
@@ -183,6 +187,9 @@ def prepare(
     iterations.check_shares(adjustments, known, "specialty_adjustments")
     iterations.check_shares(config.SPECIALTY_SAMPLE_PERCENTAGES, known, "SPECIALTY_SAMPLE_PERCENTAGES")
 
+    questions = contamination.read(benchmarks)
+    contaminated = contamination.find([item.record for item in catalogue.items], catalogue.prints, questions) if questions else {}
+
     # 3. fixed sets for what has none, then the shares of the rest
     plan = series.split(
         catalogue,
@@ -193,6 +200,7 @@ def prepare(
         eval_share=config.EVAL_SPLIT_SIZE,
         threshold=config.NEAR_DUPLICATE_THRESHOLD,
         seed=config.RANDOM_SEED,
+        contaminated=contaminated,
     )
 
     # 4. write beside what is there, then change places
@@ -201,6 +209,8 @@ def prepare(
         settings=series_settings, adjustments=adjustments, advice=advice, probe=probe,
     )  # fmt: skip
     entry["notes"] = {"identical_dropped": reading.identical_dropped, "invalid_skipped": reading.invalid_skipped}
+    if benchmarks:
+        entry["contamination"] = contamination.summary(plan.set_aside, len(questions))
     building = series.write(folder, plan, catalogue, [*ledger, entry], template, config.SYSTEM_MESSAGE)
     contents = manifest.build(
         files.sha256_of([*result_depends_on, plan.shares]), settings.as_dict(config), {"data_dir": str(config.DATA_DIR), "files": inputs}, started,
@@ -234,8 +244,10 @@ def report(folder: Path, made: dict[str, Any]) -> None:
     for split, what in (("holdout", "fixed, never trained on, carries the headline"),
                         ("eval", "fixed, never trained on, steers the next iteration"),
                         ("train", "grows"), ("pool", "waits"),
-                        ("set_aside", "says the same as a fixed record, so it is left out")):  # fmt: skip
+                        ("set_aside", "says the same as a fixed record or a benchmark, so it is left out")):  # fmt: skip
         print(f"  {split.replace('_', ' '):<10}{totals[split]:>9,}   {what}")
+    if "contamination" in entry:
+        print_contamination(entry["contamination"], folder)
     notes, changes = entry["notes"], entry["changes"]
     if notes["identical_dropped"]:
         print(f"  {notes['identical_dropped']} identical pairs were dropped")
@@ -259,6 +271,18 @@ def report(folder: Path, made: dict[str, Any]) -> None:
         if entry["comparability_break"]:
             print(f"  scores do not compare with earlier iterations: {entry['comparability_break']}")
     print(f"  details: {folder / 'dataset_stats.json'}, {folder / 'set_aside.jsonl'}, {folder / 'iterations.jsonl'}")
+
+
+def print_contamination(found: dict[str, Any], folder: Path) -> None:
+    """What of CONTAMINATION_SETS stood in the files."""
+    print(
+        f"  {found['questions']:,} benchmark questions were looked for; {found['records']} records hold one and are not trained on"
+    )
+    for name, by in (("in", found["by_file"]), ("by", found["by_kind"])):
+        if by:
+            print(f"    {name} {', '.join(f'{what} {count}' for what, count in list(by.items())[:6])}")
+    if found["records"]:
+        print(f"    each is listed in {folder / 'set_aside.jsonl'}, beside the question it holds")
 
 
 def print_specialties(entry: dict[str, Any]) -> None:

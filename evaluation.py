@@ -185,6 +185,23 @@ class Inputs:
         return found[0]
 
 
+def refuse_leaks(inputs: Inputs, planned: list[Arm]) -> None:
+    """Look into what each adapter was trained on, where it still lies beside the data, for what is about to be asked."""
+    from workbench.data import dataset_folders, leaks
+
+    fixed = {split: dataset_folders.read_records(inputs.data_folder, split) for split in ("holdout", "eval")}
+    threshold = inputs.data["settings"]["NEAR_DUPLICATE_THRESHOLD"]
+    folders = [inputs.data_folder, *sorted(inputs.data_folder.glob(f"{files.ARCHIVE_NAME}/*"))]
+    prepared = {
+        done["splits"]["train"]: folder for folder in reversed(folders) if (done := manifest.read(folder)) and "splits" in done
+    }
+    trained = {str(inputs.adapter_folder): inputs.training}
+    trained |= {arm.source: manifest.require(Path(arm.source), "fine_tuning.py") for arm in planned if arm.kind == "adapter"}
+    seen = {training["inputs"]["splits"]["train"] for training in trained.values()}
+    for folder in {prepared[train] for train in seen if train in prepared}:
+        leaks.refuse(folder, dataset_folders.read_records(folder, "train"), fixed, threshold)
+
+
 def plan_arms(config: EvaluationConfig, inputs: Inputs, known: dict[str, str]) -> list[Arm]:
     """Base and tuned model, and whatever MODELS names.
 
@@ -692,6 +709,8 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
     # all that can be refused is, before the folder is claimed and what stands in it moved aside
     base = "" if rescore or config.ENDPOINT else check_base(config, inputs)
     asked = collect(config, inputs, planned)
+    if here.is_main_process and not rescore:
+        refuse_leaks(inputs, planned)
     if rescore and (absent := {key for one in asked.values() for key in one.keys} - answers.stored_keys(output)):
         raise UserError(
             f"{output}: {len(absent)} answers of these models and settings are not stored, so they cannot be scored again. "

@@ -187,21 +187,22 @@ def fingerprint_of(config: TrainingConfig, data: dict[str, Any], base_hash: str,
     return files.sha256_of([kept, data["fingerprint"], data["splits"], base_hash, start])
 
 
-def load_examples(config: TrainingConfig, tokenizer: Any) -> tuple[list[Any], list[Any], list[str]]:
+def load_examples(config: TrainingConfig, data: dict[str, Any], tokenizer: Any) -> tuple[list[Any], list[Any], list[str]]:
     """Train and eval examples, and the audit in words; refuses leaks and examples with nothing to learn."""
     from workbench import chat
-    from workbench.data import dataset_folders
-    from workbench.training.examples import encode_records, refuse_leaks
+    from workbench.data import dataset_folders, leaks
+    from workbench.training.examples import encode_records
 
     folder = Path(config.DATASET_DIR)
-    train, evaluation, holdout = (dataset_folders.read_split(folder, split) for split in ("train", "eval", "holdout"))
+    train, evaluation = (dataset_folders.read_split(folder, split) for split in ("train", "eval"))
     for name, split in (("train", train), ("eval", evaluation)):
         if not len(split):
             raise UserError(f"{folder}: its {name} split is empty. Raise the shares and prepare the data again.")
-    columns = ["id", "specialty", "question"]
-    refuse_leaks(
-        train.select_columns(columns),
-        {"holdout": holdout.select_columns(columns), "eval": evaluation.select_columns(columns)},
+    leaks.refuse(
+        folder,
+        dataset_folders.read_records(folder, "train"),
+        {split: dataset_folders.read_records(folder, split) for split in ("holdout", "eval")},
+        data["settings"]["NEAR_DUPLICATE_THRESHOLD"],
     )
     first = train[0]
     chat.check_tokenizer(tokenizer, first["formatted_chat"], config.MODEL_NAME)
@@ -541,7 +542,7 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, here: An
     if config.INIT_ADAPTER:
         check_init_adapter(config, data, base_hash)
     tokenizer = models.load_tokenizer(location)
-    examples, evaluation, audit = load_examples(config, tokenizer)
+    examples, evaluation, audit = load_examples(config, data, tokenizer)
     full_precision = config.FULL_FINE_TUNING or config.TRAINER_OPTIONS.get("bf16") is False
     model = models.load_base(
         location, load_in_4bit=config.LOAD_IN_4BIT, full_precision=full_precision, shardable=config.SHARD_BASE

@@ -15,7 +15,7 @@ from conftest import ROOT, mistake, prepare_command, run_script, train_command
 
 from workbench import chat, files, manifest
 from workbench.errors import UserError
-from workbench.training.examples import PadToLongest, encode_records, refuse_leaks
+from workbench.training.examples import PadToLongest, encode_records
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +73,6 @@ def test_padding_is_masked_by_length_and_never_learnt():
     assert batch["input_ids"].tolist() == [[1, 9, 2], [1, 9, 9]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch["labels"].tolist() == [[-100, 9, 2], [1, -100, -100]]
-
-
-def test_a_holdout_question_in_the_training_data_stops_the_run_however_it_is_written():
-    with pytest.raises(UserError, match="holdout"):
-        refuse_leaks([row(question="what is GOUT")], {"holdout": [row()]})
-    refuse_leaks([row(question="What is asthma?")], {"holdout": [row()]})
 
 
 def test_loss_at_supervised_positions_is_the_models_own_loss(embedded_model, tokenizer):

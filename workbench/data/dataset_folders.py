@@ -99,5 +99,5 @@ def read_split(folder: Path, split: str) -> Dataset:
 
 def read_records(folder: Path, split: str) -> list[Record]:
     """The records of a split, without what was rendered from them."""
-    table = read_split(folder, split).select_columns(["id", "specialty", "question", "response"])
-    return [Record(**row) for row in table]
+    columns = read_split(folder, split).select_columns(["id", "specialty", "question", "response"]).to_dict()
+    return [Record(*row) for row in zip(*columns.values(), strict=True)]

@@ -111,10 +111,15 @@ def near_duplicate(left: Record, right: Record, threshold: float) -> bool:
 
     Questions that differ in a number, a single letter or a roman numeral are of different things.
     """
-    left_words, right_words = _question_words(left.question), _question_words(right.question)
-    if _jaccard(left_words, right_words) < threshold or _identifiers(left_words) != _identifiers(right_words):
+    if not same_question(left.question, right.question, threshold):
         return False
     return _jaccard(set(words_of(left.response)), set(words_of(right.response))) >= threshold
+
+
+def same_question(left: str, right: str, threshold: float) -> bool:
+    """Whether two questions share `threshold` of their words, and every number, single letter and roman numeral."""
+    left_words, right_words = _question_words(left), _question_words(right)
+    return _jaccard(left_words, right_words) >= threshold and _identifiers(left_words) == _identifiers(right_words)
 
 
 @functools.lru_cache(maxsize=200_000)
@@ -141,21 +146,22 @@ class FixedIndex:
             elif (other := self._by_answer.get(int(fingerprints.answer_keys[row]))) is not None:
                 found[row] = ("same answer", self.records[other])
         if self.threshold > 0 and len(self.records):
-            for row, other in self._candidates(fingerprints.bands):
+            for row, other in candidate_pairs(fingerprints.bands, self._bands):
                 if row not in found and near_duplicate(records[row], self.records[other], self.threshold):
                     found[row] = ("near-duplicate", self.records[other])
         return found
 
-    def _candidates(self, bands: NDArray[np.uint64]) -> list[tuple[int, int]]:
-        """Pairs (row asked, fixed row) that share a band, each once, in order."""
-        pairs = []
-        for band in range(bands.shape[1]):
-            order = np.argsort(self._bands[:, band], kind="stable")
-            fixed = self._bands[order, band]
-            first = np.searchsorted(fixed, bands[:, band], side="left")
-            count = np.searchsorted(fixed, bands[:, band], side="right") - first
-            rows = np.repeat(np.arange(len(bands)), count)
-            within = np.arange(len(rows)) - np.repeat(np.cumsum(count) - count, count)
-            pairs.append(np.stack([rows, order[first[rows] + within]], axis=1))
-        unique = np.unique(np.concatenate(pairs), axis=0)
-        return [(int(row), int(other)) for row, other in unique]
+
+def candidate_pairs(bands: NDArray[np.uint64], fixed: NDArray[np.uint64]) -> list[tuple[int, int]]:
+    """Pairs (row asked, fixed row) that share a band, each once, in order."""
+    pairs = []
+    for band in range(bands.shape[1]):
+        order = np.argsort(fixed[:, band], kind="stable")
+        sorted_band = fixed[order, band]
+        first = np.searchsorted(sorted_band, bands[:, band], side="left")
+        count = np.searchsorted(sorted_band, bands[:, band], side="right") - first
+        rows = np.repeat(np.arange(len(bands)), count)
+        within = np.arange(len(rows)) - np.repeat(np.cumsum(count) - count, count)
+        pairs.append(np.stack([rows, order[first[rows] + within]], axis=1))
+    unique = np.unique(np.concatenate(pairs), axis=0)
+    return [(int(row), int(other)) for row, other in unique]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench import files, manifest
-from workbench.data import dataset_folders, iterations
+from workbench.data import contamination, dataset_folders, iterations
 from workbench.data.near_duplicates import BATCH, Fingerprints, FixedIndex, fingerprint, fingerprint_texts
 from workbench.data.records import Record, record_id
 from workbench.data.splits import Item, draw_stratified, holdout_size, in_order, rounded
@@ -192,6 +192,7 @@ def split(
     eval_share: float,
     threshold: float,
     seed: int,
+    contaminated: Mapping[int, tuple[str, contamination.BenchmarkQuestion]],
 ) -> Plan:
     """Assign every record to holdout, eval, train, pool or set-aside.
 
@@ -199,6 +200,7 @@ def split(
         shares: absolute shares by specialty: (train + eval) / R, R being all records but the holdout.
         first_shares: for specialties that `shares` does not name.
         eval_share: the eval set's part of a specialty's first share.
+        contaminated: rows of the catalogue that hold a benchmark's question, which are not trained on.
     """
     state = _Assignment(catalogue, threshold)
     by_specialty = state.rows_by_specialty()
@@ -231,6 +233,7 @@ def split(
         )
     state.set_aside_like(drawn)
 
+    state.set_aside_contaminated(contaminated)
     splits: dict[str, list[Item]] = {name: [] for name in dataset_folders.SPLITS}
     plan = Plan(splits, state.describe_set_aside(), full_shares, bases, {})
     for specialty, rows in by_specialty.items():
@@ -256,7 +259,7 @@ class _Assignment:
     def __init__(self, catalogue: Catalogue, threshold: float) -> None:
         self.items, self.prints, self.roles = catalogue.items, catalogue.prints, list(catalogue.roles)
         self.threshold = threshold
-        self.reasons: dict[int, tuple[str, Record, str]] = {}
+        self.reasons: dict[int, dict[str, str]] = {}  # of rows that are set aside: what they are like
 
     def rows_by_specialty(self) -> dict[str, list[int]]:
         rows: dict[str, list[int]] = {}
@@ -293,15 +296,28 @@ class _Assignment:
         rows = self.open_rows(range(len(self.items)))
         found = index.matches([self.items[row].record for row in rows], self.prints.take(rows))
         for place, (reason, other) in found.items():
-            self.roles[rows[place]] = "set_aside"
-            self.reasons[rows[place]] = (reason, other, role_of[other.id])
+            self._set_aside(rows[place], reason, role_of[other.id], other.id, other.specialty, other.question)
+
+    def set_aside_contaminated(self, contaminated: Mapping[int, tuple[str, contamination.BenchmarkQuestion]]) -> None:
+        for row, (reason, question) in contaminated.items():
+            if self.roles[row] == "open":
+                self._set_aside(row, reason, contamination.SET, question.name, "", question.text)
+
+    def _set_aside(self, row: int, reason: str, split: str, like: str, like_specialty: str, like_question: str) -> None:
+        self.roles[row] = "set_aside"
+        self.reasons[row] = {
+            "reason": reason,
+            "split": split,
+            "like": like,
+            "like_specialty": like_specialty,
+            "like_question": like_question,
+        }
 
     def describe_set_aside(self) -> list[dict[str, str]]:
         listed = [
-            {"id": self.items[row].record.id, "specialty": self.items[row].record.specialty, "reason": reason,
-             "split": role, "like": other.id, "question": self.items[row].record.question,
-             "like_specialty": other.specialty, "like_question": other.question}
-            for row, (reason, other, role) in self.reasons.items()
+            {"id": self.items[row].record.id, "specialty": self.items[row].record.specialty,
+             "question": self.items[row].record.question, **reason}
+            for row, reason in self.reasons.items()
         ]  # fmt: skip
         return sorted(listed, key=lambda item: (item["specialty"], item["id"]))
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from workbench import chat
-from workbench.data.records import key_of_words, words_of
 from workbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -140,18 +139,6 @@ def _span(length: int) -> str:
             return f"{low}-{edge - 1}"
         low = edge
     return f"{low}+"
-
-
-def refuse_leaks(training: Iterable[Mapping[str, Any]], fixed: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
-    """UserError where a question of a fixed set, however it is written, stands in the training data."""
-    splits = {key_of_words(words_of(row["question"])): split for split, rows in fixed.items() for row in rows}
-    for row in training:
-        split = splits.get(key_of_words(words_of(row["question"])))
-        if split is not None:
-            raise UserError(
-                f"{row['specialty']} {row['id'][:8]}: its question stands in the {split} set, so scores would lie: "
-                f"{row['question'][:80]!r}. Prepare the data again with python dataset_preparation.py."
-            )
 
 
 class PadToLongest:

@@ -1,0 +1,149 @@
+"""A leak planted in each place is caught: in the files, in the prepared train set, in benchmarks, before training and before asking."""
+
+import json
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import evaluate_command, pairs, prepare_command, run_script, train_command, write_specialty
+
+import dataset_preparation as preparation
+from workbench import chat, files, manifest
+from workbench.data import contamination, dataset_folders, leaks
+from workbench.data.near_duplicates import fingerprint
+from workbench.data.records import make_record
+from workbench.errors import UserError
+
+VIGNETTE = (
+    "A 54 year old man comes to the clinic because of pain in his left big toe that began last night after a large dinner "
+    "with wine. What is the most likely diagnosis?"
+)
+
+
+@pytest.fixture
+def config(specialty_files, tmp_path):
+    return preparation.DatasetConfig(DATA_DIR=str(specialty_files), OUTPUT_DIR=str(tmp_path / "out"))
+
+
+def records(*questions):
+    return [make_record("x", question, f"An answer of its own to {question}") for question in questions]
+
+
+def found_in(training, *questions):
+    asked = [contamination.BenchmarkQuestion("set/test.jsonl", text) for text in questions]
+    return {row: kind for row, (kind, _) in contamination.find(training, fingerprint(training, near=True), asked).items()}
+
+
+def test_a_question_of_a_fixed_set_however_it_is_written_stops_training_and_names_both(tmp_path):
+    fixed = {"holdout": records("What is gout?"), "eval": records("What are the long term effects of untreated type 2 diabetes?")}
+    leaks.refuse(tmp_path, records("What is asthma?", "What are the effects of type 1 diabetes?"), fixed, 0.8)
+    with pytest.raises(UserError, match=r"1 training records .*\n.*'what is GOUT' \(same question as .* of the holdout set"):
+        leaks.refuse(tmp_path, records("what is GOUT"), fixed, 0.8)
+    near = make_record(
+        "y", "What are the long term effects of the untreated type 2 diabetes?", fixed["eval"][0].response + " indeed"
+    )
+    with pytest.raises(UserError, match=r"near-duplicate as .* of the eval set"):
+        leaks.refuse(tmp_path, [near], fixed, 0.8)
+    leaks.refuse(tmp_path, [make_record("y", near.question, near.response + " more")], fixed, 0)
+
+
+def test_thirteen_words_in_a_row_of_a_benchmark_are_found_in_question_and_answer():
+    inside = make_record("x", "Tell me of a case.", f"He said: {VIGNETTE[20:160]} and so on.")
+    assert found_in([*records("What is gout?"), inside], VIGNETTE) == {1: "13 words in a row"}
+    twelve = " ".join(VIGNETTE.split()[:12])
+    assert found_in(records(f"{twelve} other words follow here in this question"), VIGNETTE) == {}
+    # the end of one text and the beginning of the next make no run
+    words = VIGNETTE.split()
+    assert found_in([make_record("x", " ".join(words[:10]), " ".join(words[10:20]))], VIGNETTE) == {}
+
+
+def test_short_benchmark_questions_are_found_as_equal_or_nearly_so():
+    training = records("what is GOUT", "What is asthma?", "Which drugs lower uric acid in the blood of adults with gout now?")
+    assert found_in(training, "What is gout?", "Which drugs lower uric acid in the blood of adults with gout?") == {
+        0: "same question", 2: "near-duplicate question"}  # fmt: skip
+    assert found_in(records("What is type 2 diabetes and how is it treated today in adults?"), "What is type 1 diabetes and how is it treated today in adults?") == {}  # fmt: skip
+
+
+def test_a_phrase_that_many_records_have_tells_nothing():
+    phrase = "for more information on this please ask your doctor or call the national health line at night"
+    many = [make_record("x", f"Question {n} about thing{n}?", f"Answer {n}: {phrase}") for n in range(11)]
+    assert found_in(many, f"Complete: {phrase}") == {}
+    assert len(found_in(many[:10], f"Complete: {phrase}")) == 10
+
+
+def test_benchmarks_are_read_in_every_form_they_come_in(tmp_path):
+    folder = tmp_path / "medqa"
+    folder.mkdir()
+    (folder / "a.txt").write_text("One?\n\nTwo?\n")
+    (folder / "b.jsonl").write_text('{"question": "Three?", "answer": "x"}\n{"QUESTION": "Four?"}\n')
+    (folder / "c.csv").write_text("id,question\n1,Five?\n")
+    (folder / "d.json").write_text(json.dumps({"Six?": "yes"}))
+    (folder / "e.json").write_text(json.dumps({"9876": {"QUESTION": "Seven?"}}))
+    (folder / "f.json").write_text(json.dumps({"data": [{"query": "Eight?"}, "Nine?"]}))
+    pq.write_table(pa.table({"question": ["Ten?"]}), folder / "g.parquet")
+    assert [q.text for q in contamination.read(contamination.find_files([str(folder)]))] == [
+        "One?", "Two?", "Three?", "Four?", "Five?", "Six?", "Seven?", "Eight?", "Nine?", "Ten?"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [("a.json", "{broken", "cannot be read"), ("a.jsonl", '{"text": "no field"}\n', "holds no question"),
+     ("a.txt", "", "holds no question"), ("a.parquet", "PAR1", "cannot be read"), ("a.md", "x", "holds no .json"), (None, "", "no such folder")],
+)  # fmt: skip
+def test_a_benchmark_that_cannot_be_read_is_refused_by_name(tmp_path, name, content, words):
+    if name:
+        (tmp_path / "set").mkdir()
+        (tmp_path / "set" / name).write_text(content)
+    with pytest.raises(UserError, match=f"CONTAMINATION_SETS: .*{words}"):
+        contamination.read(contamination.find_files([str(tmp_path / "set")]))
+
+
+def test_contaminated_records_are_left_out_listed_and_told(config, tmp_path, capsys):
+    planted = pairs("cardiology", 40) | {VIGNETTE: "Gout, which the crystals in the joint would show."}
+    write_specialty(tmp_path / "files", "cardiology", planted)
+    (tmp_path / "medqa").mkdir()
+    (tmp_path / "medqa" / "test.jsonl").write_text(json.dumps({"question": f"Case 7. {VIGNETTE}"}) + "\n")
+    config.CONTAMINATION_SETS = [str(tmp_path / "medqa")]
+    everything = dict.fromkeys(("cardiology", "neurology", "urology"), 1.0)
+    _, train, _, _ = preparation.update_training_data(config, everything)
+    # in the holdout it would stay: that is not trained on
+    listed = files.read_json_lines(tmp_path / "out" / "set_aside.jsonl")
+    assert VIGNETTE not in train["question"] and [item["like"] for item in listed] == ["medqa/test.jsonl"]
+    preparation.report(tmp_path / "out", {"up_to_date": False, "seconds": 1})
+    assert "1 benchmark questions were looked for; 1 records hold one" in capsys.readouterr().out
+    config.CONTAMINATION_SETS = []
+    assert VIGNETTE in preparation.update_training_data(config, {})[1]["question"]
+
+
+def plant(data, row):
+    """Put a record of the holdout into the prepared train set, as a user who edits it would."""
+    train, leaked = dataset_folders.read_records(data, "train"), dataset_folders.read_records(data, "holdout")[row]
+    files.remove(data / dataset_folders.TRAIN)
+    dataset_folders.write_split(data / dataset_folders.TRAIN, [*train, leaked], chat.render_llama3, "")
+    return leaked
+
+
+def test_a_leak_in_the_prepared_train_set_stops_training_and_asking(small_run, tmp_path):
+    folders = {**small_run, "data": tmp_path / "data", "adapter": tmp_path / "adapter", "scores": tmp_path / "scores"}
+    shutil.copytree(small_run["data"], folders["data"])
+    leaked = plant(folders["data"], 0)
+    refused = run_script(*train_command(folders))
+    assert (
+        refused.returncode == 2 and leaked.question[:60] in refused.stderr and not (folders["adapter"] / "manifest.json").exists()
+    )
+    # an adapter that was trained on these sets all the same, as its manifest says
+    asked = run_script(*evaluate_command({**folders, "adapter": small_run["adapter"]}))
+    assert asked.returncode == 2 and "would lie" in asked.stderr and not (folders["scores"] / "predictions.jsonl").exists()
+
+
+def test_a_leak_in_an_earlier_iterations_train_set_stops_its_adapter_from_being_asked(small_run, tmp_path):
+    folders = {**small_run, "data": tmp_path / "data", "scores": tmp_path / "scores"}
+    shutil.copytree(small_run["data"], folders["data"])
+    advice = tmp_path / "advice.json"
+    files.write_json(advice, {"iteration": 1, "recommended_sample_increases": {"urology": 0.9}})
+    assert run_script(*prepare_command(folders), "--recommendations", str(advice)).returncode == 0
+    plant(folders["data"] / "archive" / "iteration_001", 0)
+    assert manifest.read(folders["data"])["iteration"] == 2
+    asked = run_script(*evaluate_command(folders))
+    assert asked.returncode == 2 and "iteration_001: 1 training records say the same" in asked.stderr

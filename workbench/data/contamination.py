@@ -1,0 +1,192 @@
+"""Questions of benchmarks that must not be trained on, and the records that hold one.
+
+A record is contaminated where its question or its answer has 13 words in a row of a benchmark's question (Brown et al. 2020,
+arXiv:2005.14165, appendix C), where its question is a shorter benchmark question, or where both questions are near-duplicates
+(MinHash for candidates, the Jaccard index of their words for certainty). As there, a run of words that more than ten records have is a
+phrase of the trade and tells nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench import files
+from workbench.data.near_duplicates import Fingerprints, candidate_pairs, fingerprint_texts, same_question
+from workbench.data.records import Record, words_of_each
+from workbench.errors import UserError
+
+GRAM = 13
+NEAR = 0.9  # of the words of two questions; without answers to tell siblings apart it must be high
+PHRASE = 10  # records beyond which a run of words is a phrase
+BATCH = 2048
+FIELDS = ("question", "query", "prompt", "input", "problem")
+SUFFIXES = (".json", ".jsonl", ".csv", ".txt", ".parquet")
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+SET = "benchmark"  # what stands for the split in the list of what is set aside
+Kind = Literal["13 words in a row", "same question", "near-duplicate question"]
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkQuestion:
+    """A question of a benchmark, and where it stands: `name` is the file's, below the folder that was given."""
+
+    name: str
+    text: str
+
+
+def find_files(folders: Sequence[str]) -> list[Path]:
+    """The files of these folders that may hold questions; UserError where one holds none."""
+    found: list[Path] = []
+    for given in folders:
+        folder = Path(given)
+        if not folder.exists():
+            raise UserError(f"CONTAMINATION_SETS: {folder}: there is no such folder.")
+        paths = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
+        if not paths:
+            raise UserError(f"CONTAMINATION_SETS: {folder}: holds no {', '.join(SUFFIXES)} file.")
+        found += paths
+    return found
+
+
+def read(paths: Sequence[Path]) -> list[BenchmarkQuestion]:
+    """Every question of these files; UserError where a file has none."""
+    found: list[BenchmarkQuestion] = []
+    for path in paths:
+        try:
+            questions = [text.strip() for text in _questions(path) if text.strip()]
+        except (UnicodeDecodeError, ValueError, csv.Error, OSError) as error:  # pyarrow's and json's errors are ValueErrors
+            raise UserError(f"CONTAMINATION_SETS: {path}: cannot be read ({error}). Mend it, or take it out.") from None
+        if not questions:
+            raise UserError(
+                f"CONTAMINATION_SETS: {path}: holds no question. Give a field {', '.join(FIELDS)}, an object {{question: answer}}, or, "
+                "in a .txt file, a question a line."
+            )
+        found += [BenchmarkQuestion(f"{path.parent.name}/{path.name}", text) for text in questions]
+    return found
+
+
+def _questions(path: Path) -> Iterator[str]:
+    if path.suffix == ".txt":
+        yield from path.read_text(encoding="utf-8-sig").splitlines()
+    elif path.suffix == ".csv":
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            yield from _of_rows(csv.DictReader(file))
+    elif path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        yield from _of_rows(pq.read_table(path).to_pylist())
+    elif path.suffix == ".jsonl":
+        yield from _of_rows(files.read_json_lines(path))
+    else:
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+        if isinstance(value, dict):
+            lists = [rows for rows in value.values() if isinstance(rows, list)]
+            if lists:
+                yield from _of_rows(row for rows in lists for row in rows)
+            elif all(isinstance(row, dict) for row in value.values()):  # by the question's number
+                yield from _of_rows(value.values())
+            else:
+                yield from value
+        elif isinstance(value, list):
+            yield from _of_rows(value)
+
+
+def _of_rows(rows: Any) -> Iterator[str]:
+    for row in rows:
+        if isinstance(row, str):
+            yield row
+        elif isinstance(row, dict):
+            by_name = {str(name).lower(): value for name, value in row.items()}
+            yield from (by_name[name] for name in FIELDS if isinstance(by_name.get(name), str))
+
+
+def find(
+    records: Sequence[Record], prints: Fingerprints, questions: Sequence[BenchmarkQuestion]
+) -> dict[int, tuple[Kind, BenchmarkQuestion]]:
+    """Row in `records` to how it is contaminated, and by which question; `prints` are of these records."""
+    of_questions = fingerprint_texts([question.text for question in questions], [""] * len(questions), near=True)
+    found: dict[int, tuple[Kind, BenchmarkQuestion]] = {}
+    by_key = {int(key): row for row, key in reversed(list(enumerate(of_questions.question_keys)))}
+    for row, key in enumerate(prints.question_keys):
+        if (other := by_key.get(int(key))) is not None:
+            found[row] = ("same question", questions[other])
+    for row, other in _shared_grams([question.text for question in questions], records).items():
+        found.setdefault(row, ("13 words in a row", questions[other]))
+    of_records = fingerprint_texts([record.question for record in records], [""] * len(records), near=True)
+    for row, other in candidate_pairs(of_records.bands, of_questions.bands):
+        if row not in found and same_question(records[row].question, questions[other].text, NEAR):
+            found[row] = ("near-duplicate question", questions[other])
+    return found
+
+
+def _shared_grams(questions: Sequence[str], records: Sequence[Record]) -> dict[int, int]:
+    """Row of each record that has 13 words in a row of a question, to that question."""
+    words, bounds = words_of_each(questions)
+    number: dict[str, int] = {}
+    ids = np.array([number.setdefault(word, len(number) + 1) for word in words], np.uint64)
+    grams, start = _grams(ids)
+    text = np.searchsorted(bounds, start, side="right") - 1
+    inside = start + GRAM <= np.asarray(bounds)[text + 1]
+    wanted, first = np.unique(grams[inside], return_index=True)
+    question_of = text[inside][first]
+    hits: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+    if len(wanted):
+        for begin in range(0, len(records), BATCH):
+            batch = records[begin : begin + BATCH]
+            rows, places = _hits([text for record in batch for text in (record.question, record.response)], number, wanted)
+            hits.append((begin + rows // 2, places))
+    if not hits:
+        return {}
+    rows, places = (np.concatenate(part) for part in zip(*hits, strict=True))
+    pairs = np.unique(np.stack([rows, places]), axis=1)  # a record counts a gram once
+    telling = np.bincount(pairs[1], minlength=len(wanted)) <= PHRASE
+    return {int(row): int(question_of[place]) for row, place in reversed(pairs.T.tolist()) if telling[place]}
+
+
+def _grams(ids: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Hash of each run of 13 word ids, and where it starts; runs with an unknown word (id 0) are left out."""
+    count = len(ids) - GRAM + 1
+    if count <= 0:
+        return np.empty(0, np.uint64), np.empty(0, np.int64)
+    unknown = np.concatenate([[0], np.cumsum(ids == 0)])
+    start = np.flatnonzero(unknown[GRAM:] == unknown[:-GRAM])
+    hashed = np.zeros(len(start), np.uint64)
+    for place in range(GRAM):
+        hashed = (hashed ^ ids[start + place]) * MULTIPLIER
+        hashed ^= hashed >> np.uint64(29)
+    return hashed, start
+
+
+def _hits(
+    texts: Sequence[str], number: dict[str, int], wanted: NDArray[np.uint64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which texts have which of the wanted grams: row in `texts`, place in `wanted`."""
+    words, bounds = words_of_each(texts)
+    ids = np.fromiter((number.get(word, 0) for word in words), np.uint64, len(words))
+    grams, start = _grams(ids)
+    place = np.searchsorted(wanted, grams)
+    known = wanted[np.minimum(place, len(wanted) - 1)] == grams
+    start, place = start[known], place[known]
+    text = np.searchsorted(bounds, start, side="right") - 1
+    inside = start + GRAM <= np.asarray(bounds)[text + 1]
+    return text[inside].astype(np.int64), place[inside].astype(np.int64)
+
+
+def summary(listed: Sequence[Mapping[str, str]], questions: int) -> dict[str, Any]:
+    """For the ledger: questions looked for, and records left out, by benchmark file and by how they were found."""
+    mine = [item for item in listed if item["split"] == SET]
+    return {
+        "questions": questions,
+        "records": len(mine),
+        "by_file": dict(Counter(item["like"] for item in mine).most_common()),
+        "by_kind": dict(Counter(item["reason"] for item in mine).most_common()),
+    }
