@@ -34,6 +34,7 @@ WEIGHTS = np.array([0.3, 0.4, 0.3])
 RUNS = (0.03, 0.1, 0.25)  # of a specialty's true score between training runs, over the deviation between questions
 STEPS = 12  # of the fit; more change no recommendation
 DIFFERENT = 4.0  # what the log likelihood must gain before specialties are taken to differ in level, or in gain
+UNLIKELY = 25.0  # by how much less log likelihood than the best a model is dropped on the way
 TOGETHER = 0.7  # of the fitted covariance of level and gain that is believed: few noisy means make it too large
 
 
@@ -127,15 +128,16 @@ def fit(seen: Observations, draws: int, seed: int) -> Curves:
     below = model.place_weight[chosen].cumsum(1)
     place = (random.random((draws, 1, count)) > below).sum(1).clip(max=len(PLACES) - 1)
     row, column = np.arange(draws)[:, None], np.arange(count)[None]
-    mean, covariance = model.mean[chosen][row, place, column], model.covariance[chosen][row, place, column]
-    sd_level = np.sqrt(covariance[..., 0, 0])
-    with_level = covariance[..., 0, 1] / sd_level
-    alone = np.sqrt(np.maximum(covariance[..., 1, 1] - with_level**2, 0))
+    chosen, which = chosen[:, None], (place, column)
+    level_variance, both = model.level_level[chosen, *which], model.level_gain[chosen, *which]
+    sd_level = np.sqrt(level_variance)
+    with_level = both / sd_level
+    alone = np.sqrt(np.maximum(model.gain_gain[chosen, *which] - with_level**2, 0))
     normal = random.normal(size=(2, draws, count))
-    design = model.design[chosen]
-    gain = mean[..., 1] + with_level * normal[0] + alone * normal[1]
+    design = model.design[chosen[:, 0]]
+    gain = model.gain[chosen, *which] + with_level * normal[0] + alone * normal[1]
     return Curves(
-        mean[..., 0] + sd_level * normal[0],
+        model.level[chosen, *which] + sd_level * normal[0],
         gain / grid.unit_gain[design][:, None],
         grid.scales[design][row, place],
         grid.kinds[design],
@@ -170,107 +172,124 @@ def _noise(seen: Observations, known: NDArray[np.bool_]) -> tuple[Array, Array]:
     return np.asarray(np.linalg.inv(found)), np.asarray(np.linalg.slogdet(found)[1].sum(-1))
 
 
-def _inverse(matrix: Array) -> tuple[Array, Array]:
-    """Of symmetric 2 x 2 matrices, with their determinants; numpy's own takes twenty times as long for so many."""
-    determinant = matrix[..., 0, 0] * matrix[..., 1, 1] - matrix[..., 0, 1] ** 2
-    found = np.empty_like(matrix)
-    found[..., 0, 0], found[..., 1, 1] = matrix[..., 1, 1] / determinant, matrix[..., 0, 0] / determinant
-    found[..., 0, 1] = found[..., 1, 0] = -matrix[..., 0, 1] / determinant
-    return found, determinant
-
-
 @dataclass(frozen=True)
 class _Fitted:
-    """Every model on the grid: its weight, and what it believes of each specialty at each place of its scale."""
+    """Models of the grid that are likely enough: their weight, and what each believes of every specialty at each place of its scale.
+
+    `level`, `gain`, and their variances `level_level`, `level_gain`, `gain_gain` are (models, places, specialties).
+    """
 
     weight: Array  # (models,)
     design: NDArray[np.intp]  # (models,)
     same_gain: NDArray[np.bool_]  # (models,) whether all specialties gain alike
     place_weight: Array  # (models, places, specialties)
-    mean: Array  # (models, places, specialties, 2): level and gain
-    covariance: Array  # (models, places, specialties, 2, 2)
+    level: Array
+    gain: Array
+    level_level: Array
+    level_gain: Array
+    gain_gain: Array
 
 
 class _Normal:
-    """The normal equations of level and gain, for every design and size of run noise; a model a row."""
+    """The normal equations of level and gain, for every design and size of run noise; a model a row.
+
+    Of a symmetric 2 x 2 matrix a specialty the three entries are three arrays, and products are written out: numpy's own for matrices
+    this small take many times as long.
+    """
 
     def __init__(self, grid: _Grid, precision: Array, means: Array) -> None:
         scores = means.T
         weighted = np.einsum("nktu,ku->nkt", precision, scores)
         through = np.einsum("nktu,djuk->dnjkt", precision, grid.learned, optimize=True)
         designs, runs, places, specialties = through.shape[:4]
-        left = np.empty((designs, runs, places, specialties, 2, 2))
-        left[..., 0, 0] = precision.sum((-1, -2))[None, :, None]
-        left[..., 0, 1] = left[..., 1, 0] = through.sum(-1)
-        left[..., 1, 1] = np.einsum("dnjkt,djtk->dnjk", through, grid.learned)
-        right = np.empty((designs, runs, places, specialties, 2))
-        right[..., 0] = weighted.sum(-1)[None, :, None]
-        right[..., 1] = np.einsum("djtk,nkt->dnjk", grid.learned, weighted)
         models = designs * runs
         design, run = np.divmod(np.arange(models), runs)
         # specialties that gain alike are taken to have one scale too
         again = np.flatnonzero(grid.one_scale[design])
         rows = np.concatenate([np.arange(models), again])
-        same_gain = np.arange(len(rows)) >= models
-        self.same_gain, self.same_level = np.tile(same_gain, 2), np.repeat([False, True], len(rows))
+        self.same_level = np.repeat([False, True], len(rows))
+        self.same_gain = np.tile(np.arange(len(rows)) >= models, 2)
         rows = np.tile(rows, 2)
-        self.left = left.reshape(models, places, specialties, 2, 2)[rows]
-        self.right = right.reshape(models, places, specialties, 2)[rows]
         self.design, self.run = design[rows], run[rows]
         self.squares = np.einsum("nkt,kt->n", weighted, scores)[self.run]
 
+        def of_models(values: Array) -> Array:
+            return np.ascontiguousarray(values.reshape(models, places, specialties)[rows])
+
+        shape = (designs, runs, places, specialties)
+        self.a = of_models(np.broadcast_to(precision.sum((-1, -2))[None, :, None], shape))
+        self.b = of_models(through.sum(-1))
+        self.d = of_models(np.einsum("dnjkt,djtk->dnjk", through, grid.learned))
+        self.y = of_models(np.broadcast_to(weighted.sum(-1)[None, :, None], shape))
+        self.z = of_models(np.einsum("djtk,nkt->dnjk", grid.learned, weighted))
+
     def fitted(self, sd: float, log_noise: Array, level: float, level_variance: float, gain: float) -> _Fitted:
-        models, _, specialties = self.left.shape[:3]
+        """By expectation and maximisation; what is far less likely than the best is dropped on the way."""
+        models, _, specialties = self.a.shape
         least = (1e-3 * sd) ** 2
-        centre = np.tile([level, gain], (models, 1))
-        spread = np.zeros((models, 2, 2))
-        spread[:, 0, 0] = np.where(self.same_level, least, level_variance + least)
-        spread[:, 1, 1] = np.where(self.same_gain, least, (0.3 * sd) ** 2)
         prior = 0.02 * sd**2  # one specialty's worth of a small spread, so that few specialties do not make it nothing
+        centre = np.tile([[level], [gain]], models)[..., None, None]  # (2, models, 1, 1)
+        spread = np.zeros((3, models, 1, 1))  # of level, of both, of gain
+        spread[0, :, 0, 0] = np.where(self.same_level, least, level_variance + least)
+        spread[2, :, 0, 0] = np.where(self.same_gain, least, (0.3 * sd) ** 2)
         for step in range(STEPS + 1):
-            inverse, determinant = _inverse(spread)
-            covariance, precision = _inverse(self.left + inverse[:, None, None])
-            pull = np.einsum("mij,mj->mi", inverse, centre)
-            right = self.right + pull[:, None, None]
-            mean = np.empty_like(right)
-            for row in (0, 1):
-                mean[..., row] = covariance[..., row, 0] * right[..., 0] + covariance[..., row, 1] * right[..., 1]
-            likelihood = 0.5 * ((right * mean).sum(-1) - np.log(precision)) + np.log(WEIGHTS)[:, None]
+            determinant = spread[0] * spread[2] - spread[1] ** 2
+            inverse = spread[2] / determinant, -spread[1] / determinant, spread[0] / determinant
+            pull = inverse[0] * centre[0] + inverse[1] * centre[1], inverse[1] * centre[0] + inverse[2] * centre[1]
+            a, b, d = self.a + inverse[0], self.b + inverse[1], self.d + inverse[2]
+            precision = a * d - b * b
+            p, q, r = d / precision, -b / precision, a / precision  # the covariance of level and gain
+            y, z = self.y + pull[0], self.z + pull[1]
+            means = p * y + q * z, q * y + r * z
+            likelihood = 0.5 * (means[0] * y + means[1] * z - np.log(precision)) + np.log(WEIGHTS)[:, None]
             top = likelihood.max(1, keepdims=True)
             place = np.exp(likelihood - top)
             total = place.sum(1, keepdims=True)
             place /= total
-            if step == STEPS:
-                break
-            centre = self._centre(covariance, place)
-            apart = mean - centre[:, None, None]
-            squares = covariance + apart[..., :, None] * apart[..., None, :]
-            spread = ((place[..., None, None] * squares).sum((1, 2)) + prior * np.eye(2)) / (specialties + 1)
-            spread[:, [0, 1], [1, 0]] *= TOGETHER
-            apart_alone = self.same_gain | self.same_level
-            spread[apart_alone, 0, 1] = spread[apart_alone, 1, 0] = 0.0
-            spread[self.same_gain, 1, 1] = spread[self.same_level, 0, 0] = least
-        evidence = (
-            (top + np.log(total)).sum((1, 2))
-            - 0.5
-            * (log_noise[self.run] + specialties * np.log(determinant) + self.squares + specialties * (pull * centre).sum(-1))
-            - DIFFERENT * (2.0 - self.same_gain - self.same_level)
-        )
+            if step in (STEPS // 4, STEPS):
+                evidence = (
+                    (top + np.log(total)).sum((1, 2))
+                    - 0.5 * (log_noise[self.run] + self.squares)
+                    - 0.5 * specialties * (np.log(determinant) + pull[0] * centre[0] + pull[1] * centre[1])[:, 0, 0]
+                    - DIFFERENT * (2.0 - self.same_gain - self.same_level)
+                )
+                if step == STEPS:
+                    break
+                kept = evidence >= evidence.max() - UNLIKELY
+                self._keep(kept)
+                p, q, r, place = p[kept], q[kept], r[kept], place[kept]
+                means = means[0][kept], means[1][kept]
+            centre = self._centre(p, q, r, place)
+            apart = means[0] - centre[0], means[1] - centre[1]
+            spread = np.stack([
+                (place * (own + one * other)).sum((1, 2), keepdims=True)
+                for own, one, other in ((p, apart[0], apart[0]), (q, apart[0], apart[1]), (r, apart[1], apart[1]))
+            ])  # fmt: skip
+            spread = (spread + prior * np.array([1.0, 0.0, 1.0])[:, None, None, None]) / (specialties + 1)
+            spread[1] *= TOGETHER
+            spread[1, self.same_gain | self.same_level] = 0.0
+            spread[0, self.same_level] = spread[2, self.same_gain] = least
         weight = np.exp(evidence - evidence.max())
-        return _Fitted(weight / weight.sum(), self.design, self.same_gain, place, mean, covariance)
+        return _Fitted(weight / weight.sum(), self.design, self.same_gain, place, *means, p, q, r)
 
-    def _centre(self, covariance: Array, place: Array) -> Array:
-        """(models, 2): mean level and gain by generalised least squares; the mean of the posterior means hardly moves where they differ little."""
-        a, b, d = self.left[..., 0, 0], self.left[..., 0, 1], self.left[..., 1, 1]
-        p, q, r = covariance[..., 0, 0], covariance[..., 0, 1], covariance[..., 1, 1]
-        # left @ covariance, row by row: written out, since for matrices this small every product of numpy's costs more
+    def _keep(self, kept: NDArray[np.bool_]) -> None:
+        for name, values in vars(self).items():
+            setattr(self, name, values[kept])
+
+    def _centre(self, p: Array, q: Array, r: Array, place: Array) -> Array:
+        """(2, models, 1, 1): mean level and gain by generalised least squares.
+
+        The mean of the posterior means would hardly move where specialties differ little.
+        """
+        a, b, d, y, z = self.a, self.b, self.d, self.y, self.z
         against = (a * p + b * q, a * q + b * r, b * p + d * q, b * q + d * r)
-        y, z = self.right[..., 0], self.right[..., 1]
-        left = np.empty((len(place), 2, 2))
-        left[:, 0, 0] = (place * (a - against[0] * a - against[1] * b)).sum((1, 2))
-        left[:, 0, 1] = left[:, 1, 0] = (place * (b - against[0] * b - against[1] * d)).sum((1, 2))
-        left[:, 1, 1] = (place * (d - against[2] * b - against[3] * d)).sum((1, 2))
-        right = np.empty((len(place), 2))
-        right[:, 0] = (place * (y - against[0] * y - against[1] * z)).sum((1, 2))
-        right[:, 1] = (place * (z - against[2] * y - against[3] * z)).sum((1, 2))
-        return np.asarray(np.einsum("mij,mj->mi", _inverse(left)[0], right))
+
+        def summed(values: Array) -> Array:
+            return np.asarray((place * values).sum((1, 2), keepdims=True))
+
+        level_level = summed(a - against[0] * a - against[1] * b)
+        level_gain = summed(b - against[0] * b - against[1] * d)
+        gain_gain = summed(d - against[2] * b - against[3] * d)
+        level, gain = summed(y - against[0] * y - against[1] * z), summed(z - against[2] * y - against[3] * z)
+        determinant = level_level * gain_gain - level_gain**2
+        return np.stack([gain_gain * level - level_gain * gain, level_level * gain - level_gain * level]) / determinant
