@@ -239,12 +239,13 @@ def report(folder: Path, made: dict[str, Any]) -> None:
     state = "up to date" if made["up_to_date"] else f"prepared in {made['seconds']} s"
     again = f", the sets of iteration {entry['restored_from']}" if "restored_from" in entry else ""
     print(f"\niteration {entry['iteration']}{again}: {state}")
+    or_benchmark = " or holds a benchmark's question" if "contamination" in entry else ""
     totals = Counter({split: sum(sizes.values()) for split, sizes in entry["sizes"].items()})
     print(f"  {len(entry['shares'])} specialties, {sum(totals.values())} records")
     for split, what in (("holdout", "fixed, never trained on, carries the headline"),
                         ("eval", "fixed, never trained on, steers the next iteration"),
                         ("train", "grows"), ("pool", "waits"),
-                        ("set_aside", "says the same as a fixed record or a benchmark, so it is left out")):  # fmt: skip
+                        ("set_aside", f"says the same as a fixed record{or_benchmark}, so it is left out")):  # fmt: skip
         print(f"  {split.replace('_', ' '):<10}{totals[split]:>9,}   {what}")
     if "contamination" in entry:
         print_contamination(entry["contamination"], folder)
