@@ -172,8 +172,11 @@ def prepare(
     result_depends_on += [files.sha256_file(path) for path in benchmarks]
     present = manifest.read(folder)
     edits_to_take = accept_edits and last is not None and last["changes"]["fixed_waiting"]
-    if present is not None and present["fingerprint"] == files.sha256_of([*result_depends_on, shares]) and not edits_to_take:
-        return {**present, "up_to_date": True}
+    same = present is not None and present["fingerprint"] == files.sha256_of([*result_depends_on, shares])
+    if present is not None and same and not edits_to_take:
+        if not (changed := series.changed_by_hand(folder, present)):
+            return {**present, "up_to_date": True}
+        print(f"  {', '.join(changed)} no longer hold what was written: they are made anew, as another iteration", flush=True)
 
     # 2. read, and hold against what earlier iterations saw
     reading = records.read_folder(Path(config.DATA_DIR), skip_invalid=config.SKIP_INVALID, paths=paths)
@@ -182,8 +185,10 @@ def prepare(
     )
     if last is not None:
         last = iterations.under_new_names(last, catalogue.renamed)
+        # recommendations may be older than a new name
+        adjustments = {catalogue.renamed.get(name, name): share for name, share in adjustments.items()}
         shares = last["shares"] | adjustments
-    known = sorted(set(reading.records) | set(last["shares"] if last else {}))
+    known = sorted(set(reading.records) | set(last["shares"] if last else {}) | set(catalogue.known_as.values()))
     iterations.check_shares(adjustments, known, "specialty_adjustments")
     iterations.check_shares(config.SPECIALTY_SAMPLE_PERCENTAGES, known, "SPECIALTY_SAMPLE_PERCENTAGES")
 
@@ -259,7 +264,7 @@ def report(folder: Path, made: dict[str, Any]) -> None:
         print(f"  too small for a full holdout, so it holds fewer questions: {names}")
     if before is not None:
         print_specialties(entry)
-        print_moves(entry, iterations.under_new_names(before, entry["specialties"]["renamed"]))
+        print_moves(entry, iterations.under_new_names(before, entry.get("specialties", {}).get("renamed", {})))
         print(
             f"  since iteration {before['iteration']}: {changes['added']} records added, {changes['edited']} edited, "
             f"{changes['removed']} removed upstream" + (f", {changes['returned']} came back" if changes["returned"] else "")
@@ -288,7 +293,9 @@ def print_contamination(found: dict[str, Any], folder: Path) -> None:
 
 def print_specialties(entry: dict[str, Any]) -> None:
     """Specialties that came, went or are called otherwise."""
-    changes, sizes = entry["specialties"], entry["sizes"]
+    changes, sizes = entry.get("specialties"), entry["sizes"]
+    if changes is None:  # a line that an earlier version wrote
+        return
     for old, new in changes["renamed"].items():
         print(f"  {old} is called {new} now: known by its records, it keeps its sets, its share and its curve")
     for name in changes["added"]:

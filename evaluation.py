@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from workbench.evaluation.answering import Answering, Asked
-    from workbench.evaluation.answers import Answer
     from workbench.evaluation.arms import Arm
     from workbench.evaluation.decoding import Decoding
     from workbench.evaluation.metrics import MetricSuite
@@ -103,7 +102,6 @@ ENGINE = "batches that rows leave when done, v1"
 SCRIPT = "evaluation.py"
 MOST_PRINTED = 12  # specialties in the closing table
 ORDERS = ("auto", "together", "in turn")
-POLICIES = ("learning curves", "threshold", "proportional", "uniform")  # policies.POLICIES, which --help must not load numpy for
 # these change how answers are got, not which are asked for
 NOT_IN_FINGERPRINT = {"ENDPOINT_REQUESTS", "NUM_GPUS", "MEDICAL_LEXICON"}  # of the lexicon its contents count
 
@@ -133,8 +131,6 @@ def check(config: EvaluationConfig) -> None:
             settings.check_range(config, name, 1, 1_000_000)
     if config.BUDGET is not None:
         settings.check_range(config, "BUDGET", 0, 1_000_000_000)
-    if config.POLICY not in POLICIES:
-        raise UserError(f"POLICY must be one of {', '.join(POLICIES)}, not {config.POLICY!r}.")
     objective_of(config)
     if config.ARMS not in ORDERS:
         raise UserError(f"ARMS must be one of {', '.join(ORDERS)}, not {config.ARMS!r}.")
@@ -175,6 +171,13 @@ class Inputs:
         # a model trained whole has no adapter to switch off: base and tuned are loaded in turn
         self.whole_model = not (self.adapter_folder / "adapter_config.json").is_file()
 
+    def series(self) -> list[Any]:
+        """What the data began with, and how it puts a question now."""
+        from workbench.data import iterations
+
+        lines = iterations.read_ledger(self.data_folder)
+        return [{split: lines[0]["hashes"][split] for split in ("holdout", "eval")}, lines[-1]["template_sha256"]]
+
     def ledger_entry(self) -> dict[str, Any]:
         """The ledger's line of the iteration that the adapter was trained on."""
         from workbench.data import iterations
@@ -201,7 +204,10 @@ def refuse_leaks(inputs: Inputs, planned: list[Arm]) -> None:
     trained |= {arm.source: manifest.require(Path(arm.source), "fine_tuning.py") for arm in planned if arm.kind == "adapter"}
     seen = {training["inputs"]["splits"]["train"] for training in trained.values()}
     for folder in {prepared[train] for train in seen if train in prepared}:
-        leaks.refuse(folder, dataset_folders.read_records(folder, "train"), fixed, threshold)
+        leaks.refuse(
+            folder, dataset_folders.read_records(folder, "train"), fixed, threshold,
+            remedy="An adapter that was trained on them cannot be asked. Prepare the data again, and train on that.",
+        )  # fmt: skip
 
 
 def plan_arms(config: EvaluationConfig, inputs: Inputs, known: dict[str, str]) -> list[Arm]:
@@ -311,12 +317,16 @@ def collect(config: EvaluationConfig, inputs: Inputs, planned: list[Arm]) -> dic
     if sample is None:
         raise UserError(f"{inputs.data_folder}: holdout and eval are empty, so there is nothing to ask.")
     more = {retention.SPLIT: retention.rows_like(sample)} if config.RETENTION else {}
-    found = {}
+    found: dict[str, Asked] = {}
     for arm in planned:
         tokenizer = tokenizer_of(arm, inputs)
         limit, message = config.MAX_SAMPLES_PER_SPECIALTY, inputs.data["settings"]["SYSTEM_MESSAGE"]
-        questions = arms.questions_for(arm, splits, tokenizer, limit, message)
-        questions += arms.questions_for(arm, more, tokenizer, None, message)
+        alike = next((one for one in found.values() if arms.asked_alike(arm, one.arm)), None)
+        if alike is not None:  # one list for all, since there may be many questions
+            questions = alike.questions
+        else:
+            questions = arms.questions_for(arm, splits, tokenizer, limit, message)
+            questions += arms.questions_for(arm, more, tokenizer, None, message)
         if tokenizer is None:
             decoding: Any = ServerDecoding(config.MAX_NEW_TOKENS, config.TEMPERATURE, config.RANDOM_SEED)
         else:
@@ -327,27 +337,23 @@ def collect(config: EvaluationConfig, inputs: Inputs, planned: list[Arm]) -> dic
     return found
 
 
-def score(config: EvaluationConfig, suite: MetricSuite, answering: Answering) -> dict[str, Any]:
+def score(config: EvaluationConfig, suite: MetricSuite, answering: Answering, output: Path) -> dict[str, Any]:
     """Tables of all arms with every metric, the floors, the comparisons with the base, and what tuning cost elsewhere."""
     import pandas as pd
 
-    from workbench.evaluation import comparison, retention, text_metrics
+    from workbench.evaluation import comparison, retention, scoring
 
-    answers = answering.answers()
-    print(f"scoring {sum(map(len, answers.values()))} answers in {len(suite.names())} metrics …", flush=True)
-    tables, scores, floor, corpus = {}, {}, {}, {}
-    for arm, given in answers.items():
-        asked = zip(answering.asked[arm].questions, given, answering.losses_under_base(arm), strict=True)
-        kept = [(q, a, loss) for q, a, loss in asked if q.split != retention.SPLIT]
-        pairs = [None if a.finish == "failed" else (q.reference, a.text) for q, a, _ in kept]
-        scores[arm] = suite.score(pairs, measured={"log_perplexity": [loss for _, _, loss in kept]})
-        tables[arm] = comparison.answers_table([q for q, _, _ in kept], [a for _, a, _ in kept], scores[arm])
-        floor[arm] = comparison.floors(suite, tables[arm], config.RANDOM_SEED)
-        for split in comparison.SPLITS:
-            texts = [pair for pair, (q, _, _) in zip(pairs, kept, strict=True) if pair is not None and q.split == split]
-            if texts:
-                value, signature = text_metrics.corpus_bleu([r for r, _ in texts], [h for _, h in texts])
-                corpus.setdefault(split, {"signature": signature})[arm] = value
+    answering.check_complete()
+    count = sum(len(one.questions) for one in answering.asked.values())
+    print(f"scoring {count} answers in {len(suite.names())} metrics …", flush=True)
+    tables, scores, floor = {}, {}, {}
+    corpus: dict[str, dict[str, Any]] = {}
+    for arm in answering.asked:
+        given = (row for row in answering.answers(arm) if row[0].split != retention.SPLIT)
+        tables[arm], scores[arm] = scoring.score(suite, given, output)
+        floor[arm] = scoring.floors(suite, tables[arm], config.RANDOM_SEED)
+        for split, (value, signature) in scoring.corpus_bleu(tables[arm]).items():
+            corpus.setdefault(split, {"signature": signature})[arm] = value
     missing = {name: reason for one in scores.values() for name, reason in one.missing.items()}
     for name, reason in missing.items():
         print(f"  {name} is missing: {reason}")
@@ -370,19 +376,19 @@ def score(config: EvaluationConfig, suite: MetricSuite, answering: Answering) ->
         "models": pd.concat(others, ignore_index=True),
         "checks": comparison.by_check(tables["base"], tables["tuned"]),
         "specialties": comparison.by_specialty(tables["base"], tables["tuned"], suite, config.RANDOM_SEED),
-        "retention": elsewhere(answering, answers) if config.RETENTION else None,
+        "retention": elsewhere(answering) if config.RETENTION else None,
     }
 
 
-def elsewhere(answering: Answering, answers: dict[str, list[Answer]]) -> pd.DataFrame:
+def elsewhere(answering: Answering) -> pd.DataFrame:
     """`retention.csv`: what every arm answers to general and safety questions."""
     from workbench.evaluation import retention
 
     given = {
-        arm: {q.id: None if a.finish == "failed" else a.text for q, a in zip(answering.asked[arm].questions, found, strict=True)}
-        for arm, found in answers.items()
+        arm: {q.id: None if a.finish == "failed" else a.text for q, a, _ in answering.answers(arm) if q.split == retention.SPLIT}
+        for arm in answering.asked
     }
-    return retention.table(given, {arm: answering.losses_of_references(arm) for arm in answers})
+    return retention.table(given, {arm: answering.losses_of_references(arm) for arm in answering.asked})
 
 
 def judged(config: EvaluationConfig, scored: dict[str, Any], answering: Answering, *, stored_only: bool) -> pd.DataFrame:
@@ -408,9 +414,11 @@ def recommend(config: EvaluationConfig, suite: MetricSuite, inputs: Inputs, scor
     evidence = ranking.rank_specialties(
         {name: list(sign * part[metric]) for name, part in on_eval.groupby("specialty")}, seed=config.RANDOM_SEED
     )
+    lines = iterations.read_ledger(inputs.data_folder)
+    ledger = {line["iteration"]: line for line in lines}
     entry = inputs.ledger_entry()
-    ledger = {line["iteration"]: line for line in iterations.read_ledger(inputs.data_folder)}
-    called = {number: iterations.names_since(line, entry) for number, line in ledger.items()}
+    entry = iterations.under_new_names(entry, iterations.names_since(entry, lines[-1]))  # as the data is called now
+    called = {number: iterations.names_since(line, lines[-1]) for number, line in ledger.items()}
     train_of = {number: iterations.under_new_names(line, called[number])["sizes"]["train"] for number, line in ledger.items()}
     earlier = [(number, table.replace({"specialty": called[number]}))
                for number, table in history.answers_before(Path(config.OUTPUT_DIR), scored["about"])
@@ -432,11 +440,13 @@ def recommend(config: EvaluationConfig, suite: MetricSuite, inputs: Inputs, scor
 
 
 def objective_of(config: EvaluationConfig) -> str | dict[str, float]:
-    """`OBJECTIVE`: "mean", "worst decile", or weights by specialty."""
+    """`OBJECTIVE`: "mean", "worst decile", or weights by specialty; refuses a POLICY that there is not."""
     import yaml
 
     from workbench.evaluation import policies
 
+    if config.POLICY not in policies.POLICIES:
+        raise UserError(f"POLICY must be one of {', '.join(policies.POLICIES)}, not {config.POLICY!r}.")
     given = config.OBJECTIVE
     if given in (policies.MEAN, policies.WORST_DECILE):
         return given
@@ -472,9 +482,14 @@ def write_results(
 ) -> list[str]:
     """Tables, charts, recommendations and report; returns what they say in sentences."""
     from workbench.data import iterations
-    from workbench.evaluation import charts, comparison, conclusions, history, judge, report, retention
+    from workbench.evaluation import charts, conclusions, history, judge, report, retention, scoring
 
-    look = {"fingerprint": fingerprint, "time": manifest.now(), "adapter": inputs.training["inputs"]["adapter"]}
+    # another policy or metric is no other look
+    look = {
+        "fingerprint": files.sha256_of([scored["about"]["alike"], scored["about"]["adapter"]]),
+        "time": manifest.now(),
+        "adapter": inputs.training["inputs"]["adapter"],
+    }
     looks = iterations.count_holdout_look(inputs.data_folder, look)
     named = {"base": "base_model_results.csv", "tuned": "finetuned_model_results.csv"}
     tables = {named.get(arm, f"{arm}_model_results.csv"): table for arm, table in scored["tables"].items()}
@@ -486,7 +501,7 @@ def write_results(
         tables["models_comparison.csv"] = scored["models"]
     for name, table in tables.items():
         with files.atomic_open(output / name) as file:
-            comparison.write_csv(table, file)
+            scoring.write_csv(table, file)
     files.write_json(output / "training_recommendations.json", advice)
     metric = advice["steering_metric"]
     specialties, headline = scored["specialties"], conclusions.headline(scored["comparison"])
@@ -713,6 +728,9 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
             print(f"{output}: up to date")
         return
     # all that can be refused is, before the folder is claimed and what stands in it moved aside
+    weights = objective_of(config)
+    if isinstance(weights, dict) and (unknown := sorted(set(weights) - set(inputs.ledger_entry()["shares"]))):
+        raise UserError(f"OBJECTIVE: there is no specialty {unknown[0]!r} in {inputs.data_folder}.")
     base = "" if rescore or config.ENDPOINT else check_base(config, inputs)
     asked = collect(config, inputs, planned)
     if here.is_main_process and not rescore:
@@ -740,9 +758,10 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
         answering.ask()
     if not here.is_main_process:
         return
-    scored = score(config, suite, answering)
+    scored = score(config, suite, answering, output)
     scored["about"] = {"iteration": inputs.iteration, "adapter": inputs.training["inputs"]["adapter"],
-                       "alike": history.alike(settings.as_dict(config), suite, inputs.ledger_entry()["template_sha256"], planned[0])}  # fmt: skip
+                       "alike": history.alike(settings.as_dict(config), suite, inputs.series(), planned[0]),
+                       "recipe": inputs.training.get("recipe", "")}  # fmt: skip
     scored["judged"] = judged(config, scored, answering, stored_only=rescore) if config.JUDGE else None
     advice = recommend(config, suite, inputs, scored)
     for sentence in write_results(config, inputs, output, scored, advice, fingerprint, started):

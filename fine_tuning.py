@@ -177,14 +177,19 @@ def check(config: TrainingConfig) -> None:
         raise UserError("LORA_TARGET_MODULES is empty, so there is nothing to train. q_proj,v_proj is the default.")
 
 
-def fingerprint_of(config: TrainingConfig, data: dict[str, Any], base_hash: str, processes: int) -> str:
+def recipe_of(config: TrainingConfig, processes: int) -> dict[str, Any]:
+    """Every setting that affects the result, wherever data and outputs are."""
     kept = {name: value for name, value in settings.as_dict(config).items() if name not in NOT_IN_FINGERPRINT}
     # the examples a step, not how processes share them: a run may be gone on with on another number of GPUs
     kept["global_batch"] = config.BATCH_SIZE * config.GRADIENT_ACCUMULATION_STEPS * processes
-    start = files.sha256_file(Path(config.INIT_ADAPTER) / "adapter_model.safetensors") if config.INIT_ADAPTER else ""
     if config.BEST_METRIC in SAMPLED_METRICS:
         kept["SAMPLE_QUESTIONS"] = config.SAMPLE_QUESTIONS
-    return files.sha256_of([kept, data["fingerprint"], data["splits"], base_hash, start])
+    return kept
+
+
+def fingerprint_of(config: TrainingConfig, data: dict[str, Any], base_hash: str, processes: int) -> str:
+    start = files.sha256_file(Path(config.INIT_ADAPTER) / "adapter_model.safetensors") if config.INIT_ADAPTER else ""
+    return files.sha256_of([recipe_of(config, processes), data["fingerprint"], data["splits"], base_hash, start])
 
 
 def load_examples(config: TrainingConfig, data: dict[str, Any], tokenizer: Any) -> tuple[list[Any], list[Any], list[str]]:
@@ -203,6 +208,7 @@ def load_examples(config: TrainingConfig, data: dict[str, Any], tokenizer: Any) 
         dataset_folders.read_records(folder, "train"),
         {split: dataset_folders.read_records(folder, split) for split in ("holdout", "eval")},
         data["settings"]["NEAR_DUPLICATE_THRESHOLD"],
+        remedy="Run python dataset_preparation.py again, which makes changed sets anew.",
     )
     first = train[0]
     chat.check_tokenizer(tokenizer, first["formatted_chat"], config.MODEL_NAME)
@@ -603,8 +609,7 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, here: An
         return
 
     # 4. keep the best
-    evaluations = files.read_json_lines(output / "eval_history.jsonl")
-    before = evaluations[0]
+    before = files.read_json_lines(output / "eval_history.jsonl")[0]
     details = {"audit": words, "trainable_parameters": planned.trainable, "seconds_a_step": round(seconds_a_step, 3)}
     save_result(config, trainer, tokenizer, data, details)
     kept = files.read_json(output / "best" / "evaluation.json")
@@ -615,7 +620,8 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, here: An
          "adapter": files.sha256_file(output / ("model.safetensors" if config.FULL_FINE_TUNING else "adapter_model.safetensors"))},
         started,
         made_by=SCRIPT, iteration=data["iteration"], device=models.describe_device(), processes=here.num_processes,
-        kept=kept, before={k: v for k, v in before.items() if k not in ("specialties", "answers")}, tokens=evaluations[-1]["tokens"],
+        kept=kept, before={k: v for k, v in before.items() if k not in ("specialties", "answers")}, tokens=round(sum(len(example.input_ids) for example in examples) * trainer.state.epoch),
+        recipe=files.sha256_of(recipe_of(config, here.num_processes))[:12],
     )  # fmt: skip
     manifest.finish(output, contents)
     for name in ("checkpoints", "best"):

@@ -76,7 +76,7 @@ class Loop:
         return sum(ledger[-1]["sizes"]["pool"].values())
 
     def gain(self, metric: str) -> dict[str, Any] | None:
-        """What the last iteration changed on the eval split, with `better`, higher always being so; None after the first."""
+        """What the last iteration changed on the eval split, whether that is `better` or `worse`; None after the first."""
         import pandas as pd
 
         from workbench.evaluation import history
@@ -89,7 +89,8 @@ class Loop:
         found: dict[str, Any] = rows.iloc[-1].to_dict()
         compared = pd.read_csv(self.evaluations / "model_comparison.csv")
         lower = bool(compared.loc[compared["metric"] == metric, "lower_is_better"].iloc[0])
-        found["better"] = -found["change_high"] > 0 if lower else found["change_low"] > 0
+        low, high = (-found["change_high"], -found["change_low"]) if lower else (found["change_low"], found["change_high"])
+        found["better"], found["worse"] = low > 0, high < 0
         return found
 
     def reason_to_stop(self) -> str:
@@ -97,11 +98,17 @@ class Loop:
         advice = files.read_json(self.advice_file)
         metric, number = advice["steering_metric"], self.iteration()
         gain = self.gain(metric)
+        before = f"the one before it ({self.results / files.ARCHIVE_NAME})"
+        if gain is not None and gain["worse"]:
+            return (
+                f"Iteration {number} is worse by {metric} on eval, {gain['change']:+.3f} (95% interval {gain['change_low']:+.3f} to "
+                f"{gain['change_high']:+.3f}): keep {before}, and look at what was added."
+            )
         if gain is not None and not gain["better"]:
             return (
                 f"Iteration {number} changed {metric} on eval by {gain['change']:+.3f} (95% interval {gain['change_low']:+.3f} to "
-                f"{gain['change_high']:+.3f}), no more than chance explains: keep iteration {number - 1} "
-                f"({self.results / files.ARCHIVE_NAME}) or {number}, and gather new data or more eval questions before the next."
+                f"{gain['change_high']:+.3f}), no more than chance explains: keep it or {before}, and gather new "
+                "data or more eval questions before the next."
             )
         if not self.pool():
             return f"The pool is spent: use iteration {number} ({self.results}); only new data can help now."
@@ -121,8 +128,7 @@ def main() -> None:
     settings.check_range(config, "N", 1, 1000)
     started, loop = time.time(), Loop(config, demo=arguments.demo)
     fresh = ["--fresh"] if arguments.fresh else []
-    if loop.iteration() == 0 or fresh:
-        loop.run(PREPARE, *fresh)
+    loop.run(PREPARE, *fresh)  # up to date, or what new files make of it
     while True:
         loop.run(TRAIN, *fresh)
         loop.run(EVALUATE, *fresh)

@@ -53,7 +53,7 @@ class World:
         questions: eval questions of each specialty.
         sd_question: between questions of a specialty, the same in each iteration.
         sd_answer: of one answer's score, anew in each iteration.
-        sd_run: between training runs, of a specialty's true score.
+        sd_run, sd_together: between training runs, of a specialty's true score and of all of them together.
     """
 
     records: Array
@@ -62,6 +62,7 @@ class World:
     sd_question: float
     sd_answer: float
     sd_run: float
+    sd_together: float = 0.005  # of a training run, of all specialties at once; assumed, since one pair of runs cannot tell
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,7 @@ def simulate(truth: World, policy: policies.Policy | None, name: str, seed: int)
     budget = BUDGET_SHARE * float(truth.records.sum())
 
     def looked_at(trained: Array) -> Array:
-        run = draw.normal(0, truth.sd_run, len(trained)) if trained.any() else 0.0
+        run = draw.normal(0, truth.sd_run, len(trained)) + draw.normal(0, truth.sd_together) if trained.any() else 0.0
         return truth.curve(trained) + luck + run + draw.normal(0, truth.sd_answer * of_mean)
 
     trained = np.round(FIRST_SHARE * truth.records)

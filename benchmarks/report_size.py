@@ -56,7 +56,7 @@ def write_report(path: Path, asked: Sequence[Asked], *, past: bool = False, seed
         tables[arm] = pd.DataFrame(rows)
     scores.signatures = dict.fromkeys(METRICS, "drawn at random")
     compared = comparison.by_metric(tables["base"], tables["tuned"], suite, scores, ({}, {}), seed)
-    about = {"evaluation": "1", "alike": "1", "train": 100}
+    about = {"evaluation": "1", "alike": "1", "train": 100, "recipe": "", **dict.fromkeys(history.SPENT, 60.0)}
     iterations = [history.extend(path.parent, compared, tables["tuned"], {**about, "iteration": n, "finished": str(n), "adapter": str(n)})
                   for n in ((1, 2) if past else (1,))]  # fmt: skip
     report.write(

@@ -85,18 +85,12 @@ def test_run_again_it_finds_all_done_and_says_the_same(whole_loop, small_run):
     before = outcome(base)
     again = run_script(*command(base, small_run["files"]), timeout=900)
     assert again.returncode == 0 and again.stdout.strip().splitlines()[-2] == said.strip().splitlines()[-2]
-    assert again.stdout.count("up to date") == 2
+    assert again.stdout.count("up to date") == 3
     pd.testing.assert_frame_equal(outcome(base)[1], before[1])
 
 
 def test_killed_at_every_script_and_run_again_it_ends_as_if_nothing_had_been(whole_loop, small_run, tmp_path):
-    for words in (
-        "reading ",
-        "fine_tuning.py",
-        "scoring ",
-        "[iteration 1] python dataset_preparation.py",
-        "[iteration 2] python fine_tuning.py",
-    ):
+    for words in ("reading ", "  epoch 0.00", "asking ", "scoring ", "--recommendations", "[iteration 2] python fine_tuning.py"):
         assert words in run_until(words, command(tmp_path, small_run["files"]))
     done = run_script(*command(tmp_path, small_run["files"]), timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -137,11 +131,16 @@ def leave(loop, *, change=(0.02, 0.01, 0.03), pool=9, increases=True, lower_is_b
 def test_it_goes_on_while_it_gains_and_stops_where_it_does_not(loop):
     assert loop.reason_to_stop() == ""
     leave(loop, change=(0.01, -0.01, 0.03))
-    assert "+0.010 (95% interval -0.010 to +0.030), no more than chance explains: keep iteration 2" in loop.reason_to_stop()
+    assert (
+        "+0.010 (95% interval -0.010 to +0.030), no more than chance explains: keep it or the one before it"
+        in loop.reason_to_stop()
+    )
     leave(loop, change=(-0.02, -0.03, -0.01), lower_is_better=True)
     assert loop.reason_to_stop() == ""
     leave(loop, change=(0.02, 0.01, 0.03), lower_is_better=True)
-    assert "no more than chance" in loop.reason_to_stop()
+    assert "Iteration 3 is worse by ROUGE-L on eval, +0.020" in loop.reason_to_stop()
+    leave(loop, change=(-0.05, -0.08, -0.02))
+    assert "is worse" in loop.reason_to_stop() and "keep the one before it" in loop.reason_to_stop()
 
 
 def test_it_stops_when_the_pool_is_spent_when_nothing_is_recommended_and_at_n(loop):

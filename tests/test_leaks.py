@@ -37,15 +37,15 @@ def found_in(training, *questions):
 
 def test_a_question_of_a_fixed_set_however_it_is_written_stops_training_and_names_both(tmp_path):
     fixed = {"holdout": records("What is gout?"), "eval": records("What are the long term effects of untreated type 2 diabetes?")}
-    leaks.refuse(tmp_path, records("What is asthma?", "What are the effects of type 1 diabetes?"), fixed, 0.8)
+    leaks.refuse(tmp_path, records("What is asthma?", "What are the effects of type 1 diabetes?"), fixed, 0.8, remedy="")
     with pytest.raises(UserError, match=r"1 training records .*\n.*'what is GOUT' \(same question as .* of the holdout set"):
-        leaks.refuse(tmp_path, records("what is GOUT"), fixed, 0.8)
+        leaks.refuse(tmp_path, records("what is GOUT"), fixed, 0.8, remedy="")
     near = make_record(
         "y", "What are the long term effects of the untreated type 2 diabetes?", fixed["eval"][0].response + " indeed"
     )
     with pytest.raises(UserError, match=r"near-duplicate as .* of the eval set"):
-        leaks.refuse(tmp_path, [near], fixed, 0.8)
-    leaks.refuse(tmp_path, [make_record("y", near.question, near.response + " more")], fixed, 0)
+        leaks.refuse(tmp_path, [near], fixed, 0.8, remedy="")
+    leaks.refuse(tmp_path, [make_record("y", near.question, near.response + " more")], fixed, 0, remedy="")
 
 
 def test_thirteen_words_in_a_row_of_a_benchmark_are_found_in_question_and_answer():
@@ -88,7 +88,7 @@ def test_benchmarks_are_read_in_every_form_they_come_in(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
-    [("a.json", "{broken", "cannot be read"), ("a.jsonl", '{"text": "no field"}\n', "holds no question"),
+    [("a.json", "{broken", "cannot be read"), ("a.jsonl", '{"question": "One?"}\n{"text": "no field"}\n', "row 2 has none of the fields"),
      ("a.txt", "", "holds no question"), ("a.parquet", "PAR1", "cannot be read"), ("a.md", "x", "holds no .json"), (None, "", "no such folder")],
 )  # fmt: skip
 def test_a_benchmark_that_cannot_be_read_is_refused_by_name(tmp_path, name, content, words):

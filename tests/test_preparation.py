@@ -432,3 +432,52 @@ def test_a_specialty_added_and_one_removed_are_told_in_the_ledger(config, tmp_pa
     entry = ledger(config)[-1]
     assert entry["specialties"]["returned"] == ["urology"] and not entry["specialties"]["absent"]
     assert entry["sizes"]["train"]["urology"] == ledger(config)[0]["sizes"]["train"]["urology"]
+
+
+def test_going_back_tells_iterations_apart_by_number_though_their_records_are_the_same(config, tmp_path):
+    out = tmp_path / "out"
+    preparation.create_datasets(config)
+    first = split_bytes(out)
+    config.SYSTEM_MESSAGE = "Another message."
+    preparation.create_datasets(config)
+    assert split_bytes(out) != first
+    assert not preparation.go_back(config, 1)["up_to_date"] and split_bytes(out) == first
+
+
+def test_sets_that_were_changed_by_hand_are_made_anew(config, tmp_path, capsys):
+    from workbench import chat
+
+    out = tmp_path / "out"
+    preparation.create_datasets(config)
+    made = split_bytes(out)
+    leaked = dataset_folders.read_records(out, "holdout")[0]
+    train = dataset_folders.read_records(out, "train")
+    files.remove(out / dataset_folders.TRAIN)
+    dataset_folders.write_split(out / dataset_folders.TRAIN, [*train, leaked], chat.render_llama3, "")
+    preparation.create_datasets(config)
+    assert split_bytes(out) == made and len(ledger(config)) == 2
+    assert "train_dataset no longer hold what was written" in capsys.readouterr().out
+
+
+def test_a_folder_of_an_earlier_version_is_told_without_what_its_ledger_lacks(config, tmp_path, capsys):
+    preparation.create_datasets(config)
+    preparation.update_training_data(config, {"urology": 0.9})
+    old = [{name: value for name, value in line.items() if name not in ("specialties", "known_as")} for line in ledger(config)]
+    files.write_json_lines(tmp_path / "out" / "iterations.jsonl", old)
+    preparation.report(tmp_path / "out", {"up_to_date": True, "seconds": 1})
+    assert "urology" in capsys.readouterr().out
+    preparation.update_training_data(config, {"urology": 1.0})
+    assert len(ledger(config)) == 3
+
+
+def test_a_rename_goes_together_with_settings_and_advice_under_the_old_name(config, tmp_path):
+    config.SPECIALTY_SAMPLE_PERCENTAGES = {"cardiology": 0.6}
+    preparation.create_datasets(config)
+    (tmp_path / "files" / "dataset_with_answers_cardiology.json").rename(tmp_path / "files" / "dataset_with_answers_heart.json")
+    preparation.update_training_data(config, {"cardiology": 0.9})
+    assert ledger(config)[-1]["shares"]["heart"] == 0.9
+    then, now = ledger(config)
+    assert iterations.names_since(then, now) == {"cardiology": "heart"} and iterations.names_since(now, then) == {
+        "heart": "cardiology"
+    }
+    assert iterations.under_new_names(then, {"cardiology": "heart"})["sizes"]["train"].keys() == now["sizes"]["train"].keys()

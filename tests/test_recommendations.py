@@ -227,3 +227,48 @@ def test_observations_are_means_over_eval_questions_and_the_scatter_of_scores_an
     )
     assert found.sd_question == pytest.approx(np.std([0, 0.1, 0.2, 0.3], ddof=1)) and found.sd_change < 1e-3
     assert observations.collect(table(0.0), [table(0.1)], [{}], ["a"], "ROUGE-L", sign=-1).means[1, 0] == pytest.approx(-0.25)
+
+
+def test_a_raise_adds_what_preparation_counts_and_a_specialty_at_80_percent_is_never_stuck_below_it():
+    # of 56 records 65% are 36 and 80% are 45, as preparation rounds them
+    demo = Stock(dict.fromkeys(NAMES, 0.65), dict.fromkeys(NAMES, 56), dict.fromkeys(NAMES, 20), dict.fromkeys(NAMES, 20))
+    evidence = rank_specialties(scores(0.2), seed=0)
+    given = fed(evidence, demo).of("s00")
+    assert (given.recommended_share, given.records_added) == (0.8, 9)
+    almost = Stock({**demo.shares, "s00": 0.792857}, demo.share_base, demo.train, demo.pool)
+    assert fed(evidence, almost).of("s00").records_added == 1 and demo.share_with("s00", 5) == pytest.approx(41 / 56, abs=1e-6)
+    raised = Stock({**demo.shares, "s00": 0.8}, demo.share_base, demo.train, demo.pool)
+    assert (fed(evidence, raised).of("s00").recommended_share, fed(evidence, raised).of("s00").records_added) == (1.0, 11)
+
+
+def test_with_a_budget_the_threshold_rule_has_the_same_80_percent():
+    demo = Stock(dict.fromkeys(NAMES, 0.65), dict.fromkeys(NAMES, 56), dict.fromkeys(NAMES, 20), dict.fromkeys(NAMES, 20))
+    see = seen(lambda x: np.linspace(0.1, 0.5, 20), [[0.0] * 20, [20.0] * 20])
+    feeding = fed(rank_specialties(scores(0.2), seed=0), demo, see, budget=20)
+    assert [feeding.of(name).records_added for name in NAMES[:4]] == [9, 9, 2, 0]
+
+
+def test_where_no_question_has_a_score_the_natural_mix_is_kept():
+    see = seen(lambda x: 0.3 + 0.0 * x, [[0.0] * 20, [15.0] * 20])
+    see.means[:] = np.nan
+    feeding = fed([], see=see, policy="learning curves", budget=40)
+    assert {item.records_added for item in feeding.given} == {2}
+    assert "no question of the eval split has a score" in " ".join(told([], feeding)["in_words"])
+
+
+def test_a_spent_pool_and_a_budget_of_nothing_are_told_apart():
+    evidence = rank_specialties(scores(0.5), seed=0)
+    assert "BUDGET is 0" in " ".join(told(evidence, fed(evidence, policy="proportional", budget=0))["in_words"])
+    assert "The pool is spent" in " ".join(told(evidence, fed(evidence, stock(pool=0), policy="threshold", budget=5))["in_words"])
+
+
+def test_means_of_other_questions_are_not_compared():
+    def table(places, shift=0.0):
+        return pd.DataFrame([{"id": f"q{k}", "split": "eval", "specialty": "a", "ROUGE-L": 0.1 * k + shift} for k in places])
+
+    # an evaluation of two of eight questions says nothing beside one of all; one of seven does, on those seven
+    found = observations.collect(
+        table(range(8)), [table([0, 1]), table(range(7), 0.1), table(range(8), 0.2)], [{"a": 1}] * 3, ["a"], "ROUGE-L", sign=1
+    )
+    assert np.isnan(found.means[1, 0]) and found.questions.tolist() == [7]
+    assert found.means[[0, 2, 3], 0] == pytest.approx([0.3, 0.4, 0.5])

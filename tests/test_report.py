@@ -180,6 +180,7 @@ def test_history_pairs_an_iteration_with_the_one_before_and_replaces_what_is_don
         "train": 10,
         "iteration": 1,
         "finished": "2026-01-01",
+        "recipe": "r",
         **dict.fromkeys(history.SPENT, 60.0),
     }
     frame, comparison = results([0.1, 0.2, 0.3, 0.4])
@@ -197,6 +198,17 @@ def test_history_pairs_an_iteration_with_the_one_before_and_replaces_what_is_don
     text = history.as_text(second, "ROUGE-L")
     assert "iteration 2" in text and "+0.100" in text and " 2.0 " in text and text.count("\n") == 2
     assert list(history.extend(tmp_path, comparison, frame, {**later, "adapter": "A"})["adapter"]) == ["A"]
+    # a curve is drawn of one training recipe
+    assert [iteration for iteration, _ in history.answers_before(tmp_path, later)] == [1]
+    assert (
+        history.answers_before(tmp_path, {**later, "recipe": "other"})
+        == []
+        == history.answers_before(tmp_path, {**later, "alike": "x"})
+    )
+    # an evaluation of an earlier version lacks what it cost
+    first.drop(columns=list(history.LATER)).to_csv(archive / history.NAME, index=False)
+    assert list(history.extend(tmp_path, comparison, frame, later)["iteration"]) == [1, 2]
+    assert "–" in history.as_text(history.extend(tmp_path, comparison, frame, later), "ROUGE-L")
     assert list(history.extend(tmp_path, comparison, frame, {**later, "alike": "other"})["iteration"]) == [2]
 
 

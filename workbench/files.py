@@ -71,21 +71,26 @@ def read_json(path: Path) -> Any:
 
 def read_json_lines(path: Path, *, drop_torn_tail: bool = False) -> list[Any]:
     """Values of a JSON-lines file; with `drop_torn_tail` a last line cut off by a kill is left out."""
+    return [value for _, _, value in json_lines(path, drop_torn_tail=drop_torn_tail)]
+
+
+def json_lines(path: Path, *, drop_torn_tail: bool = False) -> Iterator[tuple[int, int, Any]]:
+    """Of each line of a JSON-lines file: where it starts, its length in bytes, its value; no more than a line is held."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace" if drop_torn_tail else "strict").split("\n")
+        file = open(path, "rb")  # noqa: SIM115 - what is opened here is closed below
     except FileNotFoundError:
-        return []
-    if lines[-1] == "":  # only a line end ends a line: a text may hold other separators of Unicode
-        lines.pop()
-    values = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            values.append(json.loads(line))
-        except json.JSONDecodeError:
-            if drop_torn_tail and number == len(lines):
-                break
-            raise UserError(f"{path}, line {number}: is not valid JSON. Restore the file, or run with --fresh.") from None
-    return values
+        return
+    with file:
+        at, size = 0, os.fstat(file.fileno()).st_size
+        for number, line in enumerate(file, start=1):  # only a line end ends a line: a text may hold other separators of Unicode
+            try:
+                value = json.loads(line.decode("utf-8", errors="replace" if drop_torn_tail else "strict"))
+            except (json.JSONDecodeError, UnicodeDecodeError):
+                if drop_torn_tail and at + len(line) >= size:
+                    return
+                raise UserError(f"{path}, line {number}: is not valid JSON. Restore the file, or run with --fresh.") from None
+            yield at, len(line), value
+            at += len(line)
 
 
 def sha256_file(path: Path) -> str:

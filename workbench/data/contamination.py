@@ -89,11 +89,13 @@ def _questions(path: Path) -> Iterator[str]:
     else:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
         if isinstance(value, dict):
-            lists = [rows for rows in value.values() if isinstance(rows, list)]
+            lists = [rows for rows in value.values() if isinstance(rows, list) and any(isinstance(row, dict) for row in rows)]
             if lists:
                 yield from _of_rows(row for rows in lists for row in rows)
-            elif all(isinstance(row, dict) for row in value.values()):  # by the question's number
+            elif value and all(isinstance(row, dict) for row in value.values()):  # by the question's number
                 yield from _of_rows(value.values())
+            elif {str(name).lower() for name in value} & set(FIELDS):
+                yield from _of_rows([value])
             else:
                 yield from value
         elif isinstance(value, list):
@@ -101,12 +103,15 @@ def _questions(path: Path) -> Iterator[str]:
 
 
 def _of_rows(rows: Any) -> Iterator[str]:
-    for row in rows:
+    for number, row in enumerate(rows, start=1):
         if isinstance(row, str):
             yield row
-        elif isinstance(row, dict):
-            by_name = {str(name).lower(): value for name, value in row.items()}
-            yield from (by_name[name] for name in FIELDS if isinstance(by_name.get(name), str))
+            continue
+        by_name = {str(name).lower(): value for name, value in row.items()} if isinstance(row, dict) else {}
+        texts = [by_name[name] for name in FIELDS if isinstance(by_name.get(name), str)]
+        if not texts:
+            raise ValueError(f"row {number} has none of the fields {', '.join(FIELDS)}")
+        yield from texts
 
 
 def find(

@@ -97,6 +97,12 @@ def read_split(folder: Path, split: str) -> Dataset:
         raise UserError(f"{path}: cannot be read ({error}). `python dataset_preparation.py --fresh` makes it anew.") from None
 
 
+def read_ids(folder: Path, split: str) -> list[str]:
+    """The ids of a split's records, in their order."""
+    ids: list[str] = read_split(folder, split).data.column("id").to_pylist()
+    return ids
+
+
 def read_records(folder: Path, split: str) -> list[Record]:
     """The records of a split, without what was rendered from them."""
     columns = read_split(folder, split).select_columns(["id", "specialty", "question", "response"]).to_dict()

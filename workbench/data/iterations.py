@@ -139,7 +139,8 @@ def under_new_names(entry: dict[str, Any], renamed: Mapping[str, str]) -> dict[s
 def names_since(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
     """How specialties of one line of the ledger are called in a later one, where that is otherwise."""
     first, called = known_as(then), {first: name for name, first in known_as(now).items()}
-    present = {name: called.get(first.get(name, name), name) for name in then["shares"]}
+    identity = {name: first.get(name, name) for name in then["shares"]}
+    present = {name: called.get(known, known) for name, known in identity.items()}
     return {name: new for name, new in present.items() if new != name}
 
 

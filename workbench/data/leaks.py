@@ -16,12 +16,15 @@ from workbench.errors import UserError
 SHOWN = 5
 
 
-def refuse(folder: Path, training: Sequence[Record], fixed: Mapping[str, Sequence[Record]], threshold: float) -> None:
+def refuse(
+    folder: Path, training: Sequence[Record], fixed: Mapping[str, Sequence[Record]], threshold: float, *, remedy: str
+) -> None:
     """UserError where a training record says the same as a record of a fixed set, however it is written.
 
     Args:
         folder: where they stand, for the message.
         fixed: records by the name of their set.
+        remedy: what to do.
         threshold: `NEAR_DUPLICATE_THRESHOLD` of the preparation; 0 finds equal questions and identical answers only.
     """
     collecting = gc.isenabled()
@@ -43,6 +46,5 @@ def refuse(folder: Path, training: Sequence[Record], fixed: Mapping[str, Sequenc
         )
         more = f"\n  … and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         raise UserError(
-            f"{folder}: {len(found)} training records say the same as one of a fixed set, so scores would lie. Prepare the data again "
-            f"with python dataset_preparation.py, and train on that.{shown}{more}"
+            f"{folder}: {len(found)} training records say the same as one of a fixed set, so scores would lie. {remedy}{shown}{more}"
         )

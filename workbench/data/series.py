@@ -424,7 +424,11 @@ def restore(folder: Path, number: int, ledger: Sequence[dict[str, Any]]) -> dict
         known = ", ".join(str(entry["iteration"]) for entry in ledger) or "none"
         raise UserError(f"{folder}: its ledger has no iteration {number}; it has {known}.")
     present = manifest.read(folder)
-    if present is not None and present["splits"] == wanted["hashes"]:
+    if (
+        present is not None
+        and number in (present["iteration"], present.get("restored_from"))
+        and not changed_by_hand(folder, present)
+    ):
         return {**present, "up_to_date": True}
     source = _archived(folder, wanted)
     building = folder / manifest.BUILDING
@@ -436,7 +440,9 @@ def restore(folder: Path, number: int, ledger: Sequence[dict[str, Any]]) -> dict
     broken = "" if same else f"the fixed sets are those of iteration {number} again"
     entry = {**wanted, "iteration": coming, "made": manifest.now(), "derived_from": ledger[-1]["hashes"], "adjustments": {},
              "recommendations_sha256": "", "restored_from": number, "comparability_break": broken,
-             "changes": dict.fromkeys(wanted["changes"], 0)}  # fmt: skip
+             "changes": dict.fromkeys(wanted["changes"], 0) | {"fixed_waiting": wanted["changes"]["fixed_waiting"]},
+             "specialties": {"added": [], "removed": [], "returned": [], "renamed": iterations.names_since(ledger[-1], wanted),
+                             "absent": wanted.get("specialties", {}).get("absent", [])}}  # fmt: skip
     files.write_json_lines(building / iterations.LEDGER, [*ledger, entry])
     statistics = files.read_json(building / STATISTICS)
     files.write_json(building / STATISTICS, {**statistics, "iteration": coming})
@@ -446,11 +452,21 @@ def restore(folder: Path, number: int, ledger: Sequence[dict[str, Any]]) -> dict
     return {**manifest.require(folder, "dataset_preparation.py"), "up_to_date": False}
 
 
+def changed_by_hand(folder: Path, made: Mapping[str, Any]) -> list[str]:
+    """Splits of a prepared folder that no longer hold the records that its manifest names."""
+    return [
+        dataset_folders.SPLITS[split]
+        for split, digest in made["splits"].items()
+        if files.sha256_of(sorted(dataset_folders.read_ids(folder, split))) != digest
+    ]
+
+
 def _archived(folder: Path, wanted: Mapping[str, Any]) -> Path:
     """The archived folder that holds these sets whole."""
     for path in sorted((folder / files.ARCHIVE_NAME).glob("*")):
         then = manifest.read(path)
-        if then is not None and then.get("splits") == wanted["hashes"] and (path / iterations.REGISTER_THEN).is_file():
+        whole = then is not None and then["iteration"] == wanted["iteration"] and then.get("splits") == wanted["hashes"]
+        if then is not None and whole and not changed_by_hand(path, then) and (path / iterations.REGISTER_THEN).is_file():
             return path
     raise UserError(
         f"{folder / files.ARCHIVE_NAME}: does not hold the sets of iteration {wanted['iteration']} whole, so they cannot be brought back."

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from accelerate import PartialState
 
 LIKELIHOODS = "likelihoods"
+TEXTS_AT_ONCE = 5000  # whose likelihood is measured; more would only take memory
 
 
 @dataclass
@@ -76,7 +79,7 @@ class Answering:
             adopted = sum(self.store.adopt(path, self._wanted) for path in answers.archived(output))
             if adopted:
                 print(f"  {adopted} answers are taken over from an earlier evaluation of the same model and questions")
-            wanted = {text.key for text in self._texts()}
+            wanted = self._keys_of_texts()
             for path in answers.archived(output, LIKELIHOODS):
                 self.likelihoods.adopt(path, wanted)
         here.wait_for_everyone()
@@ -90,7 +93,7 @@ class Answering:
 
     def _gather(self) -> None:
         self.store.gather_parts(self._wanted)
-        self.likelihoods.gather_parts({text.key for text in self._texts()})
+        self.likelihoods.gather_parts(self._keys_of_texts())
 
     def ask(self) -> None:
         """Make what is not stored yet."""
@@ -104,15 +107,15 @@ class Answering:
         if self.here.is_main_process:
             self._gather()
 
-    def answers(self) -> dict[str, list[Answer]]:
-        """By arm, in the order of its questions."""
+    def check_complete(self) -> None:
         for name, one in self.asked.items():
             answers.check_complete(one.questions, one.keys, self.store, name)
-        return {name: [self.store.records[key] for key in one.keys] for name, one in self.asked.items()}
 
-    def losses_under_base(self, arm: str) -> list[float | None]:
-        """Of each answer of an arm, the base's mean loss a token in nats; None where there is none."""
-        return [None if text is None else self._loss(text.key) for text in self._answer_texts(self.asked[arm])]
+    def answers(self, arm: str) -> Iterator[tuple[Question, Answer, float | None]]:
+        """Of each question of an arm: its answer, and the base's mean loss a token on it in nats, None where there is none."""
+        one = self.asked[arm]
+        for question, key, text in zip(one.questions, one.keys, self._answer_texts(one), strict=True):
+            yield question, self.store.records[key], None if text is None else self._loss(text.key)
 
     def losses_of_references(self, arm: str) -> dict[str, float]:
         """An arm's mean loss a token on the reference of each retention question, by the question's id."""
@@ -130,14 +133,18 @@ class Answering:
     def _needs(self, one: Asked) -> bool:
         """Whether a model of this machine has anything left to say."""
         texts = [text for _, text in self._reference_texts(one)]
-        if one.arm.name == BASE:  # it also judges how likely every arm's answers are
-            if any(map(self.store.lacks, self._wanted)):
-                return True
-            texts += self._all_answer_texts()
-        return any(map(self.store.lacks, one.keys)) or any(self.likelihoods.lacks(text.key) for text in texts)
+        if any(map(self.store.lacks, one.keys)) or any(self.likelihoods.lacks(text.key) for text in texts):
+            return True
+        if one.arm.name != BASE:
+            return False
+        # it also judges how likely every arm's answers are
+        return any(map(self.store.lacks, self._wanted)) or any(
+            self.likelihoods.lacks(text.key) for text in self._all_answer_texts()
+        )
 
-    def _texts(self) -> list[Text]:
-        return [text for one in self.asked.values() for _, text in self._reference_texts(one)] + self._all_answer_texts()
+    def _keys_of_texts(self) -> set[str]:
+        references = (text for one in self.asked.values() for _, text in self._reference_texts(one))
+        return {text.key for text in itertools.chain(references, self._all_answer_texts())}
 
     def _reference_texts(self, one: Asked) -> list[tuple[Question, Text]]:
         """References of the retention questions, whose likelihood is asked of the arm itself."""
@@ -149,20 +156,15 @@ class Answering:
             if question.split == retention.SPLIT
         ]
 
-    def _all_answer_texts(self) -> list[Text]:
-        return [text for one in self.asked.values() for text in self._answer_texts(one) if text is not None]
+    def _all_answer_texts(self) -> Iterator[Text]:
+        return (text for one in self.asked.values() for text in self._answer_texts(one) if text is not None)
 
-    def _answer_texts(self, one: Asked) -> list[Text | None]:
+    def _answer_texts(self, one: Asked) -> Iterator[Text | None]:
         """Of each answer, the text whose likelihood is asked of the base; None where there is none to ask or none who could."""
         base = self.asked[BASE]
-        found: list[Text | None] = []
         for question, key in zip(base.questions, one.keys, strict=True):
-            answer = self.store.records.get(key)
-            if not base.here or question.split == retention.SPLIT or answer is None or not answer.text:
-                found.append(None)
-            else:
-                found.append(self._text(question, answer.text, base))
-        return found
+            answer = self.store.records.get(key) if base.here and question.split != retention.SPLIT else None
+            yield self._text(question, answer.text, base) if answer is not None and answer.text else None
 
     def _text(self, question: Question, text: str, one: Asked) -> Text:
         return Text(likelihood.key_of(question.prompt, text, one.arm.identity), question.prompt_ids, text)
@@ -174,7 +176,8 @@ class Answering:
         for model, of_model in arms.loads(planned, self.base, load_in_4bit=self.how.load_in_4bit):
             self._ask_model(model, of_model)
             for arm in of_model:
-                self._measure(model, arm.adapter, [text for _, text in self._reference_texts(self.asked[arm.name])], arm)
+                references = [text for _, text in self._reference_texts(self.asked[arm.name])]
+                self._measure(model, arm.adapter, functools.partial(iter, references), arm)
             if any(arm.name == BASE for arm in of_model):
                 self.here.wait_for_everyone()
                 if self.here.is_main_process:
@@ -183,7 +186,7 @@ class Answering:
                 if not self.here.is_main_process:
                     self.store.read_again()
                     self.likelihoods.read_again()
-                self._measure(model, None, self._all_answer_texts(), self.asked[BASE].arm)
+                self._measure(model, None, self._all_answer_texts, self.asked[BASE].arm)
             del model  # so that it is gone before the next one is loaded
 
     def _ask_model(self, model: Any, of_model: Sequence[Arm]) -> None:
@@ -223,11 +226,14 @@ class Answering:
                 one = self.asked[arm.name]
                 self.record["generated"] += asker.ask_in_turn(model, arm.name, arm.adapter, one.questions, one.keys)
 
-    def _measure(self, model: Any, adapter: str | None, texts: Sequence[Text], arm: Arm) -> None:
+    def _measure(self, model: Any, adapter: str | None, texts: Callable[[], Iterable[Text]], arm: Arm) -> None:
         """This process's share of the texts whose likelihood is not stored yet."""
-        lacking = [text for text in texts if self.likelihoods.lacks(text.key)]
-        mine = lacking[self.here.process_index :: self.here.num_processes]
-        likelihood.measure(model, adapter, self.asked[arm.name].tokenizer, mine, self.likelihoods)
+        # shared out before any is stored, so that all processes count alike; keys first, since the texts may be many
+        lacking = list(dict.fromkeys(text.key for text in texts() if self.likelihoods.lacks(text.key)))
+        mine = set(lacking[self.here.process_index :: self.here.num_processes])
+        left = (text for text in texts() if text.key in mine)
+        while batch := list(itertools.islice(left, TEXTS_AT_ONCE)):
+            likelihood.measure(model, adapter, self.asked[arm.name].tokenizer, batch, self.likelihoods)
 
     def _ask_servers(self) -> None:
         for one in self.asked.values():

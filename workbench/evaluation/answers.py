@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import IO, Any, ClassVar, Generic, Protocol, TypeVar
 
 from workbench import chat, files
 from workbench.errors import UserError
 
 PREDICTIONS = "predictions"
+BATCH = 1000  # records taken over from another file at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,37 @@ def answer_key(question: Question, model_identity: str, decoding: Any, engine: s
     return files.sha256_of([question.prompt, model_identity, asdict(decoding), engine])[:32]
 
 
+class Records(Mapping[str, R]):
+    """Records by key, read from their files when they are asked for: there may be more than memory should hold."""
+
+    def __init__(self, kind: type[R]) -> None:
+        self.kind = kind
+        self._places: dict[str, tuple[int, int, int]] = {}  # file, where its line starts, how long it is
+        self._files: list[IO[bytes]] = []
+
+    def open(self, path: Path) -> int:
+        """Number of a file whose lines are to be read."""
+        self._files.append(open(path, "rb"))  # noqa: SIM115 - stays open as long as its records may be asked for
+        return len(self._files) - 1
+
+    def put(self, key: str, file: int, start: int, length: int) -> None:
+        self._places[key] = (file, start, length)
+
+    def __getitem__(self, key: str) -> R:
+        file, start, length = self._places[key]
+        line = os.pread(self._files[file].fileno(), length, start)
+        return self.kind(**json.loads(line.decode("utf-8", errors="replace")))
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
 class Store(Generic[R]):
     """A file of JSON lines, a line a record under its key, appended as records come; a torn last line is dropped.
 
@@ -106,18 +138,28 @@ class Store(Generic[R]):
     def __init__(self, folder: Path, name: str, kind: type[R], process: int = 0) -> None:
         self.name, self.kind, self.kept = name, kind, folder / f"{name}.jsonl"
         self.path = folder / f"{name}.part{process}.jsonl" if process else self.kept
-        self.read_again()
-        if self.kept.exists() and not process:  # without its torn line, to which the next record would be glued
+        self._mine: int | None = None  # number of the file that is added to, once it is there
+        lines, whole = self._read()
+        if self.kept.exists() and not process and not (whole and lines == len(self.records)):
+            # without its torn line, to which the next record would be glued, and without what was asked for again
             files.write_json_lines(self.kept, (asdict(record) for record in self.records.values()))
+            self.read_again()
 
     def add(self, records: Sequence[R]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
+        with open(self.path, "ab") as file:
+            start, places = file.tell(), []
             for record in records:
-                file.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
-                self.records[record.key] = record
+                line = (json.dumps(asdict(record), ensure_ascii=False) + "\n").encode("utf-8", errors="replace")
+                file.write(line)
+                places.append((record.key, start, len(line)))
+                start += len(line)
             file.flush()
             os.fsync(file.fileno())
+        if self._mine is None:
+            self._mine = self.records.open(self.path)
+        for place in places:
+            self.records.put(place[0], self._mine, *place[1:])
 
     def lacks(self, key: str) -> bool:
         """Whether the record is still to be made."""
@@ -125,11 +167,16 @@ class Store(Generic[R]):
 
     def adopt(self, others: Path, keys: set[str]) -> int:
         """Take records with these keys from another file; returns how many."""
-        rows = (row for row in files.read_json_lines(others, drop_torn_tail=True) if row["key"] in keys)
-        found = [record for record in (self.kind(**row) for row in rows) if self._takes(record)]
-        if found:
-            self.add(found)
-        return len(found)
+        count, batch = 0, []
+        for _, _, row in files.json_lines(others, drop_torn_tail=True):
+            if row["key"] in keys and self._takes(record := self.kind(**row)):
+                batch.append(record)
+            if len(batch) == BATCH:
+                self.add(batch)
+                count, batch = count + len(batch), []
+        if batch:
+            self.add(batch)
+        return count + len(batch)
 
     def _takes(self, record: R) -> bool:
         return self.lacks(record.key)
@@ -142,8 +189,24 @@ class Store(Generic[R]):
 
     def read_again(self) -> None:
         """Know what the file that stays holds by now."""
-        rows = files.read_json_lines(self.kept, drop_torn_tail=True)
-        self.records: dict[str, R] = {row["key"]: self.kind(**row) for row in rows}
+        self._read()
+
+    def _read(self) -> tuple[int, bool]:
+        """Whole lines of the file that stays, and whether it ends with one."""
+        self.records: Records[R] = Records(self.kind)
+        self._mine = None
+        if not self.kept.exists():
+            return 0, True
+        file, lines, end = self.records.open(self.kept), 0, 0
+        for start, length, row in files.json_lines(self.kept, drop_torn_tail=True):
+            self.records.put(row["key"], file, start, length)
+            lines, end = lines + 1, start + length
+        if self.path == self.kept:
+            self._mine = file
+        with open(self.kept, "rb") as whole:
+            size = whole.seek(0, os.SEEK_END)
+            whole.seek(max(0, size - 1))
+            return lines, end == size and whole.read() in (b"\n", b"")
 
 
 class AnswerStore(Store[Answer]):
@@ -167,7 +230,7 @@ def archived(folder: Path, name: str = PREDICTIONS) -> list[Path]:
 def stored_keys(folder: Path) -> set[str]:
     """Keys of every answer that a folder holds, archived ones among them."""
     paths = [folder / f"{PREDICTIONS}.jsonl", *archived(folder)]
-    return {row["key"] for path in paths for row in files.read_json_lines(path, drop_torn_tail=True)}
+    return {row["key"] for path in paths for _, _, row in files.json_lines(path, drop_torn_tail=True)}
 
 
 def check_complete(questions: Sequence[Question], keys: Sequence[str], store: AnswerStore, arm: str) -> None:

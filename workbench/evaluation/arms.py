@@ -105,6 +105,12 @@ def _adapter(name: str, folder: Path, base: Arm, splits: Mapping[str, str]) -> A
     )
 
 
+def asked_alike(one: Arm, other: Arm) -> bool:
+    """Whether two arms are the base and an adapter of it, or two of these, and so are given the same ids."""
+    both = {one.kind, other.kind} <= {"base", "adapter"}
+    return both and (one.system_message, one.encoder_decoder) == (other.system_message, other.encoder_decoder)
+
+
 def questions_for(
     arm: Arm, splits: Mapping[str, Any], tokenizer: Any, limit: int | None, prepared_system_message: str
 ) -> list[Question]:

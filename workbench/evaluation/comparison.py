@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.evaluation import answer_checks, significance
-from workbench.evaluation.metrics import MetricSuite, Table, shuffled_within
+from workbench.evaluation.metrics import MetricSuite, Table
 from workbench.files import csv_cell
 
 SPLITS = ("holdout", "eval")
@@ -30,32 +30,12 @@ def answers_table(questions: Sequence[Any], answers: Sequence[Any], scores: Tabl
     return table
 
 
-def write_csv(table: pd.DataFrame, file: Any) -> None:
+def write_csv(table: pd.DataFrame, file: Any, *, header: bool = True) -> None:
     """CSV in which no text of a model or a file is run as a formula by a spreadsheet."""
     guarded = table.copy()
     for name in guarded.columns[[not pd.api.types.is_numeric_dtype(kind) for kind in guarded.dtypes]]:
         guarded[name] = guarded[name].map(csv_cell)
-    guarded.to_csv(file, index=False, float_format="%.6g")
-
-
-def floors(suite: MetricSuite, table: pd.DataFrame, seed: int) -> dict[str, dict[str, float]]:
-    """Split to metric to its floor: the mean when answers are shuffled among the questions of a specialty."""
-    found = {}
-    for split in SPLITS:
-        part = table[table["split"] == split]
-        part = part[part["finish_reason"] != "failed"]
-        if part.empty:
-            continue
-        order = shuffled_within(list(part["specialty"]), seed)
-        predictions = list(part["prediction"])
-        scores = suite.score([(ref, predictions[row]) for ref, row in zip(part["reference"], order, strict=True)])
-        found[split] = {name: _mean(values) for name, values in scores.scores.items()}
-    return found
-
-
-def _mean(values: Sequence[float | None]) -> float:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else math.nan
+    guarded.to_csv(file, index=False, float_format="%.6g", header=header)
 
 
 def _pairs(base: pd.DataFrame, tuned: pd.DataFrame, split: str, metric: str) -> pd.DataFrame:

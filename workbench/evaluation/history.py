@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,24 +21,23 @@ NAME, ANSWERS = "history.csv", "finetuned_model_results.csv"
 TAKEN = ("split", "metric", "n", "base", "tuned", "tuned_low", "tuned_high", "difference", "ci_low", "ci_high")
 # share of all records but the holdout that is used; seconds and tokens of training, seconds of the evaluation
 SPENT = ("share", "train_seconds", "train_tokens", "seconds")
-COLUMNS = ("iteration", "finished", "evaluation", "alike", "adapter", "train", *SPENT, *TAKEN, "change", "change_low", "change_high",
+LATER = (*SPENT, "recipe")  # columns that evaluations of earlier versions lack
+COLUMNS = ("iteration", "finished", "evaluation", "alike", "adapter", "recipe", "train", *SPENT, *TAKEN, "change", "change_low", "change_high",
            "change_p")  # fmt: skip
 
 
-def alike(config: Mapping[str, Any], suite: MetricSuite, template: str, base: Arm) -> str:
+def alike(config: Mapping[str, Any], suite: MetricSuite, series: Any, base: Arm) -> str:
     """What two evaluations must share for their scores to be comparable: prompts, base, and how was asked and scored.
 
     Which questions were asked may differ, as where a specialty came in between: changes are paired question by question.
 
     Args:
-        template: hash of how a question is put, system message included.
+        series: of the data: which fixed sets it began with, and how a question is put, system message included.
         base: earlier evaluations of another base are not alike.
     """
     how = {name: config.get(name) for name in ("MAX_NEW_TOKENS", "TEMPERATURE", "RANDOM_SEED", "BERTSCORE_MODEL", "ENDPOINT")}
     # a server's arm carries the adapter in its identity, which changes with each iteration
-    return files.sha256_of([how, template, suite.lexicon_hash(), base.served_as if base.kind == "endpoint" else base.identity])[
-        :12
-    ]
+    return files.sha256_of([how, series, suite.lexicon_hash(), base.served_as if base.kind == "endpoint" else base.identity])[:12]
 
 
 def extend(output: Path, comparison: pd.DataFrame, tuned: pd.DataFrame, about: dict[str, Any]) -> pd.DataFrame:
@@ -46,7 +46,8 @@ def extend(output: Path, comparison: pd.DataFrame, tuned: pd.DataFrame, about: d
     Args:
         comparison: `model_comparison.csv` of this evaluation.
         tuned: its answers, a row a question.
-        about: `iteration`, `finished`, `evaluation` (fingerprint), `alike`, `adapter`, `train` (records trained on), and `SPENT`.
+        about: `iteration`, `finished`, `evaluation` (fingerprint), `alike`, `adapter`, `recipe` (of its training), `train` (records
+            trained on), and `SPENT`.
     """
     known = [table for table in _earlier(output) if (table["alike"] == about["alike"]).all()]
     # an evaluation done again, with another metric for example, stands in place of what it gave before
@@ -86,10 +87,10 @@ def _answers_of(output: Path, before: pd.DataFrame) -> pd.DataFrame | None:
 
 
 def answers_before(output: Path, about: Mapping[str, Any]) -> list[tuple[int, pd.DataFrame]]:
-    """Iteration and scored answers of every earlier evaluation that compares with this one, oldest first.
+    """Iteration and scored answers of every earlier evaluation of the same training recipe that compares with this one, oldest first.
 
     Args:
-        about: `iteration`, `alike` and `adapter` of this evaluation.
+        about: `iteration`, `alike`, `adapter` and `recipe` of this evaluation.
     """
     found = {}
     for fingerprint, folder in _archived(output):
@@ -98,7 +99,8 @@ def answers_before(output: Path, about: Mapping[str, Any]) -> list[tuple[int, pd
         rows = _table(folder / NAME, COLUMNS)
         own = rows[rows["evaluation"] == fingerprint].head(1)
         for row in own.to_dict("records"):
-            if row["alike"] == about["alike"] and row["adapter"] != about["adapter"] and row["iteration"] <= about["iteration"]:
+            same = all(row[name] == about[name] for name in ("alike", "recipe"))
+            if same and row["adapter"] != about["adapter"] and row["iteration"] <= about["iteration"]:
                 found[row["adapter"]] = (int(row["iteration"]), folder / ANSWERS)
     earlier = sorted(found.values(), key=lambda item: item[0])
     return [(iteration, _table(path, ("id", "split", "specialty"))) for iteration, path in earlier]
@@ -129,9 +131,12 @@ def read(output: Path) -> pd.DataFrame:
 def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """A CSV file of ours that has these columns; UserError with the remedy where it is broken."""
     try:
-        table = pd.read_csv(path, dtype={"id": str, "evaluation": str, "alike": str, "adapter": str})
+        table = pd.read_csv(path, dtype={"id": str, "evaluation": str, "alike": str, "adapter": str, "recipe": str})
     except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
         raise UserError(f"{path}: cannot be read ({error}). Restore it, or remove the folder that it stands in.") from None
+    for name in LATER:
+        if name in columns and name not in table:
+            table[name] = math.nan
     if lacking := [name for name in columns if name not in table]:
         raise UserError(f"{path}: lacks the column {lacking[0]}. Restore it, or remove the folder that it stands in.")
     return table

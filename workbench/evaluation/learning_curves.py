@@ -67,6 +67,14 @@ class Curves:
     kind: NDArray[np.intp]
     gains_differ: float  # the probability that specialties gain differently
 
+    def halves(self) -> tuple[Curves, Curves]:
+        """Every second draw, and the others: two samples of the same belief."""
+        one, other = (
+            Curves(self.level[start::2], self.gain[start::2], self.scale[start::2], self.kind[start::2], self.gains_differ)
+            for start in (0, 1)
+        )
+        return one, other
+
     def scores(self, records: Array) -> Array:
         """(draws, specialties) of true scores, trained on `records` (specialties,)."""
         return self.level + self.gain * self.learned(records)

@@ -59,7 +59,6 @@ class MetricSuite:
         if lexicon:
             medical_metrics.read_lexicon(lexicon)  # now, so that a bad one is refused before anything is asked
         self._bert: BertScorer | None = None
-        self._cache: dict[Pair, dict[str, float | None]] = {}
         built_in = {_plain(name) for name in BUILT_IN}
         for name in self.own_metrics():
             if _plain(name) in built_in:
@@ -96,9 +95,9 @@ class MetricSuite:
             )
         present = {row: pair for row, pair in enumerate(pairs) if pair is not None}
         rows = list(present)
-        self._score_texts(list(present.values()), table)
+        found = self._score_texts(list(present.values()), table)
         for row, pair in present.items():
-            for name, value in self._cache[pair].items():
+            for name, value in found[pair].items():
                 table.scores[name][row] = value
         self._bertscore(table, pairs, rows)
         for name, signature in MEASURED.items():
@@ -111,21 +110,20 @@ class MetricSuite:
             self._each(table, pairs, rows, name, getattr(self, PREFIX + name))
         return table
 
-    def _score_texts(self, pairs: Sequence[Pair], table: Table) -> None:
-        """Fill the cache with every metric of texts alone, on all cores where there is enough to do."""
+    def _score_texts(self, pairs: Sequence[Pair], table: Table) -> dict[Pair, dict[str, float | None]]:
+        """Every metric of texts alone, on all cores where there is enough to do."""
         try:
             wordnet.reader()
         except WordNetMissingError as error:
             table.missing["METEOR"] = str(error)
         compute = functools.partial(text_scores, with_meteor="METEOR" not in table.missing, lexicon=self.lexicon)
-        todo = [pair for pair in dict.fromkeys(pairs) if pair not in self._cache]
+        todo = list(dict.fromkeys(pairs))
         cores = os.cpu_count() or 1
         if len(todo) < ENOUGH_FOR_CORES or cores == 1:
-            self._cache.update((pair, compute(pair)) for pair in todo)
-            return
+            return {pair: compute(pair) for pair in todo}
         # not forked: a process that has run torch holds threads, and their locks
         with ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("spawn")) as pool:
-            self._cache.update(zip(todo, pool.map(compute, todo, chunksize=256), strict=True))
+            return dict(zip(todo, pool.map(compute, todo, chunksize=256), strict=True))
 
     def _each(
         self, table: Table, pairs: Sequence[Pair | None], rows: list[int], name: str, compute: Callable[[str, str], float | None]

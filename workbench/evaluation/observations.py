@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,8 @@ import pandas as pd
 
 from workbench.evaluation.learning_curves import Observations
 from workbench.evaluation.significance import pooled_variance
+
+COMMON = 0.5  # of the questions of this evaluation, which an earlier one must share to be compared with it
 
 
 def collect(
@@ -22,7 +25,7 @@ def collect(
     *,
     sign: float,
 ) -> Observations:
-    """Means over the eval questions, and how far questions and answers scatter.
+    """Means over the same eval questions, and how far questions and answers scatter.
 
     Args:
         base: the base's scored answers, a row a question.
@@ -32,8 +35,18 @@ def collect(
         sign: -1 where lower is better.
     """
     tables = [_eval_scores(table, metric, sign) for table in (base, *tuned)]
-    means = np.array([[table.loc[table["specialty"] == name, "score"].mean() for name in names] for table in tables])
-    asked = tables[-1].groupby("specialty")["score"].count()
+    means, asked = np.full((len(tables), len(names)), np.nan), np.ones(len(names))
+    for column, name in enumerate(names):
+        of_name = [table[table["specialty"] == name].set_index("id")["score"] for table in tables]
+        # means of other questions do not compare: an evaluation that has too few of the present ones is left out
+        there = [scores for scores in of_name if len(scores.index.intersection(of_name[-1].index)) > COMMON * len(of_name[-1])]
+        common = functools.reduce(
+            lambda left, right: left.intersection(right), (scores.index for scores in there), of_name[-1].index
+        )
+        for row, scores in enumerate(of_name):
+            if len(common) and any(scores is one for one in there):
+                means[row, column] = scores.loc[common].mean()
+        asked[column] = max(1, len(common))
     changes = []
     for before, after in itertools.pairwise(tables):
         pairs = after.merge(before, on="id", suffixes=("", " before"))
@@ -44,7 +57,7 @@ def collect(
     return Observations(
         records,
         means,
-        np.array([max(1.0, float(asked.get(name, 0))) for name in names]),
+        asked,
         math.sqrt(_variance(tables[-1], "score")),
         math.sqrt(float(np.mean(changes))),
     )

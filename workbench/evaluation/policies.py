@@ -16,8 +16,9 @@ DRAWS, PARTS = 200, 40
 STRIDES = np.array([1, 3, 8, 20])  # parts tried at once, so that a curve that rises late is not given up
 FLOOR = 0.1  # of a budget goes by the natural mix, whatever the curves say
 TRIED = 0.3  # of it to those that may be in the worst decile, though they have gained little so far; where that is the objective
-# the natural mix is kept unless it is believed to raise the mean at all, and what the curves recommend to gain more than it
+# the natural mix is kept unless training is believed to have raised the mean at all, and what the curves recommend to gain more
 HELPS, SURE = 0.9, 0.5
+RUN = 0.05  # by how much one training run may move all specialties, in standard deviations of questions; assumed
 REACH = 0.1  # how far beyond the worst decile a gain still counts, in standard deviations of questions
 LATER = 1e-3  # of the mean in the worst decile's objective: once that cannot be helped, the others are
 
@@ -30,12 +31,14 @@ class Situation:
         seen: what evaluations have shown.
         pool: (specialties,) records that may be added.
         objective: "mean", "worst decile", or a weight for each specialty, (specialties,).
+        to_target: (specialties,) records that raise each to the specification's 80%; None counts them from train and pool.
         seed: of the draws.
     """
 
     seen: Observations
     pool: Array
     objective: str | Array = MEAN
+    to_target: Array | None = None
     seed: int = 0
 
 
@@ -46,7 +49,7 @@ class Allocation:
     Args:
         gain, gain_of_mix: expected gain in the objective, of this and of the natural mix; None where a rule expects nothing.
         probability: that what the curves recommend gains more than the natural mix.
-        helps: the probability that training on the natural mix raises the mean at all.
+        helps: the probability that training has raised the mean at all.
         kept: whether the natural mix was kept because the curves do not tell enough.
         curves: what it is expected from; None where a rule expects nothing.
     """
@@ -79,11 +82,11 @@ def fill(weights: Array, room: Array, budget: float) -> Array:
 def threshold(situation: Situation, budget: float) -> Allocation:
     """The specification's rule at a fixed budget: the weakest first, each to 80%, and to all once they are there."""
     trained, pool = situation.seen.trained[-1], situation.pool
+    first = 0.8 * (trained + pool) - trained if situation.to_target is None else situation.to_target
     added = np.zeros(len(pool))
-    for target in (0.8, 1.0):
+    for most in (np.clip(first, 0, pool), pool):
         for place in np.argsort(situation.seen.means[-1]):  # those without a score come last
-            wanted = target * (trained[place] + pool[place]) - trained[place] - added[place]
-            added[place] += max(0.0, min(wanted, budget - added.sum()))
+            added[place] += max(0.0, min(most[place] - added[place], budget - added.sum()))
     return Allocation(added)
 
 
@@ -104,11 +107,17 @@ def by_learning_curves(situation: Situation, budget: float) -> Allocation:
     """
     budget = min(budget, float(situation.pool.sum()))
     mix = fill(situation.pool, situation.pool, budget)
-    curves = learning_curves.fit(situation.seen, DRAWS, situation.seed)
+    if np.isnan(situation.seen.means[-1]).all():
+        return Allocation(mix, kept=True)
+    # what is expected of an allocation is asked of other draws than those it was chosen by, which would flatter it
+    choosing, curves = learning_curves.fit(situation.seen, 2 * DRAWS, situation.seed).halves()
     now = situation.seen.trained[-1]
-    added = _greedy(situation, curves, budget, _beforehand(situation, curves, mix))
+    added = _greedy(situation, choosing, budget, _beforehand(situation, choosing, mix))
     before, ours, natural = (curves.scores(now + more) for more in (np.zeros(len(mix)), added, mix))
-    helps = float((natural.mean(1) > before.mean(1)).mean())
+    # a training run also moves all specialties together, which no curve of one of them shows
+    together = RUN * situation.seen.sd_question / np.sqrt(max(1, len(situation.seen.trained) - 1))
+    of_runs = np.random.default_rng(situation.seed).normal(0, together, len(before))
+    helps = float(((before - curves.level).mean(1) + of_runs > 0).mean())
     gain, gain_of_mix = (_worth(scores, situation.objective) - _worth(before, situation.objective) for scores in (ours, natural))
     probability = float((gain > gain_of_mix).mean())
     kept = helps < HELPS or probability < SURE

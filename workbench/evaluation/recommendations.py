@@ -37,9 +37,23 @@ class Stock:
 
     def additions_to_target(self, name: str) -> int:
         """Records from the pool that raise it to 80%, or to all once that is reached."""
-        current, base = self.shares[name], self.share_base[name]
-        target = TARGET_SHARE if current < TARGET_SHARE - 1e-9 else 1.0
-        return max(0, min(self.pool.get(name, 0), round((target - current) * base)))
+        used, base = self._used(name), self.share_base[name]
+        target = _rounded(TARGET_SHARE * base)
+        return max(0, min(self.pool.get(name, 0), (target if used < target else base) - used))
+
+    def share_with(self, name: str, added: int) -> float:
+        """The share under which preparation adds exactly these records; a round one where that will do."""
+        used, base = self._used(name) + added, self.share_base[name]
+        # six digits stand for exactly these records where there are a million
+        return next((share for share in (TARGET_SHARE, 1.0) if _rounded(share * base) == used), min(1.0, round(used / base, 6)))
+
+    def _used(self, name: str) -> int:
+        return _rounded(self.shares[name] * self.share_base[name])
+
+
+def _rounded(records: float) -> int:
+    """Half up, as preparation counts the records of a share."""
+    return int(records + 0.5 + 1e-9)
 
 
 @dataclass(frozen=True)
@@ -118,7 +132,8 @@ def feed(
     else:
         spent = default_budget(evidence, stock) if budget is None else min(budget, int(pool.sum()))
         goal = objective if isinstance(objective, str) else np.array([float(objective.get(name, 1.0)) for name in names])
-        allocation = policies.POLICIES[policy](policies.Situation(seen, pool, goal, seed), spent)
+        to_target = np.array([float(stock.additions_to_target(name)) for name in names])
+        allocation = policies.POLICIES[policy](policies.Situation(seen, pool, goal, to_target, seed), spent)
         added = whole(allocation.added, pool, spent)
     given = [_given(name, place, added[place], stock, seen, allocation.curves) for place, name in enumerate(names)]
     return Feeding(policy, spent, objective, iterations, given, allocation)
@@ -135,8 +150,7 @@ def whole(added: Array, pool: Array, budget: int) -> list[int]:
 
 def _given(name: str, place: int, added: int, stock: Stock, seen: Observations, curves: Curves | None) -> Given:
     current, left = stock.shares[name], stock.pool.get(name, 0)
-    # six digits, so that the share stands for exactly these records where there are a million
-    given = Given(name, current, min(1.0, round(current + added / stock.share_base[name], 6)) if added else current, added, left)
+    given = Given(name, current, stock.share_with(name, added) if added else current, added, left)
     if curves is None:
         return given
     now = float(seen.trained[-1, place])
@@ -266,12 +280,16 @@ def _feeding_in_words(feeding: Feeding) -> list[str]:
     fed = sorted((item for item in feeding.given if item.records_added), key=lambda item: -item.records_added)
     added = sum(item.records_added for item in fed)
     allocation = feeding.allocation
+    if not any(item.records_left for item in feeding.given):
+        return ["The pool is spent: only new data can help now."]
     if not added:
-        return [] if feeding.policy == policies.THRESHOLD else ["The pool is spent: only new data can help now."]
+        return ["No records are added, for BUDGET is 0."] if feeding.budget == 0 and feeding.policy != policies.THRESHOLD else []
     spent = f"{added:,} records are added, to {len(fed)} of {len(feeding.given)} specialties"
     if feeding.policy == policies.PROPORTIONAL:
         return [f"{spent}, in the proportions of the pool (the natural mix)."]
     named = ", ".join(f"{item.specialty} {item.records_added}" for item in fed[:MOST_NAMED])
+    if allocation.kept and allocation.curves is None:
+        return [f"{spent}, in the proportions of the pool (the natural mix): no question of the eval split has a score."]
     if allocation.curves is None:
         return [f"{spent}{': ' if len(fed) <= MOST_NAMED else '; most to '}{named}."]
     goal = feeding.objective if isinstance(feeding.objective, str) else "weighted mean"
@@ -279,9 +297,7 @@ def _feeding_in_words(feeding: Feeding) -> list[str]:
     basis = f"the learning curves of the base and {'this iteration' if many == 1 else f'{many} iterations'}"
     if allocation.kept:
         if allocation.helps is not None and allocation.helps < policies.HELPS:
-            why = (
-                f"by {basis} it is not sure enough that more training raises the mean at all (probability {allocation.helps:.2f})"
-            )
+            why = f"by {basis} it is not sure enough that training raises the mean at all (probability {allocation.helps:.2f})"
         else:
             why = f"by {basis} no other mixture is likely to gain more in the {goal} (probability {allocation.probability:.2f})"
         return [f"{spent}, in the proportions of the pool (the natural mix): {why}."]

@@ -10,9 +10,10 @@ import functools
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import nltk
+import numpy as np
 import sacrebleu
 from nltk.stem.porter import PorterStemmer
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
@@ -60,10 +61,19 @@ def bleu(reference: str, hypothesis: str) -> list[float]:
     return [float(score) for score in scores]
 
 
-def corpus_bleu(references: Sequence[str], hypotheses: Sequence[str]) -> tuple[float, str]:
-    """Corpus BLEU from 0 to 100 and sacrebleu's signature; it is not the mean of sentence BLEUs."""
+def corpus_bleu(chunks: Iterable[tuple[Sequence[str], Sequence[str]]]) -> tuple[float, str]:
+    """Corpus BLEU from 0 to 100 and sacrebleu's signature, from references and hypotheses; not the mean of sentence BLEUs.
+
+    A corpus is counted chunk by chunk: its BLEU rests on sums.
+    """
     metric = sacrebleu.BLEU(lowercase=True)
-    score = metric.corpus_score(list(hypotheses), [list(references)]).score
+    counts, totals, lengths = np.zeros(4, int), np.zeros(4, int), np.zeros(2, int)
+    for references, hypotheses in chunks:
+        part = metric.corpus_score(list(hypotheses), [list(references)])
+        counts, totals, lengths = counts + part.counts, totals + part.totals, lengths + (part.sys_len, part.ref_len)
+    score = sacrebleu.BLEU.compute_bleu(
+        counts.tolist(), totals.tolist(), int(lengths[0]), int(lengths[1]), smooth_method="exp"
+    ).score
     return float(score), str(metric.get_signature())
 
 
