@@ -15,10 +15,12 @@ embedded model (benchmarks/learning_curves.py); `--measured` prints the fit. Wha
 from __future__ import annotations
 
 import argparse
+import csv
 import functools
 import math
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +39,7 @@ from workbench.evaluation.learning_curves import Observations  # noqa: E402
 SPECIALTIES, ITERATIONS = 42, 6
 RECORDS = 56  # of each sample specialty beside its holdout, in the measured runs
 REPORTED = (1, 3, 6)
+COLUMNS = ("seed", "family", "objective", "policy", "iteration", "regret", "moved")
 FIRST_SHARE, BUDGET_SHARE = 0.2, 0.08  # of all records: trained on at first, and added in each iteration
 PARTS = 24  # into which the oracle cuts a budget
 Array = NDArray[np.float64]
@@ -253,58 +256,80 @@ def simulate(truth: World, policy: policies.Policy | None, name: str, seed: int)
     return scores, moved
 
 
-def regrets(task: tuple[str, int, str]) -> tuple[Array, Array]:
-    """Of one world, (policies, iterations): regret x 1000, and what went otherwise than by the natural mix."""
-    family, seed, name = task
+def regrets(task: tuple[int, str, str]) -> list[dict[str, object]]:
+    """Of one world, a row a policy and iteration: regret x 1000, and the part that went otherwise than by the natural mix."""
+    seed, family, name = task
     truth = world(family, seed)
-    best = np.array(simulate(truth, None, name, seed)[0])
-    found = [simulate(truth, policy, name, seed) for policy in policies.POLICIES.values()]
-    return np.array([1000 * (best - np.array(scores)) for scores, _ in found]), np.array([moved for _, moved in found])
+    best = simulate(truth, None, name, seed)[0]
+    rows: list[dict[str, object]] = []
+    for policy, decide in policies.POLICIES.items():
+        scores, moved = simulate(truth, decide, name, seed)
+        rows += [{"seed": seed, "family": family, "objective": name, "policy": policy, "iteration": number,
+                  "regret": round(1000 * (best[number - 1] - scores[number - 1]), 4), "moved": round(moved[number - 1], 4)}
+                 for number in REPORTED]  # fmt: skip
+    return rows
+
+
+def measure(path: Path, seeds: range, families: Sequence[str]) -> None:
+    """Worlds that the file lacks, a seed after another; what was done stays when it is interrupted."""
+    done: set[tuple[int, str, str]] = set()
+    if path.is_file():
+        known = pd.read_csv(path)
+        done = set(zip(known["seed"], known["family"], known["objective"], strict=True))
+    tasks = [(seed, family, name) for seed in seeds for family in families for name in (policies.MEAN, policies.WORST_DECILE)]
+    todo = [task for task in tasks if task not in done]
+    with ProcessPoolExecutor() as pool, open(path, "a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        if file.tell() == 0:
+            writer.writeheader()
+        for rows in pool.map(regrets, todo, chunksize=4):
+            writer.writerows(rows)
+            file.flush()
+
+
+def table(rows: pd.DataFrame) -> str:
+    """Mean regret by family and policy after each reported iteration, the families where ours loses most first."""
+    lines = [f"{rows['seed'].nunique()} worlds a family (seeds {rows['seed'].min()} to {rows['seed'].max()}); regret after "
+             f"{', '.join(map(str, REPORTED))} iterations, x 1000, with the standard error after the last"]  # fmt: skip
+    names = list(policies.POLICIES)
+    for name, part in rows.groupby("objective", sort=False):
+        lines.append(f"\n{name:<14}{''.join(f'{policy:>28}' for policy in names)}   otherwise than the natural mix")
+        mean = part.pivot_table(index="family", columns=["policy", "iteration"], values="regret")
+        last = part[part["iteration"] == REPORTED[-1]].groupby(["family", "policy"])["regret"].sem()
+        moved = part[part["policy"] == names[0]].groupby("family")["moved"].mean()
+        plain = [mean[other] for other in names[1:]]
+        lost = (mean[names[0]] - functools.reduce(np.minimum, plain)).max(axis=1)
+        for family in lost.sort_values(ascending=False).index:
+            cells = [" ".join(f"{mean.loc[family, (policy, number)]:6.1f}" for number in REPORTED) + f" ± {last[family, policy]:.1f}"
+                     for policy in names]  # fmt: skip
+            lines.append(f"  {family:<12}{''.join(f'{cell:>28}' for cell in cells)}   {100 * moved[family]:.0f}%")
+        whole = mean.mean()
+        cells = [" ".join(f"{whole[policy, number]:6.1f}" for number in REPORTED) + "      " for policy in names]
+        lines.append(f"  {'all':<12}{''.join(f'{cell:>28}' for cell in cells)}")
+        less = [1 - whole[names[0], number] / whole[policies.THRESHOLD, number] for number in REPORTED]
+        lines.append(f"  less regret than threshold, all families: {', '.join(f'{100 * value:.0f}%' for value in less)}")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs=2, default=[0, 100], metavar=("FROM", "BELOW"))
     parser.add_argument("--families", nargs="+", default=FAMILIES, choices=FAMILIES)
+    parser.add_argument("--rows", type=Path, help="where every world's regrets go, and are taken up from; a new file by default")
+    parser.add_argument("--table", action="store_true", help="print what the rows say, and end")
     parser.add_argument("--measured", action="store_true", help="print what the worlds are fitted to, and end")
     options = parser.parse_args()
     if options.measured:
         for name, value in vars(measured()).items():
             print(f"{name:<12} {np.round(value, 4)}")
         return
-    seeds = range(*options.seeds)
-    names = list(policies.POLICIES)
-    print(f"{len(seeds)} worlds a family (seeds {seeds[0]} to {seeds[-1]}); regret after {', '.join(map(str, REPORTED))} iterations, x 1000, "
-          "with the standard error after the last")  # fmt: skip
-    at = [number - 1 for number in REPORTED]
-    with ProcessPoolExecutor() as pool:
-        for name in (policies.MEAN, policies.WORST_DECILE):
-            print(f"\n{name:<14}{''.join(f'{policy:>28}' for policy in names)}   otherwise than the natural mix")
-            everything, lines = [], []
-            for family in options.families:
-                found = list(pool.map(regrets, [(family, seed, name) for seed in seeds]))
-                regret, moved = np.array([one for one, _ in found]), np.array([other for _, other in found])
-                everything.append(regret.mean(0))
-                error = regret[:, :, -1].std(0, ddof=1) / np.sqrt(len(seeds)) if len(seeds) > 1 else np.zeros(len(names))
-                cells = [
-                    " ".join(f"{value:6.1f}" for value in regret[:, row, at].mean(0)) + f" ± {error[row]:.1f}"
-                    for row in range(len(names))
-                ]
-                # against the best of the plain rules after the last iteration, world by world
-                others = regret[:, 1:, :].mean(0)[:, at]
-                lines.append((float((everything[-1][0, at] - others.min(0)).max()),
-                              f"  {family:<12}{''.join(f'{cell:>28}' for cell in cells)}   {100 * moved[:, 0].mean():.0f}%"))  # fmt: skip
-            for _, line in sorted(lines, reverse=True):  # where ours loses most first
-                print(line, flush=True)
-            mean = np.mean(everything, axis=0)[:, at]
-            print(
-                f"  {'all':<12}{''.join(f'{cell:>28}' for cell in (' '.join(f'{value:6.1f}' for value in row) + '      ' for row in mean))}"
-            )
-            threshold = mean[names.index(policies.THRESHOLD)]
-            print(
-                "  less regret than threshold, all families: "
-                + ", ".join(f"{100 * (1 - ours / theirs):.0f}%" for ours, theirs in zip(mean[0], threshold, strict=True))
-            )
+    with tempfile.TemporaryDirectory() as folder:
+        path = options.rows or Path(folder) / "rows.csv"
+        if not options.table:
+            measure(path, range(*options.seeds), options.families)
+        rows = pd.read_csv(path)
+    worlds = rows.drop_duplicates(["seed", "family", "objective"]).groupby("seed").size()
+    print(table(rows[rows["seed"].isin(worlds.index[worlds == worlds.max()])]))  # seeds whose families are all there
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def names(text: str) -> set[str]:
     return {" ".join(name.lower().replace("-", " ").split()) for name in found if len(name) > 1}
 
 
-@functools.lru_cache(maxsize=65536)
+@functools.lru_cache(maxsize=8192)
 def facts(text: str) -> frozenset[str]:
     return frozenset(numbers(text) | names(text))
 
@@ -107,7 +107,7 @@ def factual_exact_match(reference: str, hypothesis: str) -> float | None:
     return sum(fact in answered or (not any(c.isdigit() for c in fact) and f" {fact} " in plain) for fact in wanted) / len(wanted)
 
 
-@functools.lru_cache(maxsize=65536)
+@functools.lru_cache(maxsize=8192)
 def medical_terms(text: str, lexicon: str = "") -> tuple[str, ...]:
     """The medical terms of a text, in lower case and order.
 

@@ -51,7 +51,7 @@ def score(suite: MetricSuite, answers: Iterable[Scored], folder: Path) -> tuple[
                 said.notes = scores.notes  # the last says it of all
                 frame = comparison.answers_table([q for q, _, _ in chunk], [a for _, a, _ in chunk], scores)
                 writer.write_table(pa.Table.from_pandas(frame[list(TEXTS)], schema=SCHEMA, preserve_index=False))
-                frames.append(frame.drop(columns=list(TEXTS)))
+                frames.append(frame.drop(columns=list(TEXTS)).copy())  # a view would hold the texts
         # mapped, and held by the mapping alone once the folder is gone
         texts = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     table = pd.concat(frames, ignore_index=True)
@@ -85,16 +85,17 @@ def floors(suite: MetricSuite, table: pd.DataFrame, seed: int) -> dict[str, dict
         if part.empty:
             continue
         order = shuffled_within(list(part["specialty"]), seed)
-        total, known = dict.fromkeys(suite.names(), 0.0), dict.fromkeys(suite.names(), 0)
+        total, known, missing = dict.fromkeys(suite.names(), 0.0), dict.fromkeys(suite.names(), 0), set()
         for start in range(0, len(part), CHUNK):
             references = part["reference"].iloc[start : start + CHUNK]
             predictions = part["prediction"].iloc[np.asarray(order[start : start + CHUNK])]
             scores = suite.score(list(zip(references, predictions, strict=True)))
+            missing |= set(scores.missing)
             for name, values in scores.scores.items():
                 there = [value for value in values if value is not None]
                 total[name] += sum(there)
                 known[name] += len(there)
-        found[split] = {name: total[name] / known[name] if known[name] else math.nan for name in total}
+        found[split] = {name: total[name] / known[name] if known[name] and name not in missing else math.nan for name in total}
     return found
 
 

@@ -40,13 +40,13 @@ SIGNATURES = {
 }
 
 
-@functools.lru_cache(maxsize=65536)
+@functools.lru_cache(maxsize=8192)
 def tokens_13a(text: str) -> tuple[str, ...]:
     """Lower-case tokens as WMT's mteval-v13a cuts them (sacrebleu)."""
     return tuple(_tokenizer_13a(text.lower()).split())
 
 
-@functools.lru_cache(maxsize=65536)
+@functools.lru_cache(maxsize=8192)
 def rouge_tokens(text: str) -> tuple[str, ...]:
     """Tokens of rouge-score without a stemmer: runs of ASCII letters and digits."""
     return tuple(NOT_ROUGE.sub(" ", text.lower()).split())
@@ -118,7 +118,7 @@ class RememberingStemmer(PorterStemmer):
 _stemmer = RememberingStemmer()
 
 
-@functools.lru_cache(maxsize=65536)
+@functools.lru_cache(maxsize=8192)
 def squad_tokens(text: str) -> tuple[str, ...]:
     """SQuAD's normalisation: lower case, punctuation and articles off. "2.5 mg" becomes "25 mg", as its script does."""
     plain = "".join(character for character in text.lower() if character not in string.punctuation)
