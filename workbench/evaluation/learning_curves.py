@@ -1,6 +1,7 @@
 """What further records would buy each specialty: learning curves of all specialties, fitted together.
 
-A specialty trained on x records scores `level + gain * shape(x / scale)`. One curve a specialty cannot be read from a few noisy means,
+A specialty trained on x records scores `level + gain * shape(x / scale)`, where a part of x may be the mean of all: one specialty's
+records teach the others too. One curve a specialty cannot be read from a few noisy means,
 so level and gain of all specialties are drawn from one normal distribution, whose mean and covariance are fitted to all of them (empirical
 Bayes, by expectation and maximisation). Which shape, at which scale, how much scales differ, how far two training runs differ, and
 whether specialties differ at all, in level or in gain, is not known either: every combination on a grid is fitted and weighed by its
@@ -10,6 +11,7 @@ The power law is that of Hestness et al. (2017), arXiv:1712.00409; the other sha
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -31,7 +33,8 @@ SCALES = np.array([0.3, 0.7, 1.5, 3.0, 6.0])  # over the median of the records f
 WIDTHS = (0.0, 0.5)  # of the logarithm of scales between specialties
 PLACES = np.array([-1.2, 0.0, 1.2])  # three points that stand for a normal distribution of that width, and their weights
 WEIGHTS = np.array([0.3, 0.4, 0.3])
-RUNS = (0.03, 0.1, 0.25)  # of a specialty's true score between training runs, over the deviation between questions
+OTHERS = (0.0, 0.7)  # of the records by which a specialty gains, the part that is the mean of all specialties
+RUNS = (0.03, 0.15)  # of a specialty's true score between training runs, over the deviation between questions
 STEPS = 12  # of the fit; more change no recommendation
 DIFFERENT = 4.0  # what the log likelihood must gain before specialties are taken to differ in level, or in gain
 UNLIKELY = 25.0  # by how much less log likelihood than the best a model is dropped on the way
@@ -59,19 +62,23 @@ class Observations:
 
 @dataclass(frozen=True)
 class Curves:
-    """Draws from what is believed of the curves: `level` and `gain` (draws, specialties), `scale` in records, `kind` (draws,)."""
+    """Draws from what is believed of the curves.
+
+    `level`, `gain` and `scale`, in records, are (draws, specialties); `kind` of shape and the part of `others` are (draws,).
+    """
 
     level: Array
     gain: Array
     scale: Array
     kind: NDArray[np.intp]
+    others: Array
     gains_differ: float  # the probability that specialties gain differently
 
     def halves(self) -> tuple[Curves, Curves]:
         """Every second draw, and the others: two samples of the same belief."""
         one, other = (
-            Curves(self.level[start::2], self.gain[start::2], self.scale[start::2], self.kind[start::2], self.gains_differ)
-            for start in (0, 1)
+            Curves(self.level[half], self.gain[half], self.scale[half], self.kind[half], self.others[half], self.gains_differ)
+            for half in (slice(0, None, 2), slice(1, None, 2))
         )
         return one, other
 
@@ -81,11 +88,11 @@ class Curves:
 
     def learned(self, records: Array) -> Array:
         """Of the gain, what `records` (specialties,) bring: (draws, specialties)."""
-        return self._shape(records / self.scale)
+        return self._shape(_effective(self.others[:, None], records, records.mean()) / self.scale)
 
-    def learned_by(self, specialty: int, records: Array) -> Array:
-        """The same of one specialty, for several numbers of records: (draws, numbers)."""
-        return self._shape(records / self.scale[:, specialty, None])
+    def learned_by(self, specialty: int, records: Array, mean: Array) -> Array:
+        """The same of one specialty, for several numbers of records, and of the mean of all there would be: (draws, numbers)."""
+        return self._shape(_effective(self.others[:, None], records, mean) / self.scale[:, specialty, None])
 
     def _shape(self, ratio: Array) -> Array:
         found = np.empty(ratio.shape)
@@ -95,11 +102,17 @@ class Curves:
         return found
 
 
+def _effective(others: float | Array, records: Array, mean: float | Array) -> Array:
+    """Records by which a specialty gains: its own in part, and in part the mean of all."""
+    return np.asarray((1 - others) * records + others * mean)
+
+
 @dataclass(frozen=True)
 class _Grid:
     """Combinations of shape and scale, and what they make of the records."""
 
     kinds: NDArray[np.intp]  # (designs,)
+    others: Array  # (designs,)
     scales: Array  # (designs, places) in records
     unit_gain: Array  # (designs,) of the shape at the records first trained on; gains are fitted over it
     learned: Array  # (designs, places, evaluations, specialties)
@@ -109,17 +122,16 @@ class _Grid:
 def _grid(trained: Array) -> _Grid:
     unit = float(np.median(trained[1])) if len(trained) > 1 else 0.0
     unit = unit or 1.0
-    kinds, scales, units, learned, one = [], [], [], [], []
-    for kind, shape in enumerate(KINDS):
-        for centre in SCALES:
-            for width in WIDTHS:
-                scale = centre * unit * np.exp(width * PLACES)
-                kinds.append(kind)
-                scales.append(scale)
-                units.append(float(shape(np.array(1 / centre))))
-                learned.append(shape(trained[None] / scale[:, None, None]) / units[-1])
-                one.append(width == 0)
-    return _Grid(np.array(kinds), np.array(scales), np.array(units), np.array(learned), np.array(one))
+    kinds, parts, scales, units, learned, one = [], [], [], [], [], []
+    for kind, others, centre, width in itertools.product(range(len(KINDS)), OTHERS, SCALES, WIDTHS):
+        records = _effective(others, trained, trained.mean(axis=1, keepdims=True))
+        kinds.append(kind)
+        parts.append(others)
+        scales.append(centre * unit * np.exp(width * PLACES))
+        units.append(float(KINDS[kind](np.array(1 / centre))))
+        learned.append(KINDS[kind](records[None] / scales[-1][:, None, None]) / units[-1])
+        one.append(width == 0)
+    return _Grid(np.array(kinds), np.array(parts), np.array(scales), np.array(units), np.array(learned), np.array(one))
 
 
 def fit(seen: Observations, draws: int, seed: int) -> Curves:
@@ -149,6 +161,7 @@ def fit(seen: Observations, draws: int, seed: int) -> Curves:
         gain / grid.unit_gain[design][:, None],
         grid.scales[design][row, place],
         grid.kinds[design],
+        grid.others[design],
         float(model.weight[~model.same_gain].sum()),
     )
 

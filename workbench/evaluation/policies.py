@@ -163,7 +163,8 @@ def _greedy(situation: Situation, curves: Curves, budget: float, added: Array) -
         """What this specialty scores now, and would gain by each step."""
         records = now[place] + added[place]
         step[place] = np.minimum(strides, max(0.0, pool[place] - added[place]))
-        learned = curves.learned_by(place, np.concatenate([[records], records + step[place]]))
+        more = np.concatenate([[0.0], step[place]])
+        learned = curves.learned_by(place, records + more, (now.sum() + added.sum() + more) / len(pool))
         scores[:, place] = curves.level[:, place] + curves.gain[:, place] * learned[:, 0]
         gains[:, place] = curves.gain[:, place, None] * (learned[:, 1:] - learned[:, :1])
 

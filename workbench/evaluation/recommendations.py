@@ -135,7 +135,11 @@ def feed(
         to_target = np.array([float(stock.additions_to_target(name)) for name in names])
         allocation = policies.POLICIES[policy](policies.Situation(seen, pool, goal, to_target, seed), spent)
         added = whole(allocation.added, pool, spent)
-    given = [_given(name, place, added[place], stock, seen, allocation.curves) for place, name in enumerate(names)]
+    gains = None
+    if allocation.curves is not None:
+        now = seen.trained[-1]
+        gains = allocation.curves.scores(now + np.array(added)) - allocation.curves.scores(now)
+    given = [_given(name, place, added[place], stock, seen, allocation.curves, gains) for place, name in enumerate(names)]
     return Feeding(policy, spent, objective, iterations, given, allocation)
 
 
@@ -148,32 +152,31 @@ def whole(added: Array, pool: Array, budget: int) -> list[int]:
     return [int(value) for value in found]
 
 
-def _given(name: str, place: int, added: int, stock: Stock, seen: Observations, curves: Curves | None) -> Given:
+def _given(
+    name: str, place: int, added: int, stock: Stock, seen: Observations, curves: Curves | None, gains: Array | None
+) -> Given:
+    """A specialty's part; `gains` are (draws, specialties), of all that is added."""
     current, left = stock.shares[name], stock.pool.get(name, 0)
     given = Given(name, current, stock.share_with(name, added) if added else current, added, left)
-    if curves is None:
+    if curves is None or gains is None:
         return given
-    now = float(seen.trained[-1, place])
-    gains = _gains(curves, place, now, np.array([float(added)]))[:, 0]
-    low, high = np.quantile(gains, [0.1, 0.9])
-    needed = None
-    if not left and now:
-        more = np.unique(np.round(now * np.geomspace(0.02, FARTHEST - 1, 60)))
-        enough = np.flatnonzero(_gains(curves, place, now, more).mean(0) >= ENOUGH)
-        needed = int(more[enough[0]]) if len(enough) else None
+    low, high = np.quantile(gains[:, place], [0.1, 0.9])
     return replace(
-        given,
-        expected_gain=float(gains.mean()),
-        expected_gain_low=float(low),
-        expected_gain_high=float(high),
-        new_records_needed=needed,
-    )
+        given, expected_gain=float(gains[:, place].mean()), expected_gain_low=float(low), expected_gain_high=float(high),
+        new_records_needed=None if left else _new_records_needed(curves, place, seen.trained[-1]),
+    )  # fmt: skip
 
 
-def _gains(curves: Curves, place: int, now: float, more: Array) -> Array:
-    """(draws, numbers) that so many more records change a specialty's true score by."""
-    learned = curves.learned_by(place, np.concatenate([[now], now + more]))
-    return np.asarray(curves.gain[:, place, None] * (learned[:, 1:] - learned[:, :1]))
+def _new_records_needed(curves: Curves, place: int, trained: Array) -> int | None:
+    """More records of one specialty with which `ENOUGH` is expected to be gained in it; None where no number in sight would do."""
+    now = float(trained[place])
+    if not now:
+        return None
+    more = np.unique(np.concatenate([[0.0], np.round(now * np.geomspace(0.02, FARTHEST - 1, 60))]))
+    learned = curves.learned_by(place, now + more, trained.mean() + more / len(trained))
+    gained = (curves.gain[:, place, None] * (learned - learned[:, :1])).mean(0)
+    enough = np.flatnonzero(gained >= ENOUGH)
+    return int(more[enough[0]]) if len(enough) else None
 
 
 def advice(
