@@ -59,6 +59,7 @@ class MetricSuite:
         if lexicon:
             medical_metrics.read_lexicon(lexicon)  # now, so that a bad one is refused before anything is asked
         self._bert: BertScorer | None = None
+        self._no_bert = ""  # why there is none; a model that could not be downloaded once is not tried again
         built_in = {_plain(name) for name in BUILT_IN}
         for name in self.own_metrics():
             if _plain(name) in built_in:
@@ -145,9 +146,11 @@ class MetricSuite:
         from workbench.evaluation.bertscore import BertScorer
 
         try:
-            self._bert = self._bert or BertScorer(self.bertscore_model)
+            self._bert = self._bert or (None if self._no_bert else BertScorer(self.bertscore_model))
         except UserError as error:
-            table.missing["bertscore_f1"] = str(error)
+            self._no_bert = str(error)
+        if self._bert is None:
+            table.missing["bertscore_f1"] = self._no_bert
             return
         table.signatures["bertscore_f1"] = self._bert.signature
         present = [pairs[row] or ("", "") for row in rows]
