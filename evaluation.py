@@ -58,7 +58,7 @@ class EvaluationConfig(settings.Settings):
     # The metric by which specialties are charted and recommended for more data.
     STEERING_METRIC: str = "ROUGE-L"
     # How the next iteration's records are shared out: "proportional" (the natural mix), "learning curves" (where most is expected
-    # to be gained), "threshold" (the weakest to 80%), "uniform". benchmarks/results/policies.md compares them.
+    # to be gained), "threshold" (the weakest to 80%), "uniform". benchmarks/results/policy_runs.md has real runs of three of them.
     POLICY: str = "proportional"
     # Training records to recommend for the next iteration; None takes what raising the lowest fifth to 80% would add.
     BUDGET: int | None = None
