@@ -140,7 +140,7 @@ def prepare(
 
     Returns the folder's manifest, with "up_to_date" added.
     """
-    from workbench.data import contamination, dataset_folders, iterations, records, series
+    from workbench.data import contamination, dataset_folders, iterations, records, restoring, series
 
     started = time.time()
     check(config)
@@ -174,7 +174,7 @@ def prepare(
     edits_to_take = accept_edits and last is not None and last["changes"]["fixed_waiting"]
     same = present is not None and present["fingerprint"] == files.sha256_of([*result_depends_on, shares])
     if present is not None and same and not edits_to_take:
-        if not (changed := series.changed_by_hand(folder, present)):
+        if not (changed := restoring.changed_by_hand(folder, present)):
             return {**present, "up_to_date": True}
         print(f"  {', '.join(changed)} no longer hold what was written: they are made anew, as another iteration", flush=True)
 
@@ -228,11 +228,11 @@ def prepare(
 
 def go_back(config: DatasetConfig, number: int) -> dict[str, Any]:
     """`--iteration`: the sets of an earlier iteration, exactly; the caller holds the folder's lock."""
-    from workbench.data import iterations, series
+    from workbench.data import iterations, restoring, series
 
     folder = Path(config.OUTPUT_DIR)
     series.finish_interrupted(folder)
-    return series.restore(folder, number, iterations.read_ledger(folder))
+    return restoring.restore(folder, number, iterations.read_ledger(folder))
 
 
 def report(folder: Path, made: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ Writes OUTPUT_DIR, see evaluation_results/README.md. Killed and run again, it go
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from dataclasses import replace
@@ -123,6 +124,8 @@ def make_metrics(bertscore_model: str, lexicon: str = "") -> MetricSuite:
 
 
 def check(config: EvaluationConfig) -> None:
+    from workbench.evaluation import policies
+
     settings.check_range(config, "MAX_NEW_TOKENS", 1, 100_000)
     settings.check_range(config, "TEMPERATURE", 0, 5)
     settings.check_range(config, "ENDPOINT_REQUESTS", 1, 10_000)
@@ -131,6 +134,8 @@ def check(config: EvaluationConfig) -> None:
             settings.check_range(config, name, 1, 1_000_000)
     if config.BUDGET is not None:
         settings.check_range(config, "BUDGET", 0, 1_000_000_000)
+    if config.POLICY not in policies.POLICIES:
+        raise UserError(f"POLICY must be one of {', '.join(policies.POLICIES)}, not {config.POLICY!r}.")
     objective_of(config)
     if config.ARMS not in ORDERS:
         raise UserError(f"ARMS must be one of {', '.join(ORDERS)}, not {config.ARMS!r}.")
@@ -171,18 +176,20 @@ class Inputs:
         # a model trained whole has no adapter to switch off: base and tuned are loaded in turn
         self.whole_model = not (self.adapter_folder / "adapter_config.json").is_file()
 
-    def series(self) -> list[Any]:
-        """What the data began with, and how it puts a question now."""
+    @functools.cached_property
+    def ledger(self) -> list[dict[str, Any]]:
         from workbench.data import iterations
 
-        lines = iterations.read_ledger(self.data_folder)
-        return [{split: lines[0]["hashes"][split] for split in ("holdout", "eval")}, lines[-1]["template_sha256"]]
+        return iterations.read_ledger(self.data_folder)
+
+    def series(self) -> list[Any]:
+        """What the data began with, and how it puts a question now."""
+        first, last = self.ledger[0], self.ledger[-1]
+        return [{split: first["hashes"][split] for split in ("holdout", "eval")}, last["template_sha256"]]
 
     def ledger_entry(self) -> dict[str, Any]:
         """The ledger's line of the iteration that the adapter was trained on."""
-        from workbench.data import iterations
-
-        found = [entry for entry in iterations.read_ledger(self.data_folder) if entry["iteration"] == self.iteration]
+        found = [entry for entry in self.ledger if entry["iteration"] == self.iteration]
         if not found:
             raise UserError(
                 f"{self.data_folder}: its ledger has no iteration {self.iteration}, on which the adapter was trained."
@@ -414,12 +421,10 @@ def recommend(config: EvaluationConfig, suite: MetricSuite, inputs: Inputs, scor
     evidence = ranking.rank_specialties(
         {name: list(sign * part[metric]) for name, part in on_eval.groupby("specialty")}, seed=config.RANDOM_SEED
     )
-    lines = iterations.read_ledger(inputs.data_folder)
-    ledger = {line["iteration"]: line for line in lines}
-    entry = inputs.ledger_entry()
-    entry = iterations.under_new_names(entry, iterations.names_since(entry, lines[-1]))  # as the data is called now
-    called = {number: iterations.names_since(line, lines[-1]) for number, line in ledger.items()}
-    train_of = {number: iterations.under_new_names(line, called[number])["sizes"]["train"] for number, line in ledger.items()}
+    # every line and table as specialties are called now
+    called = {line["iteration"]: iterations.names_since(line, inputs.ledger[-1]) for line in inputs.ledger}
+    ledger = {line["iteration"]: iterations.under_new_names(line, called[line["iteration"]]) for line in inputs.ledger}
+    entry = ledger[inputs.ledger_entry()["iteration"]]
     earlier = [(number, table.replace({"specialty": called[number]}))
                for number, table in history.answers_before(Path(config.OUTPUT_DIR), scored["about"])
                if number in ledger and metric in table]  # fmt: skip
@@ -428,7 +433,7 @@ def recommend(config: EvaluationConfig, suite: MetricSuite, inputs: Inputs, scor
         evidence,
         recommendations.Stock(entry["shares"], entry["share_base"], entry["sizes"]["train"], entry["sizes"]["pool"]),
         observations.collect(
-            scored["base"], [*(table for _, table in earlier), tuned], [train_of[number] for number in numbers],
+            scored["base"], [*(table for _, table in earlier), tuned], [ledger[number]["sizes"]["train"] for number in numbers],
             sorted(entry["shares"]), metric, sign=sign,
         ),
         policy=config.POLICY, budget=config.BUDGET, objective=objective_of(config), iterations=numbers, seed=config.RANDOM_SEED,
@@ -440,13 +445,11 @@ def recommend(config: EvaluationConfig, suite: MetricSuite, inputs: Inputs, scor
 
 
 def objective_of(config: EvaluationConfig) -> str | dict[str, float]:
-    """`OBJECTIVE`: "mean", "worst decile", or weights by specialty; refuses a POLICY that there is not."""
+    """`OBJECTIVE`: "mean", "worst decile", or weights by specialty."""
     import yaml
 
     from workbench.evaluation import policies
 
-    if config.POLICY not in policies.POLICIES:
-        raise UserError(f"POLICY must be one of {', '.join(policies.POLICIES)}, not {config.POLICY!r}.")
     given = config.OBJECTIVE
     if given in (policies.MEAN, policies.WORST_DECILE):
         return given

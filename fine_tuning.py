@@ -620,7 +620,8 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, here: An
          "adapter": files.sha256_file(output / ("model.safetensors" if config.FULL_FINE_TUNING else "adapter_model.safetensors"))},
         started,
         made_by=SCRIPT, iteration=data["iteration"], device=models.describe_device(), processes=here.num_processes,
-        kept=kept, before={k: v for k, v in before.items() if k not in ("specialties", "answers")}, tokens=round(sum(len(example.input_ids) for example in examples) * trainer.state.epoch),
+        kept=kept, before={k: v for k, v in before.items() if k not in ("specialties", "answers")},
+        tokens=round(sum(len(example.input_ids) for example in examples) * trainer.state.epoch),
         recipe=files.sha256_of(recipe_of(config, here.num_processes))[:12],
     )  # fmt: skip
     manifest.finish(output, contents)

@@ -17,7 +17,6 @@ import csv
 import json
 import random
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -26,6 +25,8 @@ import pandas as pd
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from learning_curves import run  # noqa: E402
+
 from workbench.evaluation import policies, significance  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "policy_runs.csv"
@@ -44,12 +45,6 @@ def slice_of(source: Path, target: Path) -> None:
         pairs = sorted(json.loads(path.read_text()).items())
         kept = random.Random(path.name).sample(pairs, min(len(pairs), max(LEAST, min(MOST, len(pairs) // PART))))
         (target / path.name).write_text(json.dumps(dict(kept)))
-
-
-def run(*command: str) -> None:
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-1000:]}{done.stderr[-1500:]}")
 
 
 def iterate(work: Path, seed: int, policy: str, budget: int, *, recommended: bool) -> list[dict[str, object]]:

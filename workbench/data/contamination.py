@@ -20,14 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench import files
-from workbench.data.near_duplicates import Fingerprints, candidate_pairs, fingerprint_texts, same_question
+from workbench.data.near_duplicates import BATCH, Fingerprints, candidate_pairs, fingerprint_texts, same_question
 from workbench.data.records import Record, words_of_each
 from workbench.errors import UserError
 
 GRAM = 13
 NEAR = 0.9  # of the words of two questions; without answers to tell siblings apart it must be high
 PHRASE = 10  # records beyond which a run of words is a phrase
-BATCH = 2048
 FIELDS = ("question", "query", "prompt", "input", "problem")
 SUFFIXES = (".json", ".jsonl", ".csv", ".txt", ".parquet")
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -138,11 +137,9 @@ def _shared_grams(questions: Sequence[str], records: Sequence[Record]) -> dict[i
     words, bounds = words_of_each(questions)
     number: dict[str, int] = {}
     ids = np.array([number.setdefault(word, len(number) + 1) for word in words], np.uint64)
-    grams, start = _grams(ids)
-    text = np.searchsorted(bounds, start, side="right") - 1
-    inside = start + GRAM <= np.asarray(bounds)[text + 1]
-    wanted, first = np.unique(grams[inside], return_index=True)
-    question_of = text[inside][first]
+    grams, text = _grams(ids, bounds)
+    wanted, first = np.unique(grams, return_index=True)
+    question_of = text[first]
     hits: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
     if len(wanted):
         for begin in range(0, len(records), BATCH):
@@ -157,8 +154,12 @@ def _shared_grams(questions: Sequence[str], records: Sequence[Record]) -> dict[i
     return {int(row): int(question_of[place]) for row, place in reversed(pairs.T.tolist()) if telling[place]}
 
 
-def _grams(ids: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Hash of each run of 13 word ids, and where it starts; runs with an unknown word (id 0) are left out."""
+def _grams(ids: NDArray[np.uint64], bounds: Sequence[int]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Hash of each run of 13 word ids within a text, and which text that is; runs with an unknown word (id 0) are left out.
+
+    Args:
+        bounds: where each text's words begin and end, as `words_of_each` gives them.
+    """
     count = len(ids) - GRAM + 1
     if count <= 0:
         return np.empty(0, np.uint64), np.empty(0, np.int64)
@@ -168,7 +169,9 @@ def _grams(ids: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int6
     for place in range(GRAM):
         hashed = (hashed ^ ids[start + place]) * MULTIPLIER
         hashed ^= hashed >> np.uint64(29)
-    return hashed, start
+    text = np.searchsorted(bounds, start, side="right") - 1
+    inside = start + GRAM <= np.asarray(bounds)[text + 1]
+    return hashed[inside], text[inside].astype(np.int64)
 
 
 def _hits(
@@ -177,13 +180,10 @@ def _hits(
     """Which texts have which of the wanted grams: row in `texts`, place in `wanted`."""
     words, bounds = words_of_each(texts)
     ids = np.fromiter((number.get(word, 0) for word in words), np.uint64, len(words))
-    grams, start = _grams(ids)
+    grams, text = _grams(ids, bounds)
     place = np.searchsorted(wanted, grams)
     known = wanted[np.minimum(place, len(wanted) - 1)] == grams
-    start, place = start[known], place[known]
-    text = np.searchsorted(bounds, start, side="right") - 1
-    inside = start + GRAM <= np.asarray(bounds)[text + 1]
-    return text[inside].astype(np.int64), place[inside].astype(np.int64)
+    return text[known], place[known].astype(np.int64)
 
 
 def summary(listed: Sequence[Mapping[str, str]], questions: int) -> dict[str, Any]:

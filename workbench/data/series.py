@@ -21,8 +21,9 @@ from workbench import files, manifest
 from workbench.data import contamination, dataset_folders, iterations
 from workbench.data.near_duplicates import BATCH, Fingerprints, FixedIndex, fingerprint, fingerprint_texts
 from workbench.data.records import Record, record_id
-from workbench.data.splits import Item, draw_stratified, holdout_size, in_order, rounded
+from workbench.data.splits import Item, draw_stratified, holdout_size, in_order
 from workbench.errors import UserError
+from workbench.shares import rounded
 
 FIXED = ("holdout", "eval")
 STATISTICS = "dataset_stats.json"
@@ -90,8 +91,9 @@ def take_stock(
 ) -> Catalogue:
     """Hold the records against the register of earlier iterations; `last` is the ledger's last line.
 
-    A specialty whose file has another name now is the same one, and its records keep their ids. Records edited upstream keep the place of their former selves. One that stands in a fixed set keeps its old text
-    there, read back from the split, unless `accept_edits`.
+    A specialty whose file has another name now is the same one, and its records keep their ids. Records edited upstream keep
+    the place of their former selves. One that stands in a fixed set keeps its old text there, read back from the split, unless
+    `accept_edits`.
     """
     register = iterations.read_register(folder)
     iteration = len(iterations.read_ledger(folder)) + 1
@@ -411,66 +413,6 @@ def write(
     iterations.write_register(building / iterations.REGISTER, entries + catalogue.gone)
     shutil.copyfile(building / iterations.REGISTER, building / iterations.REGISTER_THEN)
     return building
-
-
-def restore(folder: Path, number: int, ledger: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Bring the sets of an earlier iteration back, as a new iteration; returns the manifest that now stands in `folder`.
-
-    Nothing is lost: the present iteration is archived, and the ledger goes on. Records that were added or edited since are
-    so again for the iteration that follows.
-    """
-    wanted = next((entry for entry in ledger if entry["iteration"] == number), None)
-    if wanted is None:
-        known = ", ".join(str(entry["iteration"]) for entry in ledger) or "none"
-        raise UserError(f"{folder}: its ledger has no iteration {number}; it has {known}.")
-    present = manifest.read(folder)
-    if (
-        present is not None
-        and number in (present["iteration"], present.get("restored_from"))
-        and not changed_by_hand(folder, present)
-    ):
-        return {**present, "up_to_date": True}
-    source = _archived(folder, wanted)
-    building = folder / manifest.BUILDING
-    files.remove(building)
-    shutil.copytree(source, building, ignore=shutil.ignore_patterns(manifest.MANIFEST))
-    shutil.copyfile(source / iterations.REGISTER_THEN, building / iterations.REGISTER)
-    coming = len(ledger) + 1
-    same = all(ledger[-1]["hashes"][split] == wanted["hashes"][split] for split in FIXED)
-    broken = "" if same else f"the fixed sets are those of iteration {number} again"
-    entry = {**wanted, "iteration": coming, "made": manifest.now(), "derived_from": ledger[-1]["hashes"], "adjustments": {},
-             "recommendations_sha256": "", "restored_from": number, "comparability_break": broken,
-             "changes": dict.fromkeys(wanted["changes"], 0) | {"fixed_waiting": wanted["changes"]["fixed_waiting"]},
-             "specialties": {"added": [], "removed": [], "returned": [], "renamed": iterations.names_since(ledger[-1], wanted),
-                             "absent": wanted.get("specialties", {}).get("absent", [])}}  # fmt: skip
-    files.write_json_lines(building / iterations.LEDGER, [*ledger, entry])
-    statistics = files.read_json(building / STATISTICS)
-    files.write_json(building / STATISTICS, {**statistics, "iteration": coming})
-    then = files.read_json(source / manifest.MANIFEST)
-    manifest.finish(building, {**then, "iteration": coming, "restored_from": number, "finished": manifest.now()})
-    finish_interrupted(folder)
-    return {**manifest.require(folder, "dataset_preparation.py"), "up_to_date": False}
-
-
-def changed_by_hand(folder: Path, made: Mapping[str, Any]) -> list[str]:
-    """Splits of a prepared folder that no longer hold the records that its manifest names."""
-    return [
-        dataset_folders.SPLITS[split]
-        for split, digest in made["splits"].items()
-        if files.sha256_of(sorted(dataset_folders.read_ids(folder, split))) != digest
-    ]
-
-
-def _archived(folder: Path, wanted: Mapping[str, Any]) -> Path:
-    """The archived folder that holds these sets whole."""
-    for path in sorted((folder / files.ARCHIVE_NAME).glob("*")):
-        then = manifest.read(path)
-        whole = then is not None and then["iteration"] == wanted["iteration"] and then.get("splits") == wanted["hashes"]
-        if then is not None and whole and not changed_by_hand(path, then) and (path / iterations.REGISTER_THEN).is_file():
-            return path
-    raise UserError(
-        f"{folder / files.ARCHIVE_NAME}: does not hold the sets of iteration {wanted['iteration']} whole, so they cannot be brought back."
-    )
 
 
 def _statistics(plan: Plan, catalogue: Catalogue, entry: dict[str, Any]) -> dict[str, Any]:

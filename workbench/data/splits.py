@@ -68,8 +68,3 @@ def draw_stratified(items: Sequence[Item], count: int, seed: int, purpose: str) 
 def holdout_size(available: int, wanted: int) -> int:
     """Holdout questions of a specialty: those wanted, but never more than half of what there is."""
     return min(wanted, available // 2)
-
-
-def rounded(share: float, base: int) -> int:
-    """`share` of `base` records, half rounded up; 1e-9 absorbs what binary fractions lose."""
-    return int(share * base + 0.5 + 1e-9)

@@ -52,7 +52,7 @@ def collect(
         pairs = after.merge(before, on="id", suffixes=("", " before"))
         pairs["change"] = pairs["score"] - pairs["score before"]
         changes.append(_variance(pairs, "change"))
-    # records counts of the base are nothing of anything
+    # the base was trained on nothing
     records = np.array([[0.0] * len(names), *([float(one.get(name, 0)) for name in names] for one in trained)])
     return Observations(
         records,

@@ -155,8 +155,7 @@ def _greedy(situation: Situation, curves: Curves, budget: float, added: Array) -
     now, pool, added = situation.seen.trained[-1], situation.pool, added.copy()
     part = budget / PARTS
     strides = STRIDES * part
-    scores = curves.scores(now + added)
-    step = np.minimum(strides, (pool - added)[:, None])
+    scores, step = np.empty(curves.level.shape), np.empty((len(pool), len(strides)))
     gains = np.empty((*scores.shape, len(strides)))
 
     def look(place: int) -> None:

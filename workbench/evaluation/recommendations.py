@@ -16,6 +16,7 @@ import numpy as np
 from workbench.evaluation import policies
 from workbench.evaluation.learning_curves import Array, Curves, Observations
 from workbench.evaluation.ranking import WORST_SHARE, Evidence
+from workbench.shares import rounded
 
 TARGET_SHARE = 0.8
 NOTHING_TO_COMPARE = "Fewer than two specialties have scores on the eval split, so none can be compared with others."
@@ -38,22 +39,17 @@ class Stock:
     def additions_to_target(self, name: str) -> int:
         """Records from the pool that raise it to 80%, or to all once that is reached."""
         used, base = self._used(name), self.share_base[name]
-        target = _rounded(TARGET_SHARE * base)
+        target = rounded(TARGET_SHARE, base)
         return max(0, min(self.pool.get(name, 0), (target if used < target else base) - used))
 
     def share_with(self, name: str, added: int) -> float:
         """The share under which preparation adds exactly these records; a round one where that will do."""
         used, base = self._used(name) + added, self.share_base[name]
         # six digits stand for exactly these records where there are a million
-        return next((share for share in (TARGET_SHARE, 1.0) if _rounded(share * base) == used), min(1.0, round(used / base, 6)))
+        return next((share for share in (TARGET_SHARE, 1.0) if rounded(share, base) == used), min(1.0, round(used / base, 6)))
 
     def _used(self, name: str) -> int:
-        return _rounded(self.shares[name] * self.share_base[name])
-
-
-def _rounded(records: float) -> int:
-    """Half up, as preparation counts the records of a share."""
-    return int(records + 0.5 + 1e-9)
+        return rounded(self.shares[name], self.share_base[name])
 
 
 @dataclass(frozen=True)
