@@ -37,8 +37,10 @@ run: install  ## the three scripts on the sample data, twice: about 8 minutes th
 iterate: install  ## prepare, train and evaluate in turn on the sample data, at most N iterations (make iterate N=4)
 	@$(BIN)/python iterate.py --demo N=$(N)
 
-# two workers with one thread each took a third of the time of one worker with two threads
+# two workers with one thread each took a third of the time of one worker with two threads; the embedded model is trained
+# before, with every thread
 test: $(VENV)/installed-dev  ## every test
+	@$(BIN)/python -c "from workbench import embedded; embedded.ensure()"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(VENV)/installed-dev  ## format, lint and types

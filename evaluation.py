@@ -180,7 +180,11 @@ class Inputs:
     def ledger(self) -> list[dict[str, Any]]:
         from workbench.data import iterations
 
-        return iterations.read_ledger(self.data_folder)
+        if not (lines := iterations.read_ledger(self.data_folder)):
+            raise UserError(
+                f"{self.data_folder / iterations.LEDGER}: is missing or empty. Restore it, or prepare the data again."
+            )
+        return lines
 
     def series(self) -> list[Any]:
         """What the data began with, and how it puts a question now."""
@@ -199,22 +203,13 @@ class Inputs:
 
 def refuse_leaks(inputs: Inputs, planned: list[Arm]) -> None:
     """Look into what each adapter was trained on, where it still lies beside the data, for what is about to be asked."""
-    from workbench.data import dataset_folders, leaks
+    from workbench.data import leaks
 
-    fixed = {split: dataset_folders.read_records(inputs.data_folder, split) for split in ("holdout", "eval")}
-    threshold = inputs.data["settings"]["NEAR_DUPLICATE_THRESHOLD"]
-    folders = [inputs.data_folder, *sorted(inputs.data_folder.glob(f"{files.ARCHIVE_NAME}/*"))]
-    prepared = {
-        done["splits"]["train"]: folder for folder in reversed(folders) if (done := manifest.read(folder)) and "splits" in done
-    }
-    trained = {str(inputs.adapter_folder): inputs.training}
-    trained |= {arm.source: manifest.require(Path(arm.source), "fine_tuning.py") for arm in planned if arm.kind == "adapter"}
-    seen = {training["inputs"]["splits"]["train"] for training in trained.values()}
-    for folder in {prepared[train] for train in seen if train in prepared}:
-        leaks.refuse(
-            folder, dataset_folders.read_records(folder, "train"), fixed, threshold,
-            remedy="An adapter that was trained on them cannot be asked. Prepare the data again, and train on that.",
-        )  # fmt: skip
+    further = [manifest.require(Path(arm.source), "fine_tuning.py") for arm in planned if arm.kind == "adapter"]
+    leaks.refuse_learnt(
+        inputs.data_folder, [inputs.training, *further],
+        remedy="An adapter that was trained on them cannot be asked. Prepare the data again, and train on that.",
+    )  # fmt: skip
 
 
 def plan_arms(config: EvaluationConfig, inputs: Inputs, known: dict[str, str]) -> list[Arm]:
@@ -242,7 +237,7 @@ def plan_arms(config: EvaluationConfig, inputs: Inputs, known: dict[str, str]) -
             arms.Arm(arms.TUNED, kind, str(inputs.adapter_folder), identity[arms.TUNED], encoder_decoder=both),
         ]
     return pair + arms.further(
-        config.MODELS, base=pair[0], splits=inputs.data["splits"], precision=precision,
+        config.MODELS, base=pair[0], data_folder=inputs.data_folder, precision=precision,
         load_in_4bit=bool(config.LOAD_IN_4BIT), run=identity[arms.TUNED], known=known,
     )  # fmt: skip
 
@@ -597,54 +592,23 @@ def print_table(output: Path) -> None:
 
 def rate(config: EvaluationConfig, arguments: Any) -> None:
     """`--rating-sheet` and `--ratings`, on a finished evaluation; no model is needed."""
-    import pandas as pd
-
     from workbench.evaluation import rating
 
     output = Path(config.OUTPUT_DIR)
     manifest.require(output, SCRIPT)
-    base, tuned = (
-        pd.read_csv(
-            output / f"{name}_model_results.csv", dtype={"id": str}, keep_default_na=False, na_values={"id": [], "prediction": []}
-        )
-        for name in ("base", "finetuned")
-    )
-    if arguments.rating_sheet is not None:
-        if arguments.rating_sheet < 1:
-            raise UserError(f"--rating-sheet {arguments.rating_sheet}: must be at least 1.")
-        with files.output_lock(output):
-            count = rating.write_sheet(output, base, tuned, arguments.rating_sheet, config.RANDOM_SEED)
-        print(
-            f"{count} questions, both answers in random order: {output / rating.PAGE} (or {output / rating.SHEET})\n"
-            f"Send raters one of the two, not {rating.KEY}. Then: python evaluation.py --ratings FILE… with OUTPUT_DIR={output}"
-        )
+    if arguments.rating_sheet is None:
+        suite = make_metrics(config.BERTSCORE_MODEL)
+        lower_is_better = {name: suite.lower_is_better(name) for name in suite.names() if not suite.describes(name)}
+        rating.report(output, arguments.ratings, lower_is_better, config.RANDOM_SEED)
         return
-    if not (output / rating.KEY).is_file():
-        raise UserError(f"{output}: holds no {rating.KEY}. `python evaluation.py --rating-sheet N` makes a sheet first.")
-    ratings = rating.read_ratings(arguments.ratings, files.read_json(output / rating.KEY))
-    results = rating.summarise(ratings, dict(zip(base["id"], base["specialty"], strict=True)), config.RANDOM_SEED)
-    suite = make_metrics(config.BERTSCORE_MODEL)
-    numbers = {name: suite.lower_is_better(name) for name in suite.names() if name in base and not suite.describes(name)}
-    for table in (base, tuned):
-        table[list(numbers)] = table[list(numbers)].apply(pd.to_numeric, errors="coerce")
-    metrics = rating.agreement_of_metrics(ratings, base, tuned, numbers)
-    for name, table in (("rating_results.csv", results), ("rating_agreement.csv", metrics)):
-        with files.atomic_open(output / name) as file:
-            table.to_csv(file, index=False, float_format="%.6g")
-    total, (kappa, common) = results.iloc[0], rating.agreement(ratings)
+    if arguments.rating_sheet < 1:
+        raise UserError(f"--rating-sheet {arguments.rating_sheet}: must be at least 1.")
+    with files.output_lock(output):
+        count = rating.make_sheet(output, arguments.rating_sheet, config.RANDOM_SEED)
     print(
-        f"{total['ratings']} ratings of {total['questions']} questions by {ratings['rater'].nunique()}: tuned better {total['tuned_wins']}, "
-        f"neither {total['ties']}, base better {total['base_wins']}\n"
-        f"  net preference for the tuned model {total['net']:+.2f} (95% interval {total['ci_low']:+.2f} to {total['ci_high']:+.2f}, p {total['p']:.2g})"
+        f"{count} questions, both answers in random order: {output / rating.PAGE} (or {output / rating.SHEET})\n"
+        f"Send raters one of the two, not {rating.KEY}. Then: python evaluation.py --ratings FILE… with OUTPUT_DIR={output}"
     )
-    if not math.isnan(kappa):
-        print(f"  agreement between raters on {common} questions: Fleiss' kappa {kappa:.2f}")
-    print("  metrics that prefer what raters prefer (half would be chance):")
-    for _, row in metrics[metrics["questions"] > 0].iterrows():
-        print(
-            f"    {row['metric']:<22}{100 * row['agrees']:>4.0f}%   {100 * row['ci_low']:.0f} to {100 * row['ci_high']:.0f}%, {row['questions']} questions"
-        )
-    print(f"by specialty: {output / 'rating_results.csv'}, metrics: {output / 'rating_agreement.csv'}")
 
 
 def main() -> None:

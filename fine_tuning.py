@@ -192,7 +192,7 @@ def fingerprint_of(config: TrainingConfig, data: dict[str, Any], base_hash: str,
     return files.sha256_of([recipe_of(config, processes), data["fingerprint"], data["splits"], base_hash, start])
 
 
-def load_examples(config: TrainingConfig, data: dict[str, Any], tokenizer: Any) -> tuple[list[Any], list[Any], list[str]]:
+def load_examples(config: TrainingConfig, tokenizer: Any) -> tuple[list[Any], list[Any], list[str]]:
     """Train and eval examples, and the audit in words; refuses leaks and examples with nothing to learn."""
     from workbench import chat
     from workbench.data import dataset_folders, leaks
@@ -203,13 +203,7 @@ def load_examples(config: TrainingConfig, data: dict[str, Any], tokenizer: Any) 
     for name, split in (("train", train), ("eval", evaluation)):
         if not len(split):
             raise UserError(f"{folder}: its {name} split is empty. Raise the shares and prepare the data again.")
-    leaks.refuse(
-        folder,
-        dataset_folders.read_records(folder, "train"),
-        {split: dataset_folders.read_records(folder, split) for split in ("holdout", "eval")},
-        data["settings"]["NEAR_DUPLICATE_THRESHOLD"],
-        remedy="Run python dataset_preparation.py again, which makes changed sets anew.",
-    )
+    leaks.refuse_sets(folder, [folder], remedy="Run python dataset_preparation.py again, which makes changed sets anew.")
     first = train[0]
     chat.check_tokenizer(tokenizer, first["formatted_chat"], config.MODEL_NAME)
     limits = {"max_length": config.MAX_SEQ_LENGTH, "long_examples": config.LONG_EXAMPLES}
@@ -341,16 +335,21 @@ def examiner(config: TrainingConfig, tokenizer: Any) -> Any:
     return samples.examiner(split, tokenizer, config.SAMPLE_QUESTIONS, encoder_decoder=config.MODEL_TYPE == "encoder-decoder")
 
 
-def check_init_adapter(config: TrainingConfig, data: dict[str, Any], base_hash: str) -> None:
-    """Refuse an adapter that knows another holdout, stands on another base, or has another shape than the settings say."""
+def check_init_adapter(config: TrainingConfig, base_hash: str) -> list[str]:
+    """Refuse an adapter that may know the holdout, stands on another base, or has another shape than the settings say.
+
+    Returns the hashes of the train sets that it has seen.
+    """
+    from workbench.data import leaks
+
     folder = Path(config.INIT_ADAPTER)
     earlier = manifest.require(folder, SCRIPT)
-    for split in ("holdout", "eval"):
-        if earlier["inputs"]["splits"][split] != data["splits"][split]:
-            raise UserError(
-                f"INIT_ADAPTER={folder}: was trained beside another {split} set, so it may have learnt questions of this one. "
-                "Begin a new adapter."
-            )
+    if not leaks.can_be_asked(Path(config.DATASET_DIR), earlier):
+        raise UserError(
+            f"INIT_ADAPTER={folder}: was trained beside another holdout or eval set, and on data that neither {config.DATASET_DIR} nor "
+            "its archive holds, so it may have learnt questions of this one. Begin a new adapter."
+        )
+    leaks.refuse_learnt(Path(config.DATASET_DIR), [earlier], remedy="Begin a new adapter.")
     if earlier["inputs"]["base_weights"] != base_hash:
         raise UserError(f"INIT_ADAPTER={folder}: was trained on {earlier['settings']['MODEL_NAME']}, not on {config.MODEL_NAME}.")
     for name in ("LORA_RANK", "LORA_ALPHA", "LORA_TARGET_MODULES", "LORA_OPTIONS"):
@@ -359,6 +358,7 @@ def check_init_adapter(config: TrainingConfig, data: dict[str, Any], base_hash: 
                 f"INIT_ADAPTER={folder}: has {name}={earlier['settings'].get(name)}, and an adapter keeps its shape. "
                 f"Set it so here too, not {getattr(config, name)}."
             )
+    return leaks.trained_on(earlier)
 
 
 def save_result(config: TrainingConfig, trainer: Any, tokenizer: Any, data: dict[str, Any], details: dict[str, Any]) -> None:
@@ -545,10 +545,11 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, here: An
     found = "encoder-decoder" if models.is_encoder_decoder(models.load_config(location)) else "decoder"
     if found != config.MODEL_TYPE:
         raise UserError(f"{config.MODEL_NAME}: is a model of type {found}. Set MODEL_TYPE={found}.")
+    seen: list[str] = []
     if config.INIT_ADAPTER:
-        check_init_adapter(config, data, base_hash)
+        seen = check_init_adapter(config, base_hash)
     tokenizer = models.load_tokenizer(location)
-    examples, evaluation, audit = load_examples(config, data, tokenizer)
+    examples, evaluation, audit = load_examples(config, tokenizer)
     full_precision = config.FULL_FINE_TUNING or config.TRAINER_OPTIONS.get("bf16") is False
     model = models.load_base(
         location, load_in_4bit=config.LOAD_IN_4BIT, full_precision=full_precision, shardable=config.SHARD_BASE
@@ -591,6 +592,8 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, here: An
         trainer.evaluate()
     else:
         print(f"  going on from {checkpoint.name}")
+        started -= checkpoints.seconds_until(checkpoint)
+    trainer.began = started
     if here.is_main_process:
         options.write_tags(options.reporters(config), tags)
     stop = checkpoints.StopSafely(trainer.accelerator)
@@ -616,7 +619,7 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, here: An
     contents = manifest.build(
         fingerprint,
         settings.as_dict(config),
-        {"dataset": data["fingerprint"], "splits": data["splits"], "base_weights": base_hash,
+        {"dataset": data["fingerprint"], "splits": data["splits"], "trained_on": [*seen, data["splits"]["train"]], "base_weights": base_hash,
          "adapter": files.sha256_file(output / ("model.safetensors" if config.FULL_FINE_TUNING else "adapter_model.safetensors"))},
         started,
         made_by=SCRIPT, iteration=data["iteration"], device=models.describe_device(), processes=here.num_processes,

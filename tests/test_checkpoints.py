@@ -5,7 +5,7 @@ import torch
 from transformers import TrainingArguments
 
 from workbench import files
-from workbench.training.checkpoints import WHOLE, WholeCheckpoints, clear_torn, is_whole, newest_whole
+from workbench.training.checkpoints import WHOLE, WholeCheckpoints, clear_torn, is_whole, newest_whole, seconds_until
 
 
 class Line(torch.nn.Module):
@@ -31,6 +31,13 @@ def test_a_checkpoint_has_its_name_only_once_it_is_whole_and_the_disk_is_bounded
     assert all(is_whole(tmp_path / name) for name in kept)
     assert newest_whole(tmp_path) == tmp_path / "checkpoint-6"
     assert files.read_json(tmp_path / "checkpoint-6" / WHOLE)["step"] == 6
+
+
+def test_the_seconds_of_earlier_parts_are_counted(tmp_path):
+    first = trainer(tmp_path, steps=2)
+    first.began -= 1000
+    first.train()
+    assert 1000 <= seconds_until(tmp_path / "checkpoint-2") < 1060
 
 
 def test_a_file_cut_short_or_lost_makes_a_checkpoint_not_whole_and_the_one_before_is_taken(tmp_path):

@@ -6,9 +6,11 @@ import shutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import evaluate_command, pairs, prepare_command, run_script, train_command, write_specialty
+from conftest import evaluate_command, mistake, pairs, prepare_command, run_script, train_command, write_specialty
 
 import dataset_preparation as preparation
+import evaluation
+import fine_tuning
 from workbench import chat, files, manifest
 from workbench.data import contamination, dataset_folders, leaks
 from workbench.data.near_duplicates import fingerprint
@@ -147,3 +149,40 @@ def test_a_leak_in_an_earlier_iterations_train_set_stops_its_adapter_from_being_
     assert manifest.read(folders["data"])["iteration"] == 2
     asked = run_script(*evaluate_command(folders))
     assert asked.returncode == 2 and "iteration_001: 1 training records say the same" in asked.stderr
+
+
+def test_once_a_specialty_was_added_earlier_adapters_are_gone_on_with_and_asked_where_what_they_learnt_can_be_looked_into(
+    small_run, tmp_path, monkeypatch, capsys
+):
+    source, folders = tmp_path / "files", {**small_run, "data": tmp_path / "data", "adapter": tmp_path / "adapter"}
+    shutil.copytree(small_run["files"], source)
+    shutil.copytree(small_run["data"], folders["data"])
+    write_specialty(source, "astrology", pairs("astrology", 40))
+    assert run_script(*prepare_command({**folders, "files": source})).returncode == 0
+    first, now = manifest.read(small_run["adapter"]), manifest.read(folders["data"])["splits"]
+    assert first["inputs"]["splits"]["holdout"] != now["holdout"]
+    going_on = train_command(
+        folders, f"INIT_ADAPTER={small_run['adapter']}", "TRAINER_OPTIONS={max_steps: 2}", "SAMPLE_QUESTIONS=0"
+    )
+    done = run_script(*going_on)
+    assert done.returncode == 0, done.stderr
+    assert manifest.read(folders["adapter"])["inputs"]["trained_on"] == [first["inputs"]["splits"]["train"], now["train"]]
+    config = evaluation.EvaluationConfig(
+        DATASET_DIR=str(folders["data"]),
+        FINETUNED_MODEL_PATH=str(folders["adapter"]),
+        MODELS={"first": str(small_run["adapter"])},
+    )
+    inputs = evaluation.Inputs(config)
+    planned = evaluation.plan_arms(config, inputs, {})
+    assert [arm.name for arm in planned] == ["base", "tuned", "first"]
+    evaluation.refuse_leaks(inputs, planned)
+    archived = folders["data"] / "archive" / "iteration_001"
+    plant(archived, 0)
+    # the adapter that is asked learnt it by way of the one it went on from
+    with pytest.raises(UserError, match="iteration_001: 1 training records say the same"):
+        evaluation.refuse_leaks(inputs, planned[:2])
+    shutil.rmtree(archived)
+    with pytest.raises(UserError, match=r"neither .* nor its archive holds"):
+        evaluation.plan_arms(config, inputs, {})
+    code, said = mistake(fine_tuning, [*going_on, f"OUTPUT_DIR={tmp_path / 'another'}"], monkeypatch, capsys)
+    assert code == 2 and "neither" in said and "Begin a new adapter" in said

@@ -302,9 +302,7 @@ def trainer(small_run, tmp_path):
         DATASET_DIR=str(small_run["data"]), OUTPUT_DIR=str(tmp_path), LORA_DROPOUT=0.0, SAMPLE_QUESTIONS=0
     )
     tokenizer = models.load_tokenizer("embedded")
-    train, evaluation, _ = fine_tuning.load_examples(
-        config, manifest.require(small_run["data"], "dataset_preparation.py"), tokenizer
-    )
+    train, evaluation, _ = fine_tuning.load_examples(config, tokenizer)
     model = models.load_base("embedded", load_in_4bit=True)
     return fine_tuning.make_trainer(config, model, tokenizer, train, evaluation, fine_tuning.cut_steps(config, model, train))
 

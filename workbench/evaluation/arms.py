@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench import chat, manifest, models
+from workbench.data import leaks
 from workbench.errors import UserError
 from workbench.evaluation.answers import Question, questions_of
 
@@ -45,13 +46,13 @@ class Arm:
 
 
 def further(
-    wanted: Mapping[str, Any], *, base: Arm, splits: Mapping[str, str], precision: str, load_in_4bit: bool, run: str,
+    wanted: Mapping[str, Any], *, base: Arm, data_folder: Path, precision: str, load_in_4bit: bool, run: str,
     known: Mapping[str, str],
 ) -> list[Arm]:  # fmt: skip
     """The arms of `MODELS`: name to an adapter of this base, a model, "base: SYSTEM MESSAGE" or "ADDRESS MODEL".
 
     Args:
-        splits: hashes of the fixed sets, which an adapter must have been trained beside.
+        data_folder: what dataset_preparation.py wrote; an adapter must have been trained beside its fixed sets, or on what lies there.
         known: identities of a finished evaluation whose answers are only scored again, so that no model is looked at.
         run: identity of this evaluation's models; a server's answers are asked for anew where it changed.
     """
@@ -74,7 +75,7 @@ def further(
                 )
             found.append(replace(base, name=name, system_message=text.removeprefix("base:").strip()))
         elif (Path(text) / "adapter_config.json").is_file():
-            found.append(_adapter(name, Path(text), base, splits))
+            found.append(_adapter(name, Path(text), base, data_folder))
         else:
             if name not in known:
                 models.require_device_for(text, load_in_4bit=load_in_4bit)
@@ -92,11 +93,12 @@ def further(
     return found
 
 
-def _adapter(name: str, folder: Path, base: Arm, splits: Mapping[str, str]) -> Arm:
+def _adapter(name: str, folder: Path, base: Arm, data_folder: Path) -> Arm:
     training = manifest.require(folder, "fine_tuning.py")
-    if any(training["inputs"]["splits"][split] != splits[split] for split in ("holdout", "eval")):
+    if not leaks.can_be_asked(data_folder, training):
         raise UserError(
-            f"MODELS: {name}: {folder} was trained beside another holdout or eval set, so it may have learnt questions of this one."
+            f"MODELS: {name}: {folder} was trained beside another holdout or eval set, and on data that neither {data_folder} nor its "
+            "archive holds, so it may have learnt questions of this one."
         )
     if base.kind != "base" or not base.identity.startswith(training["inputs"]["base_weights"]):
         raise UserError(f"MODELS: {name}: {folder} is an adapter of {training['settings']['MODEL_NAME']}, not of {base.source}.")

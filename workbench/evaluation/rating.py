@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 import random
 import secrets
 from collections.abc import Mapping, Sequence
@@ -17,9 +18,60 @@ from workbench import files
 from workbench.errors import UserError
 from workbench.evaluation import significance
 
+RESULTS, AGREEMENT = "rating_results.csv", "rating_agreement.csv"
 SHEET, PAGE, KEY = "rating_sheet.csv", "rating_sheet.html", "rating_key.json"
 COLUMNS = ("sheet", "number", "specialty", "question", "answer_a", "answer_b", "better", "comment")
 CHOICES = {"A": 1, "B": -1, "=": 0, "NEITHER": 0}  # which answer is better, seen from A
+
+
+def make_sheet(output: Path, count: int, seed: int) -> int:
+    """`write_sheet` from the answers of a finished evaluation."""
+    return write_sheet(output, *_scored_answers(output), count, seed)
+
+
+def report(output: Path, paths: Sequence[Path], lower_is_better: Mapping[str, bool], seed: int) -> None:
+    """Print what raters' sheets say together, and leave it in `rating_results.csv` and `rating_agreement.csv`.
+
+    Args:
+        lower_is_better: the metrics that are held against the raters.
+    """
+    if not (output / KEY).is_file():
+        raise UserError(f"{output}: holds no {KEY}. `python evaluation.py --rating-sheet N` makes a sheet first.")
+    base, tuned = _scored_answers(output)
+    ratings = read_ratings(paths, files.read_json(output / KEY))
+    results = summarise(ratings, dict(zip(base["id"], base["specialty"], strict=True)), seed)
+    numbers = {name: lower for name, lower in lower_is_better.items() if name in base}
+    for table in (base, tuned):
+        table[list(numbers)] = table[list(numbers)].apply(pd.to_numeric, errors="coerce")
+    metrics = agreement_of_metrics(ratings, base, tuned, numbers)
+    for name, table in ((RESULTS, results), (AGREEMENT, metrics)):
+        with files.atomic_open(output / name) as file:
+            table.to_csv(file, index=False, float_format="%.6g")
+    total, (kappa, common) = results.iloc[0], agreement(ratings)
+    print(
+        f"{total['ratings']} ratings of {total['questions']} questions by {ratings['rater'].nunique()}: tuned better {total['tuned_wins']}, "
+        f"neither {total['ties']}, base better {total['base_wins']}\n"
+        f"  net preference for the tuned model {total['net']:+.2f} (95% interval {total['ci_low']:+.2f} to {total['ci_high']:+.2f}, p {total['p']:.2g})"
+    )
+    if not math.isnan(kappa):
+        print(f"  agreement between raters on {common} questions: Fleiss' kappa {kappa:.2f}")
+    print("  metrics that prefer what raters prefer (half would be chance):")
+    for _, row in metrics[metrics["questions"] > 0].iterrows():
+        print(
+            f"    {row['metric']:<22}{100 * row['agrees']:>4.0f}%   {100 * row['ci_low']:.0f} to {100 * row['ci_high']:.0f}%, {row['questions']} questions"
+        )
+    print(f"by specialty: {output / RESULTS}, metrics: {output / AGREEMENT}")
+
+
+def _scored_answers(output: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both tables of a finished evaluation as they were written: "NA" and an empty cell are text."""
+    base, tuned = (
+        pd.read_csv(
+            output / f"{name}_model_results.csv", dtype={"id": str}, keep_default_na=False, na_values={"id": [], "prediction": []}
+        )
+        for name in ("base", "finetuned")
+    )
+    return base, tuned
 
 
 def write_sheet(folder: Path, base: pd.DataFrame, tuned: pd.DataFrame, count: int, seed: int) -> int:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,8 +28,12 @@ class WholeCheckpoints(Trainer):
 
     transformers writes into the folder that a resume would choose, and deletes the old one before the new one is on
     disk. Here the new one is written into a folder that no resume looks at, flushed, and renamed; only then do
-    old ones go. In it stands `whole.json`, with the step and the size of each file.
+    old ones go. In it stands `whole.json`, with the step, the seconds spent so far and the size of each file.
     """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.began = time.time()  # less what the parts before a kill took, which whoever resumes knows
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         writing = Path(self.args.output_dir) / WRITING
@@ -47,20 +52,22 @@ class WholeCheckpoints(Trainer):
         self.args.output_dir = before
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            settle(writing / f"checkpoint-{self.state.global_step}", Path(before), self.state.global_step)
+            settle(
+                writing / f"checkpoint-{self.state.global_step}", Path(before), self.state.global_step, time.time() - self.began
+            )
             files.remove(writing)
             rotate_checkpoints(before, save_total_limit=self.args.save_total_limit)
         self.accelerator.wait_for_everyone()
 
 
-def settle(written: Path, folder: Path, step: int) -> None:
+def settle(written: Path, folder: Path, step: int, seconds: float) -> None:
     """Flush a checkpoint's files, mark it whole, and give it its name in `folder`."""
     for path in sorted(written.rglob("*")):
         if path.is_file():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
     sizes = {str(path.relative_to(written)): path.stat().st_size for path in sorted(written.rglob("*")) if path.is_file()}
-    files.write_json(written / WHOLE, {"step": step, "files": sizes})
+    files.write_json(written / WHOLE, {"step": step, "seconds": round(seconds, 1), "files": sizes})
     target = folder / written.name
     files.remove(target)
     os.replace(written, target)
@@ -93,6 +100,11 @@ def is_whole(checkpoint: Path) -> bool:
         return False
     sizes = files.read_json(checkpoint / WHOLE)["files"]
     return all((checkpoint / name).is_file() and (checkpoint / name).stat().st_size == size for name, size in sizes.items())
+
+
+def seconds_until(checkpoint: Path) -> float:
+    """What the training took until this checkpoint, in all its parts."""
+    return float(files.read_json(checkpoint / WHOLE)["seconds"])
 
 
 class StopSafely(TrainerCallback):
