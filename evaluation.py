@@ -159,14 +159,17 @@ class Inputs:
     """What is evaluated: the adapter and the data, checked to belong together."""
 
     def __init__(self, config: EvaluationConfig) -> None:
+        from workbench.data import dataset_folders
+
         self.adapter_folder, self.data_folder = Path(config.FINETUNED_MODEL_PATH), Path(config.DATASET_DIR)
         self.training = manifest.require(self.adapter_folder, "fine_tuning.py")
         self.data = manifest.require(self.data_folder, "dataset_preparation.py")
-        for split in ("holdout", "eval"):
+        for split in dataset_folders.FIXED:
             if self.training["inputs"]["splits"][split] != self.data["splits"][split]:
                 raise UserError(
-                    f"{self.adapter_folder}: was trained beside another {split} set than the one in {self.data_folder}, so "
-                    "some of its questions may have been trained on. Evaluate it on its own data, or train it again."
+                    f"{self.adapter_folder}: was trained beside another {split} set than the one in {self.data_folder}, and the headline is "
+                    "of a model and the data it was trained on. Train on these sets (and ask this model beside that one, with MODELS), "
+                    f"or bring its own back: python dataset_preparation.py --iteration {self.training['iteration']}."
                 )
         self.base_name = config.BASE_MODEL_PATH or self.training["settings"]["MODEL_NAME"]
         self.iteration: int = self.training["iteration"]
@@ -188,8 +191,10 @@ class Inputs:
 
     def series(self) -> list[Any]:
         """What the data began with, and how it puts a question now."""
+        from workbench.data.dataset_folders import FIXED
+
         first, last = self.ledger[0], self.ledger[-1]
-        return [{split: first["hashes"][split] for split in ("holdout", "eval")}, last["template_sha256"]]
+        return [{split: first["hashes"][split] for split in FIXED}, last["template_sha256"]]
 
     def ledger_entry(self) -> dict[str, Any]:
         """The ledger's line of the iteration that the adapter was trained on."""
@@ -202,14 +207,15 @@ class Inputs:
 
 
 def refuse_leaks(inputs: Inputs, planned: list[Arm]) -> None:
-    """Look into what each adapter was trained on, where it still lies beside the data, for what is about to be asked."""
+    """Look into what each of these models learnt, as far as it is known, for what is about to be asked."""
     from workbench.data import leaks
 
-    further = [manifest.require(Path(arm.source), "fine_tuning.py") for arm in planned if arm.kind == "adapter"]
-    leaks.refuse_learnt(
-        inputs.data_folder, [inputs.training, *further],
-        remedy="An adapter that was trained on them cannot be asked. Prepare the data again, and train on that.",
-    )  # fmt: skip
+    learners = [leaks.Learner(str(inputs.adapter_folder), inputs.training, "Prepare the data again, and train on that.")]
+    for arm in planned[2:]:
+        trained = leaks.training_of(Path(arm.source)) if arm.kind in ("adapter", "model") else None
+        if trained is not None:
+            learners.append(leaks.Learner(f"MODELS: {arm.name} ({arm.source})", trained, f"Leave {arm.name} out of MODELS."))
+    leaks.refuse_learnt(inputs.data_folder, learners)
 
 
 def plan_arms(config: EvaluationConfig, inputs: Inputs, known: dict[str, str]) -> list[Arm]:
@@ -237,7 +243,7 @@ def plan_arms(config: EvaluationConfig, inputs: Inputs, known: dict[str, str]) -
             arms.Arm(arms.TUNED, kind, str(inputs.adapter_folder), identity[arms.TUNED], encoder_decoder=both),
         ]
     return pair + arms.further(
-        config.MODELS, base=pair[0], data_folder=inputs.data_folder, precision=precision,
+        config.MODELS, base=pair[0], precision=precision,
         load_in_4bit=bool(config.LOAD_IN_4BIT), run=identity[arms.TUNED], known=known,
     )  # fmt: skip
 
@@ -278,6 +284,7 @@ def ask_one(config: EvaluationConfig, inputs: Inputs, text: str) -> None:
     row = answers.asked_like(dataset_folders.read_split(inputs.data_folder, "holdout")[0], text.strip())
     planned = plan_arms(config, inputs, {})
     base = "" if config.ENDPOINT else check_base(config, inputs)
+    refuse_leaks(inputs, planned)
 
     def say(arm: Arm, answer: str, finish: str) -> None:
         print(f"\n{arm.name}: {answer.strip()}{' …' if finish == 'length' else ''}", flush=True)
@@ -314,7 +321,7 @@ def collect(config: EvaluationConfig, inputs: Inputs, planned: list[Arm]) -> dic
     from workbench.evaluation.answering import Asked
     from workbench.evaluation.endpoint import ServerDecoding
 
-    splits: dict[str, Any] = {split: dataset_folders.read_split(inputs.data_folder, split) for split in ("holdout", "eval")}
+    splits: dict[str, Any] = {split: dataset_folders.read_split(inputs.data_folder, split) for split in dataset_folders.FIXED}
     sample = next((rows[0] for rows in splits.values() if len(rows)), None)
     if sample is None:
         raise UserError(f"{inputs.data_folder}: holdout and eval are empty, so there is nothing to ask.")
@@ -695,13 +702,12 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
             print(f"{output}: up to date")
         return
     # all that can be refused is, before the folder is claimed and what stands in it moved aside
-    weights = objective_of(config)
-    if isinstance(weights, dict) and (unknown := sorted(set(weights) - set(inputs.ledger_entry()["shares"]))):
+    weights, entry = objective_of(config), inputs.ledger_entry()
+    if isinstance(weights, dict) and (unknown := sorted(set(weights) - set(entry["shares"]))):
         raise UserError(f"OBJECTIVE: there is no specialty {unknown[0]!r} in {inputs.data_folder}.")
     base = "" if rescore or config.ENDPOINT else check_base(config, inputs)
     asked = collect(config, inputs, planned)
-    if here.is_main_process and not rescore:
-        refuse_leaks(inputs, planned)
+    processes.decided(here, lambda: refuse_leaks(inputs, planned))
     if rescore and (absent := {key for one in asked.values() for key in one.keys} - answers.stored_keys(output)):
         raise UserError(
             f"{output}: {len(absent)} answers of these models and settings are not stored, so they cannot be scored again. "

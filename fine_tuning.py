@@ -193,9 +193,9 @@ def fingerprint_of(config: TrainingConfig, data: dict[str, Any], base_hash: str,
 
 
 def load_examples(config: TrainingConfig, tokenizer: Any) -> tuple[list[Any], list[Any], list[str]]:
-    """Train and eval examples, and the audit in words; refuses leaks and examples with nothing to learn."""
+    """Train and eval examples, and the audit in words; refuses examples with nothing to learn."""
     from workbench import chat
-    from workbench.data import dataset_folders, leaks
+    from workbench.data import dataset_folders
     from workbench.training.examples import encode_records
 
     folder = Path(config.DATASET_DIR)
@@ -203,7 +203,6 @@ def load_examples(config: TrainingConfig, tokenizer: Any) -> tuple[list[Any], li
     for name, split in (("train", train), ("eval", evaluation)):
         if not len(split):
             raise UserError(f"{folder}: its {name} split is empty. Raise the shares and prepare the data again.")
-    leaks.refuse_sets(folder, [folder], remedy="Run python dataset_preparation.py again, which makes changed sets anew.")
     first = train[0]
     chat.check_tokenizer(tokenizer, first["formatted_chat"], config.MODEL_NAME)
     limits = {"max_length": config.MAX_SEQ_LENGTH, "long_examples": config.LONG_EXAMPLES}
@@ -335,21 +334,10 @@ def examiner(config: TrainingConfig, tokenizer: Any) -> Any:
     return samples.examiner(split, tokenizer, config.SAMPLE_QUESTIONS, encoder_decoder=config.MODEL_TYPE == "encoder-decoder")
 
 
-def check_init_adapter(config: TrainingConfig, base_hash: str) -> list[str]:
-    """Refuse an adapter that may know the holdout, stands on another base, or has another shape than the settings say.
-
-    Returns the hashes of the train sets that it has seen.
-    """
-    from workbench.data import leaks
-
+def check_init_adapter(config: TrainingConfig, base_hash: str) -> None:
+    """Refuse an adapter that stands on another base, or has another shape than the settings say."""
     folder = Path(config.INIT_ADAPTER)
     earlier = manifest.require(folder, SCRIPT)
-    if not leaks.can_be_asked(Path(config.DATASET_DIR), earlier):
-        raise UserError(
-            f"INIT_ADAPTER={folder}: was trained beside another holdout or eval set, and on data that neither {config.DATASET_DIR} nor "
-            "its archive holds, so it may have learnt questions of this one. Begin a new adapter."
-        )
-    leaks.refuse_learnt(Path(config.DATASET_DIR), [earlier], remedy="Begin a new adapter.")
     if earlier["inputs"]["base_weights"] != base_hash:
         raise UserError(f"INIT_ADAPTER={folder}: was trained on {earlier['settings']['MODEL_NAME']}, not on {config.MODEL_NAME}.")
     for name in ("LORA_RANK", "LORA_ALPHA", "LORA_TARGET_MODULES", "LORA_OPTIONS"):
@@ -358,7 +346,30 @@ def check_init_adapter(config: TrainingConfig, base_hash: str) -> list[str]:
                 f"INIT_ADAPTER={folder}: has {name}={earlier['settings'].get(name)}, and an adapter keeps its shape. "
                 f"Set it so here too, not {getattr(config, name)}."
             )
-    return leaks.trained_on(earlier)
+
+
+def refuse_leaks(config: TrainingConfig, location: str) -> list[str]:
+    """Look for what is asked in what is to be learnt, and in what was learnt by the model that this run begins with.
+
+    Args:
+        location: of the model that MODEL_NAME names; it may be one that was trained here.
+
+    Returns the hashes of all these train sets.
+    """
+    from workbench.data import dataset_folders, leaks
+
+    folder = Path(config.DATASET_DIR)
+    leaks.refuse_prepared(folder)
+    begins_with = {"INIT_ADAPTER": config.INIT_ADAPTER, "MODEL_NAME": location}
+    remedies = {"INIT_ADAPTER": "Begin a new adapter.", "MODEL_NAME": "Name a base that knows none of them."}
+    learners = [
+        leaks.Learner(f"{setting}={place}", trained, remedies[setting])
+        for setting, place in begins_with.items()
+        if place and (trained := leaks.training_of(Path(place))) is not None
+    ]
+    leaks.refuse_learnt(folder, learners)
+    learnt = [train for learner in learners for train in leaks.trained_on(learner.trained)]
+    return list(dict.fromkeys([*learnt, dataset_folders.hash_of_ids(folder, "train")]))
 
 
 def save_result(config: TrainingConfig, trainer: Any, tokenizer: Any, data: dict[str, Any], details: dict[str, Any]) -> None:
@@ -431,7 +442,7 @@ def export_model(config: TrainingConfig, arguments: Any) -> None:
         raise UserError(f"--export {target}: is not empty. Name a folder that is not there yet.")
     print("loading libraries …", flush=True)
     from workbench import models
-    from workbench.data import dataset_folders, iterations
+    from workbench.data import dataset_folders, iterations, leaks
     from workbench.evaluation import samples
     from workbench.training import export
 
@@ -460,7 +471,8 @@ def export_model(config: TrainingConfig, arguments: Any) -> None:
     evaluation = Path("evaluation_results", "demo") if arguments.demo else Path("evaluation_results")
     scores = export.scores_of(evaluation, training["inputs"]["adapter"])
     files.write_text(target / "README.md", export.model_card(training, data, entry["sizes"], scores, likeness))
-    files.write_json(target / "export.json", {"adapter": training["inputs"]["adapter"], **likeness})
+    learnt = {"splits": training["inputs"]["splits"], "trained_on": leaks.trained_on(training)}
+    files.write_json(target / leaks.EXPORT, {"adapter": training["inputs"]["adapter"], "inputs": learnt, **likeness})
     print(f"  {100 * likeness['equal']:.0f}% of {len(questions)} answers are the adapter's word for word, "
           f"words overlap by {100 * likeness['word_overlap']:.0f}%")  # fmt: skip
     if not scores:
@@ -545,9 +557,9 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, here: An
     found = "encoder-decoder" if models.is_encoder_decoder(models.load_config(location)) else "decoder"
     if found != config.MODEL_TYPE:
         raise UserError(f"{config.MODEL_NAME}: is a model of type {found}. Set MODEL_TYPE={found}.")
-    seen: list[str] = []
     if config.INIT_ADAPTER:
-        seen = check_init_adapter(config, base_hash)
+        check_init_adapter(config, base_hash)
+    trained_on = processes.decided(here, lambda: refuse_leaks(config, location))
     tokenizer = models.load_tokenizer(location)
     examples, evaluation, audit = load_examples(config, tokenizer)
     full_precision = config.FULL_FINE_TUNING or config.TRAINER_OPTIONS.get("bf16") is False
@@ -593,7 +605,7 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, here: An
     else:
         print(f"  going on from {checkpoint.name}")
         started -= checkpoints.seconds_until(checkpoint)
-    trainer.began = started
+    trainer.counts_from(started)
     if here.is_main_process:
         options.write_tags(options.reporters(config), tags)
     stop = checkpoints.StopSafely(trainer.accelerator)
@@ -619,7 +631,7 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, here: An
     contents = manifest.build(
         fingerprint,
         settings.as_dict(config),
-        {"dataset": data["fingerprint"], "splits": data["splits"], "trained_on": [*seen, data["splits"]["train"]], "base_weights": base_hash,
+        {"dataset": data["fingerprint"], "splits": data["splits"], "trained_on": trained_on, "base_weights": base_hash,
          "adapter": files.sha256_file(output / ("model.safetensors" if config.FULL_FINE_TUNING else "adapter_model.safetensors"))},
         started,
         made_by=SCRIPT, iteration=data["iteration"], device=models.describe_device(), processes=here.num_processes,

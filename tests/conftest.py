@@ -90,7 +90,7 @@ def run_script(*command: str, timeout: float = 600, **environment: str) -> subpr
         )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         said = [Path(folder) / name for name in ("stdout", "stderr")]
-        process = LOADED.Process(target=_run_here, args=(command, *said))
+        process = LOADED.Process(target=_run_here, args=(command, *said, dict(os.environ)))
         process.start()
         process.join(timeout)
         if process.exitcode is None:
@@ -99,7 +99,8 @@ def run_script(*command: str, timeout: float = 600, **environment: str) -> subpr
         return subprocess.CompletedProcess(list(command), process.exitcode, *(path.read_text("utf-8") for path in said))
 
 
-def _run_here(command: Sequence[str], stdout: Path, stderr: Path) -> None:
+def _run_here(command: Sequence[str], stdout: Path, stderr: Path, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
     for number, path in ((1, stdout), (2, stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     os.chdir(ROOT)

@@ -37,17 +37,20 @@ def found_in(training, *questions):
     return {row: kind for row, (kind, _) in contamination.find(training, fingerprint(training, near=True), asked).items()}
 
 
-def test_a_question_of_a_fixed_set_however_it_is_written_stops_training_and_names_both(tmp_path):
+def test_a_question_of_a_fixed_set_however_it_is_written_stops_training_and_names_both():
     fixed = {"holdout": records("What is gout?"), "eval": records("What are the long term effects of untreated type 2 diabetes?")}
-    leaks.refuse(tmp_path, records("What is asthma?", "What are the effects of type 1 diabetes?"), fixed, 0.8, remedy="")
-    with pytest.raises(UserError, match=r"1 training records .*\n.*'what is GOUT' \(same question as .* of the holdout set"):
-        leaks.refuse(tmp_path, records("what is GOUT"), fixed, 0.8, remedy="")
+    questions = leaks.FixedQuestions(fixed, 0.8)
+    questions.refuse(records("What is asthma?", "What are the effects of type 1 diabetes?"), "here", "")
+    with pytest.raises(
+        UserError, match=r"here: 1 training records .*\n.*'what is GOUT' \(same question as .* of the holdout set"
+    ):
+        questions.refuse(records("what is GOUT"), "here", "")
     near = make_record(
         "y", "What are the long term effects of the untreated type 2 diabetes?", fixed["eval"][0].response + " indeed"
     )
     with pytest.raises(UserError, match=r"near-duplicate as .* of the eval set"):
-        leaks.refuse(tmp_path, [near], fixed, 0.8, remedy="")
-    leaks.refuse(tmp_path, [make_record("y", near.question, near.response + " more")], fixed, 0, remedy="")
+        questions.refuse([near], "here", "")
+    leaks.FixedQuestions(fixed, 0).refuse([make_record("y", near.question, near.response + " more")], "here", "")
 
 
 def test_thirteen_words_in_a_row_of_a_benchmark_are_found_in_question_and_answer():
@@ -118,9 +121,10 @@ def test_contaminated_records_are_left_out_listed_and_told(config, tmp_path, cap
     assert VIGNETTE in preparation.update_training_data(config, {})[1]["question"]
 
 
-def plant(data, row):
-    """Put a record of the holdout into the prepared train set, as a user who edits it would."""
-    train, leaked = dataset_folders.read_records(data, "train"), dataset_folders.read_records(data, "holdout")[row]
+def plant(data, leaked=None):
+    """Put a record, by default one of its holdout, into a prepared train set, as a user who edits it would."""
+    train = dataset_folders.read_records(data, "train")
+    leaked = leaked or dataset_folders.read_records(data, "holdout")[0]
     files.remove(data / dataset_folders.TRAIN)
     dataset_folders.write_split(data / dataset_folders.TRAIN, [*train, leaked], chat.render_llama3, "")
     return leaked
@@ -129,7 +133,7 @@ def plant(data, row):
 def test_a_leak_in_the_prepared_train_set_stops_training_and_asking(small_run, tmp_path):
     folders = {**small_run, "data": tmp_path / "data", "adapter": tmp_path / "adapter", "scores": tmp_path / "scores"}
     shutil.copytree(small_run["data"], folders["data"])
-    leaked = plant(folders["data"], 0)
+    leaked = plant(folders["data"])
     refused = run_script(*train_command(folders))
     assert (
         refused.returncode == 2 and leaked.question[:60] in refused.stderr and not (folders["adapter"] / "manifest.json").exists()
@@ -145,10 +149,12 @@ def test_a_leak_in_an_earlier_iterations_train_set_stops_its_adapter_from_being_
     advice = tmp_path / "advice.json"
     files.write_json(advice, {"iteration": 1, "recommended_sample_increases": {"urology": 0.9}})
     assert run_script(*prepare_command(folders), "--recommendations", str(advice)).returncode == 0
-    plant(folders["data"] / "archive" / "iteration_001", 0)
+    plant(folders["data"] / "archive" / "iteration_001")
     assert manifest.read(folders["data"])["iteration"] == 2
     asked = run_script(*evaluate_command(folders))
     assert asked.returncode == 2 and "iteration_001: 1 training records say the same" in asked.stderr
+    told = run_script(*evaluate_command(folders, "--ask", "What is gout?"))
+    assert told.returncode == 2 and "say the same" in told.stderr
 
 
 def test_once_a_specialty_was_added_earlier_adapters_are_gone_on_with_and_asked_where_what_they_learnt_can_be_looked_into(
@@ -177,12 +183,83 @@ def test_once_a_specialty_was_added_earlier_adapters_are_gone_on_with_and_asked_
     assert [arm.name for arm in planned] == ["base", "tuned", "first"]
     evaluation.refuse_leaks(inputs, planned)
     archived = folders["data"] / "archive" / "iteration_001"
-    plant(archived, 0)
+    plant(archived)
     # the adapter that is asked learnt it by way of the one it went on from
     with pytest.raises(UserError, match="iteration_001: 1 training records say the same"):
         evaluation.refuse_leaks(inputs, planned[:2])
     shutil.rmtree(archived)
-    with pytest.raises(UserError, match=r"neither .* nor its archive holds"):
-        evaluation.plan_arms(config, inputs, {})
+    with pytest.raises(UserError, match=r"MODELS: first .* does not hold all that it was trained on.* Leave first out of MODELS"):
+        evaluation.refuse_leaks(inputs, planned)
     code, said = mistake(fine_tuning, [*going_on, f"OUTPUT_DIR={tmp_path / 'another'}"], monkeypatch, capsys)
-    assert code == 2 and "neither" in said and "Begin a new adapter" in said
+    assert code == 2 and "INIT_ADAPTER=" in said and "does not hold all" in said and "Begin a new adapter" in said
+
+
+@pytest.fixture
+def two_iterations(config, tmp_path):
+    """A prepared folder to which a specialty came in its second iteration, and what a model of the first was trained on."""
+    write_specialty(tmp_path / "files", "dentistry", pairs("dentistry", 30))
+    preparation.update_training_data(config, {})
+    first = manifest.read(tmp_path / "out")["splits"]
+    write_specialty(tmp_path / "files", "oncology", pairs("oncology", 40))
+    preparation.update_training_data(config, {})
+    return tmp_path / "out", first
+
+
+def learner(splits, **more):
+    return [leaks.Learner("it", {"inputs": {"splits": splits, **more.pop("inputs", {})}, **more}, "Leave it.")]
+
+
+def test_a_model_of_an_earlier_iteration_passes_only_if_all_that_it_learnt_is_known_and_lies_there(two_iterations):
+    folder, first = two_iterations
+    leaks.refuse_learnt(folder, learner(first))
+    for unknown in (
+        learner({**first, "train": "of another series"}),
+        learner(
+            first, settings={"INIT_ADAPTER": "results/archive/iteration_000"}
+        ),  # by a version that did not write down the chain
+        learner(first, inputs={"trained_on": [leaks.UNKNOWN, first["train"]]}),
+    ):
+        with pytest.raises(UserError, match=r"^it: was trained beside another .* does not hold all .* Leave it\.$"):
+            leaks.refuse_learnt(folder, unknown)
+    files.remove(folder / "archive" / "iteration_001" / "train_dataset")
+    with pytest.raises(UserError, match="does not hold all"):
+        leaks.refuse_learnt(folder, learner(first))
+
+
+def test_of_two_folders_that_name_the_same_train_set_the_one_that_was_edited_is_looked_into_too(two_iterations):
+    folder, first = two_iterations
+    leaks.refuse_learnt(folder, learner(first))
+    copy = folder / "archive" / "iteration_001b"
+    shutil.copytree(folder / "archive" / "iteration_001", copy)
+    asked = dataset_folders.read_records(folder, "holdout")
+    plant(copy, next(record for record in asked if record.specialty == "oncology"))
+    with pytest.raises(UserError, match=r"iteration_001b: 1 training records .*\n.*oncology"):
+        leaks.refuse_learnt(folder, learner(first))
+    # a model that was trained on the edited set says so by the records, not by the name
+    held = dataset_folders.hash_of_ids(copy, "train")
+    with pytest.raises(UserError, match="iteration_001b: 1 training records"):
+        leaks.refuse_learnt(folder, learner(first, inputs={"trained_on": [held]}))
+
+
+def test_a_broken_manifest_in_the_archive_stops_only_those_who_need_it(two_iterations):
+    folder, first = two_iterations
+    (folder / "archive" / "iteration_001" / "manifest.json").write_text("{")
+    leaks.refuse_learnt(folder, learner(manifest.read(folder)["splits"]))
+    with pytest.raises(UserError, match="does not hold all"):
+        leaks.refuse_learnt(folder, learner(first))
+
+
+def test_whole_and_exported_models_say_what_they_learnt_and_others_say_nothing(exported, small_run, tmp_path):
+    training = manifest.read(small_run["adapter"])
+    assert leaks.training_of(small_run["adapter"]) == training
+    from_export = leaks.training_of(exported[0])
+    assert leaks.trained_on(from_export) == leaks.trained_on(training) == [training["inputs"]["splits"]["train"]]
+    (tmp_path / "manifest.json").write_text('["of somebody else"]')
+    assert leaks.training_of(tmp_path) is None
+    # going on from the exported model as a base: beside other fixed sets it is refused, by the name of the setting
+    data = tmp_path / "data"
+    made = run_script("dataset_preparation.py", f"DATA_DIR={small_run['files']}", f"OUTPUT_DIR={data}", "RANDOM_SEED=7")
+    assert made.returncode == 0
+    settings = fine_tuning.TrainingConfig(DATASET_DIR=str(data), MODEL_NAME=str(exported[0]))
+    with pytest.raises(UserError, match=r"MODEL_NAME=.*does not hold all"):
+        fine_tuning.refuse_leaks(settings, str(exported[0]))

@@ -398,7 +398,7 @@ def test_an_adapter_that_may_know_the_holdout_or_has_another_shape_is_not_gone_o
     folders = {**small_run, "adapter": tmp_path / "out"}
     shape = run_script(*train_command(folders, f"INIT_ADAPTER={other}", "LORA_RANK=4"))
     assert shape.returncode == 2 and "has LORA_RANK=64" in shape.stderr
-    stored["inputs"]["splits"]["holdout"] = "another"
+    stored["inputs"]["splits"]["holdout"], stored["inputs"]["trained_on"] = "another", ["of another series"]
     (other / "manifest.json").write_text(json.dumps(stored))
     leak = run_script(*train_command(folders, f"INIT_ADAPTER={other}"))
     assert leak.returncode == 2 and "may have learnt questions" in leak.stderr

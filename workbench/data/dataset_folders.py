@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 HOLDOUT, EVAL, TRAIN, POOL = "holdout_dataset", "eval_dataset", "train_dataset", "eval_pool_dataset"
+FIXED = ("holdout", "eval")
 SPLITS = {"holdout": HOLDOUT, "eval": EVAL, "train": TRAIN, "pool": POOL}
 BATCH = 2000
 DATA_FILE = "data-00000-of-00001.arrow"
@@ -101,6 +102,11 @@ def read_ids(folder: Path, split: str) -> list[str]:
     """The ids of a split's records, in their order."""
     ids: list[str] = read_split(folder, split).data.column("id").to_pylist()
     return ids
+
+
+def hash_of_ids(folder: Path, split: str) -> str:
+    """The hash of the records that lie in a split, in whatever order."""
+    return files.sha256_of(sorted(read_ids(folder, split)))
 
 
 def read_records(folder: Path, split: str) -> list[Record]:

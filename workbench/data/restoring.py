@@ -9,7 +9,8 @@ from typing import Any
 
 from workbench import files, manifest
 from workbench.data import dataset_folders, iterations
-from workbench.data.series import FIXED, STATISTICS, finish_interrupted
+from workbench.data.dataset_folders import FIXED
+from workbench.data.series import STATISTICS, finish_interrupted
 from workbench.errors import UserError
 
 
@@ -57,7 +58,7 @@ def changed_by_hand(folder: Path, made: Mapping[str, Any]) -> list[str]:
     return [
         dataset_folders.SPLITS[split]
         for split, digest in made["splits"].items()
-        if files.sha256_of(sorted(dataset_folders.read_ids(folder, split))) != digest
+        if dataset_folders.hash_of_ids(folder, split) != digest
     ]
 
 

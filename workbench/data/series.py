@@ -19,13 +19,13 @@ from typing import Any
 
 from workbench import files, manifest
 from workbench.data import contamination, dataset_folders, iterations
+from workbench.data.dataset_folders import FIXED
 from workbench.data.near_duplicates import BATCH, Fingerprints, FixedIndex, fingerprint, fingerprint_texts
 from workbench.data.records import Record, record_id
 from workbench.data.splits import Item, draw_stratified, holdout_size, in_order
 from workbench.errors import UserError
 from workbench.shares import rounded
 
-FIXED = ("holdout", "eval")
 STATISTICS = "dataset_stats.json"
 PARALLEL_FROM = 50_000  # records; below it, starting processes costs more than it saves
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from workbench import chat, manifest, models
-from workbench.data import leaks
 from workbench.errors import UserError
 from workbench.evaluation.answers import Question, questions_of
 
@@ -46,13 +45,12 @@ class Arm:
 
 
 def further(
-    wanted: Mapping[str, Any], *, base: Arm, data_folder: Path, precision: str, load_in_4bit: bool, run: str,
+    wanted: Mapping[str, Any], *, base: Arm, precision: str, load_in_4bit: bool, run: str,
     known: Mapping[str, str],
 ) -> list[Arm]:  # fmt: skip
     """The arms of `MODELS`: name to an adapter of this base, a model, "base: SYSTEM MESSAGE" or "ADDRESS MODEL".
 
     Args:
-        data_folder: what dataset_preparation.py wrote; an adapter must have been trained beside its fixed sets, or on what lies there.
         known: identities of a finished evaluation whose answers are only scored again, so that no model is looked at.
         run: identity of this evaluation's models; a server's answers are asked for anew where it changed.
     """
@@ -75,7 +73,7 @@ def further(
                 )
             found.append(replace(base, name=name, system_message=text.removeprefix("base:").strip()))
         elif (Path(text) / "adapter_config.json").is_file():
-            found.append(_adapter(name, Path(text), base, data_folder))
+            found.append(_adapter(name, Path(text), base))
         else:
             if name not in known:
                 models.require_device_for(text, load_in_4bit=load_in_4bit)
@@ -93,13 +91,8 @@ def further(
     return found
 
 
-def _adapter(name: str, folder: Path, base: Arm, data_folder: Path) -> Arm:
+def _adapter(name: str, folder: Path, base: Arm) -> Arm:
     training = manifest.require(folder, "fine_tuning.py")
-    if not leaks.can_be_asked(data_folder, training):
-        raise UserError(
-            f"MODELS: {name}: {folder} was trained beside another holdout or eval set, and on data that neither {data_folder} nor its "
-            "archive holds, so it may have learnt questions of this one."
-        )
     if base.kind != "base" or not base.identity.startswith(training["inputs"]["base_weights"]):
         raise UserError(f"MODELS: {name}: {folder} is an adapter of {training['settings']['MODEL_NAME']}, not of {base.source}.")
     return replace(

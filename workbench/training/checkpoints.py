@@ -33,7 +33,11 @@ class WholeCheckpoints(Trainer):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.began = time.time()  # less what the parts before a kill took, which whoever resumes knows
+        self.began = time.time()
+
+    def counts_from(self, began: float) -> None:
+        """Checkpoints name the seconds since then: `time.time()` at the start, less what was spent before a kill."""
+        self.began = began
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         writing = Path(self.args.output_dir) / WRITING
@@ -103,8 +107,8 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def seconds_until(checkpoint: Path) -> float:
-    """What the training took until this checkpoint, in all its parts."""
-    return float(files.read_json(checkpoint / WHOLE)["seconds"])
+    """What the training took until this checkpoint, in all its parts; 0 where an earlier version did not count it."""
+    return float(files.read_json(checkpoint / WHOLE).get("seconds", 0))
 
 
 class StopSafely(TrainerCallback):
