@@ -59,7 +59,8 @@ class EvaluationConfig(settings.Settings):
     # The metric by which specialties are charted and recommended for more data.
     STEERING_METRIC: str = "ROUGE-L"
     # How the next iteration's records are shared out: "proportional" (the natural mix), "learning curves" (where most is expected
-    # to be gained), "threshold" (the weakest to 80%), "uniform". benchmarks/results/policy_runs.md has real runs of three of them.
+    # to be gained), "threshold" (the weakest to 80%), "uniform". How they compare: benchmarks/results/policies.md (simulation)
+    # and policy_runs.md (real runs).
     POLICY: str = "proportional"
     # Training records to recommend for the next iteration; None takes what raising the lowest fifth to 80% would add.
     BUDGET: int | None = None
@@ -167,8 +168,8 @@ class Inputs:
         for split in dataset_folders.FIXED:
             if self.training["inputs"]["splits"][split] != self.data["splits"][split]:
                 raise UserError(
-                    f"{self.adapter_folder}: was trained beside another {split} set than the one in {self.data_folder}, and the headline is "
-                    "of a model and the data it was trained on. Train on these sets (and ask this model beside that one, with MODELS), "
+                    f"{self.adapter_folder}: was trained beside another holdout or eval set than {self.data_folder} has ({split} differs), and the "
+                    "headline is of a model and the data it was trained on. Train on these sets (and ask this model beside that one, with MODELS), "
                     f"or bring its own back: python dataset_preparation.py --iteration {self.training['iteration']}."
                 )
         self.base_name = config.BASE_MODEL_PATH or self.training["settings"]["MODEL_NAME"]
