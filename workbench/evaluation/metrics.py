@@ -122,9 +122,15 @@ class MetricSuite:
         cores = os.cpu_count() or 1
         if len(todo) < ENOUGH_FOR_CORES or cores == 1:
             return {pair: compute(pair) for pair in todo}
-        # not forked: a process that has run torch holds threads, and their locks
-        with ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("spawn")) as pool:
-            return dict(zip(todo, pool.map(compute, todo, chunksize=256), strict=True))
+        return dict(zip(todo, self._workers.map(compute, todo, chunksize=256), strict=True))
+
+    @functools.cached_property
+    def _workers(self) -> ProcessPoolExecutor:
+        """Kept from chunk to chunk: to start, and to read WordNet, takes them longer than a chunk of short answers.
+
+        Not forked: a process that has run torch holds threads, and their locks.
+        """
+        return ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn"))
 
     def _each(
         self, table: Table, pairs: Sequence[Pair | None], rows: list[int], name: str, compute: Callable[[str, str], float | None]
