@@ -31,7 +31,7 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	@$(PIP) -r requirements-dev.txt
 	@touch $@
 
-run: install  ## the three scripts on the sample data, twice: about 8 minutes the first time
+run: install  ## the three scripts on the sample data, twice: about 10 minutes the first time
 	@$(BIN)/python examples/run_demo.py
 
 iterate: install  ## prepare, train and evaluate in turn on the sample data, at most N iterations (make iterate N=4)

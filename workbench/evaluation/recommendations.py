@@ -226,7 +226,8 @@ def _reason(item: Evidence, given: Given) -> str:
     """How a specialty stands among the others, what it is given, and what that is expected to bring."""
     gap = abs(item.others - item.mean)
     if item.supported:
-        found = f"worse than the others by {gap:.3f} on {item.n} questions (adjusted p {item.p_adjusted:.3f})"
+        p = "below 0.001" if item.p_adjusted < 0.001 else f"{item.p_adjusted:.3f}"
+        found = f"worse than the others by {gap:.3f} on {item.n} questions (adjusted p {p})"
     elif item.questions_to_settle is None:
         found = "not worse than the other specialties"
     else:
@@ -283,7 +284,7 @@ def _feeding_in_words(feeding: Feeding) -> list[str]:
         return ["The pool is spent: only new data can help now."]
     if not added:
         return ["No records are added, for BUDGET is 0."] if feeding.budget == 0 and feeding.policy != policies.THRESHOLD else []
-    spent = f"{added:,} records are added, to {len(fed)} of {len(feeding.given)} specialties"
+    spent = f"By POLICY={feeding.policy}, {added:,} records are added, to {len(fed)} of {len(feeding.given)} specialties"
     if feeding.policy == policies.PROPORTIONAL:
         return [f"{spent}, in the proportions of the pool (the natural mix)."]
     named = ", ".join(f"{item.specialty} {item.records_added}" for item in fed[:MOST_NAMED])
