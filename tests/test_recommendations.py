@@ -139,6 +139,7 @@ def test_by_learning_curves_a_specialty_that_has_learnt_all_it_can_is_not_fed_th
     assert sum(threshold.of(name).records_added for name in NAMES[:10]) == 100
     text = told(evidence, feeding)
     assert text["policy"]["expected_gain"] > text["policy"]["expected_gain_of_natural_mix"] > 0
+    assert 0 <= text["policy"]["probability_that_specialties_gain_differently"] <= 1
     assert "where the learning curves of the base and this iteration expect most in the mean" in " ".join(text["in_words"])
 
 

@@ -207,6 +207,9 @@ def advice(
             "expected_gain_of_natural_mix": allocation.gain_of_mix,
             "probability_better_than_natural_mix": allocation.probability,
             "probability_that_training_helps": allocation.helps,
+            "probability_that_specialties_gain_differently": None
+            if allocation.curves is None
+            else allocation.curves.gains_differ,
             "natural_mix_kept": allocation.kept,
         },
         "in_words": _in_words(evidence, feeding, metric),
