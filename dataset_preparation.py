@@ -132,11 +132,17 @@ def prepare(
     config: DatasetConfig,
     adjustments: dict[str, float],
     *,
+    standing: Mapping[str, float] | None = None,
     recommendations: Path | None = None,
     accept_edits: bool = False,
     fresh: bool = False,
 ) -> dict[str, Any]:
     """Make the next iteration in OUTPUT_DIR, or find the present one up to date; the caller holds the folder's lock.
+
+    Args:
+        adjustments: new absolute shares by specialty.
+        standing: shares that are written down and given to each run alike. Those that an earlier run has taken do not undo what
+            was recommended, or brought back, since.
 
     Returns the folder's manifest, with "up_to_date" added.
     """
@@ -157,14 +163,23 @@ def prepare(
     if last is not None:
         series.check_same_series(folder, last, series_settings)
 
+    written = as_floats(standing) if standing is not None else (last or {}).get("specialty_adjustments", {})
+    if standing is not None:
+        overtaken = series.overtaken(written, last)
+        adjustments = {name: share for name, share in written.items() if name not in overtaken} | adjustments
+        for name, share in overtaken.items():
+            print(
+                f"  {name}: {written[name]:g} in specialty_adjustments was taken in an earlier iteration; what was chosen since, "
+                f"{share:g}, stands. Write another number there to change it.",
+                flush=True,
+            )
     advice = ""
     if recommendations is not None:
         adjustments = adjustments | series.recommended_shares(recommendations, last)
         advice = files.sha256_file(recommendations)
 
     # 1. what would be made, and whether it is there already
-    # 1 and 1.0 are one share, and must hash alike
-    adjustments = {name: float(share) if type(share) is int else share for name, share in adjustments.items()}
+    adjustments = as_floats(adjustments)
     shares = (last["shares"] if last else {}) | adjustments
     inputs = {path.name: files.sha256_file(path) for path in paths}
     benchmarks = contamination.find_files(config.CONTAMINATION_SETS)
@@ -211,7 +226,7 @@ def prepare(
     # 4. write beside what is there, then change places
     entry = series.ledger_entry(
         plan, catalogue, last,
-        settings=series_settings, adjustments=adjustments, advice=advice, probe=probe,
+        settings=series_settings, adjustments=adjustments, written=written, advice=advice, probe=probe,
     )  # fmt: skip
     entry["notes"] = {"identical_dropped": reading.identical_dropped, "invalid_skipped": reading.invalid_skipped}
     if benchmarks:
@@ -224,6 +239,11 @@ def prepare(
     manifest.finish(building, contents)
     series.finish_interrupted(folder)
     return {**contents, "up_to_date": False}
+
+
+def as_floats(shares: Mapping[str, float]) -> dict[str, float]:
+    """1 and 1.0 are one share, and must hash alike."""
+    return {name: float(share) if type(share) is int else share for name, share in shares.items()}
 
 
 def go_back(config: DatasetConfig, number: int) -> dict[str, Any]:
@@ -350,13 +370,18 @@ def main() -> None:
             print(f"reading {config.DATA_DIR} …", flush=True)
             made = prepare(
                 config,
-                dict(specialty_adjustments),
+                {},
+                standing=specialty_adjustments,
                 recommendations=arguments.recommendations,
                 accept_edits=arguments.accept_edits,
                 fresh=arguments.fresh,
             )
     report(folder, made)
-    print(f"next: python fine_tuning.py {'--demo' if arguments.demo else f'DATASET_DIR={folder}'}")
+    from fine_tuning import DEMO as TRAINED
+    from fine_tuning import TrainingConfig
+
+    values = {**(TRAINED if arguments.demo else {}), "DATASET_DIR": config.OUTPUT_DIR}
+    print(f"next: {settings.command('fine_tuning.py', values, TrainingConfig, TRAINED)}")
     if arguments.iteration is not None:
         print("      (an adapter trained on these sets stands in the archive of its results, as training left it)")
 

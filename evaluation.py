@@ -14,9 +14,11 @@ Writes OUTPUT_DIR, see evaluation_results/README.md. Killed and run again, it go
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,13 +167,7 @@ class Inputs:
         self.adapter_folder, self.data_folder = Path(config.FINETUNED_MODEL_PATH), Path(config.DATASET_DIR)
         self.training = manifest.require(self.adapter_folder, "fine_tuning.py")
         self.data = manifest.require(self.data_folder, "dataset_preparation.py")
-        for split in dataset_folders.FIXED:
-            if self.training["inputs"]["splits"][split] != self.data["splits"][split]:
-                raise UserError(
-                    f"{self.adapter_folder}: was trained beside another holdout or eval set than {self.data_folder} has ({split} differs), and the "
-                    "headline is of a model and the data it was trained on. Train on these sets (and ask this model beside that one, with MODELS), "
-                    f"or bring its own back: python dataset_preparation.py --iteration {self.training['iteration']}."
-                )
+        self.check_sets(dataset_folders.FIXED)
         self.base_name = config.BASE_MODEL_PATH or self.training["settings"]["MODEL_NAME"]
         self.iteration: int = self.training["iteration"]
         self.encoder_decoder: bool = self.training["settings"].get("MODEL_TYPE") == "encoder-decoder"
@@ -179,6 +175,28 @@ class Inputs:
             config.LOAD_IN_4BIT = self.training["settings"]["LOAD_IN_4BIT"]
         # a model trained whole has no adapter to switch off: base and tuned are loaded in turn
         self.whole_model = not (self.adapter_folder / "adapter_config.json").is_file()
+
+    def check_sets(self, fixed: Sequence[str]) -> None:
+        """UserError where the adapter was trained beside another holdout or eval set than these data have."""
+        then, now = self.training["inputs"]["splits"], self.data["splits"]
+        differ = [split for split in fixed if then[split] != now[split]]
+        if not differ:
+            return
+        number = self.training["iteration"]
+        back = any(line["iteration"] == number and line["hashes"] == then for line in self.ledger)
+        way_back = f", or bring its sets back: {self.preparation('--iteration', str(number))}" if back else ""
+        raise UserError(
+            f"{self.adapter_folder}: was trained beside another {' and '.join(differ)} set than {self.data_folder} has, so its scores here "
+            f"would not be those of its own iteration. Train on {self.data_folder} (and name this model in MODELS, to ask both){way_back}."
+        )
+
+    def preparation(self, *more: str) -> str:
+        """The command of dataset_preparation.py for this folder, with these arguments besides."""
+        from dataset_preparation import DEMO as SAMPLE
+        from dataset_preparation import DatasetConfig
+
+        values = self.data["settings"] | {"OUTPUT_DIR": str(self.data_folder)}
+        return settings.command("dataset_preparation.py", values, DatasetConfig, SAMPLE, *more)
 
     @functools.cached_property
     def ledger(self) -> list[dict[str, Any]]:
@@ -191,11 +209,11 @@ class Inputs:
         return lines
 
     def series(self) -> list[Any]:
-        """What the data began with, and how it puts a question now."""
-        from workbench.data.dataset_folders import FIXED
+        """When the series of iterations began, and how it puts a question now.
 
-        first, last = self.ledger[0], self.ledger[-1]
-        return [{split: first["hashes"][split] for split in FIXED}, last["template_sha256"]]
+        Not which fixed sets it drew: one begun anew draws the same again, and its iterations are others all the same.
+        """
+        return [self.ledger[0]["made"], self.ledger[-1]["template_sha256"]]
 
     def ledger_entry(self) -> dict[str, Any]:
         """The ledger's line of the iteration that the adapter was trained on."""
@@ -213,10 +231,11 @@ def refuse_leaks(inputs: Inputs, planned: list[Arm]) -> None:
 
     learners = [leaks.Learner(str(inputs.adapter_folder), inputs.training, "Prepare the data again, and train on that.")]
     for arm in planned[2:]:
-        trained = leaks.training_of(Path(arm.source)) if arm.kind in ("adapter", "model") else None
-        if trained is not None:
+        if arm.kind in ("adapter", "model"):
+            trained = leaks.training_of(arm.source)
             learners.append(leaks.Learner(f"MODELS: {arm.name} ({arm.source})", trained, f"Leave {arm.name} out of MODELS."))
-    leaks.refuse_learnt(inputs.data_folder, learners)
+    for note in leaks.refuse_learnt(inputs.data_folder, leaks.FixedQuestions.of(inputs.data_folder), learners):
+        print(f"  {note}", flush=True)
 
 
 def plan_arms(config: EvaluationConfig, inputs: Inputs, known: dict[str, str]) -> list[Arm]:
@@ -659,8 +678,7 @@ def main() -> None:
     print(f"\nopen {output / 'report.html'}, {output / 'specialty_analysis.png'}, {output / 'model_comparison.png'}")
     advice = files.read_json(output / "training_recommendations.json")
     if advice["recommended_sample_increases"]:
-        demo = " --demo" if arguments.demo else ""
-        print(f"next: python dataset_preparation.py{demo} --recommendations {output / 'training_recommendations.json'}")
+        print(f"next: {inputs.preparation('--recommendations', str(output / 'training_recommendations.json'))}")
     else:
         print("next: choose shares yourself in specialty_adjustments (dataset_preparation.py), or gather more eval questions")
 
@@ -732,7 +750,8 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
         answering.ask()
     if not here.is_main_process:
         return
-    scored = score(config, suite, answering, output)
+    with contextlib.closing(suite):
+        scored = score(config, suite, answering, output)
     scored["about"] = {"iteration": inputs.iteration, "adapter": inputs.training["inputs"]["adapter"],
                        "alike": history.alike(settings.as_dict(config), suite, inputs.series(), planned[0]),
                        "recipe": inputs.training.get("recipe", "")}  # fmt: skip

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench import files, manifest, settings
-from workbench.errors import UserError, run_script
+from workbench.errors import UserError, again, run_script
 
 
 class TrainingConfig(settings.Settings):
@@ -359,16 +359,18 @@ def refuse_leaks(config: TrainingConfig, location: str) -> list[str]:
     from workbench.data import dataset_folders, leaks
 
     folder = Path(config.DATASET_DIR)
-    leaks.refuse_prepared(folder)
+    questions = leaks.FixedQuestions.of(folder)
+    leaks.refuse_prepared(folder, questions)
     begins_with = {"INIT_ADAPTER": config.INIT_ADAPTER, "MODEL_NAME": location}
     remedies = {"INIT_ADAPTER": "Begin a new adapter.", "MODEL_NAME": "Name a base that knows none of them."}
     learners = [
         leaks.Learner(f"{setting}={place}", trained, remedies[setting])
         for setting, place in begins_with.items()
-        if place and (trained := leaks.training_of(Path(place))) is not None
+        if place and (trained := leaks.training_of(place)) is not None
     ]
-    leaks.refuse_learnt(folder, learners)
-    learnt = [train for learner in learners for train in leaks.trained_on(learner.trained)]
+    for note in leaks.refuse_learnt(folder, questions, learners):
+        print(f"  {note}", flush=True)
+    learnt = [train for learner in learners if learner.trained for train in leaks.trained_on(learner.trained)]
     return list(dict.fromkeys([*learnt, dataset_folders.hash_of_ids(folder, "train")]))
 
 
@@ -411,8 +413,11 @@ def report(config: TrainingConfig, made: dict[str, Any], demo: bool) -> None:
             asked = f"{name}, {made['settings']['SAMPLE_QUESTIONS']} sample answers"
             print(f"  {asked:<32}{first[name]:>12.3f}{kept[name]:>11.3f}")
     print(f"  adapter: {output}, curves: {output / 'training_curves.png'}, by specialty: {output / 'learning_by_specialty.csv'}")
-    asked = "--demo" if demo else f"FINETUNED_MODEL_PATH={output} DATASET_DIR={config.DATASET_DIR}"
-    print(f"next: python evaluation.py {asked}")
+    from evaluation import DEMO as EVALUATED
+    from evaluation import EvaluationConfig
+
+    values = {**(EVALUATED if demo else {}), "DATASET_DIR": config.DATASET_DIR, "FINETUNED_MODEL_PATH": config.OUTPUT_DIR}
+    print(f"next: {settings.command('evaluation.py', values, EvaluationConfig, EVALUATED)}")
 
 
 def compare(folders: list[Path]) -> None:
@@ -614,9 +619,7 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, here: An
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.agreed and trainer.state.global_step < trainer.state.max_steps:
         if here.is_main_process:
-            print(
-                f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; the same command goes on from there"
-            )
+            print(f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; {again()} goes on from there")
         sys.exit(128 + stop.agreed)
     if trainer.last_evaluated_step() < trainer.state.global_step:  # killed in the last evaluation, after the last checkpoint
         trainer.evaluate()
@@ -637,7 +640,8 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, here: An
         made_by=SCRIPT, iteration=data["iteration"], device=models.describe_device(), processes=here.num_processes,
         kept=kept, before={k: v for k, v in before.items() if k not in ("specialties", "answers")},
         tokens=round(sum(len(example.input_ids) for example in examples) * trainer.state.epoch),
-        recipe=files.sha256_of(recipe_of(config, here.num_processes))[:12],
+        # one that went on from another had more epochs, so what it gained tells nothing of one that did not
+        recipe=files.sha256_of([recipe_of(config, here.num_processes), bool(config.INIT_ADAPTER)])[:12],
     )  # fmt: skip
     manifest.finish(output, contents)
     for name in ("checkpoints", "best"):

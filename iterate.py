@@ -2,8 +2,8 @@
 """Go round and round: prepare, train, evaluate, feed what the evaluation recommends, until it no longer pays.
 
     python iterate.py --demo N=3                                  the sample data and the embedded model
-    python iterate.py N=4 "PREPARATION=[DATA_DIR=my_files]"       your files
-    python iterate.py N=4 "TRAINING=[LORA_RANK=16]" "EVALUATION=[POLICY=learning curves, BUDGET=400]"
+    python iterate.py N=4 PREPARATION="DATA_DIR=my_files"         your files
+    python iterate.py N=4 TRAINING="LORA_RANK=16 NUM_EPOCHS=5" EVALUATION="POLICY='learning curves' BUDGET=400"
 
 Runs the three scripts as you would, and stops at N, when the last iteration gained no more than chance explains, when the pool is
 spent, or when nothing is recommended. All of that is judged by the eval split; the holdout decides nothing. Killed and run again, it
@@ -12,15 +12,16 @@ goes on where it was. It ends with the table of iterations (`python evaluation.p
 
 from __future__ import annotations
 
-import subprocess
+import shlex
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from workbench import files, manifest, settings
-from workbench.errors import UserError, run_script
+from workbench import children, files, manifest, settings
+from workbench.errors import UserError, again, run_script
 
+FOLDERS = ("OUTPUT_DIR", "DATASET_DIR", "FINETUNED_MODEL_PATH")
 PREPARE, TRAIN, EVALUATE = "dataset_preparation.py", "fine_tuning.py", "evaluation.py"
 
 
@@ -33,15 +34,29 @@ class LoopConfig(settings.Settings):
     DATASETS: str = "datasets"
     RESULTS: str = "results"
     EVALUATIONS: str = "evaluation_results"
-    # What each script is given besides, such as [DATA_DIR=my_files]; the same in each iteration.
-    PREPARATION: list[str] = []
-    # Such as [LORA_RANK=16, NUM_EPOCHS=5].
-    TRAINING: list[str] = []
-    # Such as [POLICY=learning curves, BUDGET=400].
-    EVALUATION: list[str] = []
+    # What each script is given besides, as on its own command line, such as DATA_DIR=my_files; the same in each iteration.
+    PREPARATION: str = ""
+    # Such as LORA_RANK=16 NUM_EPOCHS=5.
+    TRAINING: str = ""
+    # Such as POLICY='learning curves' BUDGET=400.
+    EVALUATION: str = ""
 
 
 DEMO = {"DATASETS": "datasets/demo", "RESULTS": "results/demo", "EVALUATIONS": "evaluation_results/demo"}
+
+
+def words(config: LoopConfig, name: str) -> list[str]:
+    """The arguments that a setting holds, as a shell would read them."""
+    try:
+        found = shlex.split(getattr(config, name))
+    except ValueError as error:
+        raise UserError(f"{name}={getattr(config, name)}: {error}. Write it as on the command line of the script.") from None
+    for argument in found:
+        if argument.split("=")[0] in FOLDERS:
+            raise UserError(
+                f"{name}: {argument} would part the scripts. DATASETS, RESULTS and EVALUATIONS name the loop's folders."
+            )
+    return found
 
 
 class Loop:
@@ -52,19 +67,23 @@ class Loop:
         self.datasets, self.results, self.evaluations = map(Path, (config.DATASETS, config.RESULTS, config.EVALUATIONS))
         self.advice_file = self.evaluations / "training_recommendations.json"
         self.given = {
-            PREPARE: [f"OUTPUT_DIR={self.datasets}", *config.PREPARATION],
-            TRAIN: [f"DATASET_DIR={self.datasets}", f"OUTPUT_DIR={self.results}", *config.TRAINING],
+            PREPARE: [f"OUTPUT_DIR={self.datasets}", *words(config, "PREPARATION")],
+            TRAIN: [f"DATASET_DIR={self.datasets}", f"OUTPUT_DIR={self.results}", *words(config, "TRAINING")],
             EVALUATE: [f"DATASET_DIR={self.datasets}", f"FINETUNED_MODEL_PATH={self.results}", f"OUTPUT_DIR={self.evaluations}",
-                       *config.EVALUATION],
+                       *words(config, "EVALUATION")],
         }  # fmt: skip
 
-    def run(self, script: str, *more: str) -> None:
-        """One script, as a user would start it; what it prints is seen, and its fault ends the loop."""
+    def run(self, script: str, *more: str, iteration: int | None = None) -> None:
+        """One script, as a user would start it; what it prints is seen, and its fault ends the loop.
+
+        Args:
+            iteration: that the script begins; by default it works on the one that is there.
+        """
         command = [script, *(["--demo"] if self.demo else []), *self.given[script], *more]
-        print(f"\n[iteration {self.iteration() or 1}] python {' '.join(command)}", flush=True)
-        ended = subprocess.run([sys.executable, str(Path(__file__).resolve().parent / script), *command[1:]]).returncode
+        print(f"\n[iteration {iteration or self.iteration() or 1}] python {shlex.join(command)}", flush=True)
+        ended = children.run([sys.executable, str(Path(__file__).resolve().parent / script), *command[1:]])
         if ended:
-            raise UserError(f"{script} ended with exit code {ended}. Mend what it names, and run the same command again.")
+            raise UserError(f"{script} ended with exit code {ended}. Mend what it names, and run {again()} again.")
 
     def iteration(self) -> int:
         """The one whose data is in place; 0 before the first."""
@@ -135,7 +154,7 @@ def main() -> None:
         fresh = []
         if stop := loop.reason_to_stop():
             break
-        loop.run(PREPARE, "--recommendations", str(loop.advice_file))
+        loop.run(PREPARE, "--recommendations", str(loop.advice_file), iteration=loop.iteration() + 1)
     loop.run(EVALUATE, "--history")
     print(
         f"\n{stop}\n{time.time() - started:.0f} s; open {loop.evaluations / 'progress.png'}, {loop.evaluations / 'report.html'}"

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from workbench import children  # noqa: E402
+from workbench.errors import run_script  # noqa: E402
+
 DATASETS, RESULTS, EVALUATION = (Path(name) / "demo" for name in ("datasets", "results", "evaluation_results"))
 ADVICE = EVALUATION / "training_recommendations.json"
 
@@ -26,9 +30,9 @@ def run(number: int, *command: str) -> float:
         flush=True,
     )
     started = time.time()
-    done = subprocess.run([sys.executable, *command], cwd=ROOT)
-    if done.returncode:
-        sys.exit(f"step {number} ended with exit code {done.returncode}; mend what it names and run `make run` again.")
+    ended = children.run([sys.executable, *command], ROOT)
+    if ended:
+        sys.exit(f"step {number} ended with exit code {ended}; mend what it names and run `make run` again.")
     return time.time() - started
 
 
@@ -82,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import runpy
+import signal
 import socket
 import subprocess
 import sys
@@ -80,8 +81,8 @@ def specialty_files(tmp_path: Path) -> Path:
 def run_script(*command: str, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
     """A script as a user runs it, in a process of its own.
 
-    That is forked from one that has loaded the libraries: loading them takes longer than most scripts run here. Other commands,
-    and those with an environment, start Python anew.
+    That is forked from one that has loaded the libraries: loading them takes longer than most scripts run here. All of these have
+    the same hashes; those that tests kill start Python anew, as other commands do, and those with an environment.
     """
     if environment or not command[0].endswith(".py"):
         return subprocess.run(
@@ -92,14 +93,22 @@ def run_script(*command: str, timeout: float = 600, **environment: str) -> subpr
         said = [Path(folder) / name for name in ("stdout", "stderr")]
         process = LOADED.Process(target=_run_here, args=(command, *said, dict(os.environ)))
         process.start()
-        process.join(timeout)
-        if process.exitcode is None:
-            process.kill()
-            raise subprocess.TimeoutExpired(list(command), timeout)
-        return subprocess.CompletedProcess(list(command), process.exitcode, *(path.read_text("utf-8") for path in said))
+        try:
+            process.join(timeout)
+            texts = [path.read_text("utf-8") if path.is_file() else "" for path in said]
+            if process.exitcode is None:
+                raise subprocess.TimeoutExpired(list(command), timeout, *texts)
+            return subprocess.CompletedProcess(list(command), process.exitcode, *texts)
+        finally:
+            if process.exitcode is None and process.pid:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def _run_here(command: Sequence[str], stdout: Path, stderr: Path, environment: dict[str, str]) -> None:
+    import numpy as np
+
+    os.setsid()  # so that what it starts can be ended with it
+    np.random.seed()  # else all would go on from the same state
     os.environ.update(environment)
     for number, path in ((1, stdout), (2, stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)

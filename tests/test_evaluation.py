@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, evaluate_command, mistake, run_script
+from conftest import ROOT, evaluate_command, mistake, prepare_command, run_script
 
 from workbench import files, manifest
 from workbench.evaluation import answers, asking
@@ -409,6 +409,24 @@ def test_a_mistake_is_one_line_and_exit_code_2(small_run, tmp_path, monkeypatch,
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
+def test_a_series_begun_anew_is_another_though_it_draws_the_same_sets(small_run, tmp_path):
+    import evaluation
+
+    data = tmp_path / "data"
+    shutil.copytree(small_run["data"], data)
+    config = evaluation.EvaluationConfig(FINETUNED_MODEL_PATH=str(small_run["adapter"]), DATASET_DIR=str(data))
+    before = evaluation.Inputs(config)
+    assert before.series() == evaluation.Inputs(config).series()
+    assert (
+        before.preparation()
+        == f"python dataset_preparation.py DATA_DIR={small_run['files']} OUTPUT_DIR={data} EVAL_SPLIT_SIZE=0.4"
+    )
+    again = run_script(*prepare_command({**small_run, "data": data}), "--fresh")
+    assert again.returncode == 0, again.stderr
+    after = evaluation.Inputs(config)
+    assert after.data["splits"] == before.data["splits"] and after.series() != before.series()
+
+
 def test_an_adapter_of_another_holdout_or_base_is_refused(small_run, tmp_path, embedded_model):
     from safetensors.torch import load_file, save_file
 
@@ -416,7 +434,8 @@ def test_an_adapter_of_another_holdout_or_base_is_refused(small_run, tmp_path, e
     made = run_script("dataset_preparation.py", f"DATA_DIR={small_run['files']}", f"OUTPUT_DIR={data}", "RANDOM_SEED=7")
     assert made.returncode == 0
     done = run_script(*evaluate_command({**small_run, "data": data, "scores": tmp_path / "out"}))
-    assert done.returncode == 2 and "another holdout" in done.stderr
+    assert done.returncode == 2 and "another holdout and eval set" in done.stderr
+    assert "bring its sets back" not in done.stderr  # this series never had them
     base = tmp_path / "base"
     base.mkdir()
     for path in embedded_model.iterdir():

@@ -12,6 +12,7 @@ from conftest import ROOT, run_script
 
 import iterate
 from workbench import files, manifest
+from workbench.errors import UserError
 from workbench.evaluation import history
 
 
@@ -21,31 +22,34 @@ def folders(base):
 
 def command(base, source, *more):
     return ["iterate.py", "--demo", *(f"{name}={path}" for name, path in folders(base).items()),
-            f"PREPARATION=[DATA_DIR={source}, EVAL_SPLIT_SIZE=0.4, INITIAL_TRAIN_PERCENTAGE=0.5]",
-            "TRAINING=[NUM_EPOCHS=1, SAVE_STEPS=2, LOGGING_STEPS=1]",
-            "EVALUATION=[MAX_NEW_TOKENS=16, BATCH_SIZE=16, RETENTION=False, POLICY=learning curves, BUDGET=12]", "N=2", *more]  # fmt: skip
+            f"PREPARATION=DATA_DIR={source} EVAL_SPLIT_SIZE=0.4 INITIAL_TRAIN_PERCENTAGE=0.5",
+            "TRAINING=NUM_EPOCHS=1 SAVE_STEPS=2 LOGGING_STEPS=1",
+            "EVALUATION=MAX_NEW_TOKENS=16 BATCH_SIZE=16 RETENTION=False POLICY='learning curves' BUDGET=12", "N=2", *more]  # fmt: skip
 
 
-def run_until(words, arguments):
-    """Start a loop, and kill it and what it runs as soon as it says these words."""
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    said = ""
+def run_until(words, arguments, stop):
+    """Start a loop, stop it as soon as it has said these words in turn, and return all that it said."""
+    process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                               start_new_session=True)  # fmt: skip
+    said, left = "", list(words)
     for line in process.stdout:
         said += line
-        if words in line:
-            time.sleep(0.5)
-            os.killpg(process.pid, signal.SIGKILL)
-            break
-    process.stdout.close()
+        if left and left[0] in line:
+            left.pop(0)
+            if not left:
+                time.sleep(0.5)
+                stop(process.pid)
     process.wait()
+    assert not left, said
     return said
+
+
+def kill_all(number):
+    os.killpg(number, signal.SIGKILL)
+
+
+def terminate(number):
+    os.kill(number, signal.SIGTERM)
 
 
 def outcome(base):
@@ -90,14 +94,31 @@ def test_run_again_it_finds_all_done_and_says_the_same(whole_loop, small_run):
 
 
 def test_killed_at_every_script_and_run_again_it_ends_as_if_nothing_had_been(whole_loop, small_run, tmp_path):
-    for words in ("  epoch 0.00", "asking ", "scoring ", "--recommendations"):
-        assert words in run_until(words, command(tmp_path, small_run["files"]))
-    done = run_script(*command(tmp_path, small_run["files"]), timeout=900)
+    again = command(tmp_path, small_run["files"])
+    for words in (["  epoch 0.00"], ["asking "], ["scoring "], ["[iteration 2]", "reading "]):
+        run_until(words, again, kill_all)
+    # told to stop, the loop tells what it runs, and waits for its checkpoint
+    said = run_until(["[iteration 2] python fine_tuning.py", "  epoch 0.00"], again, terminate)
+    assert "stopped at step " in said and said.strip().endswith("stopped. Run the same command again to go on.")
+    done = run_script(*again, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "going on from checkpoint-" in done.stdout
     (ledger, scores), (ledger_whole, scores_whole) = outcome(tmp_path), outcome(whole_loop[0])
     assert ledger == ledger_whole
-    same = [name for name in scores if name not in ("evaluation", "adapter")]
+    same = [name for name in scores if name not in ("evaluation", "adapter", "alike")]  # as `alike` knows one series from another
     pd.testing.assert_frame_equal(scores[same], scores_whole[same])
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [("POLICY='uniform", "No closing quotation"), ("OUTPUT_DIR=elsewhere", "DATASETS, RESULTS and EVALUATIONS name")],
+)
+def test_what_the_scripts_are_given_is_read_like_a_command_line(given, fault):
+    given_well = iterate.LoopConfig(EVALUATION="POLICY='learning curves' OBJECTIVE='{cardiology: 3}' CONTAMINATION_SETS=a,b")
+    assert iterate.Loop(given_well, demo=False).given["evaluation.py"][3:] == [
+        "POLICY=learning curves", "OBJECTIVE={cardiology: 3}", "CONTAMINATION_SETS=a,b"]  # fmt: skip
+    with pytest.raises(UserError, match=f"EVALUATION.*{fault}"):
+        iterate.Loop(iterate.LoopConfig(EVALUATION=given), demo=False)
 
 
 def test_the_fault_of_a_script_ends_the_loop_with_its_exit_code_and_what_to_do(tmp_path):

@@ -40,17 +40,21 @@ def found_in(training, *questions):
 def test_a_question_of_a_fixed_set_however_it_is_written_stops_training_and_names_both():
     fixed = {"holdout": records("What is gout?"), "eval": records("What are the long term effects of untreated type 2 diabetes?")}
     questions = leaks.FixedQuestions(fixed, 0.8)
-    questions.refuse(records("What is asthma?", "What are the effects of type 1 diabetes?"), "here", "")
+
+    def refuse(*training, questions=questions):
+        leaks.refuse(questions.repeated_in(training), "here", "")
+
+    refuse(*records("What is asthma?", "What are the effects of type 1 diabetes?"))
     with pytest.raises(
         UserError, match=r"here: 1 training records .*\n.*'what is GOUT' \(same question as .* of the holdout set"
     ):
-        questions.refuse(records("what is GOUT"), "here", "")
+        refuse(*records("what is GOUT"))
     near = make_record(
         "y", "What are the long term effects of the untreated type 2 diabetes?", fixed["eval"][0].response + " indeed"
     )
     with pytest.raises(UserError, match=r"near-duplicate as .* of the eval set"):
-        questions.refuse([near], "here", "")
-    leaks.FixedQuestions(fixed, 0).refuse([make_record("y", near.question, near.response + " more")], "here", "")
+        refuse(near)
+    refuse(make_record("y", near.question, near.response + " more"), questions=leaks.FixedQuestions(fixed, 0))
 
 
 def test_thirteen_words_in_a_row_of_a_benchmark_are_found_in_question_and_answer():
@@ -167,6 +171,10 @@ def test_once_a_specialty_was_added_earlier_adapters_are_gone_on_with_and_asked_
     assert run_script(*prepare_command({**folders, "files": source})).returncode == 0
     first, now = manifest.read(small_run["adapter"]), manifest.read(folders["data"])["splits"]
     assert first["inputs"]["splits"]["holdout"] != now["holdout"]
+    with pytest.raises(UserError, match=r"bring its sets back: python dataset_preparation.py .* --iteration 1\."):
+        evaluation.Inputs(
+            evaluation.EvaluationConfig(DATASET_DIR=str(folders["data"]), FINETUNED_MODEL_PATH=str(small_run["adapter"]))
+        )
     going_on = train_command(
         folders, f"INIT_ADAPTER={small_run['adapter']}", "TRAINER_OPTIONS={max_steps: 2}", "SAMPLE_QUESTIONS=0"
     )
@@ -209,9 +217,13 @@ def learner(splits, **more):
     return [leaks.Learner("it", {"inputs": {"splits": splits, **more.pop("inputs", {})}, **more}, "Leave it.")]
 
 
+def look_into(folder, learners):
+    return leaks.refuse_learnt(folder, leaks.FixedQuestions.of(folder), learners)
+
+
 def test_a_model_of_an_earlier_iteration_passes_only_if_all_that_it_learnt_is_known_and_lies_there(two_iterations):
     folder, first = two_iterations
-    leaks.refuse_learnt(folder, learner(first))
+    look_into(folder, learner(first))
     for unknown in (
         learner({**first, "train": "of another series"}),
         learner(
@@ -220,42 +232,68 @@ def test_a_model_of_an_earlier_iteration_passes_only_if_all_that_it_learnt_is_kn
         learner(first, inputs={"trained_on": [leaks.UNKNOWN, first["train"]]}),
     ):
         with pytest.raises(UserError, match=r"^it: was trained beside another .* does not hold all .* Leave it\.$"):
-            leaks.refuse_learnt(folder, unknown)
+            look_into(folder, unknown)
     files.remove(folder / "archive" / "iteration_001" / "train_dataset")
     with pytest.raises(UserError, match="does not hold all"):
-        leaks.refuse_learnt(folder, learner(first))
+        look_into(folder, learner(first))
 
 
 def test_of_two_folders_that_name_the_same_train_set_the_one_that_was_edited_is_looked_into_too(two_iterations):
     folder, first = two_iterations
-    leaks.refuse_learnt(folder, learner(first))
+    look_into(folder, learner(first))
     copy = folder / "archive" / "iteration_001b"
     shutil.copytree(folder / "archive" / "iteration_001", copy)
     asked = dataset_folders.read_records(folder, "holdout")
     plant(copy, next(record for record in asked if record.specialty == "oncology"))
     with pytest.raises(UserError, match=r"iteration_001b: 1 training records .*\n.*oncology"):
-        leaks.refuse_learnt(folder, learner(first))
+        look_into(folder, learner(first))
     # a model that was trained on the edited set says so by the records, not by the name
     held = dataset_folders.hash_of_ids(copy, "train")
     with pytest.raises(UserError, match="iteration_001b: 1 training records"):
-        leaks.refuse_learnt(folder, learner(first, inputs={"trained_on": [held]}))
+        look_into(folder, learner(first, inputs={"trained_on": [held]}))
 
 
-def test_a_broken_manifest_in_the_archive_stops_only_those_who_need_it(two_iterations):
+def test_what_could_not_be_looked_into_is_said_or_refused_where_it_matters(two_iterations):
     folder, first = two_iterations
+    now = manifest.read(folder)["splits"]
+    assert look_into(folder, learner(now)) == look_into(folder, learner(first)) == []
+    [said] = look_into(folder, learner({**now, "train": "of a series begun anew"}))
+    assert said.startswith(f"it: not all that it was trained on lies in {folder} and its archive, so that was not looked")
     (folder / "archive" / "iteration_001" / "manifest.json").write_text("{")
-    leaks.refuse_learnt(folder, learner(manifest.read(folder)["splits"]))
-    with pytest.raises(UserError, match="does not hold all"):
-        leaks.refuse_learnt(folder, learner(first))
+    assert look_into(folder, learner(now)) == []
+    with pytest.raises(UserError, match=r"does not hold all that it was trained on \(.*iteration_001 cannot be read\)"):
+        look_into(folder, learner(first))
+    [said] = look_into(folder, [leaks.Learner("MODELS: other", None, "")])
+    assert said == "MODELS: other: what it was trained on is not known here; it may have learnt what is asked"
 
 
-def test_whole_and_exported_models_say_what_they_learnt_and_others_say_nothing(exported, small_run, tmp_path):
+def test_the_train_sets_of_a_series_that_was_set_aside_are_looked_into_too(config, tmp_path):
+    preparation.create_datasets(config)
+    first = manifest.read(tmp_path / "out")["splits"]
+    with files.output_lock(tmp_path / "out"):
+        preparation.prepare(config, {}, fresh=True)
+    assert look_into(tmp_path / "out", learner(first)) == []
+    plant(tmp_path / "out" / "archive" / "series")
+    with pytest.raises(UserError, match="series: 1 training records say the same"):
+        look_into(tmp_path / "out", learner(first))
+
+
+def test_whole_and_exported_models_say_what_they_learnt_and_others_say_nothing(exported, small_run, tmp_path, monkeypatch):
     training = manifest.read(small_run["adapter"])
-    assert leaks.training_of(small_run["adapter"]) == training
-    from_export = leaks.training_of(exported[0])
+    assert leaks.training_of(str(small_run["adapter"])) == training
+    from_export = leaks.training_of(str(exported[0]))
     assert leaks.trained_on(from_export) == leaks.trained_on(training) == [training["inputs"]["splits"]["train"]]
-    (tmp_path / "manifest.json").write_text('["of somebody else"]')
-    assert leaks.training_of(tmp_path) is None
+    for of_another in (["of somebody else"], {"inputs": None}, {"inputs": {"splits": {"train": "x"}}}):
+        files.write_json(tmp_path / "manifest.json", of_another)
+        assert leaks.training_of(str(tmp_path)) is None
+    # the same file on the Hub, as far as this machine has it
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / "1"
+    snapshot.mkdir(parents=True)
+    shutil.copy(exported[0] / leaks.EXPORT, snapshot)
+    (snapshot.parent.parent / "refs").mkdir()
+    (snapshot.parent.parent / "refs" / "main").write_text("1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert leaks.training_of("owner/name") == from_export and leaks.training_of("owner/another") is None
     # going on from the exported model as a base: beside other fixed sets it is refused, by the name of the setting
     data = tmp_path / "data"
     made = run_script("dataset_preparation.py", f"DATA_DIR={small_run['files']}", f"OUTPUT_DIR={data}", "RANDOM_SEED=7")

@@ -275,6 +275,28 @@ def test_recommendations_of_another_iteration_are_refused_and_the_same_twice_is_
     assert "was made from iteration 1" in run_script(*command).stderr
 
 
+def test_a_share_that_stands_written_is_taken_once_and_does_not_undo_what_is_chosen_later(config, tmp_path, capsys):
+    def prepare(written, **more):
+        with files.output_lock(tmp_path / "out"):
+            made = preparation.prepare(config, {}, standing=written, **more)
+        return made["up_to_date"], ledger(config)[-1]["shares"]["urology"]
+
+    advice = tmp_path / "training_recommendations.json"
+    written = {"urology": 0.7}
+    assert prepare(written) == (False, 0.7) and prepare(written) == (True, 0.7)
+    files.write_json(advice, {"iteration": 1, "recommended_sample_increases": {"urology": 0.9}})
+    assert prepare(written, recommendations=advice) == (False, 0.9)
+    # a loop begins with this command, and so may a user whose files have changed
+    assert prepare(written) == (True, 0.9)
+    assert "urology: 0.7 in specialty_adjustments was taken in an earlier iteration" in capsys.readouterr().out
+    with files.output_lock(tmp_path / "out"):
+        preparation.go_back(config, 1)
+    assert prepare({"urology": 0.8}) == (False, 0.8)
+    # who asks for it in Python gets it, and what stands written is remembered
+    preparation.update_training_data(config, {"urology": 0.6})
+    assert prepare({"urology": 0.8}) == (True, 0.6) and prepare({"urology": 0.75}) == (False, 0.75)
+
+
 def test_fresh_sets_the_whole_series_aside(config, tmp_path):
     preparation.create_datasets(config)
     config.RANDOM_SEED = 1

@@ -1,3 +1,5 @@
+import shlex
+
 import pytest
 from conftest import ROOT
 
@@ -94,3 +96,19 @@ def test_a_preset_is_a_configuration_that_training_accepts(preset):
     config, _ = settings.load(fine_tuning.TrainingConfig, ["--config", str(preset)], "", {}, {})
     fine_tuning.check(config)
     assert config.MODEL_NAME in preset.read_text()
+
+
+def test_a_command_to_type_says_no_more_than_it_must_and_is_read_as_what_was_meant():
+    demo = {"COUNT": 7, "TEXT": "sample"}
+
+    def said(**values):
+        return settings.command("run.py", values, Config, demo, "--flag", "a file")
+
+    assert said(OTHER=1) == "python run.py --flag 'a file'"
+    assert said(COUNT=5) == "python run.py COUNT=5 --flag 'a file'"
+    assert said(**demo) == "python run.py --demo --flag 'a file'"
+    assert said(**demo, RATE=0.5) == "python run.py --demo RATE=0.5 --flag 'a file'"
+    wanted = {"NAMES": ["x y", "z"], "SHARES": {"a": 0.5}, "TEXT": "two words", "LIMIT": 3, "ON": True}
+    arguments = shlex.split(settings.command("run.py", wanted, Config, demo))[2:]
+    config, _ = settings.load(Config, arguments, "", demo)
+    assert settings.as_dict(config) == settings.as_dict(Config(**wanted))

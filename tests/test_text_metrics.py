@@ -159,11 +159,16 @@ def test_accents_and_greek_do_not_break_a_metric():
     assert all(value is None or math.isfinite(value) for values in table.scores.values() for value in values)
 
 
-def test_scores_from_all_cores_are_those_of_one(monkeypatch):
+def test_scores_from_all_cores_are_those_of_one_and_the_workers_serve_all_chunks_and_end(monkeypatch):
     from workbench.evaluation import metrics
 
     pairs = [pair for pair in texts() for _ in range(2)]
     one = metrics.MetricSuite().score(pairs)
     monkeypatch.setattr(metrics, "ENOUGH_FOR_CORES", 2)
     monkeypatch.setattr(metrics.os, "cpu_count", lambda: 2)
-    assert metrics.MetricSuite().score(pairs).scores == one.scores
+    suite = metrics.MetricSuite()
+    assert suite.score(pairs).scores == one.scores
+    workers = list(suite._workers._processes.values())
+    assert suite.score(pairs).scores == one.scores and list(suite._workers._processes.values()) == workers
+    suite.close()
+    assert not any(worker.is_alive() for worker in workers)

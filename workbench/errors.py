@@ -10,6 +10,11 @@ EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 130
 
 
+def again() -> str:
+    """How to go on after a stop: `--fresh` a second time would set aside what there is to go on with."""
+    return "the same command, without --fresh," if "--fresh" in sys.argv else "the same command"
+
+
 class UserError(Exception):
     """A mistake the user can mend. Its text names the file, the item, the fault and the remedy."""
 
@@ -39,10 +44,10 @@ def run_script(main: Callable[[], None]) -> None:
         where = error.filename or "the output folder"
         print(
             f"error: {where}: {error.strerror}. Nothing finished was overwritten. "
-            "Mend that (free some space, or name another file or OUTPUT_DIR) and run the same command again.",
+            f"Mend that (free some space, or name another file or OUTPUT_DIR) and run {again()} again.",
             file=sys.stderr,
         )
         sys.exit(EXIT_MISTAKE)
     except KeyboardInterrupt:
-        print("\nstopped. Run the same command again to go on.", file=sys.stderr)
+        print(f"\nstopped. Run {again()} again to go on.", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

@@ -10,6 +10,8 @@ import argparse
 import contextlib
 import difflib
 import inspect
+import math
+import shlex
 import sys
 import textwrap
 import types
@@ -246,8 +248,31 @@ def load(
 
 
 def command_line() -> str:
-    """The command as typed, for manifests."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command as a shell would read it, for manifests."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def command(script: str, values: Mapping[str, Any], cls: type[Settings], demo: Mapping[str, Any], *more: str) -> str:
+    """What to type to run another script with these values of its settings, said as briefly as can be.
+
+    Args:
+        cls, demo: the script's settings, and what its `--demo` makes of them. Values of other names are left out.
+        more: arguments that follow.
+    """
+    import yaml
+
+    def text(value: Any) -> str:
+        return (
+            yaml.safe_dump(value, default_flow_style=True, width=math.inf).strip()
+            if isinstance(value, list | dict)
+            else str(value)
+        )
+
+    defaults = as_dict(cls())
+    wanted = defaults | {name: value for name, value in values.items() if name in defaults}
+    plain = [f"{name}={text(value)}" for name, value in wanted.items() if value != defaults[name]]
+    after_demo = ["--demo", *(f"{name}={text(value)}" for name, value in wanted.items() if value != {**defaults, **demo}[name])]
+    return shlex.join(["python", script, *min(plain, after_demo, key=len), *more])
 
 
 def check_range(config: Settings, name: str, low: float, high: float, *, low_open: bool = False) -> None:

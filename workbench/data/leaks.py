@@ -16,7 +16,7 @@ from typing import Any
 from workbench import files, manifest
 from workbench.data import dataset_folders
 from workbench.data.dataset_folders import FIXED
-from workbench.data.near_duplicates import FixedIndex, fingerprint
+from workbench.data.near_duplicates import FixedIndex, fingerprint_all
 from workbench.data.records import Record
 from workbench.errors import UserError
 
@@ -31,12 +31,12 @@ class Learner:
 
     Args:
         name: for messages, such as the setting that names it.
-        trained: what `fine_tuning.py` left beside it, as `training_of` reads it.
+        trained: what `fine_tuning.py` left beside it, as `training_of` reads it; None where nothing is known.
         remedy: what to do where it may not be used.
     """
 
     name: str
-    trained: Mapping[str, Any]
+    trained: Mapping[str, Any] | None
     remedy: str
 
 
@@ -47,6 +47,16 @@ class TrainSet:
     folder: Path
     named: str
     holds: str
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """A training record, and the record of a fixed set that says the same."""
+
+    record: Record
+    reason: str
+    split: str
+    fixed: Record
 
 
 class FixedQuestions:
@@ -61,7 +71,7 @@ class FixedQuestions:
         self.near = threshold > 0
         with _no_collection():
             self.indexes = {
-                name: FixedIndex(records, fingerprint(records, near=self.near), threshold) for name, records in fixed.items()
+                name: FixedIndex(records, fingerprint_all(records, near=self.near), threshold) for name, records in fixed.items()
             }
 
     @classmethod
@@ -71,55 +81,73 @@ class FixedQuestions:
         fixed = {split: dataset_folders.read_records(folder, split) for split in FIXED}
         return cls(fixed, made["settings"]["NEAR_DUPLICATE_THRESHOLD"])
 
-    def refuse(self, training: Sequence[Record], where: str, remedy: str) -> None:
-        """UserError where a training record says the same as one of these, however it is written."""
+    def repeated_in(self, training: Sequence[Record]) -> list[Repetition]:
+        """The training records that say the same as one of these, however they are written."""
         with _no_collection():
-            prints = fingerprint(training, near=self.near)
-            found = [
-                (training[row], reason, name, other)
+            prints = fingerprint_all(training, near=self.near)
+            return [
+                Repetition(training[row], reason, name, other)
                 for name, index in self.indexes.items()
                 for row, (reason, other) in index.matches(training, prints).items()
             ]
-        if found:
-            shown = "".join(
-                f"\n  {record.specialty} {record.id[:8]}: {record.question[:80]!r} ({reason} as {other.id[:8]} of the {name} set: "
-                f"{other.question[:80]!r})"
-                for record, reason, name, other in found[:SHOWN]
-            )
-            more = f"\n  … and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-            raise UserError(
-                f"{where}: {len(found)} training records say the same as one of a fixed set, so scores would lie. {remedy}{shown}{more}"
-            )
 
 
-def refuse_prepared(folder: Path) -> None:
+def refuse(found: Sequence[Repetition], where: str, remedy: str) -> None:
+    """UserError where anything was found."""
+    if found:
+        shown = "".join(
+            f"\n  {one.record.specialty} {one.record.id[:8]}: {one.record.question[:80]!r} ({one.reason} as {one.fixed.id[:8]} of the "
+            f"{one.split} set: {one.fixed.question[:80]!r})"
+            for one in found[:SHOWN]
+        )
+        more = f"\n  … and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        raise UserError(
+            f"{where}: {len(found)} training records say the same as one of a fixed set, so scores would lie. {remedy}{shown}{more}"
+        )
+
+
+def refuse_prepared(folder: Path, questions: FixedQuestions) -> None:
     """UserError where the train set of a prepared folder holds what its fixed sets ask."""
-    remedy = "Run python dataset_preparation.py again, which makes changed sets anew."
-    FixedQuestions.of(folder).refuse(dataset_folders.read_records(folder, "train"), str(folder), remedy)
+    found = questions.repeated_in(dataset_folders.read_records(folder, "train"))
+    refuse(found, str(folder), "Run python dataset_preparation.py again, which makes changed sets anew.")
 
 
-def refuse_learnt(folder: Path, learners: Sequence[Learner]) -> None:
+def refuse_learnt(folder: Path, questions: FixedQuestions, learners: Sequence[Learner]) -> list[str]:
     """UserError where a model may have learnt what the fixed sets of a prepared folder ask.
 
     Each train set of theirs that lies in the folder or its archive is looked into. A model that was trained beside other fixed
     sets, as before a specialty was added, passes only if all of them do lie there.
+
+    Returns what could not be looked into, in sentences: of models that were trained beside these fixed sets, which preparation
+    had kept apart from all that they learnt, and of models of which nothing is known.
     """
-    if not learners:
-        return
     now = manifest.require(folder, "dataset_preparation.py")["splits"]
-    lying, questions = train_sets(folder), FixedQuestions.of(folder)
+    lying, unreadable = train_sets(folder) if any(learner.trained for learner in learners) else ([], [])
+    beyond = f" ({', '.join(map(str, unreadable))} cannot be read)" if unreadable else ""
+    looked_into: dict[Path, list[Repetition]] = {}
+    notes = []
     for learner in learners:
+        if learner.trained is None:
+            notes.append(f"{learner.name}: what it was trained on is not known here; it may have learnt what is asked")
+            continue
         learnt = set(trained_on(learner.trained))
         beside = learner.trained["inputs"]["splits"]
-        if any(beside[split] != now[split] for split in FIXED) and not learnt <= {one.holds for one in lying}:
-            raise UserError(
-                f"{learner.name}: was trained beside another holdout or eval set, and {folder} with its archive does not hold all that it "
-                f"was trained on, so it may have learnt questions of this one. {learner.remedy}"
+        if not learnt <= {train_set.holds for train_set in lying}:
+            if any(beside[split] != now[split] for split in FIXED):
+                raise UserError(
+                    f"{learner.name}: was trained beside another holdout or eval set, and {folder} with its archive does not hold all that it "
+                    f"was trained on{beyond}, so it may have learnt questions that are asked here. {learner.remedy}"
+                )
+            notes.append(
+                f"{learner.name}: not all that it was trained on lies in {folder} and its archive{beyond}, so that was not looked into again"
             )
-        for one in lying:
-            if learnt & {one.named, one.holds}:
-                where = f"{learner.name}: was trained on {one.folder}"
-                questions.refuse(dataset_folders.read_records(one.folder, "train"), where, learner.remedy)
+        for train_set in lying:
+            if learnt & {train_set.named, train_set.holds}:
+                if train_set.folder not in looked_into:
+                    records = dataset_folders.read_records(train_set.folder, "train")
+                    looked_into[train_set.folder] = questions.repeated_in(records)
+                refuse(looked_into[train_set.folder], f"{learner.name}: was trained on {train_set.folder}", learner.remedy)
+    return notes
 
 
 def trained_on(trained: Mapping[str, Any]) -> list[str]:
@@ -131,27 +159,45 @@ def trained_on(trained: Mapping[str, Any]) -> list[str]:
     return [*before, inputs["splits"]["train"]]
 
 
-def training_of(folder: Path) -> dict[str, Any] | None:
-    """What `fine_tuning.py` left beside a model, or its export; None where the model is none of ours."""
-    for name in (manifest.MANIFEST, EXPORT):
-        if (folder / name).is_file():
-            found = files.read_json(folder / name)
-            if isinstance(found, dict) and "splits" in found.get("inputs", {}):
-                return found
+def training_of(model: str) -> dict[str, Any] | None:
+    """What `fine_tuning.py` left beside a model, or its export; None where nothing did.
+
+    Args:
+        model: a folder, or a name on the Hugging Face Hub.
+    """
+    folder = Path(model)
+    found = _of_hub(model) if not folder.is_dir() else None
+    for path in [found] if found else [folder / manifest.MANIFEST, folder / EXPORT]:
+        if path.is_file():
+            trained = files.read_json(path)
+            inputs = trained.get("inputs") if isinstance(trained, dict) else None
+            splits = inputs.get("splits") if isinstance(inputs, dict) else None
+            if isinstance(splits, dict) and {*FIXED, "train"} <= set(splits):
+                return dict(trained)
     return None
 
 
-def train_sets(folder: Path) -> list[TrainSet]:
-    """The train sets that lie in a prepared folder and in its archive; what cannot be read there does not lie there."""
-    found = []
-    for path in [folder, *sorted(folder.glob(f"{files.ARCHIVE_NAME}/*"))]:
+def _of_hub(name: str) -> Path | None:
+    """The file that an export keeps on the Hub, as `--push` brought it there; None where there is none, or no network."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, EXPORT))
+    except (OSError, ValueError):  # huggingface_hub's own errors are of these
+        return None
+
+
+def train_sets(folder: Path) -> tuple[list[TrainSet], list[Path]]:
+    """The train sets that lie in a prepared folder and in its archive, and the folders there that cannot be read."""
+    found, unreadable = [], []
+    for path in sorted(path.parent for path in folder.rglob(manifest.MANIFEST)):
         try:
             made = manifest.read(path)
             if made and "splits" in made:
                 found.append(TrainSet(path, made["splits"]["train"], dataset_folders.hash_of_ids(path, "train")))
         except UserError:
-            continue
-    return found
+            unreadable.append(path)
+    return found, unreadable
 
 
 @contextmanager

@@ -8,6 +8,7 @@ says nothing of A and C.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
@@ -16,12 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from rensa import RMinHash
 
+from workbench import children
 from workbench.data.records import Record, key_of_words, words_of, words_of_each
 
 BANDS, ROWS = 16, 6  # a pair at Jaccard .80 becomes a candidate with probability .992, one at .50 with .22
 QUESTION_WEIGHT = 6  # times each question word counts, so that a shared template answer alone makes no candidate
 SIGNATURE_SEED = 20211
 BATCH = 2048
+PARALLEL_FROM = 50_000  # records; below it, starting processes costs more than it saves
 Reason = Literal["same question", "same answer", "near-duplicate"]
 
 
@@ -52,6 +55,18 @@ class Fingerprints:
 def fingerprint(records: Sequence[Record], *, near: bool) -> Fingerprints:
     """Keys and, where `near`, signature bands of records; deterministic across machines."""
     return fingerprint_texts([r.question for r in records], [r.response for r in records], near=near)
+
+
+def fingerprint_all(records: Sequence[Record], *, near: bool) -> Fingerprints:
+    """`fingerprint`, on all cores where there are many records."""
+    if len(records) < PARALLEL_FROM or (os.cpu_count() or 1) == 1:
+        return fingerprint(records, near=near)
+    chunks = [records[start : start + BATCH] for start in range(0, len(records), BATCH)]
+    # only texts travel, and few at a time: records are slow to pickle, and what waits takes memory
+    questions = ([record.question for record in chunk] for chunk in chunks)
+    answers = ([record.response for record in chunk] for chunk in chunks)
+    with children.workers(collect_garbage=False) as pool:
+        return Fingerprints.concatenate(list(pool.map(functools.partial(fingerprint_texts, near=near), questions, answers)))
 
 
 def fingerprint_texts(questions: Sequence[str], answers: Sequence[str], *, near: bool) -> Fingerprints:

@@ -40,6 +40,7 @@ def restore(folder: Path, number: int, ledger: Sequence[dict[str, Any]]) -> dict
     same = all(ledger[-1]["hashes"][split] == wanted["hashes"][split] for split in FIXED)
     broken = "" if same else f"the fixed sets are those of iteration {number} again"
     entry = {**wanted, "iteration": coming, "made": manifest.now(), "derived_from": ledger[-1]["hashes"], "adjustments": {},
+             "specialty_adjustments": ledger[-1].get("specialty_adjustments", {}),
              "recommendations_sha256": "", "restored_from": number, "comparability_break": broken,
              "changes": dict.fromkeys(wanted["changes"], 0) | {"fixed_waiting": wanted["changes"]["fixed_waiting"]},
              "specialties": {"added": [], "removed": [], "returned": [], "renamed": iterations.names_since(ledger[-1], wanted),

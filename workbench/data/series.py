@@ -6,28 +6,24 @@ present one, and let them change places.
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from workbench import files, manifest
 from workbench.data import contamination, dataset_folders, iterations
 from workbench.data.dataset_folders import FIXED
-from workbench.data.near_duplicates import BATCH, Fingerprints, FixedIndex, fingerprint, fingerprint_texts
+from workbench.data.near_duplicates import Fingerprints, FixedIndex, fingerprint, fingerprint_all
 from workbench.data.records import Record, record_id
 from workbench.data.splits import Item, draw_stratified, holdout_size, in_order
 from workbench.errors import UserError
 from workbench.shares import rounded
 
 STATISTICS = "dataset_stats.json"
-PARALLEL_FROM = 50_000  # records; below it, starting processes costs more than it saves
 
 
 @dataclass
@@ -72,6 +68,14 @@ def check_same_series(folder: Path, last: dict[str, Any], now: Mapping[str, Any]
             )
 
 
+def overtaken(written: Mapping[str, float], last: dict[str, Any] | None) -> dict[str, float]:
+    """Of shares that stand written, those that the series took before and has changed since: what they are now."""
+    taken = last.get("specialty_adjustments", {}) if last else {}
+    shares = last["shares"] if last else {}
+    return {name: shares[name] for name, share in written.items()
+            if taken.get(name) == share and shares.get(name, share) != share}  # fmt: skip
+
+
 def recommended_shares(path: Path, last: dict[str, Any] | None) -> dict[str, float]:
     """Shares from a recommendations file, if they were made for the iteration that is in place."""
     advice = iterations.read_recommendations(path)
@@ -98,7 +102,7 @@ def take_stock(
     register = iterations.read_register(folder)
     iteration = len(iterations.read_ledger(folder)) + 1
     flat = [record for specialty in sorted(records) for record in records[specialty]]
-    prints = _fingerprint_all(flat, near)
+    prints = fingerprint_all(flat, near=near)
     known_as, renamed = _follow_names(flat, prints, register, last)
     current = {
         record.id: (record.specialty, int(prints.question_keys[row]), int(prints.answer_keys[row]))
@@ -170,18 +174,6 @@ def _follow_names(
         for entry in register.values():
             entry.specialty = renamed.get(entry.specialty, entry.specialty)
     return known_as, renamed
-
-
-def _fingerprint_all(records: Sequence[Record], near: bool) -> Fingerprints:
-    """`fingerprint`, on all cores where there are many records."""
-    if len(records) < PARALLEL_FROM or (os.cpu_count() or 1) == 1:
-        return fingerprint(records, near=near)
-    chunks = [records[start : start + BATCH] for start in range(0, len(records), BATCH)]
-    # only texts travel, and few at a time: records are slow to pickle, and what waits takes memory
-    questions = ([record.question for record in chunk] for chunk in chunks)
-    answers = ([record.response for record in chunk] for chunk in chunks)
-    with ProcessPoolExecutor(initializer=gc.disable) as pool:
-        return Fingerprints.concatenate(list(pool.map(partial(fingerprint_texts, near=near), questions, answers)))
 
 
 def split(
@@ -337,10 +329,16 @@ def ledger_entry(
     *,
     settings: Mapping[str, Any],
     adjustments: Mapping[str, float],
+    written: Mapping[str, float],
     advice: str,
     probe: str,
 ) -> dict[str, Any]:
-    """The line that this iteration adds to the ledger."""
+    """The line that this iteration adds to the ledger.
+
+    Args:
+        adjustments: the shares that this iteration was given.
+        written: those that stand in `specialty_adjustments` of the script, taken now or before.
+    """
     breaks = []
     if catalogue.accepted:
         breaks.append(f"{catalogue.accepted} edits of fixed records were accepted")
@@ -352,6 +350,7 @@ def ledger_entry(
         "made": manifest.now(),
         "derived_from": last["hashes"] if last else None,
         "adjustments": dict(adjustments),
+        "specialty_adjustments": dict(written),
         "recommendations_sha256": advice,
         "comparability_break": "; ".join(breaks),
         "changes": {"added": len(changes.added) if last else 0, "edited": len(changes.edited),

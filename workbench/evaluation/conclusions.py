@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from workbench.errors import again
 from workbench.evaluation import significance
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def in_words(headline: pd.DataFrame, scored: dict[str, Any], metric: str, looks:
     for name in ("base", "tuned"):
         failed = int((scored[name]["finish_reason"] == "failed").sum())
         if failed:
-            sentences.append(f"{failed} questions got no answer from the {name} model; run the same command again.")
+            sentences.append(f"{failed} questions got no answer from the {name} model; run {again()} again.")
     corpus = scored["corpus_bleu"].get(split, {})
     if "base" in corpus and "tuned" in corpus:
         sentences.append(

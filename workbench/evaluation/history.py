@@ -62,17 +62,29 @@ def extend(output: Path, comparison: pd.DataFrame, tuned: pd.DataFrame, about: d
 
 
 def _archived(output: Path) -> list[tuple[str, Path]]:
-    """Fingerprint and folder of each finished evaluation in the archive, the oldest first."""
+    """Fingerprint and folder of each finished evaluation in the archive that has a history, the oldest first."""
     found = [(manifest.read(folder), folder) for folder in output.glob(f"{files.ARCHIVE_NAME}/*")]
-    finished = [(done["finished"], done["fingerprint"], folder) for done, folder in found if done]
+    finished = [(done["finished"], done["fingerprint"], folder) for done, folder in found if done and (folder / NAME).is_file()]
     return [(fingerprint, folder) for _, fingerprint, folder in sorted(finished)]
 
 
 def _earlier(output: Path) -> Iterator[pd.DataFrame]:
     """Histories of the archived evaluations, the oldest first."""
     for _, folder in _archived(output):
-        if (folder / NAME).is_file():
-            yield _table(folder / NAME, COLUMNS)
+        yield _table(folder / NAME, COLUMNS)
+
+
+def _answered(output: Path) -> Iterator[tuple[dict[str, Any], Path]]:
+    """Of each archived evaluation that still holds its scored answers: a line of its own in its history, and their file."""
+    for fingerprint, folder in _archived(output):
+        if (folder / ANSWERS).is_file():
+            rows = _table(folder / NAME, COLUMNS)
+            for row in rows[rows["evaluation"] == fingerprint].head(1).to_dict("records"):
+                yield {str(name): value for name, value in row.items()}, folder / ANSWERS
+
+
+def _answers(path: Path) -> pd.DataFrame:
+    return _table(path, ("id", "split", "specialty"))
 
 
 def _answers_of(output: Path, before: pd.DataFrame) -> pd.DataFrame | None:
@@ -80,10 +92,7 @@ def _answers_of(output: Path, before: pd.DataFrame) -> pd.DataFrame | None:
     if before.empty:
         return None
     last = before.sort_values(["iteration", "finished"])["evaluation"].iloc[-1]
-    for fingerprint, folder in _archived(output):
-        if fingerprint == last and (folder / ANSWERS).is_file():
-            return _table(folder / ANSWERS, ("id", "split", "specialty"))
-    return None
+    return next((_answers(path) for row, path in _answered(output) if row["evaluation"] == last), None)
 
 
 def answers_before(output: Path, about: Mapping[str, Any]) -> list[tuple[int, pd.DataFrame]]:
@@ -93,17 +102,12 @@ def answers_before(output: Path, about: Mapping[str, Any]) -> list[tuple[int, pd
         about: `iteration`, `alike`, `adapter` and `recipe` of this evaluation.
     """
     found = {}
-    for fingerprint, folder in _archived(output):
-        if not (folder / NAME).is_file() or not (folder / ANSWERS).is_file():
-            continue
-        rows = _table(folder / NAME, COLUMNS)
-        own = rows[rows["evaluation"] == fingerprint].head(1)
-        for row in own.to_dict("records"):
-            same = all(row[name] == about[name] for name in ("alike", "recipe"))
-            if same and row["adapter"] != about["adapter"] and row["iteration"] <= about["iteration"]:
-                found[row["adapter"]] = (int(row["iteration"]), folder / ANSWERS)
+    for row, path in _answered(output):
+        same = all(row[name] == about[name] for name in ("alike", "recipe"))
+        if same and row["adapter"] != about["adapter"] and row["iteration"] <= about["iteration"]:
+            found[row["adapter"]] = (int(row["iteration"]), path)  # the latest of an adapter that was evaluated twice
     earlier = sorted(found.values(), key=lambda item: item[0])
-    return [(iteration, _table(path, ("id", "split", "specialty"))) for iteration, path in earlier]
+    return [(iteration, _answers(path)) for iteration, path in earlier]
 
 
 def _changes(rows: pd.DataFrame, tuned: pd.DataFrame, previous: pd.DataFrame | None) -> pd.DataFrame:

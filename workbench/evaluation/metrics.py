@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import functools
 import math
-import multiprocessing
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench import files
+from workbench import children, files
 from workbench.errors import UserError
 from workbench.evaluation import medical_metrics, text_metrics, wordnet
 from workbench.evaluation.wordnet import WordNetMissingError
 
 if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
+
     from workbench.evaluation.bertscore import BertScorer
 
 PREFIX = "compute_"
@@ -126,11 +126,14 @@ class MetricSuite:
 
     @functools.cached_property
     def _workers(self) -> ProcessPoolExecutor:
-        """Kept from chunk to chunk: to start, and to read WordNet, takes them longer than a chunk of short answers.
+        """Kept from chunk to chunk: to start, and to read WordNet, takes them longer than a chunk of short answers."""
+        return children.workers()
 
-        Not forked: a process that has run torch holds threads, and their locks.
-        """
-        return ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn"))
+    def close(self) -> None:
+        """Let the workers go, which hold 270 MB each once they have read WordNet."""
+        if "_workers" in vars(self):
+            self._workers.shutdown()
+            del self._workers
 
     def _each(
         self, table: Table, pairs: Sequence[Pair | None], rows: list[int], name: str, compute: Callable[[str, str], float | None]
