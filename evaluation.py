@@ -463,7 +463,9 @@ def recommend(config: EvaluationConfig, suite: MetricSuite, inputs: Inputs, scor
     headline = conclusions.headline(scored["comparison"])
     improvement = {row["metric"]: _number(row["difference"]) for _, row in headline.iterrows()}
     advice = recommendations.advice(evidence, feeding, metric=metric, overall_improvement=improvement, lower_is_better=sign < 0)
-    return {**advice, "iteration": entry["iteration"], "overall_improvement_split": headline["split"].iloc[0]}
+    caution = conclusions.caution(scored["comparison"], metric)
+    advice["in_words"] += [caution] if caution else []
+    return {**advice, "caution": caution, "iteration": entry["iteration"], "overall_improvement_split": headline["split"].iloc[0]}
 
 
 def objective_of(config: EvaluationConfig) -> str | dict[str, float]:
@@ -611,7 +613,8 @@ def print_table(output: Path) -> None:
     fed = [item for item in advice["evidence"] if item["records_added"]]
     for item in sorted(fed, key=lambda item: -item["records_added"])[:MOST_PRINTED]:
         print(
-            f"    {item['specialty']:<28} share {item['current_share']:.2f} -> {item['recommended_share']:.2f}, {item['records_added']} records"
+            f"    {item['specialty']:<28} share {item['current_share']:.2f} -> {item['recommended_share']:.2f}, "
+            f"{item['records_added']} record{'s' * (item['records_added'] != 1)}"
         )
     if len(fed) > MOST_PRINTED:
         print(f"    … and {len(fed) - MOST_PRINTED} more, in {output / 'training_recommendations.json'}")

@@ -156,6 +156,8 @@ def main() -> None:
             break
         loop.run(PREPARE, "--recommendations", str(loop.advice_file), iteration=loop.iteration() + 1)
     loop.run(EVALUATE, "--history")
+    if caution := files.read_json(loop.advice_file).get("caution"):
+        print(f"\n{caution}")
     print(
         f"\n{stop}\n{time.time() - started:.0f} s; open {loop.evaluations / 'progress.png'}, {loop.evaluations / 'report.html'}"
     )

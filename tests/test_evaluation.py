@@ -459,6 +459,12 @@ def test_text_that_a_spreadsheet_would_run_is_made_harmless_in_every_column(tmp_
 
 @pytest.mark.parametrize(("tuned", "floor", "warned"), [(0.083, 0.076, True), (0.47, 0.12, False), (0.3, float("nan"), False)])
 def test_a_score_that_is_mostly_style_is_called_so(tuned, floor, warned):
+    import pandas as pd
+
     from workbench.evaluation import conclusions
 
-    assert bool(conclusions.little_above_floor({"tuned": tuned, "floor_tuned": floor})) == warned
+    row = {"split": "eval", "metric": "ROUGE-L", "tuned": tuned, "floor_tuned": floor}
+    assert bool(conclusions.little_above_floor(row)) == warned
+    # and recommendations that rest on it are not to be relied on
+    assert ("before you feed by them" in conclusions.caution(pd.DataFrame([row]), "ROUGE-L")) == warned
+    assert not conclusions.caution(pd.DataFrame([{**row, "split": "holdout"}]), "ROUGE-L")

@@ -34,8 +34,9 @@ def in_words(headline: pd.DataFrame, scored: dict[str, Any], metric: str, looks:
         f"worse in {verdicts.count('worse')}, and within noise in {verdicts.count('within noise')}.",
         f"{metric}: {row['base']:.3f} base, {row['tuned']:.3f} tuned, difference {row['difference']:+.3f} "
         f"(95% interval {row['ci_low']:+.3f} to {row['ci_high']:+.3f}).",
-        *little_above_floor(row),
     ]
+    if warning := little_above_floor(row):
+        sentences.append(warning)
     by_specialty = scored["specialties"]
     held = by_specialty[(by_specialty["split"] == split) & (by_specialty["metric"] == metric)]
     both = scored["tuned"][metric] - scored["base"][metric]
@@ -72,12 +73,22 @@ def in_words(headline: pd.DataFrame, scored: dict[str, Any], metric: str, looks:
     return sentences
 
 
-def little_above_floor(row: Any) -> list[str]:
-    """A warning where most of a score is what any answer of the specialty would get."""
+def little_above_floor(row: Any) -> str:
+    """A warning where most of a score is what any answer of the specialty would get; empty where it is not."""
     above = abs(row["tuned"] - row["floor_tuned"])
     if not math.isfinite(above) or above > 0.25 * abs(row["tuned"]):
-        return []
-    return [
+        return ""
+    return (
         f"Beware: answers handed to other questions of the specialty score {row['floor_tuned']:.3f} already, so most of "
         "what the tuned model scores is style, not knowledge of the question asked."
-    ]
+    )
+
+
+def caution(comparison: pd.DataFrame, metric: str) -> str:
+    """Why recommendations by this metric on eval are not to be relied on; empty where nothing speaks against them."""
+    rows = comparison[(comparison["split"] == "eval") & (comparison["metric"] == metric)]
+    found = [warning for _, row in rows.iterrows() if (warning := little_above_floor(row))]
+    advised = (
+        "Gains and recommendations here are of style too: read answers, and train longer or on more, before you feed by them."
+    )
+    return f"{found[0]} {advised}" if found else ""
