@@ -112,12 +112,19 @@ class Loop:
         found["better"], found["worse"] = low > 0, high < 0
         return found
 
+    def adapter_before(self, number: int) -> Path:
+        """The folder of the last adapter that an earlier iteration left."""
+        archive = self.results / files.ARCHIVE_NAME
+        found = [(made["iteration"], made["finished"], folder) for folder in archive.glob("*")
+                 if (made := manifest.read(folder)) and made["iteration"] < number]  # fmt: skip
+        return max(found)[2] if found else archive
+
     def reason_to_stop(self) -> str:
         """Why there is to be no further iteration, with what to do instead; nothing where there is to be one."""
         advice = files.read_json(self.advice_file)
         metric, number = advice["steering_metric"], self.iteration()
         gain = self.gain(metric)
-        before = f"the one before it ({self.results / files.ARCHIVE_NAME})"
+        before = f"the one before it ({self.adapter_before(number)})"
         if gain is not None and gain["worse"]:
             return (
                 f"Iteration {number} is worse by {metric} on eval, {gain['change']:+.3f} (95% interval {gain['change_low']:+.3f} to "

@@ -152,10 +152,17 @@ def leave(loop, *, change=(0.02, 0.01, 0.03), pool=9, increases=True, lower_is_b
 def test_it_goes_on_while_it_gains_and_stops_where_it_does_not(loop):
     assert loop.reason_to_stop() == ""
     leave(loop, change=(0.01, -0.01, 0.03))
-    assert (
-        "+0.010 (95% interval -0.010 to +0.030), no more than chance explains: keep it or the one before it"
-        in loop.reason_to_stop()
-    )
+    said = "+0.010 (95% interval -0.010 to +0.030), no more than chance explains: keep it or the one before it ({}), and gather"
+    assert said.format(loop.results / "archive") in loop.reason_to_stop()
+    for name, number, finished in (
+        ("a", 2, "2026-01-01"),
+        ("b", 2, "2026-01-02"),
+        ("c", 1, "2026-01-03"),
+        ("d", 3, "2026-01-04"),
+    ):
+        (loop.results / "archive" / name).mkdir(parents=True)
+        manifest.finish(loop.results / "archive" / name, {"fingerprint": "f", "iteration": number, "finished": finished})
+    assert said.format(loop.results / "archive" / "b") in loop.reason_to_stop()
     leave(loop, change=(-0.02, -0.03, -0.01), lower_is_better=True)
     assert loop.reason_to_stop() == ""
     leave(loop, change=(0.02, 0.01, 0.03), lower_is_better=True)

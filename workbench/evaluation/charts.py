@@ -138,7 +138,7 @@ def progress(path: Path, history: pd.DataFrame, steering: str) -> None:
         axis.set(title=name, xlabel="iteration", xticks=list(places), xticklabels=list(rows["iteration"]))
         axis.margins(x=0.2)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0][0].legend(frameon=False, fontsize=8)
     figure.suptitle(f"Iteration after iteration, {shown['split'].iloc[0]} split", fontsize=11)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     figure.savefig(path, dpi=130)
     plt.close(figure)

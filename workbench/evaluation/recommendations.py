@@ -242,7 +242,7 @@ def _reason(item: Evidence, given: Given) -> str:
         found += f"; its share goes from {given.current_share:.2f} to {given.recommended_share:.2f}"
         if given.expected_gain is not None:
             found += (
-                f": {given.records_added} records, expected to better its score by {given.expected_gain:+.3f} "
+                f": {given.records_added} record{'s' * (given.records_added != 1)}, expected to better its score by {given.expected_gain:+.3f} "
                 f"(80% interval {given.expected_gain_low:+.3f} to {given.expected_gain_high:+.3f})"
             )
     return found
