@@ -163,28 +163,25 @@ def prepare(
     if last is not None:
         series.check_same_series(folder, last, series_settings)
 
-    written = as_floats(standing) if standing is not None else (last or {}).get("specialty_adjustments", {})
-    if standing is not None:
-        overtaken = series.overtaken(written, last)
-        adjustments = {name: share for name, share in written.items() if name not in overtaken} | adjustments
-        for name, share in overtaken.items():
-            print(
-                f"  {name}: {written[name]:g} in specialty_adjustments was taken in an earlier iteration; what was chosen since, "
-                f"{share:g}, stands. Write another number there to change it.",
-                flush=True,
-            )
     advice = ""
     if recommendations is not None:
-        adjustments = adjustments | series.recommended_shares(recommendations, last)
+        adjustments = adjustments | series.recommended_shares(recommendations, ledger)
         advice = files.sha256_file(recommendations)
+    wishes = series.Wishes(as_floats(adjustments), None if standing is None else as_floats(standing))
 
     # 1. what would be made, and whether it is there already
-    adjustments = as_floats(adjustments)
+    adjustments = wishes.under(last, iterations.present_names(ledger))
     shares = (last["shares"] if last else {}) | adjustments
     inputs = {path.name: files.sha256_file(path) for path in paths}
     benchmarks = contamination.find_files(config.CONTAMINATION_SETS)
     result_depends_on = [inputs, series_settings, probe, config.SKIP_INVALID]
     result_depends_on += [files.sha256_file(path) for path in benchmarks]
+    for name, share in wishes.overtaken.items():
+        print(
+            f"  {name}: {wishes.written[name]:g} in specialty_adjustments was taken in an earlier iteration; what was chosen since, "
+            f"{share:g}, stands. Write another number there to change it.",
+            flush=True,
+        )
     present = manifest.read(folder)
     edits_to_take = accept_edits and last is not None and last["changes"]["fixed_waiting"]
     same = present is not None and present["fingerprint"] == files.sha256_of([*result_depends_on, shares])
@@ -200,8 +197,8 @@ def prepare(
     )
     if last is not None:
         last = iterations.under_new_names(last, catalogue.renamed)
-        # recommendations may be older than a new name
-        adjustments = {catalogue.renamed.get(name, name): share for name, share in adjustments.items()}
+        # wishes may be older than a new name
+        adjustments = wishes.under(last, iterations.present_names(ledger) | catalogue.renamed)
         shares = last["shares"] | adjustments
     known = sorted(set(reading.records) | set(last["shares"] if last else {}) | set(catalogue.known_as.values()))
     iterations.check_shares(adjustments, known, "specialty_adjustments")
@@ -226,7 +223,7 @@ def prepare(
     # 4. write beside what is there, then change places
     entry = series.ledger_entry(
         plan, catalogue, last,
-        settings=series_settings, adjustments=adjustments, written=written, advice=advice, probe=probe,
+        settings=series_settings, adjustments=adjustments, written=wishes.written, advice=advice, probe=probe,
     )  # fmt: skip
     entry["notes"] = {"identical_dropped": reading.identical_dropped, "invalid_skipped": reading.invalid_skipped}
     if benchmarks:

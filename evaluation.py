@@ -234,6 +234,8 @@ def refuse_leaks(inputs: Inputs, planned: list[Arm]) -> None:
         if arm.kind in ("adapter", "model"):
             trained = leaks.training_of(arm.source)
             learners.append(leaks.Learner(f"MODELS: {arm.name} ({arm.source})", trained, f"Leave {arm.name} out of MODELS."))
+        elif arm.kind == "endpoint":
+            learners.append(leaks.Learner(f"MODELS: {arm.name} ({arm.served_as})", None, ""))
     for note in leaks.refuse_learnt(inputs.data_folder, leaks.FixedQuestions.of(inputs.data_folder), learners):
         print(f"  {note}", flush=True)
 
@@ -715,7 +717,14 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
     done = manifest.read(output) if rescore else None
     planned = plan_arms(config, inputs, done["run"].get("arms", {}) if done else {})
     fingerprint = files.sha256_of(
-        [affects, [arm.identity for arm in planned], inputs.data["fingerprint"], suite.names(), suite.lexicon_hash()]
+        [
+            affects,
+            [arm.identity for arm in planned],
+            inputs.data["fingerprint"],
+            inputs.series(),
+            suite.names(),
+            suite.lexicon_hash(),
+        ]
     )
     state = processes.decided(here, lambda: manifest.start(output, fingerprint, SCRIPT, fresh=fresh, claim=False))
     again = processes.decided(here, lambda: manifest.in_progress(output) or unanswered(output))

@@ -13,13 +13,14 @@ goes on where it was. It ends with the table of iterations (`python evaluation.p
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from workbench import children, files, manifest, settings
-from workbench.errors import UserError, again, run_script
+from workbench.errors import UserError, again, began_afresh, run_script
 
 FOLDERS = ("OUTPUT_DIR", "DATASET_DIR", "FINETUNED_MODEL_PATH")
 PREPARE, TRAIN, EVALUATE = "dataset_preparation.py", "fine_tuning.py", "evaluation.py"
@@ -82,6 +83,11 @@ class Loop:
         command = [script, *(["--demo"] if self.demo else []), *self.given[script], *more]
         print(f"\n[iteration {iteration or self.iteration() or 1}] python {shlex.join(command)}", flush=True)
         ended = children.run([sys.executable, str(Path(__file__).resolve().parent / script), *command[1:]])
+        if ended < 0:
+            raise UserError(
+                f"{script} was ended by signal {-ended}{' (often for want of memory)' if ended == -signal.SIGKILL else ''}. "
+                f"Run {again()} again to go on."
+            )
         if ended:
             raise UserError(f"{script} ended with exit code {ended}. Mend what it names, and run {again()} again.")
 
@@ -155,6 +161,8 @@ def main() -> None:
     started, loop = time.time(), Loop(config, demo=arguments.demo)
     fresh = ["--fresh"] if arguments.fresh else []
     loop.run(PREPARE, *fresh)  # up to date, or what new files make of it
+    if arguments.fresh:
+        began_afresh()
     while True:
         loop.run(TRAIN, *fresh)
         loop.run(EVALUATE, *fresh)

@@ -1,10 +1,13 @@
 """Checkpoints: whole or not there, whatever happens while one is written."""
 
+import signal
+
 import pytest
 import torch
 from transformers import TrainingArguments
 
 from workbench import files
+from workbench.training import checkpoints
 from workbench.training.checkpoints import WHOLE, WholeCheckpoints, clear_torn, is_whole, newest_whole, seconds_until
 
 
@@ -31,6 +34,19 @@ def test_a_checkpoint_has_its_name_only_once_it_is_whole_and_the_disk_is_bounded
     assert all(is_whole(tmp_path / name) for name in kept)
     assert newest_whole(tmp_path) == tmp_path / "checkpoint-6"
     assert files.read_json(tmp_path / "checkpoint-6" / WHOLE)["step"] == 6
+
+
+def test_one_signal_that_comes_twice_at_once_stops_safely_and_a_second_one_at_once(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now[0])
+    stop = checkpoints.StopSafely(None)
+    with stop.listening():
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # from the group, and from the process that waits
+        assert stop.received == signal.SIGTERM
+        now[0] += 10
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
 
 
 def test_the_seconds_of_earlier_parts_are_counted(tmp_path):

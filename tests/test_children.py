@@ -1,5 +1,6 @@
 """Processes that the scripts start: a signal lets them end what they do, and none is left behind."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -13,9 +14,13 @@ from conftest import ROOT
 SAVES_FIRST = """
 import pathlib, signal, sys, time
 def stop(number, _):
+    if time.monotonic() < stop.deaf_until:  # as a training is
+        return
+    stop.deaf_until = time.monotonic() + 2
     time.sleep(1)
     pathlib.Path(sys.argv[1]).write_text(str(number))
     sys.exit(3)
+stop.deaf_until = 0
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, stop)
 print("ready", flush=True)
@@ -46,12 +51,12 @@ def started(code, *arguments, folder):
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)  # fmt: skip
 
 
-@pytest.mark.parametrize(("number", "send"), [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill)])
+@pytest.mark.parametrize(("number", "send"), list(itertools.product([signal.SIGINT, signal.SIGTERM], [os.kill, os.killpg])))
 def test_a_command_that_is_told_to_stop_is_waited_for_until_it_has_saved(tmp_path, number, send):
     (tmp_path / "child.py").write_text(SAVES_FIRST)
     parent = started(PARENT, tmp_path / "child.py", tmp_path / "saved", folder=tmp_path)
     assert parent.stdout.readline() == "ready\n"
-    send(parent.pid, number)  # Ctrl-C goes to all of a terminal, SIGTERM to one process
+    send(parent.pid, number)  # from a supervisor, or to all of a terminal or a job
     out, said = parent.communicate(timeout=30)
     assert (tmp_path / "saved").read_text() == str(int(number)) and not out
     assert parent.returncode == 130 and said.strip() == "stopped. Run the same command again to go on."

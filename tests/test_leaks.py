@@ -259,6 +259,10 @@ def test_what_could_not_be_looked_into_is_said_or_refused_where_it_matters(two_i
     assert look_into(folder, learner(now)) == look_into(folder, learner(first)) == []
     [said] = look_into(folder, learner({**now, "train": "of a series begun anew"}))
     assert said.startswith(f"it: not all that it was trained on lies in {folder} and its archive, so that was not looked")
+    # an archive on another disk, with a link in its place
+    (folder / "archive").rename(folder.parent / "elsewhere")
+    (folder / "archive").symlink_to(folder.parent / "elsewhere")
+    assert look_into(folder, learner(first)) == []
     (folder / "archive" / "iteration_001" / "manifest.json").write_text("{")
     assert look_into(folder, learner(now)) == []
     with pytest.raises(UserError, match=r"does not hold all that it was trained on \(.*iteration_001 cannot be read\)"):
@@ -293,6 +297,12 @@ def test_whole_and_exported_models_say_what_they_learnt_and_others_say_nothing(e
     (snapshot.parent.parent / "refs").mkdir()
     (snapshot.parent.parent / "refs" / "main").write_text("1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert leaks.training_of("owner/name") == from_export and leaks.training_of("owner/another") is None
+
+    def blocked(*_):
+        raise RuntimeError("403 by the proxy")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", blocked)
     assert leaks.training_of("owner/name") == from_export and leaks.training_of("owner/another") is None
     # going on from the exported model as a base: beside other fixed sets it is refused, by the name of the setting
     data = tmp_path / "data"

@@ -297,6 +297,25 @@ def test_a_share_that_stands_written_is_taken_once_and_does_not_undo_what_is_cho
     assert prepare({"urology": 0.8}) == (True, 0.6) and prepare({"urology": 0.75}) == (False, 0.75)
 
 
+def test_a_share_that_stands_written_follows_its_specialty_to_a_new_name(config, specialty_files, tmp_path):
+    def prepare(written, **more):
+        with files.output_lock(tmp_path / "out"):
+            made = preparation.prepare(config, {}, standing=written, **more)
+        return made["up_to_date"], ledger(config)[-1]["shares"]
+
+    advice = tmp_path / "training_recommendations.json"
+    assert prepare({"urology": 0.7})[0] is False
+    files.write_json(advice, {"iteration": 1, "recommended_sample_increases": {"urology": 0.9}})
+    assert prepare({"urology": 0.7}, recommendations=advice)[1]["urology"] == 0.9
+    (specialty_files / "dataset_with_answers_urology.json").rename(specialty_files / "dataset_with_answers_uro.json")
+    up_to_date, shares = prepare({"urology": 0.7})
+    assert not up_to_date and shares["uro"] == 0.9
+    # under the old name and under the new one it is the same wish, which was taken long ago
+    assert prepare({"urology": 0.7}) == prepare({"uro": 0.7}) == (True, shares)
+    assert prepare({"urology": 0.8})[1]["uro"] == 0.8 == prepare({"uro": 0.8})[1]["uro"]
+    assert len(ledger(config)) == 4
+
+
 def test_fresh_sets_the_whole_series_aside(config, tmp_path):
     preparation.create_datasets(config)
     config.RANDOM_SEED = 1
@@ -479,6 +498,10 @@ def test_sets_that_were_changed_by_hand_are_made_anew(config, tmp_path, capsys):
     preparation.create_datasets(config)
     assert split_bytes(out) == made and len(ledger(config)) == 2
     assert "train_dataset no longer hold what was written" in capsys.readouterr().out
+    # a model of these sets is up to date, so the advice from it is under their first number
+    advice = tmp_path / "training_recommendations.json"
+    files.write_json(advice, {"iteration": 1, "recommended_sample_increases": {"urology": 0.9}})
+    assert preparation.prepare(config, {}, recommendations=advice)["iteration"] == 3
 
 
 def test_a_folder_of_an_earlier_version_is_told_without_what_its_ledger_lacks(config, tmp_path, capsys):

@@ -20,7 +20,7 @@ def run(command: Sequence[str], folder: Path | None = None) -> int:
     """Run a command and wait for its end, however long it takes; returns its exit code.
 
     `subprocess.run` kills its child a quarter of a second after Ctrl-C; a training needs longer to finish its step and write a
-    checkpoint. SIGTERM is handed on. Ctrl-C reaches the command from the terminal, so it is handed on only where it comes again.
+    checkpoint. Signals are handed on; the command may have had them already, from the terminal or as one of a group.
 
     Raises:
         KeyboardInterrupt: a signal came, and the command has ended.
@@ -28,9 +28,8 @@ def run(command: Sequence[str], folder: Path | None = None) -> int:
     received: list[int] = []
 
     def note(number: int, _: FrameType | None) -> None:
-        if number == signal.SIGTERM or received:
-            process.send_signal(number)
         received.append(number)
+        process.send_signal(number)
 
     process = subprocess.Popen(command, cwd=folder)
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}

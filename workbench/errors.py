@@ -10,9 +10,18 @@ EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 130
 
 
+_afresh = False  # whether this process has begun anew what `--fresh` was given for
+
+
+def began_afresh() -> None:
+    """Note that `--fresh` is done: given once more, it would set aside what there is to go on with."""
+    global _afresh
+    _afresh = True
+
+
 def again() -> str:
-    """How to go on after a stop: `--fresh` a second time would set aside what there is to go on with."""
-    return "the same command, without --fresh," if "--fresh" in sys.argv else "the same command"
+    """What to run to go on after a stop."""
+    return "the same command, without --fresh," if _afresh and "--fresh" in sys.argv else "the same command"
 
 
 class UserError(Exception):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from workbench import files
-from workbench.errors import UserError
+from workbench.errors import UserError, began_afresh
 
 MANIFEST = "manifest.json"
 IN_PROGRESS = "in_progress.json"
@@ -114,6 +114,8 @@ def start(folder: Path, fingerprint: str, made_by: str, *, fresh: bool = False, 
             archive(folder, {"iteration": "unknown", "fingerprint": ""})
     if claim:
         reopen(folder, fingerprint)
+        if fresh:
+            began_afresh()
     return "new"
 
 

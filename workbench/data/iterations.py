@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,11 +129,14 @@ def find_renamed(register: Mapping[str, Entry], current: Mapping[str, set[tuple[
 def under_new_names(entry: dict[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
     """A line of the ledger as it reads once specialties are called otherwise; `renamed` is old name to new."""
 
-    def named(of_each: Mapping[str, Any]) -> dict[str, Any]:
-        return {renamed.get(name, name): value for name, value in of_each.items()}
+    of_each = ("shares", "share_base", "specialty_adjustments")
+    sizes = {split: renamed_keys(counts, renamed) for split, counts in entry["sizes"].items()}
+    return {**entry, **{name: renamed_keys(entry.get(name, {}), renamed) for name in of_each}, "sizes": sizes}
 
-    sizes = {split: named(counts) for split, counts in entry["sizes"].items()}
-    return {**entry, "shares": named(entry["shares"]), "share_base": named(entry["share_base"]), "sizes": sizes}
+
+def renamed_keys(of_each: Mapping[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
+    """Values by specialty, as specialties are called otherwise."""
+    return {renamed.get(name, name): value for name, value in of_each.items()}
 
 
 def names_since(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
@@ -142,6 +145,14 @@ def names_since(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, st
     identity = {name: first.get(name, name) for name in then["shares"]}
     present = {name: called.get(known, known) for name, known in identity.items()}
     return {name: new for name, new in present.items() if new != name}
+
+
+def present_names(ledger: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Every name that a specialty had in a series to the one it has now, where that is another."""
+    found: dict[str, str] = {}
+    for line in ledger:
+        found |= names_since(line, ledger[-1])
+    return {name: now for name, now in found.items() if name not in ledger[-1]["shares"]}
 
 
 def check_shares(shares: Mapping[str, float], known: list[str], source: str) -> None:

@@ -179,18 +179,20 @@ def training_of(model: str) -> dict[str, Any] | None:
 
 def _of_hub(name: str) -> Path | None:
     """The file that an export keeps on the Hub, as `--push` brought it there; None where there is none, or no network."""
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     try:
-        return Path(hf_hub_download(name, EXPORT))
-    except (OSError, ValueError):  # huggingface_hub's own errors are of these
+        stored = try_to_load_from_cache(name, EXPORT)
+        return Path(stored if isinstance(stored, str) else hf_hub_download(name, EXPORT))
+    except Exception:  # no such name or file, no network, a proxy's refusal: the model itself may be stored here all the same
         return None
 
 
 def train_sets(folder: Path) -> tuple[list[TrainSet], list[Path]]:
     """The train sets that lie in a prepared folder and in its archive, and the folders there that cannot be read."""
     found, unreadable = [], []
-    for path in sorted(path.parent for path in folder.rglob(manifest.MANIFEST)):
+    archive = files.ARCHIVE_NAME  # one that was set aside whole has its own
+    for path in [folder, *sorted(folder.glob(f"{archive}/*")), *sorted(folder.glob(f"{archive}/*/{archive}/*"))]:
         try:
             made = manifest.read(path)
             if made and "splits" in made:

@@ -21,6 +21,7 @@ from workbench import files
 WHOLE = "whole.json"
 WRITING = ".writing"
 NAME = re.compile(r"checkpoint-(\d+)")
+ECHO = 2.0  # seconds within which a signal that comes again is the same one
 
 
 class WholeCheckpoints(Trainer):
@@ -114,19 +115,24 @@ def seconds_until(checkpoint: Path) -> float:
 class StopSafely(TrainerCallback):
     """SIGTERM (preemption) and Ctrl-C end the training after the step under way, with a checkpoint; a second one at once.
 
+    The same signal often comes twice, from a terminal or a scheduler and from the process that waits for this one; what follows
+    within seconds is no second.
+
     Several processes agree at each step, so that all stop after the same one.
     """
 
     def __init__(self, accelerator: Any) -> None:
-        self.accelerator, self.received = accelerator, 0
+        self.accelerator, self.received, self.since = accelerator, 0, 0.0
         self.agreed = 0  # the signal that some process had received when the last step ended, the same on all
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         def note(number: int, _: FrameType | None) -> None:
-            if self.received:
+            if self.received and time.monotonic() - self.since > ECHO:
                 raise KeyboardInterrupt
-            self.received = number
+            if self.received:
+                return
+            self.received, self.since = number, time.monotonic()
             print("  stopping after this step, with a checkpoint (a second signal stops at once) …", flush=True)
 
         before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
