@@ -231,7 +231,7 @@ def prepare(
     building = series.write(folder, plan, catalogue, [*ledger, entry], template, config.SYSTEM_MESSAGE)
     contents = manifest.build(
         files.sha256_of([*result_depends_on, plan.shares]), settings.as_dict(config), {"data_dir": str(config.DATA_DIR), "files": inputs}, started,
-        made_by="dataset_preparation.py", iteration=entry["iteration"], splits=entry["hashes"], recommendations_sha256=advice,
+        made_by="dataset_preparation.py", arguments=settings.as_arguments(config, DEMO), iteration=entry["iteration"], splits=entry["hashes"], recommendations_sha256=advice,
     )  # fmt: skip
     manifest.finish(building, contents)
     series.finish_interrupted(folder)
@@ -374,11 +374,8 @@ def main() -> None:
                 fresh=arguments.fresh,
             )
     report(folder, made)
-    from fine_tuning import DEMO as TRAINED
-    from fine_tuning import TrainingConfig
-
-    values = {**(TRAINED if arguments.demo else {}), "DATASET_DIR": config.OUTPUT_DIR}
-    print(f"next: {settings.command('fine_tuning.py', values, TrainingConfig, TRAINED)}")
+    there = {"OUTPUT_DIR": "DATASET_DIR"}
+    print(f"next: {settings.next_command('fine_tuning.py', config, DEMO, there, with_demo=arguments.demo)}")
     if arguments.iteration is not None:
         print("      (an adapter trained on these sets stands in the archive of its results, as training left it)")
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -191,12 +192,11 @@ class Inputs:
         )
 
     def preparation(self, *more: str) -> str:
-        """The command of dataset_preparation.py for this folder, with these arguments besides."""
-        from dataset_preparation import DEMO as SAMPLE
-        from dataset_preparation import DatasetConfig
-
-        values = self.data["settings"] | {"OUTPUT_DIR": str(self.data_folder)}
-        return settings.command("dataset_preparation.py", values, DatasetConfig, SAMPLE, *more)
+        """The command that prepared this folder, with these arguments besides."""
+        arguments = self.data.get("arguments", [])
+        if Path(self.data["settings"]["OUTPUT_DIR"]) != self.data_folder:  # moved since
+            arguments = [*(one for one in arguments if not one.startswith("OUTPUT_DIR=")), f"OUTPUT_DIR={self.data_folder}"]
+        return shlex.join(["python", "dataset_preparation.py", *arguments, *more])
 
     @functools.cached_property
     def ledger(self) -> list[dict[str, Any]]:

@@ -413,11 +413,8 @@ def report(config: TrainingConfig, made: dict[str, Any], demo: bool) -> None:
             asked = f"{name}, {made['settings']['SAMPLE_QUESTIONS']} sample answers"
             print(f"  {asked:<32}{first[name]:>12.3f}{kept[name]:>11.3f}")
     print(f"  adapter: {output}, curves: {output / 'training_curves.png'}, by specialty: {output / 'learning_by_specialty.csv'}")
-    from evaluation import DEMO as EVALUATED
-    from evaluation import EvaluationConfig
-
-    values = {**(EVALUATED if demo else {}), "DATASET_DIR": config.DATASET_DIR, "FINETUNED_MODEL_PATH": config.OUTPUT_DIR}
-    print(f"next: {settings.command('evaluation.py', values, EvaluationConfig, EVALUATED)}")
+    there = {"DATASET_DIR": "DATASET_DIR", "OUTPUT_DIR": "FINETUNED_MODEL_PATH"}
+    print(f"next: {settings.next_command('evaluation.py', config, DEMO, there, with_demo=demo)}")
 
 
 def compare(folders: list[Path]) -> None:

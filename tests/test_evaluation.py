@@ -419,7 +419,7 @@ def test_a_series_begun_anew_is_another_though_it_draws_the_same_sets(small_run,
     assert before.series() == evaluation.Inputs(config).series()
     assert (
         before.preparation()
-        == f"python dataset_preparation.py DATA_DIR={small_run['files']} OUTPUT_DIR={data} EVAL_SPLIT_SIZE=0.4"
+        == f"python dataset_preparation.py DATA_DIR={small_run['files']} EVAL_SPLIT_SIZE=0.4 OUTPUT_DIR={data}"
     )
     again = run_script(*prepare_command({**small_run, "data": data}), "--fresh")
     assert again.returncode == 0, again.stderr

@@ -1,5 +1,3 @@
-import shlex
-
 import pytest
 from conftest import ROOT
 
@@ -98,17 +96,21 @@ def test_a_preset_is_a_configuration_that_training_accepts(preset):
     assert config.MODEL_NAME in preset.read_text()
 
 
-def test_a_command_to_type_says_no_more_than_it_must_and_is_read_as_what_was_meant():
+def test_the_arguments_that_give_settings_are_few_and_are_read_as_what_was_meant():
     demo = {"COUNT": 7, "TEXT": "sample"}
+    assert settings.as_arguments(Config(), demo) == []
+    assert settings.as_arguments(Config(COUNT=5), demo) == ["COUNT=5"]
+    assert settings.as_arguments(Config(**demo), demo) == ["--demo"]
+    assert settings.as_arguments(Config(**demo, RATE=0.5, ON=True), demo) == ["--demo", "RATE=0.5", "ON=True"]
+    wanted = Config(NAMES=["x y", "z"], SHARES={"a": 0.5}, TEXT="two words", LIMIT=3, ON=True)
+    config, _ = settings.load(Config, settings.as_arguments(wanted, demo), "", demo)
+    assert settings.as_dict(config) == settings.as_dict(wanted)
 
-    def said(**values):
-        return settings.command("run.py", values, Config, demo, "--flag", "a file")
 
-    assert said(OTHER=1) == "python run.py --flag 'a file'"
-    assert said(COUNT=5) == "python run.py COUNT=5 --flag 'a file'"
-    assert said(**demo) == "python run.py --demo --flag 'a file'"
-    assert said(**demo, RATE=0.5) == "python run.py --demo RATE=0.5 --flag 'a file'"
-    wanted = {"NAMES": ["x y", "z"], "SHARES": {"a": 0.5}, "TEXT": "two words", "LIMIT": 3, "ON": True}
-    arguments = shlex.split(settings.command("run.py", wanted, Config, demo))[2:]
-    config, _ = settings.load(Config, arguments, "", demo)
-    assert settings.as_dict(config) == settings.as_dict(Config(**wanted))
+def test_the_next_command_names_only_folders_that_are_not_where_the_next_script_looks():
+    def said(with_demo=False, **values):
+        return settings.next_command("run.py", Config(**values), {"TEXT": "sample"}, {"TEXT": "FOLDER"}, with_demo=with_demo)
+
+    assert said() == "python run.py" and said(with_demo=True, TEXT="sample") == "python run.py --demo"
+    assert said(TEXT="my files") == "python run.py 'FOLDER=my files'"
+    assert said(with_demo=True, TEXT="other") == "python run.py --demo FOLDER=other"

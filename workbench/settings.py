@@ -252,13 +252,8 @@ def command_line() -> str:
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-def command(script: str, values: Mapping[str, Any], cls: type[Settings], demo: Mapping[str, Any], *more: str) -> str:
-    """What to type to run another script with these values of its settings, said as briefly as can be.
-
-    Args:
-        cls, demo: the script's settings, and what its `--demo` makes of them. Values of other names are left out.
-        more: arguments that follow.
-    """
+def as_arguments(config: Settings, demo: Mapping[str, Any]) -> list[str]:
+    """The fewest arguments that give a script these settings; `demo` is what its `--demo` sets."""
     import yaml
 
     def text(value: Any) -> str:
@@ -268,11 +263,25 @@ def command(script: str, values: Mapping[str, Any], cls: type[Settings], demo: M
             else str(value)
         )
 
-    defaults = as_dict(cls())
-    wanted = defaults | {name: value for name, value in values.items() if name in defaults}
-    plain = [f"{name}={text(value)}" for name, value in wanted.items() if value != defaults[name]]
-    after_demo = ["--demo", *(f"{name}={text(value)}" for name, value in wanted.items() if value != {**defaults, **demo}[name])]
-    return shlex.join(["python", script, *min(plain, after_demo, key=len), *more])
+    values, defaults = as_dict(config), as_dict(type(config)())
+    plain = [f"{name}={text(value)}" for name, value in values.items() if value != defaults[name]]
+    after_demo = ["--demo", *(f"{name}={text(value)}" for name, value in values.items() if value != {**defaults, **demo}[name])]
+    return min(plain, after_demo, key=len)
+
+
+def next_command(
+    script: str, config: Settings, demo: Mapping[str, Any], names_there: Mapping[str, str], *, with_demo: bool
+) -> str:
+    """What to type to run the next script on what this one left.
+
+    Args:
+        demo: what `--demo` sets of this script's settings; the next one's looks for the same folders.
+        names_there: settings that name folders, and what they are called in the next script.
+        with_demo: whether this script ran with `--demo`.
+    """
+    usual = {**as_dict(type(config)()), **(demo if with_demo else {})}
+    moved = [f"{there}={getattr(config, here)}" for here, there in names_there.items() if getattr(config, here) != usual[here]]
+    return shlex.join(["python", script, *(["--demo"] if with_demo else []), *moved])
 
 
 def check_range(config: Settings, name: str, low: float, high: float, *, low_open: bool = False) -> None:
