@@ -170,18 +170,18 @@ def prepare(
     wishes = series.Wishes(as_floats(adjustments), None if standing is None else as_floats(standing))
 
     # 1. what would be made, and whether it is there already
-    adjustments = wishes.under(last, iterations.present_names(ledger))
+    adjustments = wishes.under(last, iterations.present_names(ledger, {}))
     shares = (last["shares"] if last else {}) | adjustments
-    inputs = {path.name: files.sha256_file(path) for path in paths}
-    benchmarks = contamination.find_files(config.CONTAMINATION_SETS)
-    result_depends_on = [inputs, series_settings, probe, config.SKIP_INVALID]
-    result_depends_on += [files.sha256_file(path) for path in benchmarks]
     for name, share in wishes.overtaken.items():
         print(
             f"  {name}: {wishes.written[name]:g} in specialty_adjustments was taken in an earlier iteration; what was chosen since, "
             f"{share:g}, stands. Write another number there to change it.",
             flush=True,
         )
+    inputs = {path.name: files.sha256_file(path) for path in paths}
+    benchmarks = contamination.find_files(config.CONTAMINATION_SETS)
+    result_depends_on = [inputs, series_settings, probe, config.SKIP_INVALID]
+    result_depends_on += [files.sha256_file(path) for path in benchmarks]
     present = manifest.read(folder)
     edits_to_take = accept_edits and last is not None and last["changes"]["fixed_waiting"]
     same = present is not None and present["fingerprint"] == files.sha256_of([*result_depends_on, shares])
@@ -198,7 +198,7 @@ def prepare(
     if last is not None:
         last = iterations.under_new_names(last, catalogue.renamed)
         # wishes may be older than a new name
-        adjustments = wishes.under(last, iterations.present_names(ledger) | catalogue.renamed)
+        adjustments = wishes.under(last, iterations.present_names(ledger, catalogue.renamed))
         shares = last["shares"] | adjustments
     known = sorted(set(reading.records) | set(last["shares"] if last else {}) | set(catalogue.known_as.values()))
     iterations.check_shares(adjustments, known, "specialty_adjustments")

@@ -314,6 +314,9 @@ def test_a_share_that_stands_written_follows_its_specialty_to_a_new_name(config,
     assert prepare({"urology": 0.7}) == prepare({"uro": 0.7}) == (True, shares)
     assert prepare({"urology": 0.8})[1]["uro"] == 0.8 == prepare({"uro": 0.8})[1]["uro"]
     assert len(ledger(config)) == 4
+    # and to the name after that
+    (specialty_files / "dataset_with_answers_uro.json").rename(specialty_files / "dataset_with_answers_urogenital.json")
+    assert prepare({"urology": 0.8})[1]["urogenital"] == 0.8 and prepare({"urology": 0.6})[1]["urogenital"] == 0.6
 
 
 def test_fresh_sets_the_whole_series_aside(config, tmp_path):

@@ -147,12 +147,16 @@ def names_since(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, st
     return {name: new for name, new in present.items() if new != name}
 
 
-def present_names(ledger: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Every name that a specialty had in a series to the one it has now, where that is another."""
+def present_names(ledger: Sequence[Mapping[str, Any]], renamed: Mapping[str, str]) -> dict[str, str]:
+    """Every name that a specialty had in a series to the one it has now, where that is another.
+
+    Args:
+        renamed: old name to new, of what is called otherwise since the ledger's last line.
+    """
     found: dict[str, str] = {}
     for line in ledger:
         found |= names_since(line, ledger[-1])
-    return {name: now for name, now in found.items() if name not in ledger[-1]["shares"]}
+    return {name: renamed.get(now, now) for name, now in found.items() if name not in ledger[-1]["shares"]} | dict(renamed)
 
 
 def check_shares(shares: Mapping[str, float], known: list[str], source: str) -> None:
