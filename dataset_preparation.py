@@ -310,6 +310,8 @@ def print_contamination(found: dict[str, Any], folder: Path) -> None:
 
 def print_specialties(entry: dict[str, Any]) -> None:
     """Specialties that came, went or are called otherwise."""
+    from workbench.data.dataset_folders import FIXED
+
     changes, sizes = entry.get("specialties"), entry["sizes"]
     if changes is None:  # a line that an earlier version wrote
         return
@@ -319,7 +321,7 @@ def print_specialties(entry: dict[str, Any]) -> None:
         held = ", ".join(f"{sizes[split].get(name, 0)} {split}" for split in ("holdout", "eval", "train"))
         print(f"  new specialty {name}: {held}; overall scores hold its questions from now on")
     for name in changes["removed"]:
-        fixed = sum(sizes[split].get(name, 0) for split in ("holdout", "eval"))
+        fixed = sum(sizes[split].get(name, 0) for split in FIXED)
         kept = (
             f"its {fixed} fixed questions are still asked, so that scores compare (--accept-edits drops them)"
             if fixed

@@ -19,7 +19,6 @@ import functools
 import math
 import shlex
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,12 +162,10 @@ class Inputs:
     """What is evaluated: the adapter and the data, checked to belong together."""
 
     def __init__(self, config: EvaluationConfig) -> None:
-        from workbench.data import dataset_folders
-
         self.adapter_folder, self.data_folder = Path(config.FINETUNED_MODEL_PATH), Path(config.DATASET_DIR)
         self.training = manifest.require(self.adapter_folder, "fine_tuning.py")
         self.data = manifest.require(self.data_folder, "dataset_preparation.py")
-        self.check_sets(dataset_folders.FIXED)
+        self.check_sets()
         self.base_name = config.BASE_MODEL_PATH or self.training["settings"]["MODEL_NAME"]
         self.iteration: int = self.training["iteration"]
         self.encoder_decoder: bool = self.training["settings"].get("MODEL_TYPE") == "encoder-decoder"
@@ -177,10 +174,12 @@ class Inputs:
         # a model trained whole has no adapter to switch off: base and tuned are loaded in turn
         self.whole_model = not (self.adapter_folder / "adapter_config.json").is_file()
 
-    def check_sets(self, fixed: Sequence[str]) -> None:
+    def check_sets(self) -> None:
         """UserError where the adapter was trained beside another holdout or eval set than these data have."""
+        from workbench.data.dataset_folders import FIXED
+
         then, now = self.training["inputs"]["splits"], self.data["splits"]
-        differ = [split for split in fixed if then[split] != now[split]]
+        differ = [split for split in FIXED if then[split] != now[split]]
         if not differ:
             return
         number = self.training["iteration"]

@@ -21,7 +21,6 @@ import math
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 RUNS = ROOT / "benchmarks" / "results" / "learning_curves.csv"
 
+from workbench import children  # noqa: E402
 from workbench.evaluation import policies  # noqa: E402
 from workbench.evaluation.learning_curves import Observations  # noqa: E402
 
@@ -278,7 +278,7 @@ def measure(path: Path, seeds: range, families: Sequence[str]) -> None:
         done = set(zip(known["seed"], known["family"], known["objective"], strict=True))
     tasks = [(seed, family, name) for seed in seeds for family in families for name in (policies.MEAN, policies.WORST_DECILE)]
     todo = [task for task in tasks if task not in done]
-    with ProcessPoolExecutor() as pool, open(path, "a", newline="", encoding="utf-8") as file:
+    with children.workers() as pool, open(path, "a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         if file.tell() == 0:
             writer.writeheader()

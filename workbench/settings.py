@@ -257,16 +257,14 @@ def as_arguments(config: Settings, demo: Mapping[str, Any]) -> list[str]:
     import yaml
 
     def text(value: Any) -> str:
-        return (
-            yaml.safe_dump(value, default_flow_style=True, width=math.inf).strip()
-            if isinstance(value, list | dict)
-            else str(value)
-        )
+        nested = isinstance(value, list | dict)
+        return yaml.safe_dump(value, default_flow_style=True, width=math.inf).strip() if nested else str(value)
 
-    values, defaults = as_dict(config), as_dict(type(config)())
-    plain = [f"{name}={text(value)}" for name, value in values.items() if value != defaults[name]]
-    after_demo = ["--demo", *(f"{name}={text(value)}" for name, value in values.items() if value != {**defaults, **demo}[name])]
-    return min(plain, after_demo, key=len)
+    def unlike(usual: Mapping[str, Any]) -> list[str]:
+        return [f"{name}={text(value)}" for name, value in as_dict(config).items() if value != usual[name]]
+
+    defaults = as_dict(type(config)())
+    return min(unlike(defaults), ["--demo", *unlike({**defaults, **demo})], key=len)
 
 
 def next_command(

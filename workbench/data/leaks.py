@@ -16,7 +16,7 @@ from typing import Any
 from workbench import files, manifest
 from workbench.data import dataset_folders
 from workbench.data.dataset_folders import FIXED
-from workbench.data.near_duplicates import FixedIndex, fingerprint_all
+from workbench.data.near_duplicates import FixedIndex, fingerprint
 from workbench.data.records import Record
 from workbench.errors import UserError
 
@@ -71,7 +71,7 @@ class FixedQuestions:
         self.near = threshold > 0
         with _no_collection():
             self.indexes = {
-                name: FixedIndex(records, fingerprint_all(records, near=self.near), threshold) for name, records in fixed.items()
+                name: FixedIndex(records, fingerprint(records, near=self.near), threshold) for name, records in fixed.items()
             }
 
     @classmethod
@@ -84,7 +84,7 @@ class FixedQuestions:
     def repeated_in(self, training: Sequence[Record]) -> list[Repetition]:
         """The training records that say the same as one of these, however they are written."""
         with _no_collection():
-            prints = fingerprint_all(training, near=self.near)
+            prints = fingerprint(training, near=self.near)
             return [
                 Repetition(training[row], reason, name, other)
                 for name, index in self.indexes.items()

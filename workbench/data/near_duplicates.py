@@ -53,14 +53,9 @@ class Fingerprints:
 
 
 def fingerprint(records: Sequence[Record], *, near: bool) -> Fingerprints:
-    """Keys and, where `near`, signature bands of records; deterministic across machines."""
-    return fingerprint_texts([r.question for r in records], [r.response for r in records], near=near)
-
-
-def fingerprint_all(records: Sequence[Record], *, near: bool) -> Fingerprints:
-    """`fingerprint`, on all cores where there are many records."""
+    """Keys and, where `near`, signature bands of records; deterministic across machines. Many are shared among all cores."""
     if len(records) < PARALLEL_FROM or (os.cpu_count() or 1) == 1:
-        return fingerprint(records, near=near)
+        return fingerprint_texts([r.question for r in records], [r.response for r in records], near=near)
     chunks = [records[start : start + BATCH] for start in range(0, len(records), BATCH)]
     # only texts travel, and few at a time: records are slow to pickle, and what waits takes memory
     questions = ([record.question for record in chunk] for chunk in chunks)

@@ -17,7 +17,7 @@ from typing import Any
 from workbench import files, manifest
 from workbench.data import contamination, dataset_folders, iterations
 from workbench.data.dataset_folders import FIXED
-from workbench.data.near_duplicates import Fingerprints, FixedIndex, fingerprint, fingerprint_all
+from workbench.data.near_duplicates import Fingerprints, FixedIndex, fingerprint
 from workbench.data.records import Record, record_id
 from workbench.data.splits import Item, draw_stratified, holdout_size, in_order
 from workbench.errors import UserError, began_afresh
@@ -123,7 +123,7 @@ def take_stock(
     register = iterations.read_register(folder)
     iteration = len(iterations.read_ledger(folder)) + 1
     flat = [record for specialty in sorted(records) for record in records[specialty]]
-    prints = fingerprint_all(flat, near=near)
+    prints = fingerprint(flat, near=near)
     known_as, renamed = _follow_names(flat, prints, register, last)
     current = {
         record.id: (record.specialty, int(prints.question_keys[row]), int(prints.answer_keys[row]))

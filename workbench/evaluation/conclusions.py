@@ -87,8 +87,8 @@ def little_above_floor(row: Any) -> str:
 def caution(comparison: pd.DataFrame, metric: str) -> str:
     """Why recommendations by this metric on eval are not to be relied on; empty where nothing speaks against them."""
     rows = comparison[(comparison["split"] == "eval") & (comparison["metric"] == metric)]
-    found = [warning for _, row in rows.iterrows() if (warning := little_above_floor(row))]
-    advised = (
-        "Gains and recommendations here are of style too: read answers, and train longer or on more, before you feed by them."
-    )
-    return f"{found[0]} {advised}" if found else ""
+    warning = "" if rows.empty else little_above_floor(rows.iloc[0])
+    if not warning:
+        return ""
+    advised = "Gains and recommendations here are of style too: read answers, and train longer or on more"
+    return f"{warning} {advised}, before you feed by them."

@@ -128,12 +128,11 @@ class StopSafely(TrainerCallback):
     @contextmanager
     def listening(self) -> Iterator[None]:
         def note(number: int, _: FrameType | None) -> None:
-            if self.received and time.monotonic() - self.since > ECHO:
+            if not self.received:
+                self.received, self.since = number, time.monotonic()
+                print("  stopping after this step, with a checkpoint (a second signal stops at once) …", flush=True)
+            elif time.monotonic() - self.since > ECHO:
                 raise KeyboardInterrupt
-            if self.received:
-                return
-            self.received, self.since = number, time.monotonic()
-            print("  stopping after this step, with a checkpoint (a second signal stops at once) …", flush=True)
 
         before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
