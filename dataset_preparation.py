@@ -146,7 +146,9 @@ def prepare(
 
     Returns the folder's manifest, with "up_to_date" added.
     """
-    from workbench.data import contamination, dataset_folders, iterations, records, restoring, series
+    from workbench.data import assignment, contamination, dataset_folders, iterations, records, restoring, series
+    from workbench.data.catalogue import take_stock
+    from workbench.data.wishes import Wishes, recommended_shares
 
     started = time.time()
     check(config)
@@ -165,9 +167,9 @@ def prepare(
 
     advice = ""
     if recommendations is not None:
-        adjustments = adjustments | series.recommended_shares(recommendations, ledger)
+        adjustments = adjustments | recommended_shares(recommendations, ledger)
         advice = files.sha256_file(recommendations)
-    wishes = series.Wishes(as_floats(adjustments), None if standing is None else as_floats(standing))
+    wishes = Wishes(as_floats(adjustments), None if standing is None else as_floats(standing))
 
     # 1. what would be made, and whether it is there already
     adjustments = wishes.under(last, iterations.present_names(ledger, {}))
@@ -192,9 +194,7 @@ def prepare(
 
     # 2. read, and hold against what earlier iterations saw
     reading = records.read_folder(Path(config.DATA_DIR), skip_invalid=config.SKIP_INVALID, paths=paths)
-    catalogue = series.take_stock(
-        folder, reading.records, last, near=config.NEAR_DUPLICATE_THRESHOLD > 0, accept_edits=accept_edits
-    )
+    catalogue = take_stock(folder, reading.records, last, near=config.NEAR_DUPLICATE_THRESHOLD > 0, accept_edits=accept_edits)
     if last is not None:
         last = iterations.under_new_names(last, catalogue.renamed)
         # wishes may be older than a new name
@@ -208,7 +208,7 @@ def prepare(
     contaminated = contamination.find([item.record for item in catalogue.items], catalogue.prints, questions) if questions else {}
 
     # 3. fixed sets for what has none, then the shares of the rest
-    plan = series.split(
+    plan = assignment.split(
         catalogue,
         last,
         shares=shares,

@@ -1,6 +1,6 @@
 """The guard of training and evaluation: nothing that is asked may say the same as something that was trained on.
 
-Preparation sets such records aside (`series.py`). This looks again at what really lies in the folders, which may have been changed
+Preparation sets such records aside (`assignment.py`). This looks again at what really lies in the folders, which may have been changed
 since, and at what models learnt in earlier iterations, whose train sets lie in the archive.
 """
 
