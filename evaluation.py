@@ -29,6 +29,7 @@ from workbench.errors import UserError, run_script
 if TYPE_CHECKING:
     import pandas as pd
 
+    from workbench.devices import Precision
     from workbench.evaluation.answering import Answering, Asked
     from workbench.evaluation.arms import Arm
     from workbench.evaluation.decoding import Decoding
@@ -70,6 +71,8 @@ class EvaluationConfig(settings.Settings):
     OBJECTIVE: str | dict[str, float] = "mean"
     # True: the base in NF4, as QLoRA trains it; None takes what training had.
     LOAD_IN_4BIT: bool | None = None
+    # What products are computed in: bf16, fp16 (GPUs only) or fp32; "auto" takes what this device has hardware for.
+    COMPUTE_DTYPE: str = "auto"
     # More models to ask, each compared with the base: a name, and an adapter's folder (earlier iterations stand in
     # results/archive), a model's folder or Hub name, "base: SYSTEM MESSAGE" (the base under its own prompt), or
     # "http://HOST:PORT MODEL" (a server). For example {first: results/archive/iteration_001}.
@@ -97,17 +100,20 @@ DEMO = {
     "FINETUNED_MODEL_PATH": "results/demo",
     "DATASET_DIR": "datasets/demo",
     "OUTPUT_DIR": "evaluation_results/demo",
-    "MAX_NEW_TOKENS": 128,
+    "MAX_NEW_TOKENS": 64,
     "TEMPERATURE": 0.0,
     "BERTSCORE_MODEL": "embedded",
-    "POLICY": "threshold",  # six of the sample specialties are lacking by design: the rule that names and raises them
+    "BUDGET": 20,
+    "RETENTION": False,  # 54 more questions than the demo asks altogether
 }
 ENGINE = "batches that rows leave when done, v1"
 SCRIPT = "evaluation.py"
 MOST_PRINTED = 12  # specialties in the closing table
 ORDERS = ("auto", "together", "in turn")
 # these change how answers are got, not which are asked for
-NOT_IN_FINGERPRINT = {"ENDPOINT_REQUESTS", "NUM_GPUS", "MEDICAL_LEXICON"}  # of the lexicon its contents count
+NOT_IN_FINGERPRINT = {"ENDPOINT_REQUESTS", "NUM_GPUS",
+                      "MEDICAL_LEXICON",  # its contents count
+                      "COMPUTE_DTYPE"}  # fmt: skip  # what it comes to counts
 
 
 def make_metrics(bertscore_model: str, lexicon: str = "") -> MetricSuite:
@@ -127,7 +133,10 @@ def make_metrics(bertscore_model: str, lexicon: str = "") -> MetricSuite:
 
 
 def check(config: EvaluationConfig) -> None:
+    from workbench import devices
     from workbench.evaluation import policies
+
+    devices.check_choice(config.COMPUTE_DTYPE)
 
     settings.check_range(config, "MAX_NEW_TOKENS", 1, 100_000)
     settings.check_range(config, "TEMPERATURE", 0, 5)
@@ -239,7 +248,7 @@ def refuse_leaks(inputs: Inputs, planned: list[Arm]) -> None:
         print(f"  {note}", flush=True)
 
 
-def plan_arms(config: EvaluationConfig, inputs: Inputs, known: dict[str, str]) -> list[Arm]:
+def plan_arms(config: EvaluationConfig, inputs: Inputs, known: dict[str, str], precision: Precision) -> list[Arm]:
     """Base and tuned model, and whatever MODELS names.
 
     Args:
@@ -248,8 +257,8 @@ def plan_arms(config: EvaluationConfig, inputs: Inputs, known: dict[str, str]) -
     from workbench.evaluation import arms
 
     trained = inputs.training["inputs"]
-    precision = "nf4" if config.LOAD_IN_4BIT else "bf16"
-    identity = {arms.BASE: f"{trained['base_weights']} {precision}"}
+    in_4bit = bool(config.LOAD_IN_4BIT)
+    identity = {arms.BASE: f"{trained['base_weights']} {arms.arithmetic(precision, load_in_4bit=in_4bit)}"}
     identity[arms.TUNED] = f"{identity[arms.BASE]} {trained['adapter']}"
     if config.ENDPOINT:
         names = config.ENDPOINT_MODELS or [inputs.base_name, config.FINETUNED_MODEL_PATH]
@@ -265,15 +274,15 @@ def plan_arms(config: EvaluationConfig, inputs: Inputs, known: dict[str, str]) -
         ]
     return pair + arms.further(
         config.MODELS, base=pair[0], precision=precision,
-        load_in_4bit=bool(config.LOAD_IN_4BIT), run=identity[arms.TUNED], known=known,
+        load_in_4bit=in_4bit, run=identity[arms.TUNED], known=known,
     )  # fmt: skip
 
 
-def check_base(config: EvaluationConfig, inputs: Inputs) -> str:
+def check_base(config: EvaluationConfig, inputs: Inputs, precision: Precision) -> str:
     """Where the base is; refuses one that this machine cannot run or that the adapter was not trained on."""
     from workbench import models
 
-    models.require_device_for(inputs.base_name, load_in_4bit=bool(config.LOAD_IN_4BIT))
+    models.require_device_for(inputs.base_name, load_in_4bit=bool(config.LOAD_IN_4BIT), precision=precision)
     location = models.locate(inputs.base_name)
     if models.weights_hash(location) != inputs.training["inputs"]["base_weights"]:
         raise UserError(
@@ -293,7 +302,7 @@ def decoding_of(config: EvaluationConfig, tokenizer: Any) -> Decoding:
 
 def ask_one(config: EvaluationConfig, inputs: Inputs, text: str) -> None:
     """`--ask`: what each model answers to one question, under the prompt that the data was prepared with."""
-    from workbench import chat, models
+    from workbench import chat, devices, models
     from workbench.data import dataset_folders
     from workbench.evaluation import answers, arms, asking
     from workbench.evaluation.decoding import Decoder, Row
@@ -303,20 +312,21 @@ def ask_one(config: EvaluationConfig, inputs: Inputs, text: str) -> None:
     if chat.SPECIAL_TOKEN.search(text) or not text.strip():
         raise UserError("--ask takes a question in plain text.")
     row = answers.asked_like(dataset_folders.read_split(inputs.data_folder, "holdout")[0], text.strip())
-    planned = plan_arms(config, inputs, {})
-    base = "" if config.ENDPOINT else check_base(config, inputs)
+    precision = devices.resolve_precision(config.COMPUTE_DTYPE)
+    planned = plan_arms(config, inputs, {}, precision)
+    base = "" if config.ENDPOINT else check_base(config, inputs, precision)
     refuse_leaks(inputs, planned)
 
     def say(arm: Arm, answer: str, finish: str) -> None:
         print(f"\n{arm.name}: {answer.strip()}{' …' if finish == 'length' else ''}", flush=True)
 
-    for model, of_model in arms.loads(planned, base, load_in_4bit=bool(config.LOAD_IN_4BIT)):
+    for model, of_model in arms.loads(planned, base, load_in_4bit=bool(config.LOAD_IN_4BIT), precision=precision):
         for arm in of_model:
             tokenizer = tokenizer_of(arm, inputs)
             [question] = arms.questions_for(arm, {"holdout": [row]}, tokenizer, None, inputs.data["settings"]["SYSTEM_MESSAGE"])
             with asking.speaking_as(model, arm.adapter):
                 [(ids, finish)] = Decoder(model, decoding_of(config, tokenizer)).decode([Row(question.id, question.prompt_ids)])
-            say(arm, tokenizer.decode(ids, skip_special_tokens=True), finish)
+            say(arm, chat.decode_answer(tokenizer, ids), finish)
     for arm in planned:
         if arm.kind == "endpoint":
             [question] = arms.questions_for(arm, {"holdout": [row]}, None, None, inputs.data["settings"]["SYSTEM_MESSAGE"])
@@ -376,7 +386,8 @@ def score(config: EvaluationConfig, suite: MetricSuite, answering: Answering, ou
     answering.check_complete()
     count = sum(len(one.questions) for one in answering.asked.values())
     print(f"scoring {count} answers in {len(suite.names())} metrics …", flush=True)
-    tables, scores, floor = {}, {}, {}
+    tables: dict[str, pd.DataFrame] = {}
+    scores, floor = {}, {}
     corpus: dict[str, dict[str, Any]] = {}
     for arm in answering.asked:
         given = (row for row in answering.answers(arm) if row[0].split != retention.SPLIT)
@@ -389,6 +400,11 @@ def score(config: EvaluationConfig, suite: MetricSuite, answering: Answering, ou
         print(f"  {name} is missing: {reason}")
     for note in scores["tuned"].notes:
         print(f"  {note}")
+    for arm, table in tables.items():
+        if count := int((table["reasoning"] != "").sum()):
+            lost = int(table["thinking_unfinished"].sum())
+            print(f"  {count} answers of {arm} begin with a thinking block: it is not scored, and stands in the column reasoning"
+                  + (f"; {lost} never end it and hold no answer (raise MAX_NEW_TOKENS)" if lost else ""))  # fmt: skip
     known = replace(scores["tuned"], missing=missing)
     against_base = {
         arm: comparison.by_metric(tables["base"], table, suite, known, (floor["base"], floor[arm]), config.RANDOM_SEED)
@@ -559,7 +575,7 @@ def write_results(
         heading={
             "iteration": inputs.iteration,
             "facts": {
-                "base": f"{inputs.base_name} ({'NF4' if config.LOAD_IN_4BIT else 'bf16'})",
+                "base": f"{inputs.base_name} ({'NF4, ' if config.LOAD_IN_4BIT else ''}computed in {scored['about']['compute_dtype']})",
                 "tuned": f"{'model' if inputs.whole_model else 'adapter'} in {inputs.adapter_folder}, kept at step {training['kept']['step']}",
                 **config.MODELS,
                 "iteration": inputs.iteration,
@@ -667,11 +683,12 @@ def main() -> None:
     if arguments.ask is not None:
         ask_one(config, inputs, arguments.ask)
         return
-    from workbench import models, processes
+    from workbench import devices, models, processes
 
     models.quiet()
     if not config.ENDPOINT and not arguments.rescore:
-        processes.use_every_gpu(config.NUM_GPUS)
+        processes.use_every_gpu(config.NUM_GPUS, devices.resolve_precision(config.COMPUTE_DTYPE))
+        devices.announce()
     here, output = processes.join(), Path(config.OUTPUT_DIR)
     if not here.is_main_process:
         evaluate(config, inputs, output, here, fresh=arguments.fresh, rescore=arguments.rescore)
@@ -695,11 +712,10 @@ def unanswered(output: Path) -> bool:
 
 def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, *, fresh: bool, rescore: bool) -> None:
     """Answers, scores, tables; the caller holds the folder's lock. Other processes than the first only answer."""
-    from workbench import processes
+    from workbench import devices, processes
     from workbench.evaluation import answers, history
     from workbench.evaluation.answering import Answering, How
     from workbench.evaluation.endpoint import Endpoint
-    from workbench.models import describe_device
 
     started = time.time()
     suite = make_metrics(config.BERTSCORE_MODEL, config.MEDICAL_LEXICON)
@@ -714,17 +730,21 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
     affects = {name: value for name, value in settings.as_dict(config).items()
                if not name.endswith(("_DIR", "_PATH")) and name not in NOT_IN_FINGERPRINT}  # fmt: skip
     done = manifest.read(output) if rescore else None
-    planned = plan_arms(config, inputs, done["run"].get("arms", {}) if done else {})
-    fingerprint = files.sha256_of(
-        [
-            affects,
-            [arm.identity for arm in planned],
-            inputs.data["fingerprint"],
-            inputs.series(),
-            suite.names(),
-            suite.lexicon_hash(),
-        ]
-    )
+
+    def planned_in(precision: Precision) -> list[Arm]:
+        return plan_arms(config, inputs, done["run"].get("arms", {}) if done else {}, precision)
+
+    def fingerprint_in(precision: Precision) -> str:
+        identities = [arm.identity for arm in planned_in(precision)]
+        return files.sha256_of(
+            [affects, identities, inputs.data["fingerprint"], inputs.series(), suite.names(), suite.lexicon_hash()]
+        )
+
+    if done and config.COMPUTE_DTYPE == "auto":  # what is only scored again was answered in that of its own run
+        precision: Precision = done.get("compute_dtype", "bf16")
+    else:
+        precision = processes.decided(here, lambda: manifest.settle_precision(output, config.COMPUTE_DTYPE, fingerprint_in))
+    planned, fingerprint = planned_in(precision), fingerprint_in(precision)
     state = processes.decided(here, lambda: manifest.start(output, fingerprint, SCRIPT, fresh=fresh, claim=False))
     again = processes.decided(here, lambda: manifest.in_progress(output) or unanswered(output))
     if state == "finished" and not rescore and not again:
@@ -735,7 +755,7 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
     weights, entry = objective_of(config), inputs.ledger_entry()
     if isinstance(weights, dict) and (unknown := sorted(set(weights) - set(entry["shares"]))):
         raise UserError(f"OBJECTIVE: there is no specialty {unknown[0]!r} in {inputs.data_folder}.")
-    base = "" if rescore or config.ENDPOINT else check_base(config, inputs)
+    base = "" if rescore or config.ENDPOINT else check_base(config, inputs, precision)
     asked = collect(config, inputs, planned)
     processes.decided(here, lambda: refuse_leaks(inputs, planned))
     if rescore and (absent := {key for one in asked.values() for key in one.keys} - answers.stored_keys(output)):
@@ -749,13 +769,13 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
             servers.append(judge_of(config))
         for address, model in () if rescore else servers:
             Endpoint(address, model).check()
-        manifest.start(output, fingerprint, SCRIPT, fresh=fresh)
+        manifest.start(output, fingerprint, SCRIPT, fresh=fresh, compute_dtype=precision)
         if state == "finished":
-            manifest.reopen(output, fingerprint)
+            manifest.reopen(output, fingerprint, precision)
         if state == "resume":
             print("  going on where the last run stopped")
     here.wait_for_everyone()
-    how = How(config.BATCH_SIZE, config.ARMS, config.REFILL, bool(config.LOAD_IN_4BIT), config.ENDPOINT_REQUESTS)
+    how = How(config.BATCH_SIZE, config.ARMS, config.REFILL, bool(config.LOAD_IN_4BIT), config.ENDPOINT_REQUESTS, precision)
     answering = Answering(output, asked, base, how, here)
     if not rescore:
         answering.ask()
@@ -765,7 +785,7 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
         scored = score(config, suite, answering, output)
     scored["about"] = {"iteration": inputs.iteration, "adapter": inputs.training["inputs"]["adapter"],
                        "alike": history.alike(settings.as_dict(config), suite, inputs.series(), planned[0]),
-                       "recipe": inputs.training.get("recipe", "")}  # fmt: skip
+                       "recipe": inputs.training.get("recipe", ""), "compute_dtype": precision}  # fmt: skip
     scored["judged"] = judged(config, scored, answering, stored_only=rescore) if config.JUDGE else None
     advice = recommend(config, suite, inputs, scored)
     for sentence in write_results(config, inputs, output, scored, advice, fingerprint, started):
@@ -778,7 +798,7 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
         started,
         failed=int(sum((table["finish_reason"] == "failed").sum() for table in scored["tables"].values()))
         + (0 if scored["judged"] is None else int((~scored["judged"]["answered"]).sum())),
-        made_by=SCRIPT, iteration=inputs.iteration, device=describe_device(), run={"engine": ENGINE, **answering.record}, missing=scored["missing"],
+        made_by=SCRIPT, iteration=inputs.iteration, device=devices.describe(), compute_dtype=precision, run={"engine": ENGINE, **answering.record}, missing=scored["missing"],
         corpus_bleu=scored["corpus_bleu"],
     )  # fmt: skip
     manifest.finish(output, contents)

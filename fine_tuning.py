@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Train a QLoRA adapter on the train split, and keep the one that does best on the eval split.
 
-    python fine_tuning.py --demo                 the embedded model on the sample data, on any CPU
+    python fine_tuning.py --demo                 SmolLM2-135M on the sample data, on any CPU
     python fine_tuning.py                        Meerkat 8B on datasets/, on every GPU of this machine
     python fine_tuning.py --plan                 what would be trained, time and memory, then end
-    python fine_tuning.py --export FOLDER        base and adapter merged in bf16, with a model card
+    python fine_tuning.py --export FOLDER        base and adapter merged, with a model card
     python fine_tuning.py --compare A B          finished runs side by side
 
 Reads DATASET_DIR, as dataset_preparation.py wrote it; writes OUTPUT_DIR, see results/README.md. Killed and run
@@ -18,16 +18,19 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench import files, manifest, settings
 from workbench.errors import UserError, again, run_script
+
+if TYPE_CHECKING:
+    from workbench.devices import Precision
 
 
 class TrainingConfig(settings.Settings):
     """Settings of the training. Change a line, or give KEY=VALUE on the command line."""
 
-    # Base model: a Hub name, a folder, or "embedded" for the small model that runs anywhere.
+    # Base model: a Hub name, a folder, or "smollm2" for the small pretrained model (135 M) that is installed with the workbench.
     MODEL_NAME: str = "dmis-lab/llama-3-meerkat-8b-v1.0"
     # "decoder" (Llama, Mistral, Qwen, …) or "encoder-decoder" (T5 and its kin; prepare with CHAT_TEMPLATE=plain).
     MODEL_TYPE: str = "decoder"
@@ -43,8 +46,10 @@ class TrainingConfig(settings.Settings):
     LORA_DROPOUT: float = 0.05
     # Which linear layers get an adapter. "all-linear" learns most, at about twice the adapter's memory and time.
     LORA_TARGET_MODULES: list[str] = ["q_proj", "v_proj"]
-    # True: the base in NF4 (QLoRA), 8B in about 6 GB. False: in bf16, 16 GB and a little faster.
+    # True: the base in NF4 (QLoRA), 8B in about 6 GB. False: in 16 bits (32 in fp32), 16 GB and a little faster.
     LOAD_IN_4BIT: bool = True
+    # What products are computed in: bf16, fp16 (GPUs only) or fp32; "auto" takes what this device has hardware for.
+    COMPUTE_DTYPE: str = "auto"
     # True trains every weight instead of an adapter; for small encoder-decoder models, with LOAD_IN_4BIT=False.
     FULL_FINE_TUNING: bool = False
     # Passes over the training data. The best epoch is kept, so one too many costs time only.
@@ -105,17 +110,17 @@ class TrainingConfig(settings.Settings):
 
 
 DEMO = {
-    "MODEL_NAME": "embedded",
+    "MODEL_NAME": "smollm2",
     "DATASET_DIR": "datasets/demo",
     "OUTPUT_DIR": "results/demo",
-    "LORA_RANK": 64,
-    "LORA_ALPHA": 128,
+    "LORA_RANK": 16,
+    "LORA_ALPHA": 32,
     "LORA_TARGET_MODULES": ["all-linear"],
     "LORA_DROPOUT": 0.0,
-    "NUM_EPOCHS": 3.0,
+    "NUM_EPOCHS": 2.0,
     "BATCH_SIZE": 8,
     "GRADIENT_ACCUMULATION_STEPS": 1,
-    "LEARNING_RATE": 2e-3,
+    "LEARNING_RATE": 1e-3,
     "MAX_SEQ_LENGTH": 256,
     "SAMPLE_QUESTIONS": 0,  # evaluation.py --demo, the next step, asks them all
 }
@@ -128,11 +133,16 @@ CHECKPOINTING = ("auto", "none", "selective", "full")
 # These change how a run is carried out, not what it yields
 NOT_IN_FINGERPRINT = {"OUTPUT_DIR", "DATASET_DIR", "KEEP_CHECKPOINTS", "LOGGING_STEPS", "USE_WANDB", "SAVE_STEPS", "NUM_GPUS",
                       "MAX_TOKENS_PER_BATCH", "ACTIVATION_CHECKPOINTING", "REPORT_TO", "SAMPLE_QUESTIONS",
-                      "BATCH_SIZE", "GRADIENT_ACCUMULATION_STEPS", "INIT_ADAPTER", "SHARD_BASE"}  # fmt: skip
+                      "BATCH_SIZE", "GRADIENT_ACCUMULATION_STEPS", "INIT_ADAPTER", "SHARD_BASE",
+                      "COMPUTE_DTYPE"}  # fmt: skip  # what it comes to counts, as `global_batch` does
+NOT_TRAINABLE = ("lm_head", "embed_out")
 
 
 def check(config: TrainingConfig) -> None:
+    from workbench import devices
     from workbench.training.examples import LONG_POLICIES
+
+    devices.check_choice(config.COMPUTE_DTYPE)
 
     for name in ("LORA_RANK", "LORA_ALPHA", "BATCH_SIZE", "GRADIENT_ACCUMULATION_STEPS", "SAVE_STEPS", "LOGGING_STEPS",
                  "KEEP_CHECKPOINTS"):  # fmt: skip
@@ -175,21 +185,28 @@ def check(config: TrainingConfig) -> None:
         raise UserError(f"LONG_EXAMPLES must be one of {', '.join(LONG_POLICIES)}, not {config.LONG_EXAMPLES!r}.")
     if not config.LORA_TARGET_MODULES:
         raise UserError("LORA_TARGET_MODULES is empty, so there is nothing to train. q_proj,v_proj is the default.")
+    for name in config.LORA_TARGET_MODULES:
+        if name.split(".")[-1] in NOT_TRAINABLE:
+            raise UserError(
+                f"LORA_TARGET_MODULES: {name} cannot be trained: the loss never forms all of the logits that an adapter on it would change. "
+                "Leave it out; all-linear adapts every layer below it."
+            )
 
 
-def recipe_of(config: TrainingConfig, processes: int) -> dict[str, Any]:
+def recipe_of(config: TrainingConfig, processes: int, precision: Precision) -> dict[str, Any]:
     """Every setting that affects the result, wherever data and outputs are."""
     kept = {name: value for name, value in settings.as_dict(config).items() if name not in NOT_IN_FINGERPRINT}
     # the examples a step, not how processes share them: a run may be gone on with on another number of GPUs
     kept["global_batch"] = config.BATCH_SIZE * config.GRADIENT_ACCUMULATION_STEPS * processes
+    kept["compute_dtype"] = precision
     if config.BEST_METRIC in SAMPLED_METRICS:
         kept["SAMPLE_QUESTIONS"] = config.SAMPLE_QUESTIONS
     return kept
 
 
-def fingerprint_of(config: TrainingConfig, data: dict[str, Any], base_hash: str, processes: int) -> str:
+def fingerprint_of(config: TrainingConfig, data: dict[str, Any], base_hash: str, processes: int, precision: Precision) -> str:
     start = files.sha256_file(Path(config.INIT_ADAPTER) / "adapter_model.safetensors") if config.INIT_ADAPTER else ""
-    return files.sha256_of([recipe_of(config, processes), data["fingerprint"], data["splits"], base_hash, start])
+    return files.sha256_of([recipe_of(config, processes, precision), data["fingerprint"], data["splits"], base_hash, start])
 
 
 def load_examples(config: TrainingConfig, tokenizer: Any) -> tuple[list[Any], list[Any], list[str]]:
@@ -225,7 +242,7 @@ def load_examples(config: TrainingConfig, tokenizer: Any) -> tuple[list[Any], li
     return encoded[0][0], encoded[1][0], audit
 
 
-def cut_steps(config: TrainingConfig, model: Any, examples: list[Any]) -> Any:
+def cut_steps(config: TrainingConfig, model: Any, examples: list[Any], precision: Precision) -> Any:
     """Micro-batches for this model, these examples and the memory of this device."""
     import torch
 
@@ -248,6 +265,7 @@ def cut_steps(config: TrainingConfig, model: Any, examples: list[Any]) -> Any:
         if free is not None or config.ACTIVATION_CHECKPOINTING != "auto"
         else "none",
         free=free,
+        precision=precision,
     )
 
 
@@ -258,6 +276,7 @@ def make_trainer(
     train: list[Any],
     evaluation: list[Any],
     micro_batches: Any,
+    precision: Precision,
     examine: Any = None,
 ) -> Any:
     """TRL's trainer on our ids, masks and packs."""
@@ -272,7 +291,7 @@ def make_trainer(
 
     output = Path(config.OUTPUT_DIR)
     packing.check(model.config, max(len(example.input_ids) for example in train))
-    arguments = options.trainer_arguments(config, checkpoints=output / "checkpoints")
+    arguments = options.trainer_arguments(config, checkpoints=output / "checkpoints", precision=precision)
     rows = {
         "id": [example.id for example in train],
         "input_ids": [example.input_ids for example in train],
@@ -323,7 +342,7 @@ def make_trainer(
     return trainer
 
 
-def examiner(config: TrainingConfig, tokenizer: Any) -> Any:
+def examiner(config: TrainingConfig, tokenizer: Any, *, silent: bool) -> Any:
     """What lets the model answer SAMPLE_QUESTIONS at each evaluation; None where there are to be none."""
     if not config.SAMPLE_QUESTIONS:
         return None
@@ -331,7 +350,8 @@ def examiner(config: TrainingConfig, tokenizer: Any) -> Any:
     from workbench.evaluation import samples
 
     split = dataset_folders.read_split(Path(config.DATASET_DIR), "eval")
-    return samples.examiner(split, tokenizer, config.SAMPLE_QUESTIONS, encoder_decoder=config.MODEL_TYPE == "encoder-decoder")
+    return samples.examiner(split, tokenizer, config.SAMPLE_QUESTIONS, encoder_decoder=config.MODEL_TYPE == "encoder-decoder",
+                            silent=silent)  # fmt: skip
 
 
 def check_init_adapter(config: TrainingConfig, base_hash: str) -> None:
@@ -443,7 +463,7 @@ def export_model(config: TrainingConfig, arguments: Any) -> None:
     if target.exists() and any(target.iterdir()):
         raise UserError(f"--export {target}: is not empty. Name a folder that is not there yet.")
     print("loading libraries …", flush=True)
-    from workbench import models
+    from workbench import console, devices, models
     from workbench.data import dataset_folders, iterations, leaks
     from workbench.evaluation import samples
     from workbench.training import export
@@ -460,23 +480,36 @@ def export_model(config: TrainingConfig, arguments: Any) -> None:
     encoder_decoder = training["settings"].get("MODEL_TYPE") == "encoder-decoder"
     split = dataset_folders.read_split(data_folder, "eval")
     questions = samples.questions(split, tokenizer, EXPORT_QUESTIONS, encoder_decoder=encoder_decoder)
-    print(f"asking the adapter {len(questions)} questions …", flush=True)
-    load_in_4bit = training["settings"]["LOAD_IN_4BIT"]
-    model = models.load_adapter(models.load_base(base, load_in_4bit=load_in_4bit), output)
-    before = samples.greedy(questions, model, tokenizer)
-    del model
-    print(f"merging into {target} …", flush=True)
+    precision = devices.resolve_precision(config.COMPUTE_DTYPE)
+    with console.working(f"asking the adapter {len(questions)} questions, in {precision}"):
+        in_4bit = training["settings"]["LOAD_IN_4BIT"]
+        model: Any = models.load_adapter(models.load_base(base, load_in_4bit=in_4bit, precision=precision), output)
+        before = samples.greedy(questions, model, tokenizer)
+        del model
     target.parent.mkdir(parents=True, exist_ok=True)
-    export.merge(base, output, target)
-    print("asking the merged model …", flush=True)
-    likeness = export.agreement(before, samples.greedy(questions, models.load_base(str(target), load_in_4bit=False), tokenizer))
+
+    def choices(model: Any) -> list[int]:
+        return samples.next_choices(questions, before, model.eval(), tokenizer)
+
+    with console.working(f"merging into {target}"):
+        unmerged = export.merge(base, output, target, precision, choices)
+    with console.working("asking the merged model"):
+        model = models.load_base(str(target), load_in_4bit=False, precision=precision)
+        after, merged = samples.greedy(questions, model, tokenizer), choices(model)
+    texts = [samples.as_texts(questions, answers, tokenizer) for answers in (before, after)]
+    likeness: dict[str, Any] = export.agreement(*texts) | {
+        "merge": export.share_equal(unmerged, merged), "precision": precision,
+        "as_trained": export.share_equal([token for ids in before for token in ids], merged),
+    }  # fmt: skip
     evaluation = Path("evaluation_results", "demo") if arguments.demo else Path("evaluation_results")
     scores = export.scores_of(evaluation, training["inputs"]["adapter"])
     files.write_text(target / "README.md", export.model_card(training, data, entry["sizes"], scores, likeness))
     learnt = {"splits": training["inputs"]["splits"], "trained_on": leaks.trained_on(training)}
     files.write_json(target / leaks.EXPORT, {"adapter": training["inputs"]["adapter"], "inputs": learnt, **likeness})
     print(f"  {100 * likeness['equal']:.0f}% of {len(questions)} answers are the adapter's word for word, "
-          f"words overlap by {100 * likeness['word_overlap']:.0f}%")  # fmt: skip
+          f"words overlap by {100 * likeness['word_overlap']:.0f}%, the next token is the same {100 * likeness['as_trained']:.0f}% of the "
+          f"time ({100 * likeness['merge']:.1f}% on the same unquantised base)")  # fmt: skip
+    export.check(likeness, target)
     if not scores:
         print(f"  {evaluation} holds no evaluation of this adapter, so the model card has no scores")
     print(f"exported to {target}: `transformers serve {target}`, or pipeline('text-generation', '{target}')")
@@ -489,7 +522,7 @@ def main() -> None:
         TrainingConfig, None, __doc__ or "", DEMO,
         {
             "--plan": {"action": "store_true", "help": "print what would be trained, time and memory, and end"},
-            "--export": {"type": Path, "metavar": "FOLDER", "help": "merge the adapter in OUTPUT_DIR into its base, in bf16"},
+            "--export": {"type": Path, "metavar": "FOLDER", "help": "merge the adapter in OUTPUT_DIR into its base"},
             "--compare": {"nargs": "+", "type": Path, "metavar": "FOLDER", "help": "finished runs side by side, an epoch a line"},
             "--push": {"metavar": "OWNER/NAME", "help": "with --export: upload it to the Hub (HF_TOKEN)"},
         },
@@ -507,11 +540,12 @@ def main() -> None:
     if config.USE_WANDB:
         print("Weights & Biases is on: settings and losses leave this machine unless WANDB_MODE=offline.")
     print("loading libraries …", flush=True)
-    from workbench import models, processes
+    from workbench import devices, models, processes
 
     models.quiet()
-    models.require_device_for(config.MODEL_NAME, load_in_4bit=config.LOAD_IN_4BIT)
-    processes.use_every_gpu(config.NUM_GPUS)
+    precision = devices.resolve_precision(config.COMPUTE_DTYPE)
+    models.require_device_for(config.MODEL_NAME, load_in_4bit=config.LOAD_IN_4BIT, precision=precision)
+    processes.use_every_gpu(config.NUM_GPUS, precision)
     here = processes.join()
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
         raise UserError(
@@ -520,7 +554,8 @@ def main() -> None:
     if config.SHARD_BASE and here.num_processes == 1:
         raise UserError("SHARD_BASE divides the base among several GPUs, and this run has one process. Leave it out.")
     if here.is_local_main_process:
-        models.locate(config.MODEL_NAME)  # builds the embedded model where it is missing, once
+        devices.announce()
+        models.locate(config.MODEL_NAME)  # converts the packaged model where that is still to be done, once
     here.wait_for_everyone()
     output = Path(config.OUTPUT_DIR)
     if not here.is_main_process:
@@ -532,7 +567,7 @@ def main() -> None:
 
 def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, here: Any) -> None:
     """One run: plan and audit, train from the last whole checkpoint, keep the best adapter."""
-    from workbench import models, processes
+    from workbench import console, devices, models, processes
     from workbench.training import checkpoints, options, plan
     from workbench.training.steps import time_two_steps
 
@@ -540,7 +575,12 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, here: An
     output = Path(config.OUTPUT_DIR)
     location = models.locate(config.MODEL_NAME)
     base_hash = models.weights_hash(location)
-    fingerprint = fingerprint_of(config, data, base_hash, here.num_processes)
+
+    def fingerprint_in(precision: Precision) -> str:
+        return fingerprint_of(config, data, base_hash, here.num_processes, precision)
+
+    precision = processes.decided(here, lambda: manifest.settle_precision(output, config.COMPUTE_DTYPE, fingerprint_in))
+    fingerprint = fingerprint_in(precision)
 
     # 1. is it done already, or begun?
     state = None
@@ -564,12 +604,22 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, here: An
     trained_on = processes.decided(here, lambda: refuse_leaks(config, location))
     tokenizer = models.load_tokenizer(location)
     examples, evaluation, audit = load_examples(config, tokenizer)
-    full_precision = config.FULL_FINE_TUNING or config.TRAINER_OPTIONS.get("bf16") is False
-    model = models.load_base(
-        location, load_in_4bit=config.LOAD_IN_4BIT, full_precision=full_precision, shardable=config.SHARD_BASE
+    with console.working(f"loading {config.MODEL_NAME}", silent=not here.is_main_process):
+        model = models.load_base(
+            location, load_in_4bit=config.LOAD_IN_4BIT, precision=precision,
+            full_precision=config.FULL_FINE_TUNING, shardable=config.SHARD_BASE,
+        )  # fmt: skip
+    micro_batches = cut_steps(config, model, examples, precision)
+    trainer = make_trainer(
+        config,
+        model,
+        tokenizer,
+        examples,
+        evaluation,
+        micro_batches,
+        precision,
+        examiner(config, tokenizer, silent=not here.is_main_process),
     )
-    micro_batches = cut_steps(config, model, examples)
-    trainer = make_trainer(config, model, tokenizer, examples, evaluation, micro_batches, examiner(config, tokenizer))
     planned = plan.make_plan(
         trainer.model,
         examples=len(examples),
@@ -587,14 +637,16 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, here: An
         *plan.lines(planned, seconds_a_step=seconds_a_step, keep=config.KEEP_CHECKPOINTS),
     ]
     if here.is_main_process:
-        print(f"{config.MODEL_NAME} on {models.describe_device()}, {here.num_processes} process(es)")
+        print(
+            f"{config.MODEL_NAME} on {devices.describe()}, {here.num_processes} process(es), computing in {devices.in_words(precision)}"
+        )
         print("\n".join(words), flush=True)
     if arguments.plan:
         return
 
     # 3. train, from the last whole checkpoint; only now is a finished run of other settings moved aside
     if here.is_main_process:
-        manifest.start(output, fingerprint, SCRIPT, fresh=arguments.fresh)
+        manifest.start(output, fingerprint, SCRIPT, fresh=arguments.fresh, compute_dtype=precision)
     here.wait_for_everyone()
     if here.is_main_process:
         for name in checkpoints.clear_torn(output / "checkpoints"):
@@ -634,11 +686,11 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, here: An
         {"dataset": data["fingerprint"], "splits": data["splits"], "trained_on": trained_on, "base_weights": base_hash,
          "adapter": files.sha256_file(output / ("model.safetensors" if config.FULL_FINE_TUNING else "adapter_model.safetensors"))},
         started,
-        made_by=SCRIPT, iteration=data["iteration"], device=models.describe_device(), processes=here.num_processes,
+        made_by=SCRIPT, iteration=data["iteration"], device=devices.describe(), compute_dtype=precision, processes=here.num_processes,
         kept=kept, before={k: v for k, v in before.items() if k not in ("specialties", "answers")},
         tokens=round(sum(len(example.input_ids) for example in examples) * trainer.state.epoch),
         # one that went on from another had more epochs, so what it gained tells nothing of one that did not
-        recipe=files.sha256_of([recipe_of(config, here.num_processes), bool(config.INIT_ADAPTER)])[:12],
+        recipe=files.sha256_of([recipe_of(config, here.num_processes, precision), bool(config.INIT_ADAPTER)])[:12],
     )  # fmt: skip
     manifest.finish(output, contents)
     for name in ("checkpoints", "best"):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Go round and round: prepare, train, evaluate, feed what the evaluation recommends, until it no longer pays.
 
-    python iterate.py --demo N=3                                  the sample data and the embedded model
+    python iterate.py --demo N=3                                  the sample data and SmolLM2-135M
     python iterate.py N=4 PREPARATION="DATA_DIR=my_files"         your files
     python iterate.py N=4 TRAINING="LORA_RANK=16 NUM_EPOCHS=5" EVALUATION="POLICY='learning curves' BUDGET=400"
 
@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from workbench import children, files, manifest, settings
+from workbench import children, devices, files, manifest, settings
 from workbench.errors import UserError, again, began_afresh, run_script
 
 FOLDERS = ("OUTPUT_DIR", "DATASET_DIR", "FINETUNED_MODEL_PATH")
@@ -41,6 +41,8 @@ class LoopConfig(settings.Settings):
     TRAINING: str = ""
     # Such as POLICY='learning curves' BUDGET=400.
     EVALUATION: str = ""
+    # COMPUTE_DTYPE of training and evaluation: bf16, fp16 or fp32; "auto" takes what this device has hardware for.
+    COMPUTE_DTYPE: str = "auto"
 
 
 DEMO = {"DATASETS": "datasets/demo", "RESULTS": "results/demo", "EVALUATIONS": "evaluation_results/demo"}
@@ -67,11 +69,12 @@ class Loop:
         self.config, self.demo = config, demo
         self.datasets, self.results, self.evaluations = map(Path, (config.DATASETS, config.RESULTS, config.EVALUATIONS))
         self.advice_file = self.evaluations / "training_recommendations.json"
+        precision = [] if config.COMPUTE_DTYPE == "auto" else [f"COMPUTE_DTYPE={config.COMPUTE_DTYPE}"]
         self.given = {
             PREPARE: [f"OUTPUT_DIR={self.datasets}", *words(config, "PREPARATION")],
-            TRAIN: [f"DATASET_DIR={self.datasets}", f"OUTPUT_DIR={self.results}", *words(config, "TRAINING")],
+            TRAIN: [f"DATASET_DIR={self.datasets}", f"OUTPUT_DIR={self.results}", *precision, *words(config, "TRAINING")],
             EVALUATE: [f"DATASET_DIR={self.datasets}", f"FINETUNED_MODEL_PATH={self.results}", f"OUTPUT_DIR={self.evaluations}",
-                       *words(config, "EVALUATION")],
+                       *precision, *words(config, "EVALUATION")],
         }  # fmt: skip
 
     def run(self, script: str, *more: str, iteration: int | None = None) -> None:
@@ -158,6 +161,7 @@ class Loop:
 def main() -> None:
     config, arguments = settings.load(LoopConfig, None, __doc__ or "", DEMO)
     settings.check_range(config, "N", 1, 1000)
+    devices.check_choice(config.COMPUTE_DTYPE)
     started, loop = time.time(), Loop(config, demo=arguments.demo)
     fresh = ["--fresh"] if arguments.fresh else []
     loop.run(PREPARE, *fresh)  # up to date, or what new files make of it

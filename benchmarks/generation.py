@@ -1,6 +1,6 @@
 """Answers of base and tuned model side by side: one question at a time, static batches, and this workbench.
 
-    python benchmarks/generation.py                          the embedded model and an adapter trained here
+    python benchmarks/generation.py                          SmolLM2-135M and a random adapter
     python benchmarks/generation.py --random-weights 8b      Llama-3-8B's shape on the GPU, with a random adapter
 
 Every arm answers the same prompts, greedily, for the base and for the adapter, and runs in a process of its own. "plain"
@@ -27,6 +27,8 @@ import side_by_side
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+from workbench import smollm2  # noqa: E402
+
 ARMS = ("plain", "static", "ours-in-turn", "ours-together", "ours-in-turn-refilled", "ours-together-refilled")
 LENGTH_MU, LENGTH_SIGMA = 4.7, 0.7  # new tokens of an answer where weights are random: about 140 in the mean
 
@@ -40,7 +42,8 @@ def prompts(options: argparse.Namespace, tokenizer: Any) -> list[tuple[int, ...]
 
     asked = [question for path in sorted((ROOT / "examples" / "specialties").glob("*.json"))
              for question in list(json.loads(path.read_text(encoding="utf-8")))[::11]]  # fmt: skip
-    return [tuple(chat.encode_prompt(tokenizer, chat.render_llama3(question, None, options.system)))
+    render = chat.JinjaTemplate.read(smollm2.ensure()).render
+    return [tuple(chat.encode_prompt(tokenizer, render(question, None, options.system)))
             for question in asked[: options.questions]]  # fmt: skip
 
 
@@ -49,15 +52,15 @@ def load(options: argparse.Namespace) -> Any:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from workbench import models
+    from workbench import devices, models
 
     models.quiet()
-    if options.adapter:
-        return models.load_adapter(models.load_base("embedded", load_in_4bit=True).eval(), Path(options.adapter), name="tuned")
     if options.random_weights:
-        base = random_weights.build(options.random_weights, load_in_4bit=True, device=models.device())
+        base = random_weights.build(options.random_weights, load_in_4bit=True)
     else:
-        base = models.load_base("embedded", load_in_4bit=True)
+        base = models.load_base(smollm2.NAME, load_in_4bit=True, precision=devices.native_precision())
+    if options.adapter:
+        return models.load_adapter(base.eval(), Path(options.adapter), name="tuned")
     torch.manual_seed(1)
     settings = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
     model: Any = get_peft_model(base, settings, adapter_name="tuned")
@@ -84,7 +87,7 @@ def run_arm(options: argparse.Namespace) -> None:
     from workbench.evaluation.answers import AnswerStore, Question
     from workbench.evaluation.decoding import Decoder, Decoding
 
-    tokenizer = models.load_tokenizer("embedded")
+    tokenizer = models.load_tokenizer(smollm2.NAME)  # random weights borrow it: it only has to know a pad token
     asked = prompts(options, tokenizer)
     if options.arm == "plain" and options.plain_questions:
         asked = asked[: options.plain_questions]
@@ -155,13 +158,15 @@ def generate(
     """transformers' own generation, batches in the order of the file, padded on the left."""
     import torch
 
+    from workbench import devices
+
     found = []
     for start in range(0, len(asked), size):
         batch, longest = asked[start : start + size], max(most[start : start + size])
         width = max(map(len, batch))
         ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in batch], device=model.device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch], device=model.device)
-        with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16):
+        with torch.inference_mode(), devices.autocast(model):
             output = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=longest, do_sample=False,
                                     eos_token_id=list(stops) or None, pad_token_id=pad)  # fmt: skip
         for row, limit in zip(output[:, width:].tolist(), most[start : start + size], strict=True):
@@ -173,7 +178,7 @@ def generate(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--random-weights", choices=("8b", "1b", "tiny"))
-    parser.add_argument("--adapter", help="of the embedded model, as fine_tuning.py --demo leaves it in results/demo")
+    parser.add_argument("--adapter", help="of SmolLM2, as fine_tuning.py --demo leaves it in results/demo")
     parser.add_argument("--questions", type=int, default=192)
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument(
@@ -188,7 +193,7 @@ def main() -> None:
         run_arm(options)
         return
     print(f"{side_by_side.machine()}, {options.questions} questions to base and tuned model, at most {options.new_tokens} new tokens, "
-          f"{options.random_weights or 'embedded'}")  # fmt: skip
+          f"{options.random_weights or smollm2.NAME}")  # fmt: skip
     print(f"{'arm':<24}{'answers/s':>11}{'tokens/s':>10}{'peak GB':>9}{'as plain':>10}{'steps':>8}{'rows a step':>13}")
     plain: dict[str, list[str]] = {}
     for arm, got in side_by_side.run(__file__, options.arms.split(",")):

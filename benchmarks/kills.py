@@ -3,7 +3,7 @@
     python benchmarks/kills.py training --kills 50
     python benchmarks/kills.py evaluation --kills 50
 
-The embedded model learns sample specialties, or is asked about them. Each start is killed (SIGKILL) at a moment drawn anew
+SmolLM2-135M learns sample specialties, or is asked about them. Each start is killed (SIGKILL) at a moment drawn anew
 from the time that an undisturbed run takes after its first announcement, so that kills fall into steps, batches, scoring
 and the writing of files alike. What it printed on named machines stands in benchmarks/results/kills.md.
 """
@@ -130,7 +130,8 @@ def main() -> None:
         for name in SPECIALTIES:
             file = f"dataset_with_answers_{name}.json"
             shutil.copy(ROOT / "examples" / "specialties" / file, work / "files" / file)
-        subprocess.run([sys.executable, "dataset_preparation.py", f"DATA_DIR={work / 'files'}", f"OUTPUT_DIR={work / 'datasets'}"],
+        subprocess.run([sys.executable, "dataset_preparation.py", f"DATA_DIR={work / 'files'}", f"OUTPUT_DIR={work / 'datasets'}",
+                        "CHAT_TEMPLATE=smollm2"],
                        cwd=ROOT, check=True, stdout=subprocess.DEVNULL)  # fmt: skip
         job = {"training": training, "evaluation": evaluation}[options.job](work)
         said, seconds = follow(job.start(work / "alone"), job.announces, None)

@@ -3,7 +3,7 @@
     python benchmarks/learning_curves.py                    every stage; benchmarks/results/learning_curves.csv is written anew
     python benchmarks/learning_curves.py --stages uneven    these stages only, their rows appended
 
-The embedded model is tuned on the sample specialties and evaluated on the same questions in every stage: all specialties at one share
+SmolLM2-135M (in the committed figures: a toy of 5.5 M parameters that is gone) is tuned on the sample specialties and evaluated on the same questions in every stage: all specialties at one share
 of their records, at four shares; at the first with another seed too, which tells one training run from another; and "uneven", every
 second specialty at all of its records and the others at the first share, which tells what a specialty gains from the records of the
 others. The rows are what the worlds of benchmarks/policies.py are fitted to.
@@ -44,7 +44,7 @@ def ledger(work: Path) -> dict:
 
 def prepare(work: Path, shares: tuple[float, float]) -> None:
     """Eval is drawn from the first share and fixed from then on."""
-    command = ["dataset_preparation.py", "--demo", f"OUTPUT_DIR={work / 'data'}", f"INITIAL_TRAIN_PERCENTAGE={FIRST}",
+    command = ["dataset_preparation.py", "--demo", "SPECIALTIES=", "HOLDOUT_SAMPLES_PER_SPECIALTY=10", f"OUTPUT_DIR={work / 'data'}", f"INITIAL_TRAIN_PERCENTAGE={FIRST}",
                f"EVAL_SPLIT_SIZE={EVAL_RECORDS / (FIRST * RECORDS):.6f}"]  # fmt: skip
     if not (work / "data").exists():
         run(*command)

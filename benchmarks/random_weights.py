@@ -25,29 +25,31 @@ SHAPES = {
 }  # fmt: skip
 
 
-def build(shape: str, *, load_in_4bit: bool, device: torch.device, seed: int = 0) -> Any:
-    """A Llama of one of SHAPES, loaded as `models.load_base` loads one from files.
+def build(shape: str, *, load_in_4bit: bool, seed: int = 0) -> Any:
+    """A Llama of one of SHAPES, loaded as `models.load_base` loads one from files, in this device's own precision.
 
-    The weights are drawn on the device in bf16, which for 8b takes 16 GB beside the model while it is loaded.
+    The weights are drawn on the device, which for 8b takes 16 GB (32 in fp32) beside the model while it is loaded.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from workbench import models
+    from workbench import devices, models
 
+    device, precision = devices.device(), devices.native_precision()
+    dtype = devices.torch_dtype(precision)
     config = LlamaConfig(**SHAPES[shape], bos_token_id=1, eos_token_id=2, tie_word_embeddings=False)
     config.name_or_path = f"random-{shape}"
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in LlamaForCausalLM(config).state_dict().items()}
     generator = torch.Generator(device).manual_seed(seed)
     weights = {
-        name: torch.ones(size, dtype=torch.bfloat16, device=device)
+        name: torch.ones(size, dtype=dtype, device=device)
         if len(size) == 1  # norms
-        else torch.empty(size, dtype=torch.bfloat16, device=device).normal_(0, 0.02, generator=generator)
+        else torch.empty(size, dtype=dtype, device=device).normal_(0, 0.02, generator=generator)
         for name, size in shapes.items()
     }
     model = LlamaForCausalLM.from_pretrained(
-        None, config=config, state_dict=weights, dtype=torch.bfloat16, attn_implementation="sdpa",
-        device_map={"": str(device)}, quantization_config=models.quantization(load_in_4bit=load_in_4bit),
+        None, config=config, state_dict=weights, dtype=dtype, attn_implementation="sdpa",
+        device_map={"": str(device)}, quantization_config=models.quantization(load_in_4bit=load_in_4bit, precision=precision),
     )  # fmt: skip
     return model.requires_grad_(False)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = "RESULT "
+FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
 
 
 def report(result: dict[str, Any]) -> None:
@@ -33,8 +34,16 @@ def run(script: str, arms: list[str]) -> Iterator[tuple[str, dict[str, Any] | st
 
 
 def machine() -> str:
+    """Processor, those of its flags that matter for speed, cores and torch."""
     import torch
 
     if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    return f"CPU {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+        capability = ".".join(map(str, torch.cuda.get_device_capability()))
+        return f"{torch.cuda.get_device_name()}, compute capability {capability}, torch {torch.__version__}"
+    info = Path("/proc/cpuinfo")
+    lines = [line.split(":", 1) for line in (info.read_text().splitlines() if info.is_file() else []) if ":" in line]
+    told = {name.strip(): value.strip() for name, value in lines}
+    name = told.get("model name") or platform.processor() or platform.machine()
+    there = told.get("flags", told.get("Features", "")).split()
+    flags = " ".join(flag for flag in FLAGS if flag in there) or platform.machine()
+    return f"{name} ({flags}), {os.cpu_count()} cores, torch {torch.__version__}"

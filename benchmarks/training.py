@@ -1,6 +1,6 @@
-"""Fine-tuning side by side: the plain recipe, TRL at its best, Unsloth, LoRA in bf16, and this workbench.
+"""Fine-tuning side by side: the plain recipe, TRL at its best, Unsloth, LoRA without 4 bits, and this workbench.
 
-    python benchmarks/training.py                                    the embedded model on this machine
+    python benchmarks/training.py                                    SmolLM2-135M on this machine
     python benchmarks/training.py --random-weights 8b                Llama-3-8B's shape, quantised on the GPU
     python benchmarks/training.py --dataset datasets --model FOLDER  real text and weights
 
@@ -43,7 +43,7 @@ def examples(options: argparse.Namespace, vocabulary: int) -> list[dict[str, Any
 
         rows = dataset_folders.read_split(Path(options.dataset), "train").shuffle(seed=0)
         found, _ = encode_records(rows, models.load_tokenizer(options.model), max_length=LONGEST,
-                                  long_examples="truncate", terminator="<|eot_id|>")  # fmt: skip
+                                  long_examples="truncate", terminator="")  # fmt: skip
         if len(found) < wanted:
             sys.exit(f"{options.dataset}: has {len(found)} training examples, and {wanted} are needed; lower --steps.")
         return [{"id": e.id, "input_ids": e.input_ids, "labels": e.labels} for e in found[:wanted]]
@@ -60,12 +60,12 @@ def examples(options: argparse.Namespace, vocabulary: int) -> list[dict[str, Any
 def load(options: argparse.Namespace, *, load_in_4bit: bool) -> Any:
     import random_weights
 
-    from workbench import models
+    from workbench import devices, models
 
     models.quiet()
     if options.random_weights:
-        return random_weights.build(options.random_weights, load_in_4bit=load_in_4bit, device=models.device())
-    return models.load_base(options.model, load_in_4bit=load_in_4bit)
+        return random_weights.build(options.random_weights, load_in_4bit=load_in_4bit)
+    return models.load_base(options.model, load_in_4bit=load_in_4bit, precision=devices.native_precision())
 
 
 def vocabulary_of(options: argparse.Namespace) -> int:
@@ -110,11 +110,13 @@ def lora() -> Any:
 
 
 def arguments(options: argparse.Namespace, kind: Any, folder: str, micro: int, **more: Any) -> Any:
-    import torch
+    from workbench import devices
 
+    precision = devices.native_precision()
     return kind(
         output_dir=folder, max_steps=options.steps, learning_rate=LEARNING_RATE, lr_scheduler_type="constant",
-        warmup_steps=0, max_grad_norm=1.0, bf16=True, use_cpu=not torch.cuda.is_available(), report_to=[],
+        warmup_steps=0, max_grad_norm=1.0, bf16=precision == "bf16", fp16=precision == "fp16",
+        use_cpu=devices.device().type == "cpu", report_to=[],
         save_strategy="no", logging_steps=1000, disable_tqdm=True, remove_unused_columns=False, seed=0,
         per_device_train_batch_size=micro, gradient_accumulation_steps=max(1, options.global_batch // micro), **more,
     )  # fmt: skip
@@ -206,6 +208,7 @@ def unsloth(options: argparse.Namespace, rows: list[dict[str, Any]], folder: str
 def ours(options: argparse.Namespace, rows: list[dict[str, Any]], folder: str, *, load_in_4bit: bool = True) -> Any:
     """What fine_tuning.py does, with its own choice of micro-batches unless one is given."""
     import fine_tuning
+    from workbench import devices
     from workbench.training.examples import Example
 
     config = fine_tuning.TrainingConfig()
@@ -217,14 +220,15 @@ def ours(options: argparse.Namespace, rows: list[dict[str, Any]], folder: str, *
         setattr(config, name, value)
     taught = [Example(row["id"], "all", row["input_ids"], row["labels"]) for row in rows]
     model = load(options, load_in_4bit=load_in_4bit)
-    cut = fine_tuning.cut_steps(config, model, taught)
-    trainer = fine_tuning.make_trainer(config, model, tokenizer(options), taught, taught[:1], cut)
+    precision = devices.native_precision()
+    cut = fine_tuning.cut_steps(config, model, taught, precision)
+    trainer = fine_tuning.make_trainer(config, model, tokenizer(options), taught, taught[:1], cut, precision)
     trainer.args.max_steps, trainer.args.eval_strategy, trainer.args.save_strategy = options.steps, "no", "no"
     trainer.how = f"{cut.tokens:,} tokens a micro-batch, recomputing {cut.checkpointing}"
     return trainer
 
 
-def ours_bf16(options: argparse.Namespace, rows: list[dict[str, Any]], folder: str) -> Any:
+def ours_unquantised(options: argparse.Namespace, rows: list[dict[str, Any]], folder: str) -> Any:
     return ours(options, rows, folder, load_in_4bit=False)
 
 
@@ -234,16 +238,16 @@ ARMS = {
     "trl-checkpointed": trl_checkpointed,
     "trl-packed": trl_packed,
     "unsloth": unsloth,
-    "ours-bf16-lora": ours_bf16,
+    "ours-lora": ours_unquantised,
     "ours": ours,
 }
 
 
 def tokenizer(options: argparse.Namespace) -> Any:
-    """The model's own; random weights borrow the embedded model's, which only has to know its pad token."""
-    from workbench import models
+    """The model's own; random weights borrow SmolLM2's, which only has to know a pad token."""
+    from workbench import models, smollm2
 
-    return models.load_tokenizer("embedded" if options.random_weights else options.model)
+    return models.load_tokenizer(smollm2.NAME if options.random_weights else options.model)
 
 
 def run_arm(options: argparse.Namespace) -> None:
@@ -288,10 +292,12 @@ def final_loss(trainer: Any, rows: list[dict[str, Any]]) -> float:
     """Nats a supervised token on examples no arm was trained on, worked out the same way for all."""
     import torch
 
+    from workbench import devices
+
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     nats = tokens = 0.0
     device = next(p for p in model.parameters() if p.requires_grad).device
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+    with torch.no_grad(), devices.autocast(model):
         for row in rows:
             ids = torch.tensor([row["input_ids"]], device=device)
             labels = torch.tensor(row["labels"][1:], device=device)
@@ -322,7 +328,7 @@ def peak() -> float | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--model", default="smollm2")
     parser.add_argument("--random-weights", choices=("8b", "1b", "tiny"))
     parser.add_argument("--dataset", help="a folder of dataset_preparation.py")
     parser.add_argument("--arms", default=",".join(ARMS))

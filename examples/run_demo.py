@@ -1,4 +1,4 @@
-"""`make run`: two iterations on the sample specialties and the embedded model, then what to open.
+"""`make run`: two iterations on six sample specialties and SmolLM2-135M, then answers of both, and what to open.
 
 Each step is the command a user would type, printed before it runs. Safe to repeat and to interrupt: what is done is
 found up to date, what is half done goes on.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -46,6 +47,24 @@ def headline(folder: Path) -> dict[str, dict[str, float]]:
         return {row["metric"]: row for row in csv.DictReader(file) if row["split"] == "holdout" and row["n"] != "0"}
 
 
+def answers(name: str) -> dict[str, dict[str, str]]:
+    """Rows of a table of answers on the holdout, by question."""
+    with open(ROOT / EVALUATION / name, newline="", encoding="utf-8") as file:
+        return {row["question"]: row for row in csv.DictReader(file) if row["split"] == "holdout"}
+
+
+def print_answers() -> None:
+    """What base and tuned model answer to the first holdout question of two specialties, chosen by nothing but the order of the file."""
+    base, tuned = answers("base_model_results.csv"), answers("finetuned_model_results.csv")
+    first = {row["specialty"]: question for question, row in reversed(base.items())}
+    print("\nwhat they answer")
+    for specialty, question in sorted(first.items())[:2]:
+        print(f"  {specialty}: {question}")
+        for name, text in (("reference", base[question]["reference"]), ("base", base[question]["prediction"]),
+                           ("tuned", tuned[question]["prediction"])):  # fmt: skip
+            print(textwrap.fill(" ".join(text.split()), 116, initial_indent=f"    {name:<10}", subsequent_indent=" " * 14))
+
+
 def main() -> None:
     started = time.time()
     steps: list[tuple[str, float]] = []
@@ -75,6 +94,7 @@ def main() -> None:
         if metric in first and metric in second:
             one, two = first[metric], second[metric]
             print(f"  {metric:<24}{float(one['base']):>8.3f}{float(one['tuned']):>14.3f}{float(two['tuned']):>14.3f}")
+    print_answers()
     raised = iterations()[-1]["adjustments"]
     print(f"  specialties fed more in iteration 2: {', '.join(raised)}")
     print(f"\n{time.time() - started:.0f} s: " + ", ".join(f"{name} {seconds:.0f} s" for name, seconds in steps))

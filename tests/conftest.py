@@ -1,4 +1,4 @@
-"""What several tests need: specialty files made here, the scripts as a user runs them, the embedded model."""
+"""What several tests need: specialty files made here, the scripts as a user runs them, a tiny model."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+from workbench.errors import UserError  # noqa: E402
+
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 LOADED = multiprocessing.get_context("forkserver")
@@ -32,6 +34,12 @@ LOADED.set_forkserver_preload(
     ["torch", "bitsandbytes", "transformers.trainer", "transformers.models.llama.modeling_llama", "peft", "trl.trainer.sft_trainer",
      "datasets", "pandas", "scipy.stats", "matplotlib.pyplot", "altair"]
 )  # fmt: skip
+
+# what the tests train and evaluate with: enough to learn something in a few steps
+TRAINING = ("LORA_RANK=64", "LORA_ALPHA=128", "LORA_TARGET_MODULES=all-linear", "LORA_DROPOUT=0", "NUM_EPOCHS=1", "BATCH_SIZE=8",
+            "GRADIENT_ACCUMULATION_STEPS=1", "LEARNING_RATE=2e-3", "MAX_SEQ_LENGTH=256", "SAMPLE_QUESTIONS=0", "SAVE_STEPS=2",
+            "LOGGING_STEPS=1")  # fmt: skip
+EVALUATION = ("MAX_NEW_TOKENS=24", "TEMPERATURE=0", "BERTSCORE_MODEL=embedded", "POLICY=threshold", "BATCH_SIZE=16")
 
 TOPICS = (
     "asthma",
@@ -104,6 +112,33 @@ def run_script(*command: str, timeout: float = 600, **environment: str) -> subpr
                 os.killpg(process.pid, signal.SIGKILL)
 
 
+def run_processes(count: int, *command: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    """A script in several processes that see each other, in the environment that torchrun gives them, forked like `run_script`'s.
+
+    torchrun itself is run by one test of each script; it would load the libraries anew in every process.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        started = []
+        for rank in range(count):
+            said = [Path(folder) / f"{name}{rank}" for name in ("stdout", "stderr")]
+            environment = {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1",
+                           "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
+            process = LOADED.Process(target=_run_here, args=(command, *said, environment))
+            process.start()
+            started.append((process, said))
+        for process, _ in started:
+            process.join(timeout)
+        texts = ["".join(said[stream].read_text("utf-8") for _, said in started if said[stream].is_file()) for stream in (0, 1)]
+        codes = [process.exitcode for process, _ in started]
+        for process, _ in started:
+            if process.exitcode is None and process.pid:
+                os.killpg(process.pid, signal.SIGKILL)
+        return subprocess.CompletedProcess(list(command), next((code or 1 for code in codes if code != 0), 0), *texts)
+
+
 def _run_here(command: Sequence[str], stdout: Path, stderr: Path, environment: dict[str, str]) -> None:
     import numpy as np
 
@@ -140,15 +175,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def embedded_model() -> Path:
-    """The embedded model's folder; trained once where it is not cached yet (about 100 seconds)."""
-    from workbench import embedded
+def tiny_model() -> Path:
+    """The folder of a tiny Llama that has read answers (see tiny_models.py); made once where it is not cached yet."""
+    import tiny_models
 
-    return embedded.ensure()
+    return tiny_models.llama3(ROOT / ".cache")
 
 
 @pytest.fixture(scope="session")
-def small_run(tmp_path_factory: pytest.TempPathFactory, embedded_model: Path) -> dict[str, Path]:
+def smollm2_model() -> Path:
+    """The folder of the packaged model, converted once; skips where the package is not installed."""
+    from workbench import smollm2
+
+    pytest.importorskip("gguf")
+    try:
+        return smollm2.ensure()
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str, Path]:
     """Four sample specialties prepared, trained for a few steps and evaluated by the three scripts."""
     base = tmp_path_factory.mktemp("run")
     source = base / "files"
@@ -156,7 +203,13 @@ def small_run(tmp_path_factory: pytest.TempPathFactory, embedded_model: Path) ->
     for name in ("cardiology", "dentistry", "neurology", "urology"):
         file = f"dataset_with_answers_{name}.json"
         (source / file).write_text((ROOT / "examples" / "specialties" / file).read_text(encoding="utf-8"), encoding="utf-8")
-    folders = {"files": source, "data": base / "datasets", "adapter": base / "results", "scores": base / "scores"}
+    folders = {
+        "files": source,
+        "data": base / "datasets",
+        "adapter": base / "results",
+        "scores": base / "scores",
+        "model": tiny_model,
+    }
     commands = (prepare_command(folders), train_command(folders), evaluate_command(folders))
     for command in commands:
         done = run_script(*command)
@@ -238,10 +291,10 @@ def prepare_command(folders: dict[str, Path]) -> list[str]:
 
 
 def train_command(folders: dict[str, Path], *more: str) -> list[str]:
-    return ["fine_tuning.py", "--demo", f"DATASET_DIR={folders['data']}", f"OUTPUT_DIR={folders['adapter']}", "NUM_EPOCHS=1",
-            "SAVE_STEPS=2", "LOGGING_STEPS=1", *more]  # fmt: skip
+    return ["fine_tuning.py", f"MODEL_NAME={folders['model']}", f"DATASET_DIR={folders['data']}", f"OUTPUT_DIR={folders['adapter']}",
+            *TRAINING, *more]  # fmt: skip
 
 
 def evaluate_command(folders: dict[str, Path], *more: str) -> list[str]:
-    return ["evaluation.py", "--demo", f"DATASET_DIR={folders['data']}", f"FINETUNED_MODEL_PATH={folders['adapter']}",
-            f"OUTPUT_DIR={folders['scores']}", "MAX_NEW_TOKENS=24", "BATCH_SIZE=16", *more]  # fmt: skip
+    return ["evaluation.py", f"DATASET_DIR={folders['data']}", f"FINETUNED_MODEL_PATH={folders['adapter']}",
+            f"OUTPUT_DIR={folders['scores']}", *EVALUATION, *more]  # fmt: skip

@@ -1,11 +1,12 @@
-"""Further models, several processes and servers: each really asked, on the embedded model."""
+"""Further models, several processes and servers: each really asked, on a tiny model."""
 
 import csv
 
 import pytest
 from conftest import chat_server, evaluate_command, mistake, run_script, served
 
-from workbench import manifest
+from workbench import files, manifest
+from workbench.data import leaks
 from workbench.errors import UserError
 from workbench.evaluation import answers, asking, endpoint
 
@@ -40,8 +41,9 @@ def test_further_models_are_asked_in_the_same_batches_and_compared_with_the_base
     assert agree(said["same"], said["finetuned"]) and not agree(said["finetuned"], said["base"])
     assert agree(said["base"], predictions(few, "base")) and agree(said["finetuned"], predictions(few, "finetuned"))
     assert not agree(said["terse"], said["base"])
-    alike = sum(one == other for one, other in zip(said["merged"], said["finetuned"], strict=True))
-    assert alike > len(said["merged"]) // 4  # merged in bf16, so roundings differ
+    # its base is not in 4 bits any more, which tips many a tie of a model that knows nothing; token by token they agree
+    likeness = files.read_json(exported[0] / leaks.EXPORT)
+    assert likeness["merge"] > 0.95 and likeness["as_trained"] > 0.7
     with open(tmp_path / "scores" / "models_comparison.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["model"] for row in rows} == {"tuned", "same", "merged", "terse"}
@@ -69,6 +71,50 @@ def test_a_server_answers_in_place_of_this_machine(small_run, exported, tmp_path
     assert base == tuned and sum(len(text.split()) > 2 for text in base) > len(base) // 2
     gone = run_script(*evaluate_command({**folders, "scores": tmp_path / "gone"}, *FEW, f"ENDPOINT={address}", names))
     assert gone.returncode == 2 and "nothing answers there" in gone.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt", "answer", "reasoning"),
+    [
+        ("<think>\nhm\n</think>\n\nGout.", "…assistant\n", "Gout.", "hm"),
+        ("<think>\n\n</think>\n\nGout.", "…assistant\n", "Gout.", answers.EMPTY_THINKING),
+        ("hm</think>\nGout.", "…assistant\n<think>\n", "Gout.", "hm"),  # opened by the template
+        ("hm</think>\nGout.", "…assistant\n", "Gout.", "hm"),  # opened by a server's template
+        ("<think>\nhm, hm, hm", "…assistant\n", "", "hm, hm, hm"),
+        ("hm, hm", "…assistant\n<think>\n", "", "hm, hm"),
+        ("Gout, I <think>.", "…assistant\n", "Gout, I <think>.", ""),
+        ("Gout.", "…<think>\n\n</think>\n\n", "Gout.", ""),
+    ],
+)
+def test_what_a_model_thinks_first_is_no_part_of_its_answer(text, prompt, answer, reasoning):
+    found = answers.without_thinking(answers.Answer("k", "q", "base", text, "stop", 9), prompt)
+    assert (found.text, found.reasoning) == (answer, reasoning)
+
+
+def test_answers_behind_a_thinking_block_score_as_they_do_without_it_and_unclosed_ones_are_counted(small_run, tmp_path):
+    from datasets import load_from_disk
+
+    right = {row["question"]: row["response"] for split in ("holdout_dataset", "eval_dataset")
+             for row in load_from_disk(small_run["data"] / split)}  # fmt: skip
+    lost = sorted(right)[:3]
+
+    def reply(messages):
+        question = messages[-1]["content"]
+        thought = f"<think>\nThe question is {question}"
+        return thought if question in lost else f"{thought}\n</think>\n\n{right[question]}"
+
+    folders = {**small_run, "scores": tmp_path / "scores"}
+    with chat_server(reply, finish="length") as address:
+        done = run_script(*evaluate_command(folders, f"ENDPOINT={address}", "ENDPOINT_MODELS=one,two", "RETENTION=False"))
+    assert done.returncode == 0, done.stderr
+    assert f"{len(right)} answers of tuned begin with a thinking block" in done.stdout
+    assert "3 never end it and hold no answer" in done.stdout
+    with open(tmp_path / "scores" / "finetuned_model_results.csv", encoding="utf-8", newline="") as file:
+        rows = {row["question"]: row for row in csv.DictReader(file)}
+    for question, row in rows.items():
+        assert row["reasoning"].startswith("The question is") and "<think>" not in row["prediction"]
+        assert float(row["exact_match"]) == float(row["ROUGE-L"]) == (question not in lost)
+        assert row["thinking_unfinished"] == str(question in lost)
 
 
 @pytest.mark.parametrize(

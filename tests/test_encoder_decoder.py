@@ -100,10 +100,8 @@ def test_a_loss_that_is_no_number_names_its_step_and_records(tiny_t5, tmp_path):
         trainer.training_step(model, {"examples": [{"id": "abc123", "input_ids": [5, 1], "labels": [7, 1]}]})
 
 
-def test_a_decoder_is_not_trained_on_chats_without_an_end(prepared, embedded_model, tmp_path):
-    done = run_script(
-        "fine_tuning.py", f"MODEL_NAME={embedded_model}", f"DATASET_DIR={prepared}", f"OUTPUT_DIR={tmp_path / 'out'}"
-    )
+def test_a_decoder_is_not_trained_on_chats_without_an_end(prepared, tiny_model, tmp_path):
+    done = run_script("fine_tuning.py", f"MODEL_NAME={tiny_model}", f"DATASET_DIR={prepared}", f"OUTPUT_DIR={tmp_path / 'out'}")
     assert done.returncode == 2 and "never learn to stop" in done.stderr
     refused = run_script("fine_tuning.py", "FULL_FINE_TUNING=True", f"DATASET_DIR={prepared}", f"OUTPUT_DIR={tmp_path / 'out'}")
     assert refused.returncode == 2 and "encoder-decoder" in refused.stderr

@@ -1,6 +1,5 @@
-"""Generation and the evaluation script on the embedded model."""
+"""Generation and the evaluation script on a tiny model."""
 
-import contextlib
 import csv
 import json
 import shutil
@@ -12,18 +11,20 @@ import time
 import pytest
 from conftest import ROOT, evaluate_command, mistake, prepare_command, run_script
 
-from workbench import files, manifest
+from workbench import devices, files, manifest
 from workbench.evaluation import answers, asking
 from workbench.evaluation import decoding as decoding_module
 from workbench.evaluation.decoding import Decoder, Decoding, Row
 
 
-@pytest.fixture(scope="module")
-def model_and_tokenizer(embedded_model):
+@pytest.fixture(scope="module", params=["bf16", "fp32"])
+def model_and_tokenizer(tiny_model, request):
     from workbench import models
 
     models.quiet()
-    return models.load_base(str(embedded_model), load_in_4bit=True).eval(), models.load_tokenizer(str(embedded_model))
+    return models.load_base(str(tiny_model), load_in_4bit=True, precision=request.param).eval(), models.load_tokenizer(
+        str(tiny_model)
+    )
 
 
 def questions(tokenizer, count=6):
@@ -62,7 +63,7 @@ def test_a_batch_of_unlike_lengths_answers_as_one_at_a_time_does(model_and_token
     asked = questions(tokenizer)
     together = decode(model, asked, decoding(tokenizer))
     alone = [decode(model, [question], decoding(tokenizer))[0] for question in asked]
-    # bf16 sums in another order may tip a tie; with padding on the wrong side hardly one would agree
+    # sums in another order may tip a tie; with padding on the wrong side hardly one would agree
     assert sum(one == other for one, other in zip(together, alone, strict=True)) >= len(asked) - 1
 
 
@@ -82,15 +83,14 @@ def test_rows_that_leave_and_a_shared_prefix_change_no_answer(model_and_tokenize
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
-def test_rows_that_join_a_batch_under_way_get_the_answers_they_get_alone(embedded_model, monkeypatch, temperature):
+def test_rows_that_join_a_batch_under_way_get_the_answers_they_get_alone(tiny_model, monkeypatch, temperature):
     from workbench import models
 
     # in float32, where no rounding tips a tie
     model, tokenizer = (
-        models.load_base(str(embedded_model), load_in_4bit=False).eval().float(),
-        models.load_tokenizer(str(embedded_model)),
+        models.load_base(str(tiny_model), load_in_4bit=False, precision="fp32").eval(),
+        models.load_tokenizer(str(tiny_model)),
     )
-    monkeypatch.setattr(Decoder, "_autocast", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(decoding_module, "LEAST_PREFIX", 1)
     asked, settings = questions(tokenizer), decoding(tokenizer, tokens=40, temperature=temperature)
     rows = [Row(question.id, question.prompt_ids) for question in asked]
@@ -122,7 +122,7 @@ def test_greedy_answers_are_those_of_transformers_generate(model_and_tokenizer):
     width = max(len(question.prompt_ids) for question in asked)
     ids = torch.tensor([[settings.pad_id] * (width - len(q.prompt_ids)) + list(q.prompt_ids) for q in asked])
     mask = torch.tensor([[0] * (width - len(q.prompt_ids)) + [1] * len(q.prompt_ids) for q in asked])
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), devices.autocast(model):
         theirs = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=48, do_sample=False,
                                 eos_token_id=list(settings.stop_ids), pad_token_id=settings.pad_id)  # fmt: skip
     cut = [[token for token in row if token not in (*settings.stop_ids, settings.pad_id)] for row in theirs[:, width:].tolist()]
@@ -132,8 +132,8 @@ def test_greedy_answers_are_those_of_transformers_generate(model_and_tokenizer):
 def test_rows_of_base_and_adapter_in_one_batch_answer_as_each_does_alone(small_run, model_and_tokenizer):
     from workbench import models
 
-    tokenizer = model_and_tokenizer[1]
-    base = models.load_base("embedded", load_in_4bit=True)
+    like, tokenizer = model_and_tokenizer
+    base = models.load_base(str(small_run["model"]), load_in_4bit=True, precision=devices.precision_of(like))
     model = models.load_adapter(base, small_run["adapter"], name="tuned")
     asked, settings = questions(tokenizer), decoding(tokenizer)
     rows = [Row(q.id, q.prompt_ids, name) for q in asked for name in (decoding_module.BASE, "tuned")]
@@ -361,7 +361,7 @@ def test_base_answers_are_taken_over_by_the_evaluation_of_another_adapter(small_
 
     folders = {**small_run, "adapter": tmp_path / "adapter", "scores": tmp_path / "scores"}
     shutil.copytree(small_run["scores"], folders["scores"])
-    assert run_script(*train_command(folders, "LORA_RANK=4")).returncode == 0
+    assert run_script(*train_command(folders, "LORA_RANK=32")).returncode == 0
     second = run_script(*evaluate_command(folders))
     assert second.returncode == 0, second.stderr
     count = len(read(folders["scores"], "base_model_results.csv")) + len(read(folders["scores"], "retention.csv"))
@@ -427,7 +427,7 @@ def test_a_series_begun_anew_is_another_though_it_draws_the_same_sets(small_run,
     assert after.data["splits"] == before.data["splits"] and after.series() != before.series()
 
 
-def test_an_adapter_of_another_holdout_or_base_is_refused(small_run, tmp_path, embedded_model):
+def test_an_adapter_of_another_holdout_or_base_is_refused(small_run, tmp_path, tiny_model):
     from safetensors.torch import load_file, save_file
 
     data = tmp_path / "other"
@@ -438,7 +438,7 @@ def test_an_adapter_of_another_holdout_or_base_is_refused(small_run, tmp_path, e
     assert "bring its sets back" not in done.stderr  # this series never had them
     base = tmp_path / "base"
     base.mkdir()
-    for path in embedded_model.iterdir():
+    for path in tiny_model.iterdir():
         (base / path.name).write_bytes(path.read_bytes())
     weights = load_file(base / "model.safetensors")
     save_file({name: tensor + 1 for name, tensor in weights.items()}, base / "model.safetensors", {"format": "pt"})

@@ -4,8 +4,9 @@ import json
 import urllib.request
 
 import pytest
-from conftest import run_script, served, train_command
+from conftest import mistake, run_script, served, train_command
 
+from workbench import devices, models
 from workbench.errors import UserError
 from workbench.training import export
 
@@ -19,7 +20,10 @@ def test_the_merged_model_opens_in_plain_transformers_and_stops_on_both_tokens(e
     assert answer["generated_text"][-1]["role"] == "assistant"
     assert len(json.loads((target / "generation_config.json").read_text())["eos_token_id"]) == 2
     config = json.loads((target / "config.json").read_text())
-    assert config.get("dtype", config.get("torch_dtype")) == "bfloat16" and "quantization_config" not in config
+    assert (
+        config["dtype"] == str(devices.torch_dtype(devices.native_precision())).removeprefix("torch.")
+        and "quantization_config" not in config
+    )
     assert "word for word" in said
 
 
@@ -38,7 +42,7 @@ def test_the_merged_model_is_served_over_http(exported):
 def test_the_model_card_tells_data_settings_and_licence(exported, small_run):
     target, said = exported
     card = (target / "README.md").read_text()
-    assert card.startswith("---\nbase_model: embedded\nlicense: other")
+    assert card.startswith(f"---\nbase_model: {small_run['model']}\nlicense: other")
     assert "cardiology, dentistry, neurology, urology" in card and "rank 64" in card
     assert "not evaluated" in card and "no scores" in said  # the default evaluation folder holds none of this adapter
     training = json.loads((small_run["adapter"] / "manifest.json").read_text())
@@ -46,11 +50,11 @@ def test_the_model_card_tells_data_settings_and_licence(exported, small_run):
     sizes = {split: {"cardiology": 3} for split in ("train", "eval", "holdout")}
     scores = export.scores_of(small_run["scores"], training["inputs"]["adapter"])
     card = export.model_card({**training, "settings": {**training["settings"], "MODEL_NAME": export.models.MEERKAT}}, data,
-                             sizes, scores, {"answers": 32, "equal": 0.5, "word_overlap": 0.8})  # fmt: skip
+                             sizes, scores, {"answers": 32, "equal": 0.5, "word_overlap": 0.8, "as_trained": 0.9, "precision": "bf16"})  # fmt: skip
     assert "license: cc-by-nc-4.0" in card and "| ROUGE-L |" in card and " to " in card
 
 
-def test_an_adapter_opens_in_plain_peft(small_run, embedded_model):
+def test_an_adapter_opens_in_plain_peft(small_run, tiny_model):
     import torch
     from peft import AutoPeftModelForCausalLM
 
@@ -79,3 +83,51 @@ def test_a_hub_that_cannot_be_reached_leaves_the_export_whole(exported, monkeypa
     with pytest.raises(UserError, match=r"could not be uploaded.*no route to host"):
         export.push(exported[0], "me/model", "hf_abc")
     assert (exported[0] / "model.safetensors").is_file()
+
+
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory, small_run):
+    """An adapter on query and embeddings of a model whose head shares these, trained so that it changes the answers."""
+    import tiny_models
+
+    base = tmp_path_factory.mktemp("tied")
+    made = tiny_models.tokenizer(("<|endoftext|>", "<|im_start|>", "<|im_end|>"), tiny_models.CHATML, eos_token="<|im_end|>")
+    model = tiny_models.llama(made, tied=True)
+    tiny_models.read_answers(model, made, steps=60)
+    tiny_models.save(base / "model", model, made)
+    folders = {"model": base / "model", "data": base / "data", "adapter": base / "adapter"}
+    prepared = run_script("dataset_preparation.py", f"DATA_DIR={small_run['files']}", f"OUTPUT_DIR={folders['data']}",
+                          f"CHAT_TEMPLATE={base / 'model'}", "EVAL_SPLIT_SIZE=0.4")  # fmt: skip
+    assert prepared.returncode == 0, prepared.stderr
+    trained = run_script(*train_command(folders, "LORA_TARGET_MODULES=q_proj,embed_tokens", "LEARNING_RATE=5e-3"))
+    assert trained.returncode == 0, trained.stderr
+    return folders
+
+
+def test_an_adapter_on_shared_embeddings_is_merged_with_a_head_of_its_own(tied, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    done = run_script(*train_command(tied, "--export", str(tmp_path / "merged"), "COMPUTE_DTYPE=fp32"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((tmp_path / "merged" / "config.json").read_text())["tie_word_embeddings"] is False
+    ids = torch.tensor([[1, 40, 300, 900, 17]])
+    base = AutoModelForCausalLM.from_pretrained(tied["model"], dtype=torch.float32)
+    with torch.no_grad():
+        plain = base(ids).logits
+        adapted = models.load_adapter(base, tied["adapter"])(ids).logits
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)(ids).logits
+    assert float((adapted - plain).abs().max()) > 0.5
+    torch.testing.assert_close(merged, adapted, rtol=1e-3, atol=1e-3)
+
+
+def test_an_export_that_answers_otherwise_than_the_adapter_fails_and_is_not_pushed(tied, tmp_path, monkeypatch, capsys):
+    import fine_tuning
+
+    monkeypatch.setattr(export, "untie", lambda model: None)  # the fault that was: the head changes with the embeddings
+    monkeypatch.setenv("HF_TOKEN", "hf_abc")
+    monkeypatch.setattr(export, "push", lambda *_: pytest.fail("it was pushed"))
+    command = train_command(tied, "--export", str(tmp_path / "merged"), "--push", "me/model")
+    code, said = mistake(fine_tuning, command, monkeypatch, capsys)
+    assert code == 1 and "does not answer as the adapter does" in said and said.count("\n") == 1
+    assert not (tmp_path / "merged").exists() and (tmp_path / "merged.failed" / "model.safetensors").is_file()

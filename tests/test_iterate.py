@@ -8,7 +8,8 @@ import time
 
 import pandas as pd
 import pytest
-from conftest import ROOT, run_script
+import tiny_models
+from conftest import EVALUATION, ROOT, TRAINING, run_script
 
 import iterate
 from workbench import files, manifest
@@ -21,10 +22,10 @@ def folders(base):
 
 
 def command(base, source, *more):
-    return ["iterate.py", "--demo", *(f"{name}={path}" for name, path in folders(base).items()),
+    return ["iterate.py", *(f"{name}={path}" for name, path in folders(base).items()),
             f"PREPARATION=DATA_DIR={source} EVAL_SPLIT_SIZE=0.4 INITIAL_TRAIN_PERCENTAGE=0.5",
-            "TRAINING=NUM_EPOCHS=1 SAVE_STEPS=2 LOGGING_STEPS=1",
-            "EVALUATION=MAX_NEW_TOKENS=16 BATCH_SIZE=16 RETENTION=False POLICY='learning curves' BUDGET=12", "N=2", *more]  # fmt: skip
+            f"TRAINING=MODEL_NAME={tiny_models.llama3(ROOT / '.cache')} {' '.join(TRAINING)}",
+            f"EVALUATION={' '.join(EVALUATION)} MAX_NEW_TOKENS=16 RETENTION=False POLICY='learning curves' BUDGET=12", "N=2", *more]  # fmt: skip
 
 
 def run_until(words, arguments, stop):

@@ -130,7 +130,7 @@ def plant(data, leaked=None):
     train = dataset_folders.read_records(data, "train")
     leaked = leaked or dataset_folders.read_records(data, "holdout")[0]
     files.remove(data / dataset_folders.TRAIN)
-    dataset_folders.write_split(data / dataset_folders.TRAIN, [*train, leaked], chat.render_llama3, "")
+    dataset_folders.write_split(data / dataset_folders.TRAIN, [*train, leaked], chat.ChatFormat.of(chat.render_llama3, ""))
     return leaked
 
 
@@ -187,7 +187,7 @@ def test_once_a_specialty_was_added_earlier_adapters_are_gone_on_with_and_asked_
         MODELS={"first": str(small_run["adapter"])},
     )
     inputs = evaluation.Inputs(config)
-    planned = evaluation.plan_arms(config, inputs, {})
+    planned = evaluation.plan_arms(config, inputs, {}, "fp32")
     assert [arm.name for arm in planned] == ["base", "tuned", "first"]
     evaluation.refuse_leaks(inputs, planned)
     archived = folders["data"] / "archive" / "iteration_001"

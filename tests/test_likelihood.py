@@ -3,52 +3,64 @@
 import pytest
 import torch
 
+from workbench import devices
 from workbench.evaluation import likelihood, retention
 from workbench.evaluation.answers import Store
 
 
-@pytest.fixture(scope="module")
-def decoder(embedded_model):
+@pytest.fixture(scope="module", params=["bf16", "fp32"])
+def decoder(tiny_model, request):
     from workbench import models
 
     models.quiet()
-    return models.load_base(str(embedded_model), load_in_4bit=True).eval(), models.load_tokenizer(str(embedded_model))
+    return models.load_base(str(tiny_model), load_in_4bit=True, precision=request.param).eval(), models.load_tokenizer(
+        str(tiny_model)
+    )
 
 
-@pytest.fixture(scope="module")
-def encoder_decoder(tmp_path_factory):
+@pytest.fixture(scope="module", params=["bf16", "fp32"])
+def encoder_decoder(tmp_path_factory, request):
     import random_weights
 
     from workbench import models
 
     folder = tmp_path_factory.mktemp("t5")
     random_weights.tiny_t5(folder, ["What is asthma?", "Asthma is a disease of the airways."])
-    return models.load_base(str(folder), load_in_4bit=False).eval(), models.load_tokenizer(str(folder))
+    return models.load_base(str(folder), load_in_4bit=False, precision=request.param).eval(), models.load_tokenizer(str(folder))
 
 
 def own_loss(model, prompt, ids):
     """What transformers says of the same tokens."""
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.inference_mode(), devices.autocast(model):
         if model.config.is_encoder_decoder:
             return float(model(input_ids=torch.tensor([prompt]), labels=torch.tensor([ids])).loss)
         labels = torch.tensor([[-100] * len(prompt) + ids])
         return float(model(input_ids=torch.tensor([prompt + ids]), labels=labels).loss)
 
 
-@pytest.mark.parametrize("kind", ["decoder", "encoder_decoder"])
-def test_losses_of_a_padded_batch_are_transformers_own_one_by_one(kind, request, tmp_path):
-    model, tokenizer = request.getfixturevalue(kind)
+def test_a_decoders_losses_in_a_padded_batch_are_transformers_own_one_by_one(decoder, tmp_path):
+    check_losses(*decoder, tmp_path)
+
+
+def test_an_encoder_decoders_losses_in_a_padded_batch_are_transformers_own_one_by_one(encoder_decoder, tmp_path):
+    check_losses(*encoder_decoder, tmp_path)
+
+
+def check_losses(model, tokenizer, tmp_path):
     pairs = [
         ("What is asthma?", "Asthma is a disease of the airways."),
         ("What is asthma? What is it?", "A disease."),
         ("asthma", ""),
     ]
     texts = [likelihood.Text(f"k{n}", tuple(tokenizer(prompt)["input_ids"]), answer) for n, (prompt, answer) in enumerate(pairs)]
-    store = Store(tmp_path, "likelihoods", likelihood.Likelihood)
+    store, tolerance = (
+        Store(tmp_path, "likelihoods", likelihood.Likelihood),
+        {"bf16": 0.03, "fp32": 1e-4}[devices.precision_of(model)],
+    )
     likelihood.measure(model, None, tokenizer, texts, store)
     for text in texts[:2]:
         ids = tokenizer(text.text, add_special_tokens=False)["input_ids"]
-        assert store.records[text.key].loss == pytest.approx(own_loss(model, list(text.prompt_ids), ids), abs=0.03)  # bf16
+        assert store.records[text.key].loss == pytest.approx(own_loss(model, list(text.prompt_ids), ids), abs=tolerance)
     assert store.records["k2"].loss is None
     kept = (tmp_path / "likelihoods.jsonl").read_text()
     likelihood.measure(model, None, tokenizer, texts, store)

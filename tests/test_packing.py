@@ -139,7 +139,7 @@ def test_micro_batches_recompute_no_more_than_memory_asks_for():
                            num_attention_heads=32, num_key_value_heads=8)  # fmt: skip
 
     def choose(gigabytes, **keywords):
-        asked = {"step_tokens": 17_000, "longest": 2000, "tokens": 0, "checkpointing": "auto"} | keywords
+        asked = {"step_tokens": 17_000, "longest": 2000, "tokens": 0, "checkpointing": "auto", "precision": "bf16"} | keywords
         return plan.choose_micro_batches(llama_8b, **asked, free=gigabytes and round(gigabytes * 1e9))
 
     assert choose(None).checkpointing == "none"

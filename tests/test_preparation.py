@@ -497,7 +497,7 @@ def test_sets_that_were_changed_by_hand_are_made_anew(config, tmp_path, capsys):
     leaked = dataset_folders.read_records(out, "holdout")[0]
     train = dataset_folders.read_records(out, "train")
     files.remove(out / dataset_folders.TRAIN)
-    dataset_folders.write_split(out / dataset_folders.TRAIN, [*train, leaked], chat.render_llama3, "")
+    dataset_folders.write_split(out / dataset_folders.TRAIN, [*train, leaked], chat.ChatFormat.of(chat.render_llama3, ""))
     preparation.create_datasets(config)
     assert split_bytes(out) == made and len(ledger(config)) == 2
     assert "train_dataset no longer hold what was written" in capsys.readouterr().out

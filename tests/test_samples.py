@@ -6,11 +6,11 @@ import sys
 
 from conftest import ROOT
 
-from workbench import embedded
 from workbench.data.near_duplicates import candidate_pairs, fingerprint, near_duplicate
 from workbench.data.records import read_folder
 
 SAMPLES = ROOT / "examples" / "specialties"
+FACTS = ("definition", "symptoms", "causes", "diagnosis", "treatment", "prevention", "outlook")
 
 
 def test_there_are_42_specialties_of_60_pairs_or_more():
@@ -33,7 +33,7 @@ def test_no_two_pairs_are_near_duplicates():
 
 
 def test_every_fact_is_a_phrase_of_its_own():
-    facts = [row[fact] for row in json.loads(json.dumps(_rows())) for fact in embedded.TEXTBOOK]
+    facts = [row[fact] for row in json.loads(json.dumps(_rows())) for fact in FACTS]
     assert len(facts) == 252 * 7 == len(set(facts))
     assert all(8 <= len(fact.split()) <= 32 and not fact.endswith(".") for fact in facts)
 
@@ -43,17 +43,3 @@ def _rows():
 
     with open(ROOT / "examples" / "facts.csv", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
-
-
-def test_no_answer_of_the_samples_stands_in_the_embedded_models_text():
-    text = "\n".join(entry for _, facts in embedded.textbook() for entries in facts.values() for entry in entries).lower()
-    answers = [record.response for group in read_folder(SAMPLES, skip_invalid=False).records.values() for record in group]
-    assert not [answer for answer in answers if answer.lower() in text or answer.lower().rstrip(".") in text]
-
-
-def test_the_textbook_leaves_out_most_of_six_specialties():
-    known = {row["specialty"]: 0 for row in _rows()}
-    for row in embedded.known_facts():
-        known[row["specialty"]] += 1
-    assert {name for name, count in known.items() if count == 1} == set(embedded.WITHHELD)
-    assert all(count == 6 for name, count in known.items() if name not in embedded.WITHHELD)

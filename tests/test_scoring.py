@@ -73,7 +73,7 @@ def test_the_csv_written_in_chunks_is_the_one_written_at_once_and_runs_no_formul
 
 def test_a_store_and_a_table_hold_places_and_scores_not_texts(tmp_path, monkeypatch):
     monkeypatch.setattr(scoring, "CHUNK", 100)
-    monkeypatch.setattr(comparison.answer_checks, "check", lambda *_: {})  # it remembers some thousands of texts
+    monkeypatch.setattr(comparison.answer_checks, "check", lambda *_, **__: {})  # it remembers some thousands of texts
     count, long = 2000, "word " * 400  # 4 MB of answers, and as much of references
     store = AnswerStore(tmp_path)
     store.add([Answer(f"k{n}", f"id{n}", "base", f"{n} {long}", "stop", 1) for n in range(count)])

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("dataset_preparation", "fine_tuning", "evaluation", "iterate")
 ROOMS = ("data", "training", "evaluation")
 TORCHLESS = [
-    "workbench.settings", "workbench.files", "workbench.manifest", "workbench.errors", "workbench.chat", "workbench.embedded",
+    "workbench.settings", "workbench.files", "workbench.manifest", "workbench.errors", "workbench.chat", "workbench.console", "workbench.devices", "workbench.smollm2",
     "workbench.models", "workbench.data.records", "workbench.data.near_duplicates", "workbench.data.splits",
     "workbench.data.series", "workbench.data.iterations", "workbench.evaluation.text_metrics",
     "workbench.evaluation.medical_metrics", "workbench.evaluation.significance", "workbench.evaluation.recommendations",

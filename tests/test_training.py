@@ -1,4 +1,4 @@
-"""Examples, masks, the audit, and training itself on the embedded model."""
+"""Examples, masks, the audit, and training itself on a tiny model."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import time
 
 import psutil
 import pytest
-from conftest import ROOT, mistake, prepare_command, run_script, train_command
+from conftest import ROOT, mistake, prepare_command, run_processes, run_script, train_command
 
 from workbench import chat, files, manifest
 from workbench.errors import UserError
@@ -19,10 +19,10 @@ from workbench.training.examples import PadToLongest, encode_records
 
 
 @pytest.fixture(scope="module")
-def tokenizer(embedded_model):
+def tokenizer(tiny_model):
     from workbench import models
 
-    return models.load_tokenizer(str(embedded_model))
+    return models.load_tokenizer(str(tiny_model))
 
 
 def row(question="What is gout?", answer="Gout is an arthritis.", template=chat.render_llama3):
@@ -75,13 +75,13 @@ def test_padding_is_masked_by_length_and_never_learnt():
     assert batch["labels"].tolist() == [[-100, 9, 2], [1, -100, -100]]
 
 
-def test_loss_at_supervised_positions_is_the_models_own_loss(embedded_model, tokenizer):
+def test_loss_at_supervised_positions_is_the_models_own_loss(tiny_model, tokenizer):
     import torch
     from transformers import AutoModelForCausalLM
 
     from workbench.training.trainer import add_answer_loss
 
-    model = AutoModelForCausalLM.from_pretrained(embedded_model, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     examples, _ = encode([row(), row(answer="Gout is an arthritis that hurts, mostly in the big toe.")], tokenizer)
     batch = PadToLongest(tokenizer.pad_token_id)([{"input_ids": e.input_ids, "labels": e.labels} for e in examples])
     expected = model(**batch).loss
@@ -179,6 +179,9 @@ def test_other_settings_archive_a_finished_adapter_and_refuse_an_unfinished_one(
         ("LORA_OPTIONS={use_rslor: true}", "Did you mean use_rslora"),
         ("LORA_OPTIONS={init_lora_weights: pissa}", "changes the base"),
         ("TRAINER_OPTIONS={packing: true}", "cannot be changed"),
+        ("TRAINER_OPTIONS={bf16: false}", "COMPUTE_DTYPE"),
+        ("COMPUTE_DTYPE=half", "auto, bf16, fp16, fp32"),
+        ("LORA_TARGET_MODULES=q_proj,lm_head", "lm_head cannot be trained"),
         ("TRAINER_OPTIONS={label_smoothing_factor: 0.1}", "cannot be changed"),
         ("LORA_OPTIONS={bias: all}", "cannot be changed"),
         ("TRAINER_OPTIONS={adam_beta3: 0.9}", "Did you mean adam_beta"),
@@ -233,12 +236,12 @@ def test_several_gpus_are_used_by_starting_again_through_accelerate(monkeypatch)
     monkeypatch.setattr(os, "execv", lambda path, command: started.append(command))
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setattr(sys, "argv", ["fine_tuning.py", "NUM_EPOCHS=1"])
-    processes.use_every_gpu(3)
+    processes.use_every_gpu(3, "fp16")
     [command] = started
     assert command[1:3] == ["-m", "accelerate.commands.launch"] and command[-2:] == ["fine_tuning.py", "NUM_EPOCHS=1"]
-    assert command[command.index("--num_processes") + 1] == "3"
+    assert command[command.index("--num_processes") + 1] == "3" and command[command.index("--mixed_precision") + 1] == "fp16"
     monkeypatch.setenv("LOCAL_RANK", "0")
-    processes.use_every_gpu(None)
+    processes.use_every_gpu(None, "bf16")
     assert len(started) == 1
 
 
@@ -257,18 +260,17 @@ def uneven(small_run, tmp_path_factory):
 def test_two_processes_with_whole_or_sharded_bases_train_as_one_does_where_one_has_no_example(uneven, tmp_path):
     one, two, sharded = ({**uneven, "adapter": tmp_path / name} for name in ("one", "two", "sharded"))
     common = ["SAMPLE_QUESTIONS=2", "BATCH_SIZE=11"]
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     fsdp = ["SHARD_BASE=True", "ACTIVATION_CHECKPOINTING=selective", "MAX_TOKENS_PER_BATCH=300"]
     weights = []
-    for command in (
-        train_command(one, *common, "GRADIENT_ACCUMULATION_STEPS=2"),
-        [*launch, *train_command(two, *common)],
-        [*launch, *train_command(sharded, *common, *fsdp)],
+    for processes, command in (
+        (1, train_command(one, *common, "GRADIENT_ACCUMULATION_STEPS=2")),
+        (2, train_command(two, *common)),
+        (2, train_command(sharded, *common, *fsdp)),
     ):
-        done = run_script(*command, OMP_NUM_THREADS="1")
+        done = run_script(*command) if processes == 1 else run_processes(processes, *command)
         assert done.returncode == 0, done.stderr
         assert "train: 67 examples" in done.stdout
-        weights.append(int(re.search(r"(\d+) MB weights", done.stdout)[1]))
+        weights.append(float(re.search(r"([\d.]+) MB weights", done.stdout)[1]))
     assert weights[2] < weights[1] == weights[0]
     histories = [files.read_json_lines(run["adapter"] / "eval_history.jsonl") for run in (one, two, sharded)]
     for run, history in zip((two, sharded), histories[1:], strict=True):
@@ -292,19 +294,20 @@ def test_every_example_is_in_one_step_of_each_epoch_whatever_the_processes(proce
     assert epochs[0] != epochs[1]
 
 
-@pytest.fixture
-def trainer(small_run, tmp_path):
-    """A trainer of the embedded model in NF4, as fine_tuning.py makes it."""
+@pytest.fixture(params=["bf16", "fp32"])
+def trainer(small_run, tmp_path, request):
+    """A trainer of the tiny model in NF4, in either precision, as fine_tuning.py makes it."""
     import fine_tuning
     from workbench import models
 
     config = fine_tuning.TrainingConfig(
         DATASET_DIR=str(small_run["data"]), OUTPUT_DIR=str(tmp_path), LORA_DROPOUT=0.0, SAMPLE_QUESTIONS=0
     )
-    tokenizer = models.load_tokenizer("embedded")
+    tokenizer, precision = models.load_tokenizer(str(small_run["model"])), request.param
     train, evaluation, _ = fine_tuning.load_examples(config, tokenizer)
-    model = models.load_base("embedded", load_in_4bit=True)
-    return fine_tuning.make_trainer(config, model, tokenizer, train, evaluation, fine_tuning.cut_steps(config, model, train))
+    model = models.load_base(str(small_run["model"]), load_in_4bit=True, precision=precision)
+    micro_batches = fine_tuning.cut_steps(config, model, train, precision)
+    return fine_tuning.make_trainer(config, model, tokenizer, train, evaluation, micro_batches, precision)
 
 
 def gradients(trainer):
@@ -343,12 +346,16 @@ def test_memory_that_runs_out_halves_the_micro_batch_and_the_step_stays_the_same
         torch.testing.assert_close(halved[name], value, rtol=0.05, atol=0.02 * float(value.abs().max()))
 
 
-def test_embeddings_and_head_stay_bf16_the_base_packed_and_the_adapter_fp32(trainer):
+def test_embeddings_and_head_are_in_the_runs_precision_the_base_packed_and_the_adapter_fp32(trainer):
     import torch
 
+    from workbench import devices
+
+    dtype = devices.torch_dtype(devices.precision_of(trainer.model))
+    assert trainer.accelerator.mixed_precision == ("no" if dtype == torch.float32 else "bf16")
     kinds = {name: (p.dtype, p.requires_grad) for name, p in trainer.model.named_parameters()}
     assert {kind for name, kind in kinds.items() if "lora_" in name} == {(torch.float32, True)}
-    assert {kind for name, kind in kinds.items() if "embed_tokens" in name or "lm_head" in name} == {(torch.bfloat16, False)}
+    assert {kind for name, kind in kinds.items() if "embed_tokens" in name or "lm_head" in name} == {(dtype, False)}
     assert {kind for name, kind in kinds.items() if "q_proj.base_layer" in name} == {(torch.uint8, False)}
 
 
@@ -428,7 +435,7 @@ def test_two_processes_train_as_one_with_twice_the_accumulation_and_go_on_as_eac
     import torch
     from safetensors.torch import load_file
 
-    exact = ["LOAD_IN_4BIT=False", "TRAINER_OPTIONS={bf16: false, max_steps: 6}", "SAMPLE_QUESTIONS=0", "BATCH_SIZE=4"]
+    exact = ["LOAD_IN_4BIT=False", "COMPUTE_DTYPE=fp32", "TRAINER_OPTIONS={max_steps: 6}", "SAMPLE_QUESTIONS=0", "BATCH_SIZE=4"]
     one, two, mixed = ({**small_run, "adapter": tmp_path / name} for name in ("one", "two", "mixed"))
 
     def torchrun(folders):

@@ -7,8 +7,11 @@ same prompt. This module imports no torch.
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -64,43 +67,180 @@ def render_plain(question: str, answer: str | None, system_message: str) -> str:
 
 
 class JinjaTemplate:
-    """A chat template from a `.jinja` file or a tokenizer's folder, rendered as transformers renders it."""
+    """A chat template of Hugging Face's kind, rendered as transformers renders it.
 
-    def __init__(self, source: Path) -> None:
+    That is Jinja in a sandbox with `break`, `continue` and `generation` blocks, `strftime_now`, `raise_exception`, and a `tojson` that
+    escapes nothing (transformers/utils/chat_template_utils.py; here without loading torch).
+
+    Args:
+        text: the template.
+        tokens: what it may name, such as bos_token.
+        source: where it is from, for errors.
+        today: the day that `strftime_now` tells; by default the present one.
+
+    Raises:
+        UserError: the text is no template; rendering it fails, or the template itself refuses a conversation.
+    """
+
+    def __init__(self, text: str, tokens: Mapping[str, str], source: str, today: datetime.datetime | None = None) -> None:
+        import jinja2
+        from jinja2.ext import Extension, loopcontrols
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-        def raise_exception(message: str) -> None:
+        class Generation(Extension):
+            """`{% generation %}…{% endgeneration %}` marks the assistant's words for those who make masks; it renders what it holds."""
+
+            tags = {"generation"}
+
+            def parse(self, parser: Any) -> Any:
+                line = next(parser.stream).lineno
+                body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+                return jinja2.nodes.Scope(body).set_lineno(line)
+
+        def refuse(message: str) -> None:
             raise UserError(f"{source}: the chat template refuses this conversation ({message}).")
 
-        text, self.tokens = _read_template(source)
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = raise_exception
-        self.template = environment.from_string(text)
+        def as_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+            return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+        def now(form: str) -> str:
+            return (today or datetime.datetime.now()).strftime(form)
+
+        self.tokens, self.source = dict(tokens), source
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+        environment.filters["tojson"] = as_json
+        environment.globals |= {"raise_exception": refuse, "strftime_now": now}
+        try:
+            self.template = environment.from_string(text)
+        except jinja2.TemplateError as error:
+            line = getattr(error, "lineno", None)
+            where = f"{source}, line {line}" if line else source
+            raise UserError(
+                f"{where}: is not a chat template that can be read: {_one_line(error)}. Mend it, or name another."
+            ) from error
+
+    @classmethod
+    def read(cls, source: Path, today: datetime.datetime | None = None) -> JinjaTemplate:
+        """The template in a `.jinja` file, or in a tokenizer's folder with the special tokens that it may name."""
+        text, tokens = _read_template(source)
+        return cls(text, tokens, f"CHAT_TEMPLATE={source}", today)
 
     def render(self, question: str, answer: str | None, system_message: str) -> str:
         """Same contract as `render_llama3`."""
-        return self.template.render(
-            messages=messages(question, answer, system_message), add_generation_prompt=answer is None, **self.tokens
-        )
+        try:
+            return self.template.render(
+                messages=messages(question, answer, system_message), add_generation_prompt=answer is None, **self.tokens
+            )
+        except UserError:
+            raise
+        except Exception as error:  # a template runs code of its own, which may fail in any way
+            raise UserError(
+                f"{self.source}: the chat template fails on a conversation: {_one_line(error)}. Mend it, or name another."
+            ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _read_template(source: Path) -> tuple[str, dict[str, str]]:
     """The template's text, and the special tokens it may name, from a file or a tokenizer's folder."""
-    if source.is_file():
-        return source.read_text(encoding="utf-8"), {"bos_token": "", "eos_token": ""}
-    config_path = source / "tokenizer_config.json"
-    if not config_path.is_file():
-        raise UserError(f"CHAT_TEMPLATE={source}: is neither a Jinja file nor a folder with tokenizer_config.json.")
-    config = json.loads(config_path.read_text(encoding="utf-8"))
-    jinja = source / "chat_template.jinja"
-    text = jinja.read_text(encoding="utf-8") if jinja.is_file() else config.get("chat_template")
+    try:
+        if source.is_file():
+            return source.read_text(encoding="utf-8"), {"bos_token": "", "eos_token": ""}
+        config_path, jinja = source / "tokenizer_config.json", source / "chat_template.jinja"
+        if not config_path.is_file():
+            raise UserError(f"CHAT_TEMPLATE={source}: is neither a Jinja file nor a folder with tokenizer_config.json.")
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+        text = jinja.read_text(encoding="utf-8") if jinja.is_file() else config.get("chat_template")
+    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
+        raise UserError(
+            f"CHAT_TEMPLATE={source}: its template or tokenizer_config.json cannot be read: {_one_line(error)}. Fetch the files again."
+        ) from error
     if not isinstance(text, str):
         raise UserError(f"CHAT_TEMPLATE={source}: its tokenizer has no single chat template. Name a .jinja file.")
     tokens = {}
-    for name in ("bos_token", "eos_token"):
+    for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
         value = config.get(name) or ""
-        tokens[name] = value["content"] if isinstance(value, dict) else value
+        tokens[name] = str(value["content"] if isinstance(value, dict) else value)
     return text, tokens
+
+
+def tokens_after_an_answer(template: str, named: Mapping[str, str], known: Iterable[str]) -> set[str]:
+    """Which of the `known` tokens a chat template puts behind an answer: they end a turn. None where it cannot be rendered."""
+    probe = "Probe answer."
+    try:
+        whole = JinjaTemplate(template, named, "chat template").render("Probe question?", probe, "")
+    except UserError:
+        return set()
+    _, found, after = whole.rpartition(probe)
+    return {token for token in known if found and token in after}
+
+
+# Renders a question and an answer (None: up to where the assistant speaks) under a system message
+Template = Callable[[str, str | None, str], str]
+OPENED_THINKING = re.compile(r"(?P<before>\s*)<think>\s*\Z")
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """A template under a system message, and how it lays a conversation out.
+
+    Args:
+        probe: its rendering of a probe, by which one format is told from another.
+        dropped: the end of its prompt that its conversations do not have: a thinking block, opened for the model to fill.
+        inserted: what it writes between prompt and answer: an empty thinking block, say. That is no part of the answer, so models are
+            given it as the end of the prompt.
+    """
+
+    template: Template
+    system_message: str
+    probe: str
+    dropped: str = ""
+    inserted: str = ""
+
+    @classmethod
+    def of(cls, template: Template, system_message: str) -> ChatFormat:
+        """The format of a template, by its rendering of a probe.
+
+        Raises:
+            UserError: the template fails, loses the question or the answer, or gives a prompt that its conversation does not begin with.
+        """
+        question, answer = "Probe question?", "Probe answer."
+        try:
+            prompt, whole = template(question, None, system_message), template(question, answer, system_message)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"apply_chat_template fails on answer=None or on a text: {type(error).__name__}: {error}") from error
+        opened = OPENED_THINKING.search(prompt)
+        ends = [len(prompt), *([opened.end("before"), opened.start()] if opened else [])]
+        kept = next((prompt[:end] for end in ends if whole.startswith(prompt[:end])), None)
+        inserted, found, _ = whole[len(kept or "") :].partition(answer)
+        if kept is None or question not in prompt or answer in prompt or not found:
+            raise UserError(
+                "apply_chat_template must give the prompt for answer=None, and with an answer the same prompt followed by it. "
+                f"It gave {prompt!r} and {whole!r}."
+            )
+        dropped = prompt[len(kept) :]
+        # formats without such a block keep the probe, and so the hash, that they had before blocks were looked for
+        probe = f"{whole}\0{kept}{inserted}" if dropped or inserted else whole
+        return cls(template, system_message, probe, dropped, inserted)
+
+    def prompt(self, question: str) -> str:
+        """The text that a model is given, up to where the answer begins."""
+        return self.template(question, None, self.system_message).removesuffix(self.dropped) + self.inserted
+
+    def conversation(self, question: str, answer: str) -> str:
+        """Prompt, answer, and whatever ends the turn."""
+        return self.template(question, answer, self.system_message)
+
+    def note(self) -> str:
+        """What is unusual about the prompt, in one line; empty where nothing is."""
+        said = [f"opens {self.dropped.strip()!r} for the model to fill, which is left out"] if self.dropped else []
+        if self.inserted:
+            said.append(f"writes {self.inserted!r} before each answer, which is given with the prompt")
+        return f"the chat template {', and '.join(said)}: it is neither learnt nor scored" if said else ""
 
 
 def encode(tokenizer: Tokenizer, formatted_prompt: str, formatted_chat: str) -> Encoded:
@@ -131,6 +271,22 @@ def encode_source(tokenizer: Any, text: str) -> list[int]:
     """Ids of one side of an encoder-decoder's example, which ends in the tokenizer's end token."""
     ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     return [*ids, tokenizer.eos_token_id]
+
+
+def decode_answer(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of generated ids without control tokens; the marks of a thinking block stay, also where they are such tokens."""
+    special = set(tokenizer.all_special_ids)
+    found = {mark: tokenizer.convert_tokens_to_ids(mark) for mark in ("<think>", "</think>")}
+    marks = {token: mark for mark, token in found.items() if token in special and token != tokenizer.unk_token_id}
+    parts: list[str] = []
+    piece: list[int] = []
+    for token in ids:
+        if token in marks:
+            parts += [tokenizer.decode(piece, skip_special_tokens=True), marks[token]]
+            piece = []
+        else:
+            piece.append(token)
+    return "".join([*parts, tokenizer.decode(piece, skip_special_tokens=True)]).strip()
 
 
 def turn_terminator(formatted_prompt: str, formatted_chat: str, answer: str) -> str:

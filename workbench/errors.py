@@ -6,6 +6,7 @@ import errno
 import sys
 from collections.abc import Callable
 
+EXIT_FAILED = 1
 EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 130
 
@@ -28,16 +29,23 @@ class UserError(Exception):
     """A mistake the user can mend. Its text names the file, the item, the fault and the remedy."""
 
 
+class CheckFailedError(Exception):
+    """What a script made did not pass its own check, so that it is no success. Its text says what was found and where it lies."""
+
+
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's `main` and turn what went wrong into one line on stderr and an exit code.
 
-    `UserError` and a full disk exit with 2, Ctrl-C with 130; anything else is a fault of ours and keeps its traceback.
+    `UserError` and a full disk exit with 2, `CheckFailedError` with 1, Ctrl-C with 130; anything else is a fault of ours and keeps its traceback.
     """
     try:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_MISTAKE)
+    except CheckFailedError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
     except OSError as error:
         if error.errno not in (
             errno.ENOSPC,

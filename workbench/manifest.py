@@ -10,16 +10,18 @@ from __future__ import annotations
 import platform
 import subprocess
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from workbench import files
+from workbench import devices, files
+from workbench.devices import Precision
 from workbench.errors import UserError, began_afresh
 
 MANIFEST = "manifest.json"
 IN_PROGRESS = "in_progress.json"
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
 BUILDING = ".building"  # a folder in the making, beside the files it will replace
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "pyarrow", "rensa",
              "numpy", "scipy", "statsmodels", "nltk", "rouge-score", "sacrebleu")  # fmt: skip
@@ -75,11 +77,13 @@ def require(folder: Path, made_by: str) -> dict[str, Any]:
     return manifest
 
 
-def start(folder: Path, fingerprint: str, made_by: str, *, fresh: bool = False, claim: bool = True) -> State:
+def start(
+    folder: Path, fingerprint: str, made_by: str, *, fresh: bool = False, claim: bool = True, compute_dtype: str = ""
+) -> State:
     """Claim `folder` for a run of the script `made_by`; the caller holds its lock.
 
     With `claim=False` it only says what would be, and touches nothing: a run whose other inputs are bad must not
-    archive what is there.
+    archive what is there. `compute_dtype` is noted, for a resume.
 
     Returns "finished" where the same run is complete, "resume" where it is not, and "new" otherwise, after moving a
     finished output of other inputs to `archive/` and, with `fresh`, an unfinished one too.
@@ -113,17 +117,40 @@ def start(folder: Path, fingerprint: str, made_by: str, *, fresh: bool = False, 
         if claim:
             archive(folder, {"iteration": "unknown", "fingerprint": ""})
     if claim:
-        reopen(folder, fingerprint)
+        reopen(folder, fingerprint, compute_dtype)
         if fresh:
             began_afresh()
     return "new"
 
 
-def reopen(folder: Path, fingerprint: str) -> None:
+def settle_precision(folder: Path, wanted: str, fingerprint: Callable[[Precision], str]) -> Precision:
+    """What a run in `folder` computes in: what COMPUTE_DTYPE (`wanted`) says, or with "auto" what the same run was begun with.
+
+    A run goes on as it began, though the machine may be another now; half of it in another precision would be neither. One line says
+    so where this machine would choose otherwise.
+
+    Args:
+        fingerprint: of this run, for a precision.
+    """
+    if wanted != "auto":
+        return devices.resolve_precision(wanted)
+    begun = read(folder) or (files.read_json(folder / IN_PROGRESS) if in_progress(folder) else {})
+    dtype = begun.get("compute_dtype")
+    if dtype not in devices.PRECISIONS or fingerprint(dtype) != begun["fingerprint"]:
+        return devices.native_precision()
+    if dtype != devices.native_precision() and not (folder / MANIFEST).is_file():
+        print(
+            f"  goes on in {dtype}, as it was begun; begun on this machine it would be {devices.native_precision()}", flush=True
+        )
+    return devices.resolve_precision(dtype)
+
+
+def reopen(folder: Path, fingerprint: str, compute_dtype: str = "") -> None:
     """Mark a folder, a finished one too, as being worked on, so that a kill leaves it to be gone on with."""
     from workbench.settings import command_line
 
-    files.write_json(folder / IN_PROGRESS, {"fingerprint": fingerprint, "command": command_line(), "started": now()})
+    files.write_json(folder / IN_PROGRESS, {"fingerprint": fingerprint, "command": command_line(), "started": now(),
+                                         "compute_dtype": compute_dtype})  # fmt: skip
 
 
 def in_progress(folder: Path) -> bool:
@@ -151,7 +178,7 @@ def archive(folder: Path, done: dict[str, Any], *, keep: Collection[str] = ()) -
 
 
 def now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    return time.strftime(TIME_FORMAT)
 
 
 def build(

@@ -1,24 +1,27 @@
-"""Base model, adapter, tokenizer and stop ids; `python -m workbench.models OUTPUT_FOLDER` builds the embedded model."""
+"""Base model, adapter, tokenizer and stop ids; `python -m workbench.models OUTPUT_FOLDER` writes SmolLM2 (see smollm2.py)."""
 
 from __future__ import annotations
 
 import functools
-import gc
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench import embedded, files
+from workbench import chat, console, devices, files, smollm2
+from workbench.devices import Precision
 from workbench.errors import UserError, run_script
 
 if TYPE_CHECKING:
-    import torch
     from peft import PeftModel
     from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 MEERKAT = "dmis-lab/llama-3-meerkat-8b-v1.0"
 BIG = 2_000_000_000  # parameters from which a model is not loaded without a GPU
-TERMINATORS = ("<|eot_id|>", "<|end_of_text|>", "<|im_end|>", "<|endoftext|>", "<end_of_turn>", "<eos>", "</s>")
+# each ends a turn wherever a tokenizer knows it; <|endoftext|> and others do so only where the chat template puts them there
+TERMINATORS = ("<|eot_id|>", "<|end_of_text|>", "<|im_end|>", "<end_of_turn>", "<eos>", "</s>")
+# made to pad with, by the names that model families give it
+PAD_TOKENS = ("<|finetune_right_pad_id|>", "<|reserved_special_token_0|>", "<pad>", "<|pad|>", "<unk>", "<|endoftext|>")
 
 
 def quiet() -> None:
@@ -39,9 +42,13 @@ def quiet() -> None:
 
 
 def locate(name: str) -> str:
-    """A model's folder or Hub name from a setting; "embedded" trains the small model at first use."""
-    if name == embedded.NAME:
-        return str(embedded.ensure())
+    """A model's folder or Hub name from a setting; "smollm2" converts the packaged model at first use."""
+    if name == smollm2.NAME:
+        return str(smollm2.ensure())
+    if name == "embedded":
+        raise UserError(
+            f"MODEL_NAME=embedded: was a toy of earlier versions. Train again with MODEL_NAME={smollm2.NAME}, or with --demo."
+        )
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -52,11 +59,17 @@ def locate(name: str) -> str:
     return name
 
 
-def _from_hub(name: str, load: Any) -> Any:
-    """Call `load`, and turn what goes wrong with a model's files into one line."""
+def _from_hub(name: str, load: Any, *, any_error: bool = False) -> Any:
+    """Call `load`, and turn what goes wrong with a model's files into one line.
+
+    Args:
+        any_error: for files that are parsed by code which raises whatever it likes, as the tokenizers library does.
+    """
     try:
         return load()
-    except (OSError, ValueError) as error:
+    except Exception as error:
+        if not any_error and not isinstance(error, OSError | ValueError):
+            raise
         first = " ".join(str(error).split())[:300]
         if Path(name).is_dir():
             raise UserError(f"{name}: cannot be loaded: {first}") from error
@@ -75,60 +88,55 @@ def load_config(name: str) -> Any:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The model's tokenizer with a pad token of its own (padding with EOS would teach never to stop)."""
+    """The model's tokenizer, with a token to pad with.
+
+    Nothing here reads what is padded: masks go by length. So the tokenizer's own pad token does, unless it ends a turn, as others who
+    pad by it and mask by its id would then teach a model never to stop; then it is another that ends no turn.
+    """
     from transformers import AutoTokenizer
 
     # an adapter's folder has a tokenizer, but is no model
     location = name if (Path(name) / "tokenizer_config.json").is_file() else locate(name)
-    tokenizer: PreTrainedTokenizerBase = _from_hub(location, lambda: AutoTokenizer.from_pretrained(location))
-    terminators = set(stop_ids(tokenizer))
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in terminators:
-        vocabulary = tokenizer.get_vocab()
-        spare = ("<|finetune_right_pad_id|>", "<|reserved_special_token_0|>", "<pad>", "<|pad|>", "<unk>")
-        chosen = next((token for token in spare if token in vocabulary), None)
-        if chosen is None:
-            raise UserError(f"{name}: its tokenizer has no token to pad with besides the one that ends a turn.")
-        tokenizer.pad_token = chosen
+    tokenizer: PreTrainedTokenizerBase = _from_hub(location, lambda: AutoTokenizer.from_pretrained(location), any_error=True)
+    ends = stop_ids(tokenizer)
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in ends:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(_pad_id(tokenizer, ends))
     return tokenizer
 
 
+def _pad_id(tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> int:
+    """A token to pad with: made for it, or a special one that ends no turn; where there is none (GPT-2), the one that ends a turn.
+
+    Never a token of ordinary text: as the pad token it would be left out of every answer.
+    """
+    vocabulary = tokenizer.get_vocab()
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    for token in (*PAD_TOKENS, *(token for token in special if token != tokenizer.bos_token), tokenizer.bos_token):
+        if token in vocabulary and vocabulary[token] not in ends:
+            return int(vocabulary[token])
+    return ends[0]
+
+
 def stop_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every id that ends an answer. For Llama-3 both `<|eot_id|>` and `<|end_of_text|>`; never an empty list."""
+    """Every id that ends an answer: the tokenizer's end token, those that chat formats end a turn with, and what its own chat template
+    puts behind an answer. For Llama-3 both `<|eot_id|>` and `<|end_of_text|>`; never an empty list.
+    """
     vocabulary = tokenizer.get_vocab()
     found = {vocabulary[token] for token in TERMINATORS if token in vocabulary}
     if tokenizer.eos_token_id is not None:
         found.add(tokenizer.eos_token_id)
+    template = tokenizer.chat_template
+    if isinstance(template, str):
+        special = {str(token) for token in tokenizer.added_tokens_decoder.values()}
+        found |= {vocabulary[token] for token in chat.tokens_after_an_answer(template, _named_tokens(tokenizer), special)}
     if not found:
         raise UserError("the tokenizer has no token that ends an answer, so generation would never stop.")
     return sorted(found)
 
 
-def device() -> torch.device:
-    """This process's GPU (by LOCAL_RANK), or the CPU."""
-    import os
-
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
-
-
-def free_memory() -> None:
-    """Give back what nothing holds any more, on the GPU too; call it where no frame or exception holds a batch."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def describe_device() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()} x {torch.cuda.device_count()}"
-    return f"CPU, {torch.get_num_threads()} threads"
+def _named_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """What a chat template may name: bos_token, eos_token and their kin."""
+    return {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
 
 
 def parameter_count(config: Any) -> int:
@@ -139,27 +147,27 @@ def parameter_count(config: Any) -> int:
         return sum(p.numel() for p in model_class(config).from_config(config).parameters())
 
 
-def require_device_for(name: str, *, load_in_4bit: bool) -> None:
+def require_device_for(name: str, *, load_in_4bit: bool, precision: Precision) -> None:
     """Refuse a model that this machine cannot run, before its weights are fetched."""
     import torch
 
-    if name == embedded.NAME or torch.cuda.is_available():
+    if name == smollm2.NAME or torch.cuda.is_available():
         return
     # asked for by its well-known name, it is refused before the Hub is asked for its size
     count = 8_030_000_000 if name == MEERKAT else parameter_count(load_config(name))
     if count > BIG:
-        needs = count * (0.6 if load_in_4bit else 2) / 1e9
+        needs = count * (0.6 if load_in_4bit else devices.BYTES[precision]) / 1e9
         raise UserError(
             f"{name}: has {count / 1e9:.1f} billion parameters (about {needs:.0f} GB as loaded), and no GPU is visible. "
-            "Run on a GPU machine (see nvidia-smi and CUDA_VISIBLE_DEVICES), or try the embedded model with --demo."
+            "Run on a GPU machine (see nvidia-smi and CUDA_VISIBLE_DEVICES), or try the small pretrained model with --demo."
         )
 
 
-def quantization(*, load_in_4bit: bool, shardable: bool = False) -> BitsAndBytesConfig | None:
-    """QLoRA's quantisation (Dettmers et al. 2023): NF4, double quantisation, bf16 compute.
+def quantization(*, load_in_4bit: bool, precision: Precision, shardable: bool = False) -> BitsAndBytesConfig | None:
+    """QLoRA's quantisation (Dettmers et al. 2023): NF4, double quantisation, products in `precision`.
 
-    Packed weights are stored as bytes, or, `shardable`, in pairs of bytes that call themselves bf16: FSDP divides nothing
-    but floating-point tensors (torch before 2.13).
+    Packed weights are stored as bytes, or, `shardable`, in groups of bytes that call themselves a number of that precision: FSDP divides
+    nothing but floating-point tensors (torch before 2.13), and wants one kind of them.
     """
     if not load_in_4bit:
         return None
@@ -170,8 +178,8 @@ def quantization(*, load_in_4bit: bool, shardable: bool = False) -> BitsAndBytes
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-        bnb_4bit_quant_storage=torch.bfloat16 if shardable else torch.uint8,
+        bnb_4bit_compute_dtype=devices.torch_dtype(precision),
+        bnb_4bit_quant_storage=devices.torch_dtype(precision) if shardable else torch.uint8,
     )
 
 
@@ -196,31 +204,47 @@ def model_class(config: Any) -> Any:
     return AutoModelForSeq2SeqLM if is_encoder_decoder(config) else AutoModelForCausalLM
 
 
-def load_base(name: str, *, load_in_4bit: bool, full_precision: bool = False, shardable: bool = False) -> PreTrainedModel:
-    """The base model in bf16 (fp32 with `full_precision`), its linear layers in NF4 where asked, on this process's device."""
-    import torch
-
+def load_base(
+    name: str, *, load_in_4bit: bool, precision: Precision, full_precision: bool = False, shardable: bool = False
+) -> PreTrainedModel:
+    """The base model as `precision` stores it (fp32 with `full_precision`), its linear layers in NF4 where asked, on this process's device."""
     location = locate(name)
     config = load_config(name)
     kind = model_class(config)
-    if load_in_4bit and not torch.cuda.is_available():
+    # bitsandbytes reorders 4-bit weights for products in bf16 on a CPU that has them, and then wants whole blocks
+    reorders = devices.device().type == "cpu" and precision == "bf16" == devices.native_precision()
+    if load_in_4bit and reorders:
         widths = {getattr(config, key, 64) for key in ("hidden_size", "intermediate_size", "d_ff")}
         if any(width % 64 for width in widths):
             raise UserError(
-                f"{name}: on a CPU, 4-bit layers need widths divisible by 64, not {sorted(widths)}. Set LOAD_IN_4BIT=False."
+                f"{name}: on this CPU, 4-bit layers need widths divisible by 64, not {sorted(widths)}. Set LOAD_IN_4BIT=False, "
+                "or COMPUTE_DTYPE=fp32."
             )
     model: PreTrainedModel = _from_hub(
         location,
         lambda: kind.from_pretrained(
             location,
-            dtype=torch.float32 if full_precision else torch.bfloat16,
-            quantization_config=quantization(load_in_4bit=load_in_4bit, shardable=shardable),
-            device_map={"": device()},
+            dtype=devices.torch_dtype("fp32" if full_precision else precision),
+            quantization_config=quantization(load_in_4bit=load_in_4bit, precision=precision, shardable=shardable),
+            device_map={"": devices.device()},
             **({} if is_encoder_decoder(config) else {"attn_implementation": "sdpa"}),
         ),
     )
+    if not reorders:
+        keep_4bit_order(model)
     model.config.use_cache = True
     return model
+
+
+def keep_4bit_order(model: Any) -> None:
+    """Keep bitsandbytes from reordering 4-bit weights for inference (0.49 and 0.50, `Linear4bit.forward`; CPUs with AVX512-BF16).
+
+    The product with reordered weights is computed in bf16, and has no gradient: training that follows an evaluation would silently
+    learn almost nothing.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  mypy takes attributes of modules for tensors
 
 
 def adapter_base(folder: Path) -> str:
@@ -257,7 +281,8 @@ def weights_hash(folder: str | Path) -> str:
     """Identity of a model's weights: the SHA-256 over its safetensors files, or its Hub name and revision."""
     path = Path(folder)
     if path.is_dir():
-        return files.sha256_folder(path, "*.safetensors")
+        with console.working(f"reading the weights of {folder}", announced=False):
+            return files.sha256_folder(path, "*.safetensors")
     config = load_config(str(folder))
     return files.sha256_of([str(folder), getattr(config, "_commit_hash", None)])
 
@@ -274,4 +299,4 @@ def write_generation_config(folder: Path, tokenizer: PreTrainedTokenizerBase) ->
 
 
 if __name__ == "__main__":
-    run_script(lambda: embedded.main(sys.argv[1:]))
+    run_script(lambda: smollm2.main(sys.argv[1:]))

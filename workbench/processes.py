@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from workbench import devices
+from workbench.devices import Precision
 from workbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,13 +18,12 @@ if TYPE_CHECKING:
 
 def join() -> PartialState:
     """This process and its kin; UserError where a launcher started several that do not see each other."""
-    import torch
     from accelerate import PartialState
 
     # one may wait for another that answers questions; NCCL gives up after ten minutes unless it is told otherwise
     patience = {"timeout": datetime.timedelta(days=1)} if int(os.environ.get("WORLD_SIZE", "1")) > 1 else {}
     # without cpu=True accelerate takes each CPU process of torchrun for a run of its own
-    processes = PartialState(**patience) if torch.cuda.is_available() else PartialState(cpu=True, **patience)
+    processes = PartialState(cpu=True, **patience) if devices.device().type == "cpu" else PartialState(**patience)
     if processes.num_processes != int(os.environ.get("WORLD_SIZE", "1")):
         raise UserError(
             f"the launcher started {os.environ['WORLD_SIZE']} processes, but they do not see each other. Use torchrun."
@@ -54,7 +55,7 @@ def least(here: PartialState, number: int) -> int:
     return min(gather_object([number])) if here.num_processes > 1 else number
 
 
-def use_every_gpu(wanted: int | None) -> None:
+def use_every_gpu(wanted: int | None, precision: Precision) -> None:
     """Start this script again under accelerate, a process a GPU, unless a launcher did so already.
 
     Args:
@@ -68,14 +69,14 @@ def use_every_gpu(wanted: int | None) -> None:
         if count > 1 and "LOCAL_RANK" not in os.environ:
             os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
         return
-    command = launch_command(chosen, sys.argv)
+    command = launch_command(chosen, sys.argv, precision)
     print(f"{count} GPUs are visible: starting again on {chosen} (NUM_GPUS=1 for one):\n  {' '.join(command)}", flush=True)
     os.execv(command[0], command)
 
 
-def launch_command(processes: int, argv: list[str]) -> list[str]:
+def launch_command(processes: int, argv: list[str], precision: Precision) -> list[str]:
     """The accelerate command that runs this script in `processes` processes of one machine."""
     return [
         sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1",
-        "--num_processes", str(processes), "--mixed_precision", "bf16", "--dynamo_backend", "no", *argv,
+        "--num_processes", str(processes), "--mixed_precision", devices.mixed_precision(precision), "--dynamo_backend", "no", *argv,
     ]  # fmt: skip

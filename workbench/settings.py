@@ -75,6 +75,8 @@ def _parse(text: str, kind: Any) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(text) from error
+    if typing.get_origin(kind) is list and value is None and not text.strip():
+        return []
     if typing.get_origin(kind) is list and isinstance(value, str):
         value = [part.strip() for part in value.split(",") if part.strip()]
     if not _fits(value, kind):
@@ -220,7 +222,7 @@ def load(
     )
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="a setting, by the names below")
     parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="settings from a file")
-    parser.add_argument("--demo", action="store_true", help="the sample data and the small embedded model, on any CPU")
+    parser.add_argument("--demo", action="store_true", help="sample data and a small pretrained model, on any CPU")
     parser.add_argument("--fresh", action="store_true", help="set unfinished work in the output folder aside and start anew")
     for flag, keywords in (flags or {}).items():
         parser.add_argument(flag, **keywords)

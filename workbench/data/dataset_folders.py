@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from workbench import chat, files
+from workbench import chat, console, files
 from workbench.data.records import Record
 from workbench.errors import UserError
 
@@ -25,44 +25,25 @@ SCHEMA = pa.schema(
     [("id", pa.string()), ("specialty", pa.string()), ("question", pa.string()), ("response", pa.string()),
      ("messages", pa.list_(MESSAGE)), ("formatted_prompt", pa.string()), ("formatted_chat", pa.string())]
 )  # fmt: skip
-# Renders a question and an answer (None: up to where the assistant speaks) under a system message
-Template = Callable[[str, str | None, str], str]
 
 
-def render(records: Sequence[Record], template: Template, system_message: str) -> pa.Table:
-    """Records with their conversation, prompt and chat as the template renders them."""
-    prompts = [template(record.question, None, system_message) for record in records]
-    chats = [template(record.question, record.response, system_message) for record in records]
+def render(records: Sequence[Record], chat_format: chat.ChatFormat) -> pa.Table:
+    """Records with their conversation, prompt and chat as the format renders them."""
+    prompts = [chat_format.prompt(record.question) for record in records]
+    chats = [chat_format.conversation(record.question, record.response) for record in records]
     columns = {
         "id": [record.id for record in records],
         "specialty": [record.specialty for record in records],
         "question": [record.question for record in records],
         "response": [record.response for record in records],
-        "messages": [chat.messages(record.question, record.response, system_message) for record in records],
+        "messages": [chat.messages(record.question, record.response, chat_format.system_message) for record in records],
         "formatted_prompt": prompts,
         "formatted_chat": chats,
     }
     return pa.table(columns, SCHEMA)
 
 
-def check_template(template: Template, system_message: str) -> str:
-    """Refuse a template that loses the question or the answer; returns its rendering of a probe."""
-    question, answer = "Probe question?", "Probe answer."
-    try:
-        prompt, whole = template(question, None, system_message), template(question, answer, system_message)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"apply_chat_template fails on answer=None or on a text: {type(error).__name__}: {error}") from error
-    if question not in prompt or answer in prompt or not whole.startswith(prompt) or answer not in whole[len(prompt) :]:
-        raise UserError(
-            "apply_chat_template must give the prompt for answer=None, and with an answer the same prompt followed by it. "
-            f"It gave {prompt!r} and {whole!r}."
-        )
-    return whole
-
-
-def write_split(folder: Path, records: Sequence[Record], template: Template, system_message: str) -> str:
+def write_split(folder: Path, records: Sequence[Record], chat_format: chat.ChatFormat) -> str:
     """Write a split; returns the SHA-256 of its data file."""
     from datasets import Dataset
     from datasets.arrow_writer import ArrowWriter
@@ -71,9 +52,14 @@ def write_split(folder: Path, records: Sequence[Record], template: Template, sys
     folder.mkdir(parents=True)
     path = folder / DATA_FILE
     features = Features.from_arrow_schema(SCHEMA)
-    with ArrowWriter(path=str(path), features=features) as writer:
+    with (
+        ArrowWriter(path=str(path), features=features) as writer,
+        console.Progress(f"writing {folder.name}", len(records), "records") as progress,
+    ):
         for start in range(0, len(records), BATCH):
-            writer.write_table(render(records[start : start + BATCH], template, system_message))
+            table = render(records[start : start + BATCH], chat_format)
+            writer.write_table(table)
+            progress.advance(table.num_rows)
         if not records:
             writer.write_table(SCHEMA.empty_table())
         writer.finalize()

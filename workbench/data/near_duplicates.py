@@ -7,6 +7,7 @@ says nothing of A and C.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Iterable, Sequence, Set
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rensa import RMinHash
 
-from workbench import children
+from workbench import children, console
 from workbench.data.records import Record, key_of_words, words_of, words_of_each
 
 BANDS, ROWS = 16, 6  # a pair at Jaccard .80 becomes a candidate with probability .992, one at .50 with .22
@@ -54,14 +55,21 @@ class Fingerprints:
 
 def fingerprint(records: Sequence[Record], *, near: bool) -> Fingerprints:
     """Keys and, where `near`, signature bands of records; deterministic across machines. Many are shared among all cores."""
-    if len(records) < PARALLEL_FROM or (os.cpu_count() or 1) == 1:
-        return fingerprint_texts([r.question for r in records], [r.response for r in records], near=near)
-    chunks = [records[start : start + BATCH] for start in range(0, len(records), BATCH)]
+    chunks = [records[start : start + BATCH] for start in range(0, len(records), BATCH)] or [records]
     # only texts travel, and few at a time: records are slow to pickle, and what waits takes memory
     questions = ([record.question for record in chunk] for chunk in chunks)
     answers = ([record.response for record in chunk] for chunk in chunks)
-    with children.workers(collect_garbage=False) as pool:
-        return Fingerprints.concatenate(list(pool.map(functools.partial(fingerprint_texts, near=near), questions, answers)))
+    compute = functools.partial(fingerprint_texts, near=near)
+    alone = len(records) < PARALLEL_FROM or (os.cpu_count() or 1) == 1
+    with (
+        contextlib.nullcontext() if alone else children.workers(collect_garbage=False) as pool,
+        console.Progress("comparing records", len(records), "records") as progress,
+    ):
+        parts = []
+        for part in (pool.map if pool else map)(compute, questions, answers):
+            parts.append(part)
+            progress.advance(len(part.question_keys))
+    return Fingerprints.concatenate(parts)
 
 
 def fingerprint_texts(questions: Sequence[str], answers: Sequence[str], *, near: bool) -> Fingerprints:

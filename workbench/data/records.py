@@ -8,6 +8,7 @@ list of objects with `question` and `answer` (or `response`), and CSV files with
 from __future__ import annotations
 
 import csv
+import difflib
 import hashlib
 import itertools
 import json
@@ -23,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from workbench import console
 from workbench.chat import SPECIAL_TOKEN
 from workbench.errors import UserError
 from workbench.files import check_specialty_name, short_hash
@@ -99,8 +101,12 @@ def key_of_words(words: list[str]) -> int:
     return int.from_bytes(hashlib.sha256(" ".join(words).encode("utf-8")).digest()[:8], "big", signed=True)
 
 
-def find_files(folder: Path) -> list[Path]:
-    """The specialty files of a folder, sorted; UserError where there are none."""
+def find_files(folder: Path, only: Sequence[str] = ()) -> list[Path]:
+    """The specialty files of a folder, sorted; UserError where there are none.
+
+    Args:
+        only: specialties whose files are wanted, all by default. A CSV file may hold several, so that it is always among them.
+    """
     if not folder.is_dir():
         raise UserError(f"DATA_DIR={folder}: there is no such folder. It must hold {PREFIX}{{specialty}}.json files.")
     found = sorted([*folder.glob(f"{PREFIX}*.json"), *folder.glob("*.csv")])
@@ -109,7 +115,7 @@ def find_files(folder: Path) -> list[Path]:
             f"DATA_DIR={folder}: holds no specialty file. They are named {PREFIX}{{specialty}}.json, or are CSV files "
             "with the columns question,answer and, if they hold several, specialty."
         )
-    return found
+    return [path for path in found if not only or path.suffix == ".csv" or path.stem.removeprefix(PREFIX) in only]
 
 
 def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -185,8 +191,8 @@ def _fault_of(question: Any, answer: Any) -> str | None:
     return None
 
 
-def read_folder(folder: Path, *, skip_invalid: bool, paths: list[Path] | None = None) -> Reading:
-    """Read and validate every specialty file of `folder` (or `paths`, as `find_files` gave them).
+def read_folder(folder: Path, *, skip_invalid: bool, paths: list[Path] | None = None, only: Sequence[str] = ()) -> Reading:
+    """Read and validate every specialty file of `folder` (or `paths`, as `find_files` gave them), and keep the specialties of `only`.
 
     Pairs that are identical within a specialty are dropped and counted. Surrounding white space is not part of a text.
 
@@ -196,11 +202,13 @@ def read_folder(folder: Path, *, skip_invalid: bool, paths: list[Path] | None = 
     """
     reading = Reading({}, find_files(folder) if paths is None else paths, 0, 0, [])
     unreadable = []
-    for path in reading.files:
-        try:
-            _read_file(path, reading)
-        except UserError as error:
-            unreadable.append(str(error) if path.name in str(error) else f"{path.name}: {error}.")
+    with console.Progress("reading", len(reading.files), "files") as progress:
+        for path in reading.files:
+            try:
+                _read_file(path, reading)
+            except UserError as error:
+                unreadable.append(str(error) if path.name in str(error) else f"{path.name}: {error}.")
+            progress.advance()
     if unreadable or (reading.faults and not skip_invalid):
         every = unreadable + reading.faults
         shown = "\n  ".join(every[:FAULTS_SHOWN])
@@ -208,7 +216,13 @@ def read_folder(folder: Path, *, skip_invalid: bool, paths: list[Path] | None = 
         remedy = "Mend them" + (", or set SKIP_INVALID=True to leave bad records out." if not unreadable else ".")
         raise UserError(f"{folder}: {len(every)} fault{'s' * (len(every) > 1)}. {remedy}\n  {shown}{more}")
     reading.invalid_skipped = len(reading.faults)
-    reading.records = {specialty: reading.records[specialty] for specialty in sorted(reading.records)}
+    for name in only:
+        if name not in reading.records:
+            known = sorted({*reading.records, *(path.stem.removeprefix(PREFIX) for path in folder.glob(f"{PREFIX}*.json"))})
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known[:6])}{' …' if len(known) > 6 else ''}."
+            raise UserError(f"SPECIALTIES: {folder} holds no specialty {name!r}. {hint}")
+    reading.records = {specialty: reading.records[specialty] for specialty in sorted(only or reading.records)}
     if not any(reading.records.values()):
         raise UserError(f"{folder}: holds no valid record.")
     return reading

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from workbench import files, manifest
+from workbench import chat, files, manifest
 from workbench.data import dataset_folders, iterations
 from workbench.data.assignment import Plan
 from workbench.data.catalogue import Catalogue
@@ -101,8 +101,7 @@ def write(
     plan: Plan,
     catalogue: Catalogue,
     ledger: list[dict[str, Any]],
-    template: dataset_folders.Template,
-    system_message: str,
+    chat_format: chat.ChatFormat,
 ) -> Path:
     """Write an iteration whole into a folder beside the present one; returns it, still without its manifest."""
     building = folder / manifest.BUILDING
@@ -110,7 +109,7 @@ def write(
     building.mkdir(parents=True)
     for name, items in plan.splits.items():
         records = [item.record for item in items]
-        dataset_folders.write_split(building / dataset_folders.SPLITS[name], records, template, system_message)
+        dataset_folders.write_split(building / dataset_folders.SPLITS[name], records, chat_format)
     files.write_json_lines(building / "set_aside.jsonl", plan.set_aside)
     files.write_json_lines(building / iterations.LEDGER, ledger)
     files.write_json(building / STATISTICS, _statistics(plan, catalogue, ledger[-1]))

@@ -19,6 +19,7 @@ CHECKS = {
     "repeating": "repeat themselves",
     "refused": "decline to answer",
     "empty": "are empty",
+    "thinking_unfinished": "were still thinking when they were cut off, so that they hold no answer",
 }
 VALUE = re.compile(r"(-?\d+(?:\.\d+)?)(.+)")
 NEGATION = re.compile(
@@ -36,8 +37,12 @@ REFUSAL_WITHIN = 200  # characters: a refusal opens an answer
 GRAM, LEAST_WORDS, REPEATED = 4, 24, 0.4
 
 
-def check(reference: str, answer: str, finish: str) -> dict[str, bool]:
-    """Which of `CHECKS` an answer fails; one that failed to be made fails none."""
+def check(reference: str, answer: str, finish: str, *, thought: bool = False) -> dict[str, bool]:
+    """Which of `CHECKS` an answer fails; one that failed to be made fails none.
+
+    Args:
+        thought: whether a thinking block stood before it.
+    """
     if finish == "failed":
         return dict.fromkeys(CHECKS, False)
     return {
@@ -47,6 +52,7 @@ def check(reference: str, answer: str, finish: str) -> dict[str, bool]:
         "repeating": repeating(answer),
         "refused": bool(REFUSAL.search(answer[:REFUSAL_WITHIN])),
         "empty": not answer.strip(),
+        "thinking_unfinished": thought and finish == "length" and not answer.strip(),
     }
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench import models, processes
+from workbench import devices, processes
+from workbench.devices import Precision
 from workbench.errors import UserError
 from workbench.evaluation import answers, arms, asking, decoding, likelihood, retention
 from workbench.evaluation.answers import Answer, AnswerStore, Question, Store
@@ -50,6 +51,7 @@ class How:
         order: of the arms of one base: "auto", "together" or "in turn".
         refill: whether waiting questions take the place of answered ones; None: on a GPU.
         requests: at a server at once.
+        precision: in which models of this machine compute.
     """
 
     batch_size: int | None
@@ -57,6 +59,7 @@ class How:
     refill: bool | None
     load_in_4bit: bool
     requests: int
+    precision: Precision
 
 
 class Answering:
@@ -115,7 +118,8 @@ class Answering:
         """Of each question of an arm: its answer, and the base's mean loss a token on it in nats, None where there is none."""
         one = self.asked[arm]
         for question, key, text in zip(one.questions, one.keys, self._answer_texts(one), strict=True):
-            yield question, self.store.records[key], None if text is None else self._loss(text.key)
+            answer = answers.without_thinking(self.store.records[key], question.prompt)
+            yield question, answer, None if text is None else self._loss(text.key)
 
     def losses_of_references(self, arm: str) -> dict[str, float]:
         """An arm's mean loss a token on the reference of each retention question, by the question's id."""
@@ -163,17 +167,19 @@ class Answering:
         """Of each answer, the text whose likelihood is asked of the base; None where there is none to ask or none who could."""
         base = self.asked[BASE]
         for question, key in zip(base.questions, one.keys, strict=True):
-            answer = self.store.records.get(key) if base.here and question.split != retention.SPLIT else None
-            yield self._text(question, answer.text, base) if answer is not None and answer.text else None
+            stored = self.store.records.get(key) if base.here and question.split != retention.SPLIT else None
+            answer = stored and answers.without_thinking(stored, question.prompt)
+            yield self._text(question, answer.text, base) if answer and answer.text else None
 
     def _text(self, question: Question, text: str, one: Asked) -> Text:
         return Text(likelihood.key_of(question.prompt, text, one.arm.identity), question.prompt_ids, text)
 
     def _ask_models(self, planned: Sequence[Arm]) -> None:
         """The models of this machine, each loaded once, the base and its adapters last."""
-        if self.here.is_main_process:
-            print(f"loading {', '.join(dict.fromkeys(arm.source for arm in planned))} …", flush=True)
-        for model, of_model in arms.loads(planned, self.base, load_in_4bit=self.how.load_in_4bit):
+        how, silent = self.how, not self.here.is_main_process
+        for model, of_model in arms.loads(
+            planned, self.base, load_in_4bit=how.load_in_4bit, precision=how.precision, silent=silent
+        ):
             self._ask_model(model, of_model)
             for arm in of_model:
                 references = [text for _, text in self._reference_texts(self.asked[arm.name])]
@@ -212,7 +218,7 @@ class Answering:
         refill = refill and decoding.sees_everything(model.config)
         self.record["batch_size"], self.record["batches"] = size, "refilled" if refill else "static"
         if self.here.is_main_process:
-            device = models.describe_device()
+            device = f"{devices.describe()}, in {devices.in_words(self.how.precision)}"
             print(f"asking {len(sample.questions)} questions, {size} at a time, {order}, on {device}", flush=True)
         asker = asking.Asker(
             self.store, sample.tokenizer, sample.decoding, size, self.here.process_index, self.here.num_processes, refill=refill
@@ -233,7 +239,9 @@ class Answering:
         mine = set(lacking[self.here.process_index :: self.here.num_processes])
         left = (text for text in texts() if text.key in mine)
         while batch := list(itertools.islice(left, TEXTS_AT_ONCE)):
-            likelihood.measure(model, adapter, self.asked[arm.name].tokenizer, batch, self.likelihoods)
+            likelihood.measure(
+                model, adapter, self.asked[arm.name].tokenizer, batch, self.likelihoods, silent=not self.here.is_main_process
+            )
 
     def _ask_servers(self) -> None:
         for one in self.asked.values():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -13,6 +13,8 @@ from workbench import chat, files
 from workbench.errors import UserError
 
 PREDICTIONS = "predictions"
+THINK, END_OF_THINKING = "<think>", "</think>"
+EMPTY_THINKING = "(empty)"  # in place of a block that holds nothing, so that it is counted
 BATCH = 1000  # records taken over from another file at once
 
 
@@ -43,7 +45,10 @@ class Keyed(Protocol):
 
 @dataclass(slots=True)
 class Answer:
-    """What a model answered. `finish` is "stop", "length" or "failed"; `key` names prompt, model and settings."""
+    """What a model answered. `finish` is "stop", "length" or "failed"; `key` names prompt, model and settings.
+
+    Stores hold the whole `text`; `without_thinking` puts what a reasoning model wrote first beside it.
+    """
 
     key: str
     id: str
@@ -52,9 +57,25 @@ class Answer:
     finish: str
     tokens: int
     error: str = ""
+    reasoning: str = ""
 
 
 R = TypeVar("R", bound=Keyed)
+
+
+def without_thinking(answer: Answer, prompt: str) -> Answer:
+    """The answer as it is scored: without a leading `<think>…</think>`, which stands in `reasoning`.
+
+    A block that was never closed holds no answer: the text is then empty. Where the template opened the block for the model, or a server
+    left its start out, the thinking ends at `</think>` all the same.
+    """
+    text = answer.text.lstrip()
+    opened = text.startswith(THINK) or prompt.rstrip().endswith(THINK)
+    reasoning, closed, rest = text.partition(END_OF_THINKING)
+    if not opened and not closed:
+        return answer
+    reasoning = reasoning.removeprefix(THINK).strip()
+    return replace(answer, text=rest.strip() if closed else "", reasoning=reasoning or EMPTY_THINKING)
 
 
 def asked_like(sample: Mapping[str, Any], text: str) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from workbench import chat, manifest, models
+from workbench import chat, console, manifest, models
+from workbench.devices import Precision
 from workbench.errors import UserError
 from workbench.evaluation.answers import Question, questions_of
 
@@ -45,7 +46,7 @@ class Arm:
 
 
 def further(
-    wanted: Mapping[str, Any], *, base: Arm, precision: str, load_in_4bit: bool, run: str,
+    wanted: Mapping[str, Any], *, base: Arm, precision: Precision, load_in_4bit: bool, run: str,
     known: Mapping[str, str],
 ) -> list[Arm]:  # fmt: skip
     """The arms of `MODELS`: name to an adapter of this base, a model, "base: SYSTEM MESSAGE" or "ADDRESS MODEL".
@@ -76,7 +77,7 @@ def further(
             found.append(_adapter(name, Path(text), base))
         else:
             if name not in known:
-                models.require_device_for(text, load_in_4bit=load_in_4bit)
+                models.require_device_for(text, load_in_4bit=load_in_4bit, precision=precision)
             location = models.locate(text)
             both = models.is_encoder_decoder(models.load_config(location))
             found.append(
@@ -84,7 +85,7 @@ def further(
                     name,
                     "model",
                     location,
-                    known.get(name) or f"{models.weights_hash(location)} {precision}",
+                    known.get(name) or f"{models.weights_hash(location)} {arithmetic(precision, load_in_4bit=load_in_4bit)}",
                     encoder_decoder=both,
                 )
             )
@@ -139,14 +140,28 @@ def _with_message(row: Mapping[str, Any], arm: Arm, prepared: str) -> dict[str, 
     return {**row, "formatted_prompt": before + message + after, "messages": turns}
 
 
-def loads(arms: Sequence[Arm], base: str, *, load_in_4bit: bool) -> Iterator[tuple[Any, list[Arm]]]:
+def arithmetic(precision: Precision, *, load_in_4bit: bool) -> str:
+    """How weights are stored and multiplied, for the keys of answers: "nf4" is NF4 with products in bf16, "nf4 fp32" with those in fp32."""
+    if not load_in_4bit:
+        return precision
+    return "nf4" if precision == "bf16" else f"nf4 {precision}"
+
+
+def loads(
+    arms: Sequence[Arm], base: str, *, load_in_4bit: bool, precision: Precision, silent: bool = False
+) -> Iterator[tuple[Any, list[Arm]]]:
     """Models of this machine with the arms that each answers for: whole ones, then adapters on one load of their `base`."""
+
+    def load(source: str) -> Any:
+        with console.working(f"loading {source}", silent=silent):
+            return models.load_base(source, load_in_4bit=load_in_4bit, precision=precision).eval()
+
     for arm in arms:
         if arm.kind == "model":
-            yield models.load_base(arm.source, load_in_4bit=load_in_4bit).eval(), [arm]
+            yield load(arm.source), [arm]
     of_base = [arm for arm in arms if arm.kind in ("base", "adapter")]
     if of_base:
-        model: Any = models.load_base(base, load_in_4bit=load_in_4bit).eval()
+        model = load(base)
         for arm in of_base:
             if arm.adapter:
                 model = models.load_adapter(model, Path(arm.source), name=arm.adapter)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
-from workbench import models
+from workbench import chat, console, devices
 from workbench.errors import UserError
 from workbench.evaluation.answers import Answer, AnswerStore, Question
 from workbench.evaluation.decoding import BASE, Decoded, Decoder, Decoding, Row, shared_prefix
 from workbench.evaluation.endpoint import Endpoint, ServerDecoding
 
-LINE_EVERY_S = 15.0
 GROUP = 4  # batches at most that are planned, answered and stored as one where waiting questions take free places
 
 
@@ -35,7 +32,7 @@ def find_batch_size(device_type: str, questions: Sequence[Question], decoding: D
     """
     if device_type != "cuda":
         return max(1, 128 // arms)
-    models.free_memory()
+    devices.free_memory()
     free, _ = torch.cuda.mem_get_info()
     longest = max(len(question.prompt_ids) for question in questions) + decoding.max_new_tokens
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -44,29 +41,17 @@ def find_batch_size(device_type: str, questions: Sequence[Question], decoding: D
     return int(max(1, min(512, 0.6 * free // a_row) // arms))
 
 
-class Progress:
-    """A bar on a terminal, a plain line every 15 seconds elsewhere."""
+class Answers(console.Progress):
+    """Answers done, and the tokens that they took."""
 
-    def __init__(self, total: int, name: str) -> None:
-        self.total, self.name, self.done, self.tokens = total, name, 0, 0
-        self.started = self.last = time.time()
-        self.bar = tqdm(total=total, desc=name, unit="answer") if sys.stderr.isatty() else None
+    def __init__(self, total: int, name: str, *, silent: bool = False) -> None:
+        super().__init__(name, total, "answers", silent=silent)
+        self.tokens = 0
 
-    def advance(self, tokens: int) -> None:
+    def ended(self, tokens: int) -> None:
         """One more answer, of so many tokens."""
-        self.done, self.tokens = self.done + 1, self.tokens + tokens
-        elapsed = max(time.time() - self.started, 1e-9)
-        if self.bar is not None:
-            self.bar.update(1)
-            self.bar.set_postfix_str(f"{self.tokens / elapsed:.0f} tokens/s")
-        elif time.time() - self.last > LINE_EVERY_S:
-            self.last = time.time()
-            left = (self.total - self.done) * elapsed / max(self.done, 1)
-            print(f"  {self.name}: {self.done}/{self.total}, {self.tokens / elapsed:.0f} tokens/s, {left:.0f} s left", flush=True)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
+        self.tokens += tokens
+        self.advance(1, f"{self.tokens / self.elapsed:.0f} tokens/s")
 
 
 class Asker:
@@ -141,29 +126,29 @@ class Asker:
         """Decode batches of places; `rows_of` a place gives (arm, adapter, key) of each of the `of_each` answers it needs."""
         self.most_rows = min(self.most_rows, self.batch_size * of_each)
         made = 0
-        progress = Progress(sum(len(rows_of(i)) for batch in todo for i in batch), name)
-        for batch in todo:
-            wanted = [(i, *row) for i in batch for row in rows_of(i)]
-            rows = [Row(questions[i].id, questions[i].prompt_ids, adapter) for i, _, adapter, _ in wanted]
-            answers = []
-            for (i, arm, _, key), (ids, finish, error) in zip(wanted, self._decode(decoder, rows, progress), strict=True):
-                text = "" if ids is None else self.tokenizer.decode(ids, skip_special_tokens=True).strip()
-                answers.append(Answer(key, questions[i].id, arm, text, finish, len(ids or ()), error))
-            self.store.add(answers)
-            made += len(answers)
-        progress.close()
+        with Answers(sum(len(rows_of(i)) for batch in todo for i in batch), name, silent=self.process > 0) as progress:
+            for batch in todo:
+                wanted = [(i, *row) for i in batch for row in rows_of(i)]
+                rows = [Row(questions[i].id, questions[i].prompt_ids, adapter) for i, _, adapter, _ in wanted]
+                answers = []
+                for (i, arm, _, key), (ids, finish, error) in zip(wanted, self._decode(decoder, rows, progress), strict=True):
+                    text = "" if ids is None else chat.decode_answer(self.tokenizer, ids)
+                    answers.append(Answer(key, questions[i].id, arm, text, finish, len(ids or ()), error))
+                self.store.add(answers)
+                made += len(answers)
         return made
 
-    def _decode(self, decoder: Decoder, rows: Sequence[Row], progress: Progress) -> list[tuple[list[int] | None, str, str]]:
+    def _decode(self, decoder: Decoder, rows: Sequence[Row], progress: Answers) -> list[tuple[list[int] | None, str, str]]:
         at_once, before = min(self.most_rows, len(rows)), (progress.done, progress.tokens)
         try:
-            found: list[Decoded] = decoder.decode(rows, at_once, refill=self.refill, ended=progress.advance)
+            found: list[Decoded] = decoder.decode(rows, at_once, refill=self.refill, ended=progress.ended)
             return [(ids, finish, "") for ids, finish in found]
         except (torch.OutOfMemoryError, MemoryError) as error:
             said = f"out of memory: {error}"[:200]
-        progress.done, progress.tokens = before  # all of these rows are answered anew
+        progress.back_to(before[0])  # all of these rows are answered anew
+        progress.tokens = before[1]
         # here the exception is gone, and with it what its frames held of the batch
-        models.free_memory()
+        devices.free_memory()
         if at_once > 1:
             self.most_rows = (at_once + 1) // 2
             print(f"  out of memory at {at_once} rows, going on with {self.most_rows}", flush=True)
@@ -180,13 +165,12 @@ def ask_endpoint(
 ) -> int:  # fmt: skip
     """A server's answers, stored one by one as they come; returns how many were asked for."""
     todo = [i for i, key in enumerate(keys) if store.lacks(key)]
-    progress = Progress(len(todo), f"{arm} answers")
-    for number, (text, finish, tokens, error) in endpoint.answers([questions[i] for i in todo], decoding, at_once):
-        i = todo[number]
-        answer = Answer(keys[i], questions[i].id, arm, text, finish, tokens, error)
-        store.add([answer])
-        progress.advance(tokens)
-    progress.close()
+    with Answers(len(todo), f"{arm} answers") as progress:
+        for number, (text, finish, tokens, error) in endpoint.answers([questions[i] for i in todo], decoding, at_once):
+            i = todo[number]
+            answer = Answer(keys[i], questions[i].id, arm, text, finish, tokens, error)
+            store.add([answer])
+            progress.ended(tokens)
     failed = [store.records[keys[i]] for i in todo if store.records[keys[i]].finish == "failed"]
     if todo and all(map(store.lacks, keys)):
         raise UserError(f"{endpoint.address}: not one of {len(todo)} requests was answered. The last error: {failed[-1].error}")
@@ -216,7 +200,7 @@ def assert_adapter_works(model: Any, adapter: str, question: Question) -> float:
         inputs["decoder_input_ids"] = torch.tensor([[model.config.decoder_start_token_id]]).to(model.device)
     logits = []
     for name in (adapter, None):
-        with torch.inference_mode(), torch.autocast(model.device.type, dtype=torch.bfloat16), speaking_as(model, name):
+        with torch.inference_mode(), devices.autocast(model), speaking_as(model, name):
             logits.append(model(**inputs).logits.float())
     change = float((logits[0] - logits[1]).abs().max())
     if not change > 0:

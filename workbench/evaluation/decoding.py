@@ -14,14 +14,13 @@ import hashlib
 import inspect
 import itertools
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from workbench import models
+from workbench import devices, models
 
 BASE = "__base__"  # PEFT's name for no adapter
 LEAST_PREFIX = 8  # tokens that prompts must share for a prefix to be worth a pass of its own
@@ -181,12 +180,9 @@ class Decoder:
         at_once = at_once or max(1, len(rows))
         size = len(rows) if refill and self._sees_everything else at_once
         answer = self._generate if self.model.config.is_encoder_decoder else self._decode
-        with self._autocast():
+        with devices.autocast(self.model):
             parts = [rows[start : start + size] for start in range(0, len(rows), max(1, size))]
             return [one for part in parts for one in answer(part, at_once, ended)]
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.model.device.type, dtype=torch.bfloat16)
 
     def _decode(self, rows: Sequence[Row], at_once: int, ended: Callable[[int], None]) -> list[Decoded]:
         stops, limit = set(self.decoding.stop_ids), self.decoding.max_new_tokens

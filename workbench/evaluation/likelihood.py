@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from workbench import files, models
+from workbench import console, devices, files
 from workbench.evaluation.answers import Store
 from workbench.evaluation.asking import speaking_as
 from workbench.evaluation.decoding import padded
@@ -44,7 +44,9 @@ def key_of(prompt: str, text: str, model_identity: str) -> str:
     return files.sha256_of([prompt, text, model_identity, VERSION])[:32]
 
 
-def measure(model: Any, adapter: str | None, tokenizer: Any, texts: Sequence[Text], store: Store[Likelihood]) -> None:
+def measure(
+    model: Any, adapter: str | None, tokenizer: Any, texts: Sequence[Text], store: Store[Likelihood], *, silent: bool = False
+) -> None:
     """Store the likelihood of each text that the store lacks, a batch at a time.
 
     Args:
@@ -58,27 +60,34 @@ def measure(model: Any, adapter: str | None, tokenizer: Any, texts: Sequence[Tex
     encoded = [(text.key, (text.prompt_ids, ids[text.key])) for text in todo if ids[text.key]]
     encoded.sort(key=lambda item: -sum(map(len, item[1])))
     start = 0
-    with speaking_as(model, adapter):
+    with speaking_as(model, adapter), console.Progress("likelihood of answers", len(encoded), "texts", silent=silent) as progress:
         while start < len(encoded):
             size = max(1, MOST_TOKENS // sum(map(len, encoded[start][1])))
             keys, rows = zip(*encoded[start : start + size], strict=True)
             losses = _losses(model, rows, tokenizer.pad_token_id)
             store.add([Likelihood(key, round(loss, 6)) for key, loss in zip(keys, losses, strict=True)])
             start += len(rows)
+            progress.advance(len(rows))
 
 
 @torch.inference_mode()
 def _losses(model: Any, rows: Sequence[Row], pad_id: int) -> list[float]:
     try:
-        with torch.autocast(model.device.type, dtype=torch.bfloat16):
-            logits = _encoder_decoder(model, rows, pad_id) if model.config.is_encoder_decoder else _decoder(model, rows, pad_id)
+        logits = logits_of(model, rows, pad_id)
         return [_mean_loss(of_row, ids) for of_row, (_, ids) in zip(logits, rows, strict=True)]
     except torch.OutOfMemoryError:
         if len(rows) == 1:
             raise
-    models.free_memory()
+    devices.free_memory()
     half = (len(rows) + 1) // 2
     return _losses(model, rows[:half], pad_id) + _losses(model, rows[half:], pad_id)
+
+
+@torch.inference_mode()
+def logits_of(model: Any, rows: Sequence[Row], pad_id: int) -> list[torch.Tensor]:
+    """Of each text after its prompt, (tokens, vocabulary): what the model says where each of its tokens stands."""
+    with devices.autocast(model):
+        return _encoder_decoder(model, rows, pad_id) if model.config.is_encoder_decoder else _decoder(model, rows, pad_id)
 
 
 def _decoder(model: Any, rows: Sequence[Row], pad_id: int) -> list[torch.Tensor]:

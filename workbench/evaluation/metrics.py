@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench import children, files
+from workbench import children, console, files
 from workbench.errors import UserError
 from workbench.evaluation import medical_metrics, text_metrics, wordnet
 from workbench.evaluation.wordnet import WordNetMissingError
@@ -119,10 +119,14 @@ class MetricSuite:
             table.missing["METEOR"] = str(error)
         compute = functools.partial(text_scores, with_meteor="METEOR" not in table.missing, lexicon=self.lexicon)
         todo = list(dict.fromkeys(pairs))
-        cores = os.cpu_count() or 1
-        if len(todo) < ENOUGH_FOR_CORES or cores == 1:
-            return {pair: compute(pair) for pair in todo}
-        return dict(zip(todo, self._workers.map(compute, todo, chunksize=256), strict=True))
+        alone = len(todo) < ENOUGH_FOR_CORES or (os.cpu_count() or 1) == 1
+        found = {}
+        with console.Progress("scoring texts", len(todo), "answers") as progress:
+            scores = map(compute, todo) if alone else self._workers.map(compute, todo, chunksize=256)
+            for pair, values in zip(todo, scores, strict=True):
+                found[pair] = values
+                progress.advance()
+        return found
 
     @functools.cached_property
     def _workers(self) -> ProcessPoolExecutor:

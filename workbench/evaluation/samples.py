@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from workbench import models
-from workbench.evaluation import answers, asking, bertscore, text_metrics
+from workbench import chat, models
+from workbench.evaluation import answers, asking, bertscore, likelihood, text_metrics
 from workbench.evaluation.answers import Question
 from workbench.evaluation.decoding import Decoder, Decoding, Row
 
@@ -20,25 +20,46 @@ def questions(split: Any, tokenizer: Any, count: int, *, encoder_decoder: bool =
     return answers.questions_of("eval", chosen, tokenizer, None, encoder_decoder=encoder_decoder)
 
 
-def greedy(asked: list[Question], model: Any, tokenizer: Any) -> list[str]:
-    """Greedy answers, in the order of the questions."""
+def greedy(asked: list[Question], model: Any, tokenizer: Any, *, silent: bool = False) -> list[tuple[int, ...]]:
+    """Token ids of greedy answers, in the order of the questions."""
     decoder = Decoder(model, Decoding(NEW_TOKENS, 0.0, 0, tuple(models.stop_ids(tokenizer)), tokenizer.pad_token_id))
-    found = {}
-    for batch in asking.plan_batches(asked, BATCH):
-        made = decoder.decode([Row(asked[i].id, asked[i].prompt_ids) for i in batch])
-        for i, (ids, _) in zip(batch, made, strict=True):
-            found[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()
+    found: dict[int, tuple[int, ...]] = {}
+    with asking.Answers(len(asked), "sample answers", silent=silent) as progress:
+        for batch in asking.plan_batches(asked, BATCH):
+            made = decoder.decode([Row(asked[i].id, asked[i].prompt_ids) for i in batch], ended=progress.ended)
+            found |= {i: tuple(ids) for i, (ids, _) in zip(batch, made, strict=True)}
     return [found[i] for i in range(len(asked))]
 
 
-def examiner(split: Any, tokenizer: Any, count: int, *, encoder_decoder: bool) -> Callable[[Any], dict[str, Any]]:
+def as_texts(asked: list[Question], found: list[tuple[int, ...]], tokenizer: Any) -> list[str]:
+    """Answers as they are scored."""
+    made = [
+        answers.Answer("", question.id, "", chat.decode_answer(tokenizer, ids), "stop", len(ids))
+        for question, ids in zip(asked, found, strict=True)
+    ]
+    return [answers.without_thinking(answer, question.prompt).text for answer, question in zip(made, asked, strict=True)]
+
+
+def next_choices(asked: list[Question], given: list[tuple[int, ...]], model: Any, tokenizer: Any) -> list[int]:
+    """What a model would choose at each token of given answers, had it written all that stands before; one list for all answers."""
+    chosen: list[int] = []
+    for question, ids in zip(asked, given, strict=True):
+        if ids:
+            [logits] = likelihood.logits_of(model, [(question.prompt_ids, ids)], tokenizer.pad_token_id)
+            chosen += logits.argmax(-1).tolist()
+    return chosen
+
+
+def examiner(
+    split: Any, tokenizer: Any, count: int, *, encoder_decoder: bool, silent: bool = False
+) -> Callable[[Any], dict[str, Any]]:
     """A function from a model to its mean ROUGE-L and BERTScore on the sample, and its answers."""
     asked = questions(split, tokenizer, count, encoder_decoder=encoder_decoder)
     scorer = bertscore.BertScorer(bertscore.EMBEDDED)
     references = [question.reference for question in asked]
 
     def examine(model: Any) -> dict[str, Any]:
-        texts = greedy(asked, model, tokenizer)
+        texts = as_texts(asked, greedy(asked, model, tokenizer, silent=silent), tokenizer)
         rouge = [text_metrics.rouge_l(r, t) for r, t in zip(references, texts, strict=True)]
         bert = scorer.score(references, texts)
         return {

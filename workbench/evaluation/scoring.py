@@ -22,7 +22,7 @@ from workbench.evaluation.answers import Answer, Question
 from workbench.evaluation.metrics import MEASURED, MetricSuite, Table, shuffled_within
 
 CHUNK = 5000  # answers scored at once
-TEXTS = ("question", "reference", "prediction", "error")
+TEXTS = ("question", "reference", "prediction", "reasoning", "error")
 SCHEMA = pa.schema([(name, pa.string()) for name in TEXTS])
 Scored = tuple[Question, Answer, float | None]  # the last is the base's loss on the answer
 
@@ -57,7 +57,7 @@ def score(suite: MetricSuite, answers: Iterable[Scored], folder: Path) -> tuple[
     table = pd.concat(frames, ignore_index=True)
     for name in _missing(said, table):
         table[name] = np.nan
-    order = ["id", "split", "specialty", "question", "reference", "prediction", "finish_reason", "tokens", "error"]
+    order = ["id", "split", "specialty", "question", "reference", "prediction", "reasoning", "finish_reason", "tokens", "error"]
     for name in TEXTS:
         table[name] = pd.Series(pd.arrays.ArrowExtensionArray(texts[name]))
     return table[[*order, *(name for name in table.columns if name not in order)]], said

@@ -1,26 +1,38 @@
-"""An adapter and its base as one model in bf16, with what makes it usable elsewhere: template, stop ids, model card."""
+"""An adapter and its base as one model, with what makes it usable elsewhere: template, stop ids, model card."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench import files, manifest, models
-from workbench.errors import UserError
+from workbench import devices, files, manifest, models
+from workbench.devices import Precision
+from workbench.errors import CheckFailedError, UserError
 
 LICENCES = {models.MEERKAT: "cc-by-nc-4.0"}
+# shares of equal choices below which an export has failed. Rounding tips ties: merging itself moves few of them, and leaving 4-bit
+# weights for whole ones more (benchmarks/results/precision.md)
+LEAST_MERGE, LEAST_AS_TRAINED = 0.9, 0.5
 CARD_METRICS = ("ROUGE-L", "METEOR", "bertscore_f1", "token_f1", "factual_exact_match", "medical_token_f1")
 
 
-def merge(base: str, adapter: Path, target: Path) -> None:
-    """Write base plus adapter to `target` in bf16 as an ordinary Hugging Face model.
+def merge(base: str, adapter: Path, target: Path, precision: Precision, look: Callable[[Any], list[int]]) -> list[int]:
+    """Write base plus adapter to `target` as an ordinary Hugging Face model.
 
-    Never into 4-bit weights: rounding the sum anew would lose part of what was learnt. The base is therefore read in
-    bf16, which for 8B takes 16 GB of memory and of disk.
+    Never into 4-bit weights: rounding the sum anew would lose part of what was learnt. The base is therefore read whole, which for 8B
+    takes 16 GB of memory and of disk in bf16 and fp16, and 32 in fp32.
+
+    Args:
+        precision: in which weights are added and stored.
+        look: called with the base under its adapter, before they are merged; what it returns is returned.
     """
-    merged: Any = models.load_adapter(models.load_base(base, load_in_4bit=False), adapter).merge_and_unload(safe_merge=True)
+    model: Any = models.load_adapter(models.load_base(base, load_in_4bit=False, precision=precision), adapter)
+    seen = look(model)
+    if hasattr(model.get_input_embeddings(), "base_layer"):
+        untie(models.base_of(model))
+    merged: Any = model.merge_and_unload(safe_merge=True)
     tokenizer = models.load_tokenizer(str(adapter))
     writing = target.with_name(f".{target.name}.writing")
     files.remove(writing)
@@ -28,8 +40,45 @@ def merge(base: str, adapter: Path, target: Path) -> None:
     tokenizer.save_pretrained(str(writing))
     models.write_generation_config(writing, tokenizer)
     os.replace(writing, target)
-    del merged
-    models.free_memory()
+    del merged, model
+    devices.free_memory()
+    return seen
+
+
+def untie(model: Any) -> None:
+    """Give the head weights of its own where it shares the embeddings': an adapter on these is none on the head, and merged into shared
+    weights would change it as well."""
+    import torch
+
+    if not models.text_config(model.config).tie_word_embeddings:
+        return
+    head = model.get_output_embeddings()
+    head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    model.config.tie_word_embeddings = models.text_config(model.config).tie_word_embeddings = False
+
+
+def share_equal(one: Sequence[int], other: Sequence[int]) -> float:
+    """Share of places at which two lists of tokens agree; 1 where there are none."""
+    return sum(a == b for a, b in zip(one, other, strict=True)) / len(one) if one else 1.0
+
+
+def check(likeness: Mapping[str, float], target: Path) -> None:
+    """Refuse an export that does not answer as the adapter does: move it aside.
+
+    Raises:
+        CheckFailedError: `merge` is below LEAST_MERGE, or `as_trained` below LEAST_AS_TRAINED.
+    """
+    if likeness["merge"] >= LEAST_MERGE and likeness["as_trained"] >= LEAST_AS_TRAINED:
+        return
+    aside = target.with_name(f"{target.name}.failed")
+    files.remove(aside)
+    os.replace(target, aside)
+    raise CheckFailedError(
+        f"the merged model does not answer as the adapter does: of the tokens of its answers it would choose "
+        f"{100 * likeness['merge']:.0f}% as the adapter on the same base does (at least {100 * LEAST_MERGE:.0f}% are wanted), and "
+        f"{100 * likeness['as_trained']:.0f}% as the adapter did on the base as it was trained (at least {100 * LEAST_AS_TRAINED:.0f}%). "
+        f"It lies in {aside}; nothing was uploaded. Use the adapter itself, or try COMPUTE_DTYPE=fp32."
+    )
 
 
 def agreement(before: Sequence[str], after: Sequence[str]) -> dict[str, float]:
@@ -44,7 +93,7 @@ def agreement(before: Sequence[str], after: Sequence[str]) -> dict[str, float]:
 
 def model_card(
     training: Mapping[str, Any], data: Mapping[str, Any], sizes: Mapping[str, Mapping[str, int]],
-    scores: Sequence[Mapping[str, str]], likeness: Mapping[str, float],
+    scores: Sequence[Mapping[str, str]], likeness: Mapping[str, Any],
 ) -> str:  # fmt: skip
     """README.md of an exported model, from the manifests.
 
@@ -52,7 +101,7 @@ def model_card(
         training, data: manifests of the adapter and of the prepared data.
         sizes: split to specialty to records.
         scores: rows of model_comparison.csv of the holdout, none where it was not evaluated.
-        likeness: what `agreement` found between adapter and merged model.
+        likeness: what `agreement` found between adapter and merged model, `as_trained` (see `check`), and `precision`.
     """
     settings = training["settings"]
     base = settings["MODEL_NAME"]
@@ -108,8 +157,9 @@ def model_card(
         lines += ["This adapter was not evaluated before it was exported."]
     lines += [
         "",
-        f"Merged into bf16. On {likeness['answers']:.0f} questions {100 * likeness['equal']:.0f}% of its answers are those of "
-        f"the adapter on its training base, word for word; the words overlap by {100 * likeness['word_overlap']:.0f}%.",
+        f"Merged in {likeness['precision']}. On {likeness['answers']:.0f} questions {100 * likeness['equal']:.0f}% of its answers are those of "
+        f"the adapter on its training base, word for word; the words overlap by {100 * likeness['word_overlap']:.0f}%. "
+        f"Of the tokens of these answers it would choose {100 * likeness['as_trained']:.0f}% alike.",
         "",
     ]
     return "\n".join(lines)

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import math
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.data_loader import prepare_data_loader
-from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from workbench import files
+from workbench import console, files
 from workbench.errors import UserError
+from workbench.models import keep_4bit_order
 from workbench.training.checkpoints import WholeCheckpoints
 
 BEST = "best"
 LOGGED = ("loss", "perplexity", "token_accuracy", "ROUGE-L", "bertscore_f1")
-LINE_EVERY_S = 15.0
+LEAST_SCALE = 1.0  # of an fp16 loss: a gradient that overflows without being scaled up is no matter of scaling
 
 
 class KeepsBest(WholeCheckpoints):
@@ -52,7 +50,7 @@ class KeepsBest(WholeCheckpoints):
         self.eval_examples, self.best_folder = list(eval_examples), best_folder
         self.best_metric, self.patience, self.examine = best_metric, patience, examine
         self.eval_history: list[dict[str, Any]] = []
-        stay_differentiable(self.model)
+        keep_4bit_order(self.model)
         self.add_callback(EvaluateWhatWasMissed(self))
 
     def measure_examples(self) -> list[dict[str, Any]]:
@@ -78,7 +76,9 @@ class KeepsBest(WholeCheckpoints):
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
         norm = super()._clip_grad_norm(model)
-        if not math.isfinite(float(norm)):
+        # under fp16 the scale of the loss begins too high: gradients that overflow are skipped, and the scale is halved
+        scaler = getattr(self.accelerator, "scaler", None)
+        if not math.isfinite(float(norm)) and (scaler is None or scaler.get_scale() <= LEAST_SCALE):
             raise NotFiniteError("gradient", self.state.global_step + 1, [])
         return norm
 
@@ -202,17 +202,6 @@ class StepShares(torch.utils.data.Sampler[list[int]]):
             yield order[start : start + self.step][self.process :: self.processes]
 
 
-def stay_differentiable(model: torch.nn.Module) -> None:
-    """Keep bitsandbytes from reordering 4-bit weights for inference, which on some CPUs it does at the first evaluation.
-
-    Its product with reordered weights has no gradient, and training that follows then silently learns almost nothing
-    (bitsandbytes 0.49 and 0.50, `Linear4bit.forward`; CPUs with AVX512-BF16).
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  mypy takes attributes of modules for tensors
-
-
 def sync_trained_only(model: torch.nn.Module) -> None:
     """Let DDP leave alone what is not trained: every process has read it from the same files.
 
@@ -261,49 +250,37 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 class Progress(TrainerCallback):
-    """One bar with loss, rate and time left; a plain line every 15 seconds where there is no terminal."""
+    """Steps done, loss, rate and time left while a model is trained; see `console.Progress`."""
 
-    def __init__(self, write: Callable[[str], None] = print) -> None:
-        self.write, self.last, self.loss = write, 0.0, math.nan
-        self.bar: tqdm[Any] | None = None
-        self.started, self.first_step = 0.0, 0
+    def __init__(self) -> None:
+        self.steps: console.Progress | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.started, self.first_step = time.time(), state.global_step
-        if state.is_world_process_zero and sys.stderr.isatty():
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step")
+        self.steps = console.Progress(
+            "training", state.max_steps, "steps", done=state.global_step, silent=not state.is_world_process_zero
+        )
+        self.steps.__enter__()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        if logs and "loss" in logs:
-            self.loss = float(logs["loss"])
+        if self.steps is not None and logs and "loss" in logs:
+            self.steps.note = f"loss {float(logs['loss']):.3f}"
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if not state.is_world_process_zero:
-            return
-        if self.bar is not None:
-            self.bar.update(1)
-            self.bar.set_postfix(loss=f"{self.loss:.3f}", refresh=False)
-        elif time.time() - self.last > LINE_EVERY_S and not math.isnan(self.loss):
-            self.last = time.time()
-            rate = (state.global_step - self.first_step) / max(time.time() - self.started, 1e-9)
-            left = (state.max_steps - state.global_step) / max(rate, 1e-9)
-            self.write(
-                f"  step {state.global_step}/{state.max_steps}, loss {self.loss:.3f}, {rate:.2f} steps/s, {left:.0f} s left"
-            )
+        if self.steps is not None:
+            self.steps.advance()
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
-        if state.is_world_process_zero:
-            text = (
-                f"  epoch {state.epoch:.2f}: eval loss {metrics['eval_loss']:.4f}, perplexity "
-                f"{metrics['eval_perplexity']:.2f}, token accuracy {metrics['eval_token_accuracy']:.3f}"
-            )
-            if "eval_ROUGE-L" in metrics:
-                text += f", sample ROUGE-L {metrics['eval_ROUGE-L']:.3f}, BERTScore {metrics['eval_bertscore_f1']:.3f}"
-            if self.bar is not None:
-                self.bar.write(text)
-            else:
-                self.write(text)
+        text = (
+            f"  epoch {state.epoch or 0:.2f}: eval loss {metrics['eval_loss']:.4f}, perplexity "
+            f"{metrics['eval_perplexity']:.2f}, token accuracy {metrics['eval_token_accuracy']:.3f}"
+        )
+        if "eval_ROUGE-L" in metrics:
+            text += f", sample ROUGE-L {metrics['eval_ROUGE-L']:.3f}, BERTScore {metrics['eval_bertscore_f1']:.3f}"
+        if self.steps is not None:
+            self.steps.say(text)
+        elif state.is_world_process_zero:
+            print(text, flush=True)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.bar is not None:
-            self.bar.close()
+        if self.steps is not None:
+            self.steps.__exit__(None, None, None)

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from workbench import devices
+from workbench.devices import Precision
 from workbench.errors import UserError
 
 # fields that a setting of ours states, so that a run has one place to look for each
@@ -21,14 +23,14 @@ TRAINER_SETTINGS = {
     "warmup_steps": "WARMUP_RATIO", "optim": "OPTIMIZER", "weight_decay": "WEIGHT_DECAY", "max_grad_norm": "MAX_GRAD_NORM",
     "save_steps": "SAVE_STEPS", "save_total_limit": "KEEP_CHECKPOINTS", "logging_steps": "LOGGING_STEPS",
     "report_to": "REPORT_TO", "seed": "RANDOM_SEED", "output_dir": "OUTPUT_DIR", "max_length": "MAX_SEQ_LENGTH",
-    "eval_steps": "EVAL_STEPS", "gradient_checkpointing": "ACTIVATION_CHECKPOINTING",
+    "eval_steps": "EVAL_STEPS", "gradient_checkpointing": "ACTIVATION_CHECKPOINTING", "bf16": "COMPUTE_DTYPE", "fp16": "COMPUTE_DTYPE",
 }  # fmt: skip
 # what would undo packing, masking or whole checkpoints, or would do nothing, since a step here is our own
 TRAINER_FIXED = {"packing", "padding_free", "completion_only_loss", "assistant_only_loss", "dataset_kwargs", "save_strategy",
                  "eval_strategy", "remove_unused_columns", "load_best_model_at_end", "resume_from_checkpoint",
                  "gradient_checkpointing_kwargs", "data_seed", "use_cpu", "activation_checkpointing",
                  "activation_checkpointing_kwargs", "activation_offloading", "label_smoothing_factor", "loss_type",
-                 "train_sampling_strategy", "neftune_noise_alpha", "fp16", "accelerator_config",
+                 "train_sampling_strategy", "neftune_noise_alpha", "accelerator_config",
                  "dataloader_num_workers", "dataloader_drop_last", "dataloader_prefetch_factor", "dataloader_pin_memory",
                  "dataloader_persistent_workers", "auto_find_batch_size"}  # fmt: skip
 # these write another base than the one that evaluation loads: without the adapter it would not be the base any more
@@ -116,12 +118,11 @@ def write_tags(wanted: list[str], tags: Mapping[str, str]) -> None:
                 writer.add_text(name, value)
 
 
-def trainer_arguments(config: Any, *, checkpoints: Path) -> Any:
+def trainer_arguments(config: Any, *, checkpoints: Path, precision: Precision) -> Any:
     """TRL's (or, for an encoder-decoder, transformers') configuration of the run.
 
     A batch of the dataloader is a whole optimizer step, which the trainer cuts.
     """
-    import torch
     from transformers import Seq2SeqTrainingArguments
     from trl import SFTConfig
 
@@ -140,8 +141,9 @@ def trainer_arguments(config: Any, *, checkpoints: Path) -> Any:
         "optim": config.OPTIMIZER,
         "weight_decay": config.WEIGHT_DECAY,
         "max_grad_norm": config.MAX_GRAD_NORM,
-        "bf16": True,
-        "use_cpu": not torch.cuda.is_available(),
+        "bf16": precision == "bf16",
+        "fp16": precision == "fp16",
+        "use_cpu": devices.device().type == "cpu",
         "ddp_find_unused_parameters": False,
         "eval_strategy": "steps" if config.EVAL_STEPS else "epoch",
         "eval_steps": config.EVAL_STEPS or None,
@@ -159,6 +161,8 @@ def trainer_arguments(config: Any, *, checkpoints: Path) -> Any:
     }
     if decoder:
         ours |= {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
+    # a launcher's own word would otherwise stand where both flags are off
+    os.environ["ACCELERATE_MIXED_PRECISION"] = devices.mixed_precision(precision)
     try:
         return kind(**ours | given)
     except (TypeError, ValueError) as error:

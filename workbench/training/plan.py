@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 
+from workbench import console, devices
+from workbench.devices import Precision
+
 GB = 1e9
 ADAM_BYTES = 16  # an fp32 weight, its gradient and Adam's two moments
 CHECKPOINT_BYTES = 12  # weight and two moments on disk
@@ -46,8 +49,8 @@ class MicroBatches:
     activations: int
 
 
-def activation_bytes(config: Any, checkpointing: str) -> int:
-    """Bytes a token that wait for the backward pass, by a count of the bf16 and fp32 tensors a layer keeps.
+def activation_bytes(config: Any, checkpointing: str, number: int) -> int:
+    """Bytes a token that wait for the backward pass, by a count of the tensors a layer keeps, of `number` bytes an element.
 
     Counted on Llama under QLoRA: "none" keeps inputs and outputs of both norms, the projections, the rotated queries
     and keys and four tensors of the feed-forward width; "selective" the outputs of matrix products and of attention;
@@ -57,15 +60,15 @@ def activation_bytes(config: Any, checkpointing: str) -> int:
     heads = getattr(config, "num_attention_heads", 1)
     keys = width * (getattr(config, "num_key_value_heads", None) or heads) // heads
     wide = getattr(config, "intermediate_size", None) or 4 * width
-    products = 2 * (3 * width + 2 * keys + 2 * wide + width)
-    everything = products + 2 * (12 * width + 2 * keys + 2 * wide)
-    a_layer = {"none": everything, "selective": products + 2 * width, "full": 2 * width}[checkpointing]
+    products = number * (3 * width + 2 * keys + 2 * wide + width)
+    everything = products + number * (12 * width + 2 * keys + 2 * wide)
+    a_layer = {"none": everything, "selective": products + number * width, "full": number * width}[checkpointing]
     # whatever is recomputed is recomputed a layer at a time
     return layers * a_layer + (0 if checkpointing == "none" else everything)
 
 
 def choose_micro_batches(
-    config: Any, *, step_tokens: int, longest: int, tokens: int, checkpointing: str, free: int | None
+    config: Any, *, step_tokens: int, longest: int, tokens: int, checkpointing: str, free: int | None, precision: Precision
 ) -> MicroBatches:
     """The fastest way to cut a step that the memory holds.
 
@@ -80,10 +83,12 @@ def choose_micro_batches(
     and larger ones win until recomputation costs more: the least recomputation with which `ENOUGH` tokens fit is taken.
     """
     modes = [checkpointing] if checkpointing != "auto" else ["none", "selective", "full"]
-    head = 10 * min(max(step_tokens, longest), LOGITS_ROWS) * config.vocab_size
+    number = devices.BYTES[precision]
+    # logits as they are computed, their fp32 copy, and its gradient
+    head = (number + 8) * min(max(step_tokens, longest), LOGITS_ROWS) * config.vocab_size
     wanted = tokens or max(longest, min(MOST, step_tokens + longest))
     for mode in modes:
-        a_token = activation_bytes(config, mode)
+        a_token = activation_bytes(config, mode, number)
         fits = wanted if free is None else min(wanted, max(0, free - head) // a_token)
         if fits >= min(wanted, max(longest, ENOUGH)) or mode == modes[-1]:
             chosen = tokens or max(longest, fits)
@@ -125,12 +130,13 @@ def make_plan(
 
 def _parameters(model: Any) -> int:
     """Parameters as the model's architecture counts them: packed 4-bit weights hold several in one element."""
-    total = 0
+    sizes = {}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             packed = name == "weight" and hasattr(module, "quant_state")
-            total += module.in_features * module.out_features if packed else parameter.numel()
-    return total
+            # by identity: a head that shares the embeddings' weights has none of its own
+            sizes[id(parameter)] = module.in_features * module.out_features if packed else parameter.numel()
+    return sum(sizes.values())
 
 
 def _own_part(parameter: torch.Tensor) -> torch.Tensor:
@@ -151,15 +157,11 @@ def lines(plan: Plan, *, seconds_a_step: float | None, keep: int) -> list[str]:
     ]
     if seconds_a_step is not None:
         whole = seconds_a_step * plan.steps
-        text.append(f"time: {seconds_a_step:.2f} s a step, measured on two; about {_duration(whole)} without evaluation")
+        text.append(f"time: {seconds_a_step:.2f} s a step, measured on two; about {console.duration(whole)} without evaluation")
     return text
 
 
 def _size(count: int) -> str:
-    return f"{count / GB:.1f} GB" if count >= GB else f"{count / 1e6:.0f} MB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+    if count >= GB:
+        return f"{count / GB:.1f} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 1e7 else f"{count / 1e6:.2f} MB"

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from workbench import console, devices
 from workbench.errors import UserError
 from workbench.training.keeping import KeepsBest, NotFiniteError
 
@@ -57,15 +58,17 @@ class CutsSteps(KeepsBest):
         own = own[self.accelerator.process_index :: self.accelerator.num_processes]
         rows = [{"id": e.id, "specialty": e.specialty, "input_ids": e.input_ids, "labels": e.labels} for e in own]
         measured = []
-        for group, counts in self._passes(rows):
-            with self.accelerator.autocast(), self.around_a_pass():
-                losses, correct, row_of = (tensor.cpu() for tensor in self.token_losses(model, group))
-            if not counts:
-                continue
-            for place, row in enumerate(group):
-                here = row_of == place
-                measured.append({"id": row["id"], "specialty": row["specialty"], "tokens": int(here.sum()),
-                                 "nats": float(losses[here].sum()), "correct": int(correct[here].sum())})  # fmt: skip
+        with console.Progress("eval loss", len(rows), "examples", silent=not self.accelerator.is_main_process) as progress:
+            for group, counts in self._passes(rows):
+                with self.accelerator.autocast(), self.around_a_pass():
+                    losses, correct, row_of = (tensor.cpu() for tensor in self.token_losses(model, group))
+                if not counts:
+                    continue
+                for place, row in enumerate(group):
+                    here = row_of == place
+                    measured.append({"id": row["id"], "specialty": row["specialty"], "tokens": int(here.sum()),
+                                     "nats": float(losses[here].sum()), "correct": int(correct[here].sum())})  # fmt: skip
+                progress.advance(len(group))
         if was_training:
             model.train()
         if self.accelerator.num_processes > 1:
@@ -144,7 +147,7 @@ class CutsSteps(KeepsBest):
                 "ACTIVATION_CHECKPOINTING=full."
             )
         self.tokens_per_batch = max(longest, self.tokens_per_batch // 2)
-        torch.cuda.empty_cache()
+        devices.free_memory()
         print(f"  memory ran out; micro-batches hold {self.tokens_per_batch:,} tokens from here on", flush=True)
 
 
@@ -154,13 +157,13 @@ def time_two_steps(trainer: CutsSteps) -> float:
     cuda_state = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
     model = trainer.accelerator.unwrap_model(trainer.model)
     seconds = []
-    for batch in itertools.islice(trainer.get_train_dataloader(), 2):
-        started = time.perf_counter()
-        trainer.training_step(model, batch)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
-        model.zero_grad(set_to_none=True)
+    with console.working("timing two steps", silent=not trainer.accelerator.is_main_process):
+        for batch in itertools.islice(trainer.get_train_dataloader(), 2):
+            started = time.perf_counter()
+            trainer.training_step(model, batch)
+            devices.synchronize()
+            seconds.append(time.perf_counter() - started)
+            model.zero_grad(set_to_none=True)
     torch.set_rng_state(random_state)
     if cuda_state is not None:
         torch.cuda.set_rng_state(cuda_state)

@@ -83,7 +83,7 @@ class FrozenHeadLoss(torch.autograd.Function):
     """
 
     # logits held at once: with Llama-3's vocabulary 1,024 positions on a GPU, 0.5 GB in fp32; what a CPU's cache holds
-    CHUNK: ClassVar = {"cuda": 2**27, "cpu": 2**22}
+    CHUNK: ClassVar = {"cuda": 2**27, "mps": 2**25, "cpu": 2**22}
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -111,7 +111,8 @@ class FrozenHeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * gradients[0].to(gradient.dtype), None, None
+        # by the scalar in fp32: an fp16 loss is scaled by more than fp16 can hold
+        return gradient * gradients[0], None, None
 
 
 def add_answer_loss(base: Any) -> None:

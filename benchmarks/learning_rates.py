@@ -1,0 +1,138 @@
+"""Which learning rate, and which layers: LoRA on the packaged SmolLM2, on a slice of real questions.
+
+    python benchmarks/learning_rates.py FOLDER [--work WORK]
+    python benchmarks/learning_rates.py --table
+
+FOLDER holds specialty files. Of the eight specialties with most short answers 44 pairs each are prepared once; then every recipe
+below is trained on them by fine_tuning.py, as a user would, and the eval loss of each epoch is noted. A row is added when its run is done, and
+a run that is there is not made again. Rows go to benchmarks/results/learning_rates.csv; the table, and what to conclude, stand in
+benchmarks/results/learning_rates.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import random
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from workbench import files  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results" / "learning_rates.csv"
+SPECIALTIES, PAIRS, LEAST_WORDS, MOST_WORDS = 8, 44, 12, 70
+PREPARATION = (
+    "CHAT_TEMPLATE=smollm2",
+    "HOLDOUT_SAMPLES_PER_SPECIALTY=6",
+    "INITIAL_TRAIN_PERCENTAGE=0.48",
+    "EVAL_SPLIT_SIZE=0.33",
+)
+TRAINING = ("MODEL_NAME=smollm2", "LORA_DROPOUT=0", "NUM_EPOCHS=2", "BATCH_SIZE=8", "GRADIENT_ACCUMULATION_STEPS=1",
+            "MAX_SEQ_LENGTH=384", "SAMPLE_QUESTIONS=0")  # fmt: skip
+COLUMNS = ("name", "modules", "rank", "rate", "parameters", "before", "epoch_1", "epoch_2", "seconds")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An adapter and how it is trained; alpha is always twice the rank."""
+
+    modules: str
+    rank: int
+    rate: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.modules.replace(',', '+')} rank {self.rank}, {self.rate:g}"
+
+
+# equal parameters: all-linear of rank 16 and q, v of rank 85 (4.9 M); q, v of rank 8 and all-linear of rank 2 (0.5 and 0.6 M)
+RECIPES = [
+    *(Recipe("all-linear", 16, rate) for rate in (5e-4, 2e-4, 1e-3, 1e-4, 3e-4)),
+    *(Recipe("q_proj,v_proj", 8, rate) for rate in (2e-4, 1e-3)),
+    *(Recipe("q_proj,v_proj", 85, rate) for rate in (5e-4, 1e-3)),
+    *(Recipe("all-linear", 2, rate) for rate in (1e-3, 5e-4)),
+]
+
+
+def short_pairs(source: Path, target: Path) -> None:
+    """The same specialties and pairs on every machine: those with most answers of a few sentences."""
+    target.mkdir(parents=True, exist_ok=True)
+    short = {}
+    for path in sorted(source.glob("dataset_with_answers_*.json")):
+        pairs = json.loads(path.read_text(encoding="utf-8")).items()
+        short[path.name] = sorted(pair for pair in pairs if LEAST_WORDS <= len(pair[1].split()) <= MOST_WORDS)
+    for name in sorted(short, key=lambda name: (-len(short[name]), name))[:SPECIALTIES]:
+        kept = random.Random(name).sample(short[name], PAIRS)
+        (target / name).write_text(json.dumps(dict(kept), ensure_ascii=False), encoding="utf-8")
+
+
+def run(*command: str) -> None:
+    """A script, as a user would start it; what it prints is seen."""
+    subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
+
+
+def rows() -> list[dict[str, str]]:
+    if not RESULTS.is_file():
+        return []
+    with open(RESULTS, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def train(recipe: Recipe, data: Path, work: Path) -> dict[str, object]:
+    output = work / recipe.name.replace(" ", "_").replace(",", "")
+    run("fine_tuning.py", *TRAINING, f"DATASET_DIR={data}", f"OUTPUT_DIR={output}", f"LORA_TARGET_MODULES={recipe.modules}",
+        f"LORA_RANK={recipe.rank}", f"LORA_ALPHA={2 * recipe.rank}", f"LEARNING_RATE={recipe.rate}")  # fmt: skip
+    history = [json.loads(line) for line in (output / "eval_history.jsonl").read_text().splitlines()]
+    made = json.loads((output / "training_config.json").read_text())
+    before, first, second = (entry["loss"] for entry in history)
+    return {"name": recipe.name, "modules": recipe.modules, "rank": recipe.rank, "rate": recipe.rate,
+            "parameters": made["trainable_parameters"], "before": before, "epoch_1": first, "epoch_2": second,
+            "seconds": json.loads((output / "manifest.json").read_text())["seconds"]}  # fmt: skip
+
+
+def table() -> str:
+    head = [
+        "| Layers | rank | parameters | rate | eval loss before | after 1 epoch | after 2 | seconds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines = [
+        f"| {row['modules']} | {row['rank']} | {int(row['parameters']) / 1e6:.2f} M | {float(row['rate']):g} | {float(row['before']):.3f} "
+        f"| {float(row['epoch_1']):.3f} | {float(row['epoch_2']):.3f} | {float(row['seconds']):.0f} |"
+        for row in sorted(rows(), key=lambda row: (row["modules"], -int(row["rank"]), float(row["rate"])))
+    ]
+    return "\n".join([*head, *lines])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "learning_rates")
+    parser.add_argument("--table", action="store_true", help="print what the rows say, and end")
+    options = parser.parse_args()
+    if options.table or options.folder is None:
+        print(table())
+        return
+    work = options.work.resolve()
+    if not (work / "files").is_dir():
+        short_pairs(options.folder, work / "files")
+    run("dataset_preparation.py", f"DATA_DIR={work / 'files'}", f"OUTPUT_DIR={work / 'data'}", *PREPARATION)
+    for recipe in RECIPES:
+        done = rows()
+        if recipe.name in {row["name"] for row in done}:
+            continue
+        print(f"\n{recipe.name}", flush=True)
+        row = train(recipe, work / "data", work)
+        with files.atomic_open(RESULTS) as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows([*done, row])
+    print(table())
+
+
+if __name__ == "__main__":
+    main()

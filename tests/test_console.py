@@ -1,0 +1,55 @@
+"""What long steps say where there is no terminal: never silent for long, and what they promise was measured."""
+
+import time
+
+import pytest
+
+from workbench import console
+
+
+@pytest.fixture
+def often(monkeypatch):
+    monkeypatch.setattr(console, "LINE_EVERY_S", 0.2)
+
+
+def test_a_step_whose_first_unit_takes_long_says_that_it_works(often, capsys):
+    with console.Progress("training", 4, "steps"):
+        time.sleep(0.7)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) >= 2 and all(line.startswith("  training: 0/4 steps") and "so far" in line for line in lines)
+
+
+def test_a_line_tells_what_is_done_the_rate_and_the_time_left(often, capsys):
+    with console.Progress("training", 10, "steps", done=2) as progress:
+        time.sleep(0.3)
+        progress.advance(4, "loss 1.234")
+        time.sleep(0.4)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("  training: 6/10 steps, loss 1.234, ") and "steps/s, " in last and last.endswith(" s left")
+    # rate and time left are those of this run: 4 units were done in it, not 6
+    assert progress.line() != "" and float(last.split(", ")[2].split()[0]) < 4 / 0.5
+
+
+def test_only_the_innermost_step_speaks_and_a_silent_one_never(often, capsys):
+    with console.Progress("training", 4, "steps"), console.Progress("eval loss", 9, "examples"):
+        time.sleep(0.6)
+    with console.Progress("elsewhere", 4, "steps", silent=True):
+        time.sleep(0.5)
+    said = capsys.readouterr().out
+    assert "eval loss: 0/9 examples" in said and "training" not in said and "elsewhere" not in said
+
+
+def test_a_step_of_unknown_size_is_announced_and_goes_on_saying_so(often, capsys):
+    with pytest.raises(RuntimeError), console.working("loading a model"):
+        time.sleep(0.5)
+        raise RuntimeError
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "loading a model …" and lines[1].startswith("  loading a model: ")
+    time.sleep(0.5)
+    assert capsys.readouterr().out == ""  # it is over
+
+
+def test_a_step_that_is_done_soon_says_nothing_more(capsys):
+    with console.Progress("scoring", 3, "answers") as progress:
+        progress.advance(3)
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,163 @@
+"""What long steps say while they work: a bar on a terminal, and elsewhere a plain line at least every half minute.
+
+A thread of its own writes the line, so that a step which takes longer than that says so too. Of steps within steps only the innermost
+speaks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+LINE_EVERY_S = 15.0
+_under_way: list[_Step] = []
+
+
+class _Step:
+    """Something that is under way, with a line that tells how far it is."""
+
+    def __init__(self, *, silent: bool) -> None:
+        self.silent, self.started, self.last = silent, time.monotonic(), time.monotonic()
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def line(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def speaks(self) -> bool:
+        """Whether lines are due: not beside a bar, not in other processes than the first."""
+        return not self.silent and not sys.stderr.isatty()
+
+    def begin(self) -> None:
+        _under_way.append(self)
+        if self.speaks:
+            self._thread = threading.Thread(target=self._tell, daemon=True)
+            self._thread.start()
+
+    def end(self) -> None:
+        self._over.set()
+        if self in _under_way:
+            _under_way.remove(self)
+
+    def _tell(self) -> None:
+        while not self._over.wait(max(0.1, LINE_EVERY_S - (time.monotonic() - self.last))):
+            self.say_if_due()
+
+    def say_if_due(self) -> None:
+        now = time.monotonic()
+        if now - self.last < LINE_EVERY_S:
+            return
+        self.last = now
+        if self.speaks and _under_way and _under_way[-1] is self:
+            print(f"  {self.line()}", flush=True)
+
+
+class Progress(_Step):
+    """A step of `total` units: what is done, the rate and the time left.
+
+    Args:
+        name: what is done, such as "eval loss".
+        unit: what is counted, in the plural.
+        done: units that an earlier run has done already; rate and time left are those of this run.
+        silent: for the processes beside the first.
+    """
+
+    def __init__(self, name: str, total: int, unit: str, *, done: int = 0, silent: bool = False) -> None:
+        super().__init__(silent=silent)
+        self.name, self.total, self.unit, self.done, self.note = name, total, unit, done, ""
+        self._first = done
+        self._bar: Any = None
+
+    def __enter__(self) -> Self:
+        if not self.silent and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=self.total, initial=self.done, desc=self.name, unit=f" {self.unit}", leave=not _under_way)
+        self.begin()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.end()
+        if self._bar is not None:
+            self._bar.close()
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """`count` more units are done; `note` joins the line until the next one."""
+        self.done += count
+        self.note = note or self.note
+        if self._bar is not None:
+            self._bar.update(count)
+            self._bar.set_postfix_str(self.note, refresh=False)
+
+    def back_to(self, done: int) -> None:
+        """What was done since is done anew."""
+        self.done = done
+        if self._bar is not None:
+            self._bar.n = done
+
+    @property
+    def elapsed(self) -> float:
+        return max(time.monotonic() - self.started, 1e-9)
+
+    def line(self) -> str:
+        made = self.done - self._first
+        note = f", {self.note}" if self.note else ""
+        if not made:
+            return f"{self.name}: {self.done:,}/{self.total:,} {self.unit}{note}, {self.elapsed:.0f} s so far"
+        rate = made / self.elapsed
+        pace = f"{rate:.1f} {self.unit}/s" if rate >= 0.1 else f"{1 / rate:.0f} s each"
+        return f"{self.name}: {self.done:,}/{self.total:,} {self.unit}{note}, {pace}, {duration((self.total - self.done) / rate)} left"
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the bar where there is one."""
+        if self.silent:
+            return
+        if self._bar is not None:
+            self._bar.write(text)
+        else:
+            print(text, flush=True)
+
+
+class _Working(_Step):
+    """It has no bar, so it speaks on a terminal as well."""
+
+    @property
+    def speaks(self) -> bool:
+        return not self.silent
+
+    def __init__(self, what: str, *, silent: bool) -> None:
+        super().__init__(silent=silent)
+        self.what = what
+
+    def line(self) -> str:
+        return f"{self.what}: {time.monotonic() - self.started:.0f} s so far"
+
+
+@contextlib.contextmanager
+def working(what: str, *, silent: bool = False, announced: bool = True) -> Iterator[None]:
+    """A step whose size is not known: it is announced, and a line says now and then that it goes on.
+
+    Args:
+        announced: False for a step that is mostly over at once, and speaks only where it is not.
+    """
+    step = _Working(what, silent=silent)
+    if announced and not silent:
+        print(f"{what} …", flush=True)
+    step.begin()
+    try:
+        yield
+    finally:
+        step.end()
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
