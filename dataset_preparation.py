@@ -70,8 +70,8 @@ DEMO = {
     "CHAT_TEMPLATE": "smollm2",
     # four of the 42 and few questions, so that two iterations take minutes on any CPU; SPECIALTIES= takes all
     "SPECIALTIES": ["cardiology", "dermatology", "neurology", "psychiatry"],
-    "HOLDOUT_SAMPLES_PER_SPECIALTY": 6,
-    "INITIAL_TRAIN_PERCENTAGE": 0.33,
+    "HOLDOUT_SAMPLES_PER_SPECIALTY": 5,
+    "INITIAL_TRAIN_PERCENTAGE": 0.28,
     "EVAL_SPLIT_SIZE": 0.3,
 }
 # Another value of these is another series: other fixed sets, scores that do not compare
@@ -123,12 +123,12 @@ def check(config: DatasetConfig) -> None:
         raise UserError("SYSTEM_MESSAGE holds a control token of chat templates. Write it as plain text.")
 
 
-def template_of(config: DatasetConfig, began: str | None) -> chat.Template:
+def template_of(config: DatasetConfig, began: str) -> chat.Template:
     """The template the settings ask for: the function above, or another family's own.
 
     Args:
-        began: when the series began, if it has: a template that writes the date writes that day's, so that prompts of later iterations
-            stay the same.
+        began: when the series began. A template that writes the date writes that day's, so that prompts of later iterations stay the
+            same.
     """
     if config.CHAT_TEMPLATE == "llama3":
         return apply_chat_template
@@ -137,7 +137,7 @@ def template_of(config: DatasetConfig, began: str | None) -> chat.Template:
     source = smollm2.ensure() if config.CHAT_TEMPLATE == smollm2.NAME else Path(config.CHAT_TEMPLATE)
     if not source.exists():
         raise UserError(f'CHAT_TEMPLATE={source}: is neither "llama3", "smollm2" nor "plain", nor a file or folder that exists.')
-    return chat.JinjaTemplate.read(source, datetime.strptime(began, manifest.TIME_FORMAT) if began else None).render
+    return chat.JinjaTemplate.read(source, datetime.strptime(began, manifest.TIME_FORMAT)).render
 
 
 def prepare(
@@ -169,7 +169,7 @@ def prepare(
     series.finish_interrupted(folder)
     ledger = [] if fresh else iterations.read_ledger(folder)
     last = ledger[-1] if ledger else None
-    chat_format = chat.ChatFormat.of(template_of(config, ledger[0]["made"] if ledger else None), config.SYSTEM_MESSAGE)
+    chat_format = chat.ChatFormat.of(template_of(config, ledger[0]["made"] if ledger else manifest.now()), config.SYSTEM_MESSAGE)
     if note := chat_format.note():
         print(f"  {note}", flush=True)
     if fresh:

@@ -103,7 +103,7 @@ DEMO = {
     "MAX_NEW_TOKENS": 64,
     "TEMPERATURE": 0.0,
     "BERTSCORE_MODEL": "embedded",
-    "BUDGET": 20,
+    "BUDGET": 12,
     "RETENTION": False,  # 54 more questions than the demo asks altogether
 }
 ENGINE = "batches that rows leave when done, v1"

@@ -86,10 +86,13 @@ def specialty_files(tmp_path: Path) -> Path:
     return folder
 
 
-def run_script(*command: str, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_script(*command: str, timeout: float = 600, forks: bool = False, **environment: str) -> subprocess.CompletedProcess[str]:
     """A script as a user runs it, in a process of its own.
 
-    That is forked from one that has loaded the libraries: loading them takes longer than most scripts run here. All of these have
+    Args:
+        forks: whether the scripts that it starts are forked from it as well, where it would start Python anew.
+
+    The process is forked from one that has loaded the libraries: loading them takes longer than most scripts run here. All of these have
     the same hashes; those that tests kill start Python anew, as other commands do, and those with an environment.
     """
     if environment or not command[0].endswith(".py"):
@@ -99,7 +102,7 @@ def run_script(*command: str, timeout: float = 600, **environment: str) -> subpr
         )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         said = [Path(folder) / name for name in ("stdout", "stderr")]
-        process = LOADED.Process(target=_run_here, args=(command, *said, dict(os.environ)))
+        process = LOADED.Process(target=_run_here, args=(command, *said, dict(os.environ), forks))
         process.start()
         try:
             process.join(timeout)
@@ -139,8 +142,10 @@ def run_processes(count: int, *command: str, timeout: float = 600) -> subprocess
         return subprocess.CompletedProcess(list(command), next((code or 1 for code in codes if code != 0), 0), *texts)
 
 
-def _run_here(command: Sequence[str], stdout: Path, stderr: Path, environment: dict[str, str]) -> None:
+def _run_here(command: Sequence[str], stdout: Path, stderr: Path, environment: dict[str, str], forks: bool = False) -> None:
     import numpy as np
+
+    from workbench import children
 
     os.setsid()  # so that what it starts can be ended with it
     np.random.seed()  # else all would go on from the same state
@@ -148,9 +153,32 @@ def _run_here(command: Sequence[str], stdout: Path, stderr: Path, environment: d
     for number, path in ((1, stdout), (2, stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     os.chdir(ROOT)
-    sys.argv = list(command)
     sys.path.insert(0, str(ROOT))
+    if forks:
+        children.run = _run_forked
+    _become(command)
+
+
+def _become(command: Sequence[str]) -> None:
+    sys.argv = list(command)
     runpy.run_path(command[0], run_name="__main__")
+
+
+def _run_forked(command: Sequence[str], folder: Path | None = None) -> int:
+    """In place of `children.run`, which test_children.py and the tests of killed loops run for real."""
+    sys.stdout.flush()
+    number = os.fork()
+    if number:
+        return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+    code: object = 0
+    try:
+        _become(command[1:])
+    except SystemExit as end:
+        code = end.code
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
 
 
 def mistake(

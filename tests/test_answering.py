@@ -105,7 +105,7 @@ def test_answers_behind_a_thinking_block_score_as_they_do_without_it_and_unclose
 
     folders = {**small_run, "scores": tmp_path / "scores"}
     with chat_server(reply, finish="length") as address:
-        done = run_script(*evaluate_command(folders, f"ENDPOINT={address}", "ENDPOINT_MODELS=one,two", "RETENTION=False"))
+        done = run_script(*evaluate_command(folders, f"ENDPOINT={address}", "ENDPOINT_MODELS=m,m", "RETENTION=False"))
     assert done.returncode == 0, done.stderr
     assert f"{len(right)} answers of tuned begin with a thinking block" in done.stdout
     assert "3 never end it and hold no answer" in done.stdout

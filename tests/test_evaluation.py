@@ -177,11 +177,11 @@ def test_out_of_memory_halves_the_rows_at_once_and_loses_no_answer(model_and_tok
     model, tokenizer = model_and_tokenizer
     whole, sizes = Decoder.decode, []
 
-    def small_card(self, rows, at_once, *, refill, ended):
+    def small_card(self, rows, at_once, *, refill, **told):
         sizes.append((len(rows), at_once))
         if at_once > 2 or any(row.name == "melanoma" for row in rows):
             raise MemoryError
-        return whole(self, rows, at_once, refill=refill, ended=ended)
+        return whole(self, rows, at_once, refill=refill, **told)
 
     monkeypatch.setattr(Decoder, "decode", small_card)
     asked = questions(tokenizer)

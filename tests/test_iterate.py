@@ -64,7 +64,7 @@ def outcome(base):
 @pytest.fixture(scope="module")
 def whole_loop(small_run, tmp_path_factory):
     base = tmp_path_factory.mktemp("loop")
-    done = run_script(*command(base, small_run["files"]), timeout=900)
+    done = run_script(*command(base, small_run["files"]), timeout=900, forks=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return base, done.stdout
 
@@ -88,7 +88,7 @@ def test_it_runs_the_three_scripts_in_turn_and_ends_with_the_table_and_one_sente
 def test_run_again_it_finds_all_done_and_says_the_same(whole_loop, small_run):
     base, said = whole_loop
     before = outcome(base)
-    again = run_script(*command(base, small_run["files"]), timeout=900)
+    again = run_script(*command(base, small_run["files"]), timeout=900, forks=True)
     assert again.returncode == 0 and again.stdout.strip().splitlines()[-2] == said.strip().splitlines()[-2]
     assert again.stdout.count("up to date") == 3
     pd.testing.assert_frame_equal(outcome(base)[1], before[1])
@@ -101,7 +101,7 @@ def test_killed_at_every_script_and_run_again_it_ends_as_if_nothing_had_been(who
     # told to stop, the loop tells what it runs, and waits for its checkpoint
     said = run_until(["[iteration 2] python fine_tuning.py", "  epoch 0.00"], again, terminate)
     assert "stopped at step " in said and said.strip().endswith("stopped. Run the same command again to go on.")
-    done = run_script(*again, timeout=900)
+    done = run_script(*again, timeout=900, forks=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "going on from checkpoint-" in done.stdout
     (ledger, scores), (ledger_whole, scores_whole) = outcome(tmp_path), outcome(whole_loop[0])

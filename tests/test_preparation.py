@@ -1,10 +1,12 @@
 """The split contract: fixed, nested, disjoint, and the same whatever the order of files."""
 
 import contextlib
+import csv
 import json
 import shutil
 
 import pytest
+import tiny_models
 from conftest import SHARED_DATA, pairs, run_script, write_specialty
 
 import dataset_preparation as preparation
@@ -529,3 +531,38 @@ def test_a_rename_goes_together_with_settings_and_advice_under_the_old_name(conf
         "heart": "cardiology"
     }
     assert iterations.under_new_names(then, {"cardiology": "heart"})["sizes"]["train"].keys() == now["sizes"]["train"].keys()
+
+
+def test_only_the_specialties_that_are_named_are_prepared_from_files_of_one_and_of_several(config, specialty_files):
+    with open(specialty_files / "more.csv", "w", newline="") as file:
+        rows = [(question, answer, name) for name in ("skin", "eyes") for question, answer in pairs(name, 30).items()]
+        csv.writer(file).writerows([("question", "answer", "specialty"), *rows])
+    config.SPECIALTIES = ["urology", "eyes"]
+    splits = preparation.create_datasets(config)
+    assert {name for split in splits for name in split["specialty"]} == {"urology", "eyes"}
+    config.SPECIALTIES = ["urologie"]
+    with pytest.raises(UserError, match=r"holds no specialty 'urologie'. Did you mean urology\?"):
+        preparation.create_datasets(config)
+
+
+def test_a_thinking_block_of_the_template_ends_the_stored_prompts_and_is_told(config, tmp_path, capsys):
+    template = tmp_path / "thinking.jinja"
+    template.write_text(tiny_models.THINKING)
+    config.CHAT_TEMPLATE = str(template)
+    holdout, *_ = preparation.create_datasets(config)
+    for row in holdout:
+        assert row["formatted_prompt"].endswith("<think>\n\n</think>\n\n")
+        assert row["formatted_chat"] == f"{row['formatted_prompt']}{row['response']}<|im_end|>\n"
+    assert "the chat template writes '<think>\\n\\n</think>\\n\\n' before each answer" in capsys.readouterr().out
+
+
+def test_a_template_that_tells_the_date_keeps_that_of_the_first_iteration(config, tmp_path, monkeypatch):
+    template = tmp_path / "dated.jinja"
+    template.write_text("{{ strftime_now('%Y-%m-%d') }} " + tiny_models.CHATML)
+    config.CHAT_TEMPLATE = str(template)
+    monkeypatch.setattr(manifest, "now", lambda: "2024-02-29T10:00:00+0000")
+    before, *_ = preparation.create_datasets(config)
+    monkeypatch.undo()
+    after, *_ = preparation.update_training_data(config, {"cardiology": 0.8})
+    assert ledger(config)[-1]["comparability_break"] == ""
+    assert {text[:10] for split in (before, after) for text in split["formatted_prompt"]} == {"2024-02-29"}

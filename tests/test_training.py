@@ -346,6 +346,22 @@ def test_memory_that_runs_out_halves_the_micro_batch_and_the_step_stays_the_same
         torch.testing.assert_close(halved[name], value, rtol=0.05, atol=0.02 * float(value.abs().max()))
 
 
+@pytest.mark.parametrize(("scale", "stops"), [(65536.0, False), (1.0, True), (None, True)])
+@pytest.mark.parametrize("trainer", ["fp32"], indirect=True)
+def test_a_gradient_that_overflows_stops_a_run_unless_a_lower_scale_of_an_fp16_loss_may_mend_it(trainer, scale, stops):
+    import torch
+
+    if scale is not None:
+        trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    gradients(trainer)
+    next(p for p in trainer.model.parameters() if p.grad is not None).grad.fill_(float("inf"))
+    if stops:
+        with pytest.raises(UserError, match="the gradient of step 1 is not finite"):
+            trainer._clip_grad_norm(trainer.model)
+    else:
+        assert not torch.isfinite(torch.as_tensor(trainer._clip_grad_norm(trainer.model)))
+
+
 def test_embeddings_and_head_are_in_the_runs_precision_the_base_packed_and_the_adapter_fp32(trainer):
     import torch
 

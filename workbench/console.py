@@ -111,7 +111,7 @@ class Progress(_Step):
         if not made:
             return f"{self.name}: {self.done:,}/{self.total:,} {self.unit}{note}, {self.elapsed:.0f} s so far"
         rate = made / self.elapsed
-        pace = f"{rate:.1f} {self.unit}/s" if rate >= 0.1 else f"{1 / rate:.0f} s each"
+        pace = f"{rate:.1f} {self.unit}/s" if rate >= 1 else f"{1 / rate:.1f} s each"
         return f"{self.name}: {self.done:,}/{self.total:,} {self.unit}{note}, {pace}, {duration((self.total - self.done) / rate)} left"
 
     def say(self, text: str) -> None:

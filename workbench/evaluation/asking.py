@@ -42,16 +42,42 @@ def find_batch_size(device_type: str, questions: Sequence[Question], decoding: D
 
 
 class Answers(console.Progress):
-    """Answers done, and the tokens that they took."""
+    """Answers done, tokens made, and the time that is left at most: answers under way may end at any token.
 
-    def __init__(self, total: int, name: str, *, silent: bool = False) -> None:
+    Args:
+        most_tokens: that an answer may have.
+    """
+
+    def __init__(self, total: int, name: str, most_tokens: int, *, silent: bool = False) -> None:
         super().__init__(name, total, "answers", silent=silent)
-        self.tokens = 0
+        self.tokens = self._of_ended = 0
+        self.most_tokens = most_tokens
+
+    def state(self) -> tuple[int, int, int]:
+        """Where it stands, for `return_to`."""
+        return self.done, self.tokens, self._of_ended
+
+    def return_to(self, state: tuple[int, int, int]) -> None:
+        """What was done since is done anew."""
+        self.back_to(state[0])
+        self.tokens, self._of_ended = state[1:]
+
+    def made(self, tokens: int) -> None:
+        """So many more tokens, of whatever answers."""
+        self.tokens += tokens
 
     def ended(self, tokens: int) -> None:
         """One more answer, of so many tokens."""
-        self.tokens += tokens
+        self._of_ended += tokens
         self.advance(1, f"{self.tokens / self.elapsed:.0f} tokens/s")
+
+    def line(self) -> str:
+        if not self.tokens:
+            return super().line()
+        left = (self.total - self.done) * self.most_tokens - (self.tokens - self._of_ended)
+        rate = self.tokens / self.elapsed
+        most = console.duration(left / rate)
+        return f"{self.name}: {self.done:,}/{self.total:,} answers, {rate:.0f} tokens/s, at most {most} left"
 
 
 class Asker:
@@ -126,7 +152,8 @@ class Asker:
         """Decode batches of places; `rows_of` a place gives (arm, adapter, key) of each of the `of_each` answers it needs."""
         self.most_rows = min(self.most_rows, self.batch_size * of_each)
         made = 0
-        with Answers(sum(len(rows_of(i)) for batch in todo for i in batch), name, silent=self.process > 0) as progress:
+        count = sum(len(rows_of(i)) for batch in todo for i in batch)
+        with Answers(count, name, self.decoding.max_new_tokens, silent=self.process > 0) as progress:
             for batch in todo:
                 wanted = [(i, *row) for i in batch for row in rows_of(i)]
                 rows = [Row(questions[i].id, questions[i].prompt_ids, adapter) for i, _, adapter, _ in wanted]
@@ -139,14 +166,13 @@ class Asker:
         return made
 
     def _decode(self, decoder: Decoder, rows: Sequence[Row], progress: Answers) -> list[tuple[list[int] | None, str, str]]:
-        at_once, before = min(self.most_rows, len(rows)), (progress.done, progress.tokens)
+        at_once, before = min(self.most_rows, len(rows)), progress.state()
         try:
-            found: list[Decoded] = decoder.decode(rows, at_once, refill=self.refill, ended=progress.ended)
+            found: list[Decoded] = decoder.decode(rows, at_once, refill=self.refill, made=progress.made, ended=progress.ended)
             return [(ids, finish, "") for ids, finish in found]
         except (torch.OutOfMemoryError, MemoryError) as error:
             said = f"out of memory: {error}"[:200]
-        progress.back_to(before[0])  # all of these rows are answered anew
-        progress.tokens = before[1]
+        progress.return_to(before)  # all of these rows are answered anew
         # here the exception is gone, and with it what its frames held of the batch
         devices.free_memory()
         if at_once > 1:
@@ -165,11 +191,12 @@ def ask_endpoint(
 ) -> int:  # fmt: skip
     """A server's answers, stored one by one as they come; returns how many were asked for."""
     todo = [i for i, key in enumerate(keys) if store.lacks(key)]
-    with Answers(len(todo), f"{arm} answers") as progress:
+    with Answers(len(todo), f"{arm} answers", decoding.max_new_tokens) as progress:
         for number, (text, finish, tokens, error) in endpoint.answers([questions[i] for i in todo], decoding, at_once):
             i = todo[number]
             answer = Answer(keys[i], questions[i].id, arm, text, finish, tokens, error)
             store.add([answer])
+            progress.made(tokens)
             progress.ended(tokens)
     failed = [store.records[keys[i]] for i in todo if store.records[keys[i]].finish == "failed"]
     if todo and all(map(store.lacks, keys)):

@@ -168,23 +168,27 @@ class Decoder:
 
     @torch.inference_mode()
     def decode(
-        self, rows: Sequence[Row], at_once: int | None = None, *, refill: bool = False, ended: Callable[[int], None] = _nothing
-    ) -> list[Decoded]:
+        self, rows: Sequence[Row], at_once: int | None = None, *, refill: bool = False,
+        made: Callable[[int], None] = _nothing, ended: Callable[[int], None] = _nothing,
+    ) -> list[Decoded]:  # fmt: skip
         """Answers in the order of `rows`.
 
         Args:
             at_once: rows that are answered at a time, all by default.
             refill: let waiting rows take the place of those that are done, instead of one batch after another.
-            ended: told the tokens of each answer as it ends; the default does nothing.
+            made: told after each step how many tokens it made; the default does nothing.
+            ended: told the tokens of each answer as it ends.
         """
         at_once = at_once or max(1, len(rows))
         size = len(rows) if refill and self._sees_everything else at_once
         answer = self._generate if self.model.config.is_encoder_decoder else self._decode
         with devices.autocast(self.model):
             parts = [rows[start : start + size] for start in range(0, len(rows), max(1, size))]
-            return [one for part in parts for one in answer(part, at_once, ended)]
+            return [one for part in parts for one in answer(part, at_once, made, ended)]
 
-    def _decode(self, rows: Sequence[Row], at_once: int, ended: Callable[[int], None]) -> list[Decoded]:
+    def _decode(
+        self, rows: Sequence[Row], at_once: int, made: Callable[[int], None], ended: Callable[[int], None]
+    ) -> list[Decoded]:
         stops, limit = set(self.decoding.stop_ids), self.decoding.max_new_tokens
         answers: list[list[int]] = [[] for _ in rows]
         ends = ["length"] * len(rows)
@@ -197,6 +201,7 @@ class Decoder:
             tokens = self._choose(
                 batch.logits, [rows[i].name for i in batch.places], [len(answers[i]) for i in batch.places]
             )  # fmt: skip
+            made(sum(tokens[place] not in stops for place in batch.going()))
             for place, (i, token) in enumerate(zip(batch.places, tokens, strict=True)):
                 if batch.done[place]:
                     continue
@@ -279,7 +284,9 @@ class Decoder:
             self._prefix_states[adapter] = [(layer.keys, layer.values) for layer in cache.layers]
         return self._prefix_states[adapter]
 
-    def _generate(self, rows: Sequence[Row], at_once: int, ended: Callable[[int], None]) -> list[Decoded]:
+    def _generate(
+        self, rows: Sequence[Row], at_once: int, made: Callable[[int], None], ended: Callable[[int], None]
+    ) -> list[Decoded]:
         device, prompts = self.model.device, [row.prompt_ids for row in rows]
         decoder = self
 
@@ -307,6 +314,7 @@ class Decoder:
         for row in output[:, 1:].tolist():
             stop = next((place for place, token in enumerate(row) if token in self.decoding.stop_ids), None)
             found.append((row if stop is None else row[:stop], "length" if stop is None else "stop"))
+            made(len(found[-1][0]))
             ended(len(found[-1][0]))
         return found
 

@@ -24,9 +24,11 @@ def greedy(asked: list[Question], model: Any, tokenizer: Any, *, silent: bool = 
     """Token ids of greedy answers, in the order of the questions."""
     decoder = Decoder(model, Decoding(NEW_TOKENS, 0.0, 0, tuple(models.stop_ids(tokenizer)), tokenizer.pad_token_id))
     found: dict[int, tuple[int, ...]] = {}
-    with asking.Answers(len(asked), "sample answers", silent=silent) as progress:
+    with asking.Answers(len(asked), "sample answers", NEW_TOKENS, silent=silent) as progress:
         for batch in asking.plan_batches(asked, BATCH):
-            made = decoder.decode([Row(asked[i].id, asked[i].prompt_ids) for i in batch], ended=progress.ended)
+            made = decoder.decode(
+                [Row(asked[i].id, asked[i].prompt_ids) for i in batch], made=progress.made, ended=progress.ended
+            )
             found |= {i: tuple(ids) for i, (ids, _) in zip(batch, made, strict=True)}
     return [found[i] for i in range(len(asked))]
 
