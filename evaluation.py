@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench import files, manifest, settings
+from workbench import console, files, manifest, settings
 from workbench.errors import UserError, run_script
 
 if TYPE_CHECKING:
@@ -261,6 +261,11 @@ def plan_arms(config: EvaluationConfig, inputs: Inputs, known: dict[str, str], p
     identity = {arms.BASE: f"{trained['base_weights']} {arms.arithmetic(precision, load_in_4bit=in_4bit)}"}
     identity[arms.TUNED] = f"{identity[arms.BASE]} {trained['adapter']}"
     if config.ENDPOINT:
+        # what a server computes in is its own affair: its answers are known by the weights alone
+        identity = {
+            arm: f"{trained['base_weights']} {arms.arithmetic('bf16', load_in_4bit=in_4bit)}" for arm in (arms.BASE, arms.TUNED)
+        }
+        identity[arms.TUNED] += f" {trained['adapter']}"
         names = config.ENDPOINT_MODELS or [inputs.base_name, config.FINETUNED_MODEL_PATH]
         pair = [
             arms.Arm(arm, "endpoint", config.ENDPOINT, f"{config.ENDPOINT} {name} {identity[arm]}", served_as=name)
@@ -312,7 +317,8 @@ def ask_one(config: EvaluationConfig, inputs: Inputs, text: str) -> None:
     if chat.SPECIAL_TOKEN.search(text) or not text.strip():
         raise UserError("--ask takes a question in plain text.")
     row = answers.asked_like(dataset_folders.read_split(inputs.data_folder, "holdout")[0], text.strip())
-    precision = devices.resolve_precision(config.COMPUTE_DTYPE)
+    own = models.own_precision(encoder_decoder=inputs.encoder_decoder)
+    precision = own if config.COMPUTE_DTYPE == "auto" else devices.resolve_precision(config.COMPUTE_DTYPE)
     planned = plan_arms(config, inputs, {}, precision)
     base = "" if config.ENDPOINT else check_base(config, inputs, precision)
     refuse_leaks(inputs, planned)
@@ -575,7 +581,7 @@ def write_results(
         heading={
             "iteration": inputs.iteration,
             "facts": {
-                "base": f"{inputs.base_name} ({'NF4, ' if config.LOAD_IN_4BIT else ''}computed in {scored['about']['compute_dtype']})",
+                "base": f"{inputs.base_name} ({how_computed(config, scored['about']['compute_dtype'])})",
                 "tuned": f"{'model' if inputs.whole_model else 'adapter'} in {inputs.adapter_folder}, kept at step {training['kept']['step']}",
                 **config.MODELS,
                 "iteration": inputs.iteration,
@@ -592,6 +598,13 @@ def write_results(
         retention=elsewhere_summary, judged=judge_summary, seed=config.RANDOM_SEED,
     )  # fmt: skip
     return sentences
+
+
+def how_computed(config: EvaluationConfig, precision: str) -> str:
+    """Where and in what the base's answers were computed."""
+    if config.ENDPOINT:
+        return f"asked at {config.ENDPOINT}"
+    return f"{'NF4, ' if config.LOAD_IN_4BIT else ''}computed in {precision}"
 
 
 def spent(inputs: Inputs, started: float) -> dict[str, float]:
@@ -679,15 +692,15 @@ def main() -> None:
         rate(config, arguments)
         return
     inputs = Inputs(config)
-    print("loading libraries …", flush=True)
+    with console.working("loading libraries"):
+        from workbench import devices, models, processes
+        from workbench.evaluation import answering, metrics  # noqa: F401  what takes longest to load
     if arguments.ask is not None:
         ask_one(config, inputs, arguments.ask)
         return
-    from workbench import devices, models, processes
-
     models.quiet()
     if not config.ENDPOINT and not arguments.rescore:
-        processes.use_every_gpu(config.NUM_GPUS, devices.resolve_precision(config.COMPUTE_DTYPE))
+        processes.use_every_gpu(config.NUM_GPUS)
         devices.announce()
     here, output = processes.join(), Path(config.OUTPUT_DIR)
     if not here.is_main_process:
@@ -712,7 +725,7 @@ def unanswered(output: Path) -> bool:
 
 def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, *, fresh: bool, rescore: bool) -> None:
     """Answers, scores, tables; the caller holds the folder's lock. Other processes than the first only answer."""
-    from workbench import devices, processes
+    from workbench import devices, models, processes
     from workbench.evaluation import answers, history
     from workbench.evaluation.answering import Answering, How
     from workbench.evaluation.endpoint import Endpoint
@@ -743,7 +756,10 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
     if done and config.COMPUTE_DTYPE == "auto":  # what is only scored again was answered in that of its own run
         precision: Precision = done.get("compute_dtype", "bf16")
     else:
-        precision = processes.decided(here, lambda: manifest.settle_precision(output, config.COMPUTE_DTYPE, fingerprint_in))
+        own = models.own_precision(encoder_decoder=inputs.encoder_decoder)
+        precision = processes.decided(
+            here, lambda: manifest.settle_precision(output, config.COMPUTE_DTYPE, fingerprint_in, own=own, fresh=fresh)
+        )
     planned, fingerprint = planned_in(precision), fingerprint_in(precision)
     state = processes.decided(here, lambda: manifest.start(output, fingerprint, SCRIPT, fresh=fresh, claim=False))
     again = processes.decided(here, lambda: manifest.in_progress(output) or unanswered(output))

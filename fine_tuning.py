@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench import files, manifest, settings
+from workbench import console, files, manifest, settings
 from workbench.errors import UserError, again, run_script
 
 if TYPE_CHECKING:
@@ -342,7 +342,7 @@ def make_trainer(
     return trainer
 
 
-def examiner(config: TrainingConfig, tokenizer: Any, *, silent: bool) -> Any:
+def examiner(config: TrainingConfig, tokenizer: Any) -> Any:
     """What lets the model answer SAMPLE_QUESTIONS at each evaluation; None where there are to be none."""
     if not config.SAMPLE_QUESTIONS:
         return None
@@ -350,8 +350,7 @@ def examiner(config: TrainingConfig, tokenizer: Any, *, silent: bool) -> Any:
     from workbench.evaluation import samples
 
     split = dataset_folders.read_split(Path(config.DATASET_DIR), "eval")
-    return samples.examiner(split, tokenizer, config.SAMPLE_QUESTIONS, encoder_decoder=config.MODEL_TYPE == "encoder-decoder",
-                            silent=silent)  # fmt: skip
+    return samples.examiner(split, tokenizer, config.SAMPLE_QUESTIONS, encoder_decoder=config.MODEL_TYPE == "encoder-decoder")
 
 
 def check_init_adapter(config: TrainingConfig, base_hash: str) -> None:
@@ -462,11 +461,11 @@ def export_model(config: TrainingConfig, arguments: Any) -> None:
     data = manifest.require(data_folder, "dataset_preparation.py")
     if target.exists() and any(target.iterdir()):
         raise UserError(f"--export {target}: is not empty. Name a folder that is not there yet.")
-    print("loading libraries …", flush=True)
-    from workbench import console, devices, models
-    from workbench.data import dataset_folders, iterations, leaks
-    from workbench.evaluation import samples
-    from workbench.training import export
+    with console.working("loading libraries"):
+        from workbench import devices, models
+        from workbench.data import dataset_folders, iterations, leaks
+        from workbench.evaluation import samples
+        from workbench.training import export
 
     models.quiet()
     token = export.hub_token() if arguments.push else ""
@@ -491,25 +490,29 @@ def export_model(config: TrainingConfig, arguments: Any) -> None:
     def choices(model: Any) -> list[int]:
         return samples.next_choices(questions, before, model.eval(), tokenizer)
 
+    written = target.with_name(f".{target.name}.writing")  # it takes its name once it is checked
     with console.working(f"merging into {target}"):
-        unmerged = export.merge(base, output, target, precision, choices)
+        unmerged = export.merge(base, output, written, precision, choices)
     with console.working("asking the merged model"):
-        model = models.load_base(str(target), load_in_4bit=False, precision=precision)
+        model = models.load_base(str(written), load_in_4bit=False, precision=precision)
         after, merged = samples.greedy(questions, model, tokenizer), choices(model)
     texts = [samples.as_texts(questions, answers, tokenizer) for answers in (before, after)]
     likeness: dict[str, Any] = export.agreement(*texts) | {
         "merge": export.share_equal(unmerged, merged), "precision": precision,
         "as_trained": export.share_equal([token for ids in before for token in ids], merged),
     }  # fmt: skip
-    evaluation = Path("evaluation_results", "demo") if arguments.demo else Path("evaluation_results")
-    scores = export.scores_of(evaluation, training["inputs"]["adapter"])
-    files.write_text(target / "README.md", export.model_card(training, data, entry["sizes"], scores, likeness))
-    learnt = {"splits": training["inputs"]["splits"], "trained_on": leaks.trained_on(training)}
-    files.write_json(target / leaks.EXPORT, {"adapter": training["inputs"]["adapter"], "inputs": learnt, **likeness})
     print(f"  {100 * likeness['equal']:.0f}% of {len(questions)} answers are the adapter's word for word, "
           f"words overlap by {100 * likeness['word_overlap']:.0f}%, the next token is the same {100 * likeness['as_trained']:.0f}% of the "
           f"time ({100 * likeness['merge']:.1f}% on the same unquantised base)")  # fmt: skip
-    export.check(likeness, target)
+    export.check(likeness, written, target)
+    evaluation = Path("evaluation_results", "demo") if arguments.demo else Path("evaluation_results")
+    scores = export.scores_of(evaluation, training["inputs"]["adapter"])
+    files.write_text(written / "README.md", export.model_card(training, data, entry["sizes"], scores, likeness))
+    learnt = {"splits": training["inputs"]["splits"], "trained_on": leaks.trained_on(training)}
+    files.write_json(written / leaks.EXPORT, {"adapter": training["inputs"]["adapter"], "inputs": learnt, **likeness})
+    if target.exists():  # an empty folder
+        target.rmdir()
+    os.replace(written, target)
     if not scores:
         print(f"  {evaluation} holds no evaluation of this adapter, so the model card has no scores")
     print(f"exported to {target}: `transformers serve {target}`, or pipeline('text-generation', '{target}')")
@@ -539,13 +542,14 @@ def main() -> None:
     data = manifest.require(Path(config.DATASET_DIR), "dataset_preparation.py")
     if config.USE_WANDB:
         print("Weights & Biases is on: settings and losses leave this machine unless WANDB_MODE=offline.")
-    print("loading libraries …", flush=True)
-    from workbench import devices, models, processes
+    with console.working("loading libraries"):
+        from workbench import devices, models, processes
+        from workbench.training import trainer  # noqa: F401  what takes longest to load
 
     models.quiet()
-    precision = devices.resolve_precision(config.COMPUTE_DTYPE)
-    models.require_device_for(config.MODEL_NAME, load_in_4bit=config.LOAD_IN_4BIT, precision=precision)
-    processes.use_every_gpu(config.NUM_GPUS, precision)
+    processes.use_every_gpu(config.NUM_GPUS)
+    asked = devices.resolve_precision(config.COMPUTE_DTYPE)
+    models.require_device_for(config.MODEL_NAME, load_in_4bit=config.LOAD_IN_4BIT, precision=asked)
     here = processes.join()
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
         raise UserError(
@@ -567,7 +571,7 @@ def main() -> None:
 
 def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, here: Any) -> None:
     """One run: plan and audit, train from the last whole checkpoint, keep the best adapter."""
-    from workbench import console, devices, models, processes
+    from workbench import devices, models, processes
     from workbench.training import checkpoints, options, plan
     from workbench.training.steps import time_two_steps
 
@@ -579,7 +583,10 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, here: An
     def fingerprint_in(precision: Precision) -> str:
         return fingerprint_of(config, data, base_hash, here.num_processes, precision)
 
-    precision = processes.decided(here, lambda: manifest.settle_precision(output, config.COMPUTE_DTYPE, fingerprint_in))
+    own = models.own_precision(encoder_decoder=config.MODEL_TYPE == "encoder-decoder")
+    precision = processes.decided(
+        here, lambda: manifest.settle_precision(output, config.COMPUTE_DTYPE, fingerprint_in, own=own, fresh=arguments.fresh)
+    )
     fingerprint = fingerprint_in(precision)
 
     # 1. is it done already, or begun?
@@ -604,7 +611,7 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, here: An
     trained_on = processes.decided(here, lambda: refuse_leaks(config, location))
     tokenizer = models.load_tokenizer(location)
     examples, evaluation, audit = load_examples(config, tokenizer)
-    with console.working(f"loading {config.MODEL_NAME}", silent=not here.is_main_process):
+    with console.working(f"loading {config.MODEL_NAME}"):
         model = models.load_base(
             location, load_in_4bit=config.LOAD_IN_4BIT, precision=precision,
             full_precision=config.FULL_FINE_TUNING, shardable=config.SHARD_BASE,
@@ -618,7 +625,7 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, here: An
         evaluation,
         micro_batches,
         precision,
-        examiner(config, tokenizer, silent=not here.is_main_process),
+        examiner(config, tokenizer),
     )
     planned = plan.make_plan(
         trainer.model,
@@ -674,6 +681,8 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, here: An
         trainer.evaluate()
     if not here.is_main_process:
         return
+
+    trainer.check_learnt()
 
     # 4. keep the best
     before = files.read_json_lines(output / "eval_history.jsonl")[0]

@@ -1,4 +1,4 @@
-"""`make run`: two iterations on six sample specialties and SmolLM2-135M, then answers of both, and what to open.
+"""`make run`: two iterations on four sample specialties and SmolLM2-135M, then answers of both, and what to open.
 
 Each step is the command a user would type, printed before it runs. Safe to repeat and to interrupt: what is done is
 found up to date, what is half done goes on.

@@ -30,10 +30,11 @@ def test_a_line_tells_what_is_done_the_rate_and_the_time_left(often, capsys):
     assert progress.line() != "" and float(last.split(", ")[2].split()[0]) < 4 / 0.5
 
 
-def test_only_the_innermost_step_speaks_and_a_silent_one_never(often, capsys):
+def test_only_the_innermost_step_speaks_and_of_several_processes_only_the_first(often, capsys, monkeypatch):
     with console.Progress("training", 4, "steps"), console.Progress("eval loss", 9, "examples"):
         time.sleep(0.6)
-    with console.Progress("elsewhere", 4, "steps", silent=True):
+    monkeypatch.setenv("RANK", "1")
+    with console.Progress("elsewhere", 4, "steps"), console.working("elsewhere too"):
         time.sleep(0.5)
     said = capsys.readouterr().out
     assert "eval loss: 0/9 examples" in said and "training" not in said and "elsewhere" not in said

@@ -109,15 +109,41 @@ def test_both_precisions_find_the_same_losses_and_answers_are_keyed_by_theirs(sm
         assert f"computed in {precision}" in (folders["scores"] / "report.html").read_text()
 
 
+def settle(folder, wanted, name, *, fresh=False):
+    own = devices.native_precision()
+    return manifest.settle_precision(folder, wanted, lambda precision: f"{name} in {precision}", own=own, fresh=fresh)
+
+
 def test_a_resumed_run_keeps_the_precision_it_began_with_and_says_so(tmp_path, capsys):
     own = devices.native_precision()
     other = OTHER[own]
     manifest.start(tmp_path, f"run in {other}", "fine_tuning.py", compute_dtype=other)
-    assert manifest.settle_precision(tmp_path, "auto", lambda precision: f"run in {precision}") == other
+    assert settle(tmp_path, "auto", "run") == other
     assert f"goes on in {other}, as it was begun; begun on this machine it would be {own}" in capsys.readouterr().out
-    # another run in the same folder is not bound by it, nor is one that is told
-    assert manifest.settle_precision(tmp_path, "auto", lambda precision: f"another in {precision}") == own
-    assert manifest.settle_precision(tmp_path, own, lambda precision: f"run in {precision}") == own
+    # another run in the same folder is not bound by it, nor is one that is told, nor one that begins anew
+    assert (
+        settle(tmp_path, "auto", "another") == settle(tmp_path, own, "run") == settle(tmp_path, "auto", "run", fresh=True) == own
+    )
+    # a finished one is what it is, and nothing is to be said
+    manifest.finish(tmp_path, {"fingerprint": f"run in {other}", "compute_dtype": other})
+    assert settle(tmp_path, "auto", "run") == other and not capsys.readouterr().out
+
+
+def test_a_run_begun_in_fp16_is_up_to_date_on_a_cpu_but_cannot_be_gone_on_with_there(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    manifest.start(tmp_path, "run in fp16", "fine_tuning.py", compute_dtype="fp16")
+    with pytest.raises(UserError, match=r"was begun in fp16, on a GPU\. Go on there, or add --fresh"):
+        settle(tmp_path, "auto", "run")
+    manifest.finish(tmp_path, {"fingerprint": "run in fp16", "compute_dtype": "fp16"})
+    assert settle(tmp_path, "auto", "run") == "fp16"
+
+
+def test_an_encoder_decoder_computes_in_fp32_where_a_decoder_would_in_fp16(gpu):
+    gpu(False)
+    assert [models.own_precision(encoder_decoder=both) for both in (False, True)] == ["fp16", "fp32"]
+    gpu(True)
+    assert models.own_precision(encoder_decoder=True) == "bf16"
 
 
 def test_fp16_on_a_cpu_is_one_line_and_exit_code_2(small_run, tmp_path, monkeypatch, capsys):

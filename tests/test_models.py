@@ -44,6 +44,17 @@ def phi(folder):
     return tiny_models.save(folder, tiny_models.llama(made), made)
 
 
+def gemma(folder):
+    """Holds the line end, which follows each turn, as a piece of text that was added to the vocabulary."""
+    template = "{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content }}<end_of_turn>\n{% endfor %}" \
+               "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"  # fmt: skip
+    made = tiny_models.tokenizer(
+        ("<pad>", "<eos>", "<start_of_turn>", "<end_of_turn>"), template, eos_token="<eos>", pad_token="<pad>"
+    )
+    made.add_tokens(["\n"])
+    return tiny_models.save(folder, tiny_models.llama(made), made)
+
+
 @pytest.mark.parametrize(
     ("make", "stops", "pad"),
     [
@@ -51,6 +62,7 @@ def phi(folder):
         (smol, {"<|im_end|>"}, "<|endoftext|>"),  # its own ends a turn
         (gpt2, {"<|endoftext|>"}, "<|endoftext|>"),  # it has no other
         (phi, {"<|end|>", "<|endoftext|>"}, None),
+        (gemma, {"<eos>", "<end_of_turn>"}, "<pad>"),
     ],
 )
 def test_tokenizers_of_every_family_load_stop_where_their_template_ends_a_turn_and_lose_no_text(tmp_path, make, stops, pad):

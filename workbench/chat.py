@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 
 from workbench.errors import UserError
 
+THINK, END_OF_THINKING = "<think>", "</think>"  # around what a reasoning model writes before its answer
 SPECIAL_TOKEN = re.compile(r"<\|[^|<>\s]{1,60}\|>|</?s>|<(?:pad|eos|bos|unk)>|<(?:start|end)_of_turn>")
 
 
@@ -179,7 +180,7 @@ def tokens_after_an_answer(template: str, named: Mapping[str, str], known: Itera
 
 # Renders a question and an answer (None: up to where the assistant speaks) under a system message
 Template = Callable[[str, str | None, str], str]
-OPENED_THINKING = re.compile(r"(?P<before>\s*)<think>\s*\Z")
+OPENED_THINKING = re.compile(rf"(?P<before>\s*){THINK}\s*\Z")
 
 
 @dataclass(frozen=True)
@@ -276,7 +277,7 @@ def encode_source(tokenizer: Any, text: str) -> list[int]:
 def decode_answer(tokenizer: Any, ids: Sequence[int]) -> str:
     """The text of generated ids without control tokens; the marks of a thinking block stay, also where they are such tokens."""
     special = set(tokenizer.all_special_ids)
-    found = {mark: tokenizer.convert_tokens_to_ids(mark) for mark in ("<think>", "</think>")}
+    found = {mark: tokenizer.convert_tokens_to_ids(mark) for mark in (THINK, END_OF_THINKING)}
     marks = {token: mark for mark, token in found.items() if token in special and token != tokenizer.unk_token_id}
     parts: list[str] = []
     piece: list[int] = []

@@ -1,12 +1,13 @@
 """What long steps say while they work: a bar on a terminal, and elsewhere a plain line at least every half minute.
 
 A thread of its own writes the line, so that a step which takes longer than that says so too. Of steps within steps only the innermost
-speaks.
+speaks, and of several processes of one run only the first (by RANK, as launchers set it).
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -21,8 +22,9 @@ _under_way: list[_Step] = []
 class _Step:
     """Something that is under way, with a line that tells how far it is."""
 
-    def __init__(self, *, silent: bool) -> None:
-        self.silent, self.started, self.last = silent, time.monotonic(), time.monotonic()
+    def __init__(self) -> None:
+        self.silent = os.environ.get("RANK", "0") != "0"
+        self.started = self.last = time.monotonic()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -31,7 +33,7 @@ class _Step:
 
     @property
     def speaks(self) -> bool:
-        """Whether lines are due: not beside a bar, not in other processes than the first."""
+        """Whether lines are due: not beside a bar."""
         return not self.silent and not sys.stderr.isatty()
 
     def begin(self) -> None:
@@ -65,11 +67,10 @@ class Progress(_Step):
         name: what is done, such as "eval loss".
         unit: what is counted, in the plural.
         done: units that an earlier run has done already; rate and time left are those of this run.
-        silent: for the processes beside the first.
     """
 
-    def __init__(self, name: str, total: int, unit: str, *, done: int = 0, silent: bool = False) -> None:
-        super().__init__(silent=silent)
+    def __init__(self, name: str, total: int, unit: str, *, done: int = 0) -> None:
+        super().__init__()
         self.name, self.total, self.unit, self.done, self.note = name, total, unit, done, ""
         self._first = done
         self._bar: Any = None
@@ -131,8 +132,8 @@ class _Working(_Step):
     def speaks(self) -> bool:
         return not self.silent
 
-    def __init__(self, what: str, *, silent: bool) -> None:
-        super().__init__(silent=silent)
+    def __init__(self, what: str) -> None:
+        super().__init__()
         self.what = what
 
     def line(self) -> str:
@@ -140,14 +141,14 @@ class _Working(_Step):
 
 
 @contextlib.contextmanager
-def working(what: str, *, silent: bool = False, announced: bool = True) -> Iterator[None]:
+def working(what: str, *, announced: bool = True) -> Iterator[None]:
     """A step whose size is not known: it is announced, and a line says now and then that it goes on.
 
     Args:
         announced: False for a step that is mostly over at once, and speaks only where it is not.
     """
-    step = _Working(what, silent=silent)
-    if announced and not silent:
+    step = _Working(what)
+    if announced and not step.silent:
         print(f"{what} …", flush=True)
     step.begin()
     try:

@@ -152,7 +152,7 @@ def _cpu_multiplies_bf16() -> bool:
     if platform.machine().lower() in ("x86_64", "amd64"):
         # mkldnn alone also says yes to AVX512 without the BF16 extension, where it emulates
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def resolve_precision(wanted: str) -> Precision:
@@ -164,11 +164,16 @@ def resolve_precision(wanted: str) -> Precision:
     if wanted == "auto":
         return native_precision()
     check_choice(wanted)
-    if wanted == "fp16" and device().type == "cpu":
+    if not can_compute(cast(Precision, wanted)):
         raise UserError(
             f"COMPUTE_DTYPE=fp16: is for GPUs, and this run is on a CPU. Take {native_precision()}, which is the fastest here, or auto."
         )
     return cast(Precision, wanted)
+
+
+def can_compute(precision: Precision) -> bool:
+    """Whether this device computes in it at all, natively or not."""
+    return precision != "fp16" or device().type != "cpu"
 
 
 def check_choice(wanted: str) -> None:
@@ -179,7 +184,7 @@ def check_choice(wanted: str) -> None:
 
 def in_words(precision: Precision) -> str:
     """A precision, with a warning where this device only emulates it."""
-    if precision == "bf16" != native_precision():
+    if precision == "bf16" != native_precision() and device().type != "mps":
         return f"{precision}, which this device emulates: {native_precision()} is faster"
     return precision
 

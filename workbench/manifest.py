@@ -123,26 +123,33 @@ def start(
     return "new"
 
 
-def settle_precision(folder: Path, wanted: str, fingerprint: Callable[[Precision], str]) -> Precision:
+def settle_precision(
+    folder: Path, wanted: str, fingerprint: Callable[[Precision], str], *, own: Precision, fresh: bool = False
+) -> Precision:
     """What a run in `folder` computes in: what COMPUTE_DTYPE (`wanted`) says, or with "auto" what the same run was begun with.
 
     A run goes on as it began, though the machine may be another now; half of it in another precision would be neither. One line says
-    so where this machine would choose otherwise.
+    so where this machine would choose otherwise. With `fresh` an unfinished run is set aside, so nothing is gone on with.
 
     Args:
         fingerprint: of this run, for a precision.
+        own: what this device takes for the model.
+
+    Raises:
+        UserError: the run was begun in a precision that this device does not have.
     """
     if wanted != "auto":
         return devices.resolve_precision(wanted)
-    begun = read(folder) or (files.read_json(folder / IN_PROGRESS) if in_progress(folder) else {})
-    dtype = begun.get("compute_dtype")
-    if dtype not in devices.PRECISIONS or fingerprint(dtype) != begun["fingerprint"]:
-        return devices.native_precision()
-    if dtype != devices.native_precision() and not (folder / MANIFEST).is_file():
-        print(
-            f"  goes on in {dtype}, as it was begun; begun on this machine it would be {devices.native_precision()}", flush=True
-        )
-    return devices.resolve_precision(dtype)
+    unfinished = in_progress(folder)
+    begun = files.read_json(folder / IN_PROGRESS) if unfinished else read(folder) or {}
+    dtype: Precision | None = begun.get("compute_dtype")
+    if (fresh and unfinished) or dtype not in devices.PRECISIONS or fingerprint(dtype) != begun["fingerprint"]:
+        return own
+    if unfinished and dtype != own:
+        if not devices.can_compute(dtype):
+            raise UserError(f"{folder}: was begun in {dtype}, on a GPU. Go on there, or add --fresh to begin anew in {own}.")
+        print(f"  goes on in {dtype}, as it was begun; begun on this machine it would be {own}", flush=True)
+    return dtype
 
 
 def reopen(folder: Path, fingerprint: str, compute_dtype: str = "") -> None:

@@ -127,7 +127,8 @@ def stop_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
         found.add(tokenizer.eos_token_id)
     template = tokenizer.chat_template
     if isinstance(template, str):
-        special = {str(token) for token in tokenizer.added_tokens_decoder.values()}
+        # others are text that the vocabulary holds as one piece, such as a line end
+        special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         found |= {vocabulary[token] for token in chat.tokens_after_an_answer(template, _named_tokens(tokenizer), special)}
     if not found:
         raise UserError("the tokenizer has no token that ends an answer, so generation would never stop.")
@@ -161,6 +162,15 @@ def require_device_for(name: str, *, load_in_4bit: bool, precision: Precision) -
             f"{name}: has {count / 1e9:.1f} billion parameters (about {needs:.0f} GB as loaded), and no GPU is visible. "
             "Run on a GPU machine (see nvidia-smi and CUDA_VISIBLE_DEVICES), or try the small pretrained model with --demo."
         )
+
+
+def own_precision(*, encoder_decoder: bool) -> Precision:
+    """What this device computes a model in: its native precision, but fp32 for T5 and its kin on a GPU without bf16.
+
+    Their feed-forward layers overflow in fp16 (transformers keeps some of their weights in fp32 for that reason, which autocast undoes).
+    """
+    native = devices.native_precision()
+    return "fp32" if native == "fp16" and encoder_decoder else native
 
 
 def quantization(*, load_in_4bit: bool, precision: Precision, shardable: bool = False) -> BitsAndBytesConfig | None:

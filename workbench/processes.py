@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from workbench import devices
-from workbench.devices import Precision
 from workbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,8 +54,10 @@ def least(here: PartialState, number: int) -> int:
     return min(gather_object([number])) if here.num_processes > 1 else number
 
 
-def use_every_gpu(wanted: int | None, precision: Precision) -> None:
+def use_every_gpu(wanted: int | None) -> None:
     """Start this script again under accelerate, a process a GPU, unless a launcher did so already.
+
+    Call it before anything asks a GPU: the number of visible ones cannot be changed after that.
 
     Args:
         wanted: GPUs to use; None takes all of this machine.
@@ -69,14 +70,14 @@ def use_every_gpu(wanted: int | None, precision: Precision) -> None:
         if count > 1 and "LOCAL_RANK" not in os.environ:
             os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
         return
-    command = launch_command(chosen, sys.argv, precision)
+    command = launch_command(chosen, sys.argv)
     print(f"{count} GPUs are visible: starting again on {chosen} (NUM_GPUS=1 for one):\n  {' '.join(command)}", flush=True)
     os.execv(command[0], command)
 
 
-def launch_command(processes: int, argv: list[str], precision: Precision) -> list[str]:
-    """The accelerate command that runs this script in `processes` processes of one machine."""
+def launch_command(processes: int, argv: list[str]) -> list[str]:
+    """The accelerate command that runs this script in `processes` processes of one machine; the trainer sets its precision itself."""
     return [
         sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1",
-        "--num_processes", str(processes), "--mixed_precision", devices.mixed_precision(precision), "--dynamo_backend", "no", *argv,
+        "--num_processes", str(processes), "--mixed_precision", "no", "--dynamo_backend", "no", *argv,
     ]  # fmt: skip

@@ -19,7 +19,7 @@ CHECKS = {
     "repeating": "repeat themselves",
     "refused": "decline to answer",
     "empty": "are empty",
-    "thinking_unfinished": "were still thinking when they were cut off, so that they hold no answer",
+    "thinking_unfinished": "never end their thinking, so that they hold no answer",
 }
 VALUE = re.compile(r"(-?\d+(?:\.\d+)?)(.+)")
 NEGATION = re.compile(
@@ -37,11 +37,11 @@ REFUSAL_WITHIN = 200  # characters: a refusal opens an answer
 GRAM, LEAST_WORDS, REPEATED = 4, 24, 0.4
 
 
-def check(reference: str, answer: str, finish: str, *, thought: bool = False) -> dict[str, bool]:
+def check(reference: str, answer: str, finish: str, *, thinking_unfinished: bool = False) -> dict[str, bool]:
     """Which of `CHECKS` an answer fails; one that failed to be made fails none.
 
     Args:
-        thought: whether a thinking block stood before it.
+        thinking_unfinished: whether it is a thinking block that was never closed.
     """
     if finish == "failed":
         return dict.fromkeys(CHECKS, False)
@@ -52,7 +52,7 @@ def check(reference: str, answer: str, finish: str, *, thought: bool = False) ->
         "repeating": repeating(answer),
         "refused": bool(REFUSAL.search(answer[:REFUSAL_WITHIN])),
         "empty": not answer.strip(),
-        "thinking_unfinished": thought and finish == "length" and not answer.strip(),
+        "thinking_unfinished": thinking_unfinished,
     }
 
 

@@ -176,10 +176,8 @@ class Answering:
 
     def _ask_models(self, planned: Sequence[Arm]) -> None:
         """The models of this machine, each loaded once, the base and its adapters last."""
-        how, silent = self.how, not self.here.is_main_process
-        for model, of_model in arms.loads(
-            planned, self.base, load_in_4bit=how.load_in_4bit, precision=how.precision, silent=silent
-        ):
+        how = self.how
+        for model, of_model in arms.loads(planned, self.base, load_in_4bit=how.load_in_4bit, precision=how.precision):
             self._ask_model(model, of_model)
             for arm in of_model:
                 references = [text for _, text in self._reference_texts(self.asked[arm.name])]
@@ -239,9 +237,7 @@ class Answering:
         mine = set(lacking[self.here.process_index :: self.here.num_processes])
         left = (text for text in texts() if text.key in mine)
         while batch := list(itertools.islice(left, TEXTS_AT_ONCE)):
-            likelihood.measure(
-                model, adapter, self.asked[arm.name].tokenizer, batch, self.likelihoods, silent=not self.here.is_main_process
-            )
+            likelihood.measure(model, adapter, self.asked[arm.name].tokenizer, batch, self.likelihoods)
 
     def _ask_servers(self) -> None:
         for one in self.asked.values():

@@ -13,7 +13,6 @@ from workbench import chat, files
 from workbench.errors import UserError
 
 PREDICTIONS = "predictions"
-THINK, END_OF_THINKING = "<think>", "</think>"
 EMPTY_THINKING = "(empty)"  # in place of a block that holds nothing, so that it is counted
 BATCH = 1000  # records taken over from another file at once
 
@@ -58,6 +57,7 @@ class Answer:
     tokens: int
     error: str = ""
     reasoning: str = ""
+    thinking_unfinished: bool = False
 
 
 R = TypeVar("R", bound=Keyed)
@@ -70,12 +70,14 @@ def without_thinking(answer: Answer, prompt: str) -> Answer:
     left its start out, the thinking ends at `</think>` all the same.
     """
     text = answer.text.lstrip()
-    opened = text.startswith(THINK) or prompt.rstrip().endswith(THINK)
-    reasoning, closed, rest = text.partition(END_OF_THINKING)
+    opened = text.startswith(chat.THINK) or prompt.rstrip().endswith(chat.THINK)
+    reasoning, closed, rest = text.partition(chat.END_OF_THINKING)
     if not opened and not closed:
         return answer
-    reasoning = reasoning.removeprefix(THINK).strip()
-    return replace(answer, text=rest.strip() if closed else "", reasoning=reasoning or EMPTY_THINKING)
+    reasoning = reasoning.removeprefix(chat.THINK).strip()
+    return replace(
+        answer, text=rest.strip() if closed else "", reasoning=reasoning or EMPTY_THINKING, thinking_unfinished=not closed
+    )
 
 
 def asked_like(sample: Mapping[str, Any], text: str) -> dict[str, Any]:

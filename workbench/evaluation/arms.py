@@ -147,13 +147,11 @@ def arithmetic(precision: Precision, *, load_in_4bit: bool) -> str:
     return "nf4" if precision == "bf16" else f"nf4 {precision}"
 
 
-def loads(
-    arms: Sequence[Arm], base: str, *, load_in_4bit: bool, precision: Precision, silent: bool = False
-) -> Iterator[tuple[Any, list[Arm]]]:
+def loads(arms: Sequence[Arm], base: str, *, load_in_4bit: bool, precision: Precision) -> Iterator[tuple[Any, list[Arm]]]:
     """Models of this machine with the arms that each answers for: whole ones, then adapters on one load of their `base`."""
 
     def load(source: str) -> Any:
-        with console.working(f"loading {source}", silent=silent):
+        with console.working(f"loading {source}"):
             return models.load_base(source, load_in_4bit=load_in_4bit, precision=precision).eval()
 
     for arm in arms:

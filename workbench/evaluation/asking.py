@@ -41,15 +41,15 @@ def find_batch_size(device_type: str, questions: Sequence[Question], decoding: D
     return int(max(1, min(512, 0.6 * free // a_row) // arms))
 
 
-class Answers(console.Progress):
+class AnswerProgress(console.Progress):
     """Answers done, tokens made, and the time that is left at most: answers under way may end at any token.
 
     Args:
         most_tokens: that an answer may have.
     """
 
-    def __init__(self, total: int, name: str, most_tokens: int, *, silent: bool = False) -> None:
-        super().__init__(name, total, "answers", silent=silent)
+    def __init__(self, total: int, name: str, most_tokens: int) -> None:
+        super().__init__(name, total, "answers")
         self.tokens = self._of_ended = 0
         self.most_tokens = most_tokens
 
@@ -153,7 +153,7 @@ class Asker:
         self.most_rows = min(self.most_rows, self.batch_size * of_each)
         made = 0
         count = sum(len(rows_of(i)) for batch in todo for i in batch)
-        with Answers(count, name, self.decoding.max_new_tokens, silent=self.process > 0) as progress:
+        with AnswerProgress(count, name, self.decoding.max_new_tokens) as progress:
             for batch in todo:
                 wanted = [(i, *row) for i in batch for row in rows_of(i)]
                 rows = [Row(questions[i].id, questions[i].prompt_ids, adapter) for i, _, adapter, _ in wanted]
@@ -165,7 +165,7 @@ class Asker:
                 made += len(answers)
         return made
 
-    def _decode(self, decoder: Decoder, rows: Sequence[Row], progress: Answers) -> list[tuple[list[int] | None, str, str]]:
+    def _decode(self, decoder: Decoder, rows: Sequence[Row], progress: AnswerProgress) -> list[tuple[list[int] | None, str, str]]:
         at_once, before = min(self.most_rows, len(rows)), progress.state()
         try:
             found: list[Decoded] = decoder.decode(rows, at_once, refill=self.refill, made=progress.made, ended=progress.ended)
@@ -191,7 +191,7 @@ def ask_endpoint(
 ) -> int:  # fmt: skip
     """A server's answers, stored one by one as they come; returns how many were asked for."""
     todo = [i for i, key in enumerate(keys) if store.lacks(key)]
-    with Answers(len(todo), f"{arm} answers", decoding.max_new_tokens) as progress:
+    with AnswerProgress(len(todo), f"{arm} answers", decoding.max_new_tokens) as progress:
         for number, (text, finish, tokens, error) in endpoint.answers([questions[i] for i in todo], decoding, at_once):
             i = todo[number]
             answer = Answer(keys[i], questions[i].id, arm, text, finish, tokens, error)

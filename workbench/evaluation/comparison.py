@@ -21,7 +21,7 @@ def answers_table(questions: Sequence[Any], answers: Sequence[Any], scores: Tabl
     rows = [
         {"id": q.id, "split": q.split, "specialty": q.specialty, "question": q.question, "reference": q.reference,
          "prediction": a.text, "finish_reason": a.finish, "tokens": a.tokens, "error": a.error,
-         "reasoning": a.reasoning, **answer_checks.check(q.reference, a.text, a.finish, thought=bool(a.reasoning))}
+         "reasoning": a.reasoning, **answer_checks.check(q.reference, a.text, a.finish, thinking_unfinished=a.thinking_unfinished)}
         for q, a in zip(questions, answers, strict=True)
     ]  # fmt: skip
     table = pd.DataFrame(rows)

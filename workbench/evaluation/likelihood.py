@@ -44,9 +44,7 @@ def key_of(prompt: str, text: str, model_identity: str) -> str:
     return files.sha256_of([prompt, text, model_identity, VERSION])[:32]
 
 
-def measure(
-    model: Any, adapter: str | None, tokenizer: Any, texts: Sequence[Text], store: Store[Likelihood], *, silent: bool = False
-) -> None:
+def measure(model: Any, adapter: str | None, tokenizer: Any, texts: Sequence[Text], store: Store[Likelihood]) -> None:
     """Store the likelihood of each text that the store lacks, a batch at a time.
 
     Args:
@@ -60,7 +58,7 @@ def measure(
     encoded = [(text.key, (text.prompt_ids, ids[text.key])) for text in todo if ids[text.key]]
     encoded.sort(key=lambda item: -sum(map(len, item[1])))
     start = 0
-    with speaking_as(model, adapter), console.Progress("likelihood of answers", len(encoded), "texts", silent=silent) as progress:
+    with speaking_as(model, adapter), console.Progress("likelihood of answers", len(encoded), "texts") as progress:
         while start < len(encoded):
             size = max(1, MOST_TOKENS // sum(map(len, encoded[start][1])))
             keys, rows = zip(*encoded[start : start + size], strict=True)

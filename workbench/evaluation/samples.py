@@ -20,11 +20,11 @@ def questions(split: Any, tokenizer: Any, count: int, *, encoder_decoder: bool =
     return answers.questions_of("eval", chosen, tokenizer, None, encoder_decoder=encoder_decoder)
 
 
-def greedy(asked: list[Question], model: Any, tokenizer: Any, *, silent: bool = False) -> list[tuple[int, ...]]:
+def greedy(asked: list[Question], model: Any, tokenizer: Any) -> list[tuple[int, ...]]:
     """Token ids of greedy answers, in the order of the questions."""
     decoder = Decoder(model, Decoding(NEW_TOKENS, 0.0, 0, tuple(models.stop_ids(tokenizer)), tokenizer.pad_token_id))
     found: dict[int, tuple[int, ...]] = {}
-    with asking.Answers(len(asked), "sample answers", NEW_TOKENS, silent=silent) as progress:
+    with asking.AnswerProgress(len(asked), "sample answers", NEW_TOKENS) as progress:
         for batch in asking.plan_batches(asked, BATCH):
             made = decoder.decode(
                 [Row(asked[i].id, asked[i].prompt_ids) for i in batch], made=progress.made, ended=progress.ended
@@ -52,16 +52,14 @@ def next_choices(asked: list[Question], given: list[tuple[int, ...]], model: Any
     return chosen
 
 
-def examiner(
-    split: Any, tokenizer: Any, count: int, *, encoder_decoder: bool, silent: bool = False
-) -> Callable[[Any], dict[str, Any]]:
+def examiner(split: Any, tokenizer: Any, count: int, *, encoder_decoder: bool) -> Callable[[Any], dict[str, Any]]:
     """A function from a model to its mean ROUGE-L and BERTScore on the sample, and its answers."""
     asked = questions(split, tokenizer, count, encoder_decoder=encoder_decoder)
     scorer = bertscore.BertScorer(bertscore.EMBEDDED)
     references = [question.reference for question in asked]
 
     def examine(model: Any) -> dict[str, Any]:
-        texts = as_texts(asked, greedy(asked, model, tokenizer, silent=silent), tokenizer)
+        texts = as_texts(asked, greedy(asked, model, tokenizer), tokenizer)
         rouge = [text_metrics.rouge_l(r, t) for r, t in zip(references, texts, strict=True)]
         bert = scorer.score(references, texts)
         return {

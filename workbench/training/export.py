@@ -12,14 +12,14 @@ from workbench.devices import Precision
 from workbench.errors import CheckFailedError, UserError
 
 LICENCES = {models.MEERKAT: "cc-by-nc-4.0"}
-# shares of equal choices below which an export has failed. Rounding tips ties: merging itself moves few of them, and leaving 4-bit
-# weights for whole ones more (benchmarks/results/precision.md)
+# shares of equal choices below which an export has failed. Rounding tips ties: merging itself tips hardly any, and leaving 4-bit weights
+# for whole ones more (what was measured: EXPERIMENTS.md, 2026-11-26)
 LEAST_MERGE, LEAST_AS_TRAINED = 0.9, 0.5
 CARD_METRICS = ("ROUGE-L", "METEOR", "bertscore_f1", "token_f1", "factual_exact_match", "medical_token_f1")
 
 
 def merge(base: str, adapter: Path, target: Path, precision: Precision, look: Callable[[Any], list[int]]) -> list[int]:
-    """Write base plus adapter to `target` as an ordinary Hugging Face model.
+    """Write base plus adapter to the folder `target` as an ordinary Hugging Face model; what stands there goes.
 
     Never into 4-bit weights: rounding the sum anew would lose part of what was learnt. The base is therefore read whole, which for 8B
     takes 16 GB of memory and of disk in bf16 and fp16, and 32 in fp32.
@@ -34,12 +34,10 @@ def merge(base: str, adapter: Path, target: Path, precision: Precision, look: Ca
         untie(models.base_of(model))
     merged: Any = model.merge_and_unload(safe_merge=True)
     tokenizer = models.load_tokenizer(str(adapter))
-    writing = target.with_name(f".{target.name}.writing")
-    files.remove(writing)
-    merged.save_pretrained(str(writing), safe_serialization=True)
-    tokenizer.save_pretrained(str(writing))
-    models.write_generation_config(writing, tokenizer)
-    os.replace(writing, target)
+    files.remove(target)
+    merged.save_pretrained(str(target), safe_serialization=True)
+    tokenizer.save_pretrained(str(target))
+    models.write_generation_config(target, tokenizer)
     del merged, model
     devices.free_memory()
     return seen
@@ -62,8 +60,8 @@ def share_equal(one: Sequence[int], other: Sequence[int]) -> float:
     return sum(a == b for a, b in zip(one, other, strict=True)) / len(one) if one else 1.0
 
 
-def check(likeness: Mapping[str, float], target: Path) -> None:
-    """Refuse an export that does not answer as the adapter does: move it aside.
+def check(likeness: Mapping[str, float], written: Path, target: Path) -> None:
+    """Refuse an export that does not answer as the adapter does: it is kept beside `target`, under a name that says so.
 
     Raises:
         CheckFailedError: `merge` is below LEAST_MERGE, or `as_trained` below LEAST_AS_TRAINED.
@@ -72,7 +70,7 @@ def check(likeness: Mapping[str, float], target: Path) -> None:
         return
     aside = target.with_name(f"{target.name}.failed")
     files.remove(aside)
-    os.replace(target, aside)
+    os.replace(written, aside)
     raise CheckFailedError(
         f"the merged model does not answer as the adapter does: of the tokens of its answers it would choose "
         f"{100 * likeness['merge']:.0f}% as the adapter on the same base does (at least {100 * LEAST_MERGE:.0f}% are wanted), and "

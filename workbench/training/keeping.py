@@ -28,6 +28,7 @@ class KeepsBest(WholeCheckpoints):
     """
 
     eval_examples: Sequence[Any]
+    skipped_steps = 0  # of this process since it began
     in_lockstep = False  # with a sharded base each pass gathers weights, so all processes must make equally many
 
     def follow(
@@ -78,9 +79,23 @@ class KeepsBest(WholeCheckpoints):
         norm = super()._clip_grad_norm(model)
         # under fp16 the scale of the loss begins too high: gradients that overflow are skipped, and the scale is halved
         scaler = getattr(self.accelerator, "scaler", None)
-        if not math.isfinite(float(norm)) and (scaler is None or scaler.get_scale() <= LEAST_SCALE):
-            raise NotFiniteError("gradient", self.state.global_step + 1, [])
+        if not math.isfinite(float(norm)):
+            if scaler is None or scaler.get_scale() <= LEAST_SCALE:
+                raise NotFiniteError("gradient", self.state.global_step + 1, [])
+            self.skipped_steps += 1
         return norm
+
+    def check_learnt(self) -> None:
+        """UserError where every step of an fp16 run was skipped, as its gradients overflowed; a line where some were."""
+        if not self.skipped_steps:
+            return
+        if self.skipped_steps >= self.state.global_step:
+            raise UserError(
+                f"all {self.skipped_steps} steps were skipped, as their gradients overflow in fp16: nothing was learnt. Run the same command "
+                "with --fresh COMPUTE_DTYPE=fp32, or for more steps."
+            )
+        if self.accelerator.is_main_process:
+            print(f"  {self.skipped_steps} steps were skipped while the scale of the fp16 loss was found", flush=True)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Eval loss (nats a token), perplexity and token accuracy; keeps the adapter where it is the best so far."""
@@ -256,9 +271,7 @@ class Progress(TrainerCallback):
         self.steps: console.Progress | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.steps = console.Progress(
-            "training", state.max_steps, "steps", done=state.global_step, silent=not state.is_world_process_zero
-        )
+        self.steps = console.Progress("training", state.max_steps, "steps", done=state.global_step)
         self.steps.__enter__()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:

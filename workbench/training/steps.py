@@ -58,7 +58,7 @@ class CutsSteps(KeepsBest):
         own = own[self.accelerator.process_index :: self.accelerator.num_processes]
         rows = [{"id": e.id, "specialty": e.specialty, "input_ids": e.input_ids, "labels": e.labels} for e in own]
         measured = []
-        with console.Progress("eval loss", len(rows), "examples", silent=not self.accelerator.is_main_process) as progress:
+        with console.Progress("eval loss", len(rows), "examples") as progress:
             for group, counts in self._passes(rows):
                 with self.accelerator.autocast(), self.around_a_pass():
                     losses, correct, row_of = (tensor.cpu() for tensor in self.token_losses(model, group))
@@ -157,7 +157,7 @@ def time_two_steps(trainer: CutsSteps) -> float:
     cuda_state = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
     model = trainer.accelerator.unwrap_model(trainer.model)
     seconds = []
-    with console.working("timing two steps", silent=not trainer.accelerator.is_main_process):
+    with console.working("timing two steps"):
         for batch in itertools.islice(trainer.get_train_dataloader(), 2):
             started = time.perf_counter()
             trainer.training_step(model, batch)

@@ -111,8 +111,8 @@ class FrozenHeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        # by the scalar in fp32: an fp16 loss is scaled by more than fp16 can hold
-        return gradient * gradients[0], None, None
+        # in fp32: an fp16 loss is scaled by more than fp16 can hold
+        return (gradient.float() * gradients[0].float()).to(gradient.dtype), None, None
 
 
 def add_answer_loss(base: Any) -> None:
