@@ -9,7 +9,7 @@ scored more, in the mean over specialties and in the mean of the worst decile. T
 Seeds 0 to 99 are for tuning, 1000 to 1199 for one report.
 
 The noise of all worlds, and the family "measured" altogether, are fitted to benchmarks/results/learning_curves.csv, real runs of the
-embedded model (benchmarks/learning_curves.py); `--measured` prints the fit. What the other families suppose is written beside them.
+toy model of 5.5 M parameters, an earlier default (benchmarks/learning_curves.py); `--measured` prints the fit. What the other families suppose is written beside them.
 """
 
 from __future__ import annotations
