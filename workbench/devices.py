@@ -1,7 +1,7 @@
 """The device that this process computes on, and the precision that it computes in. One place decides; everything asks it.
 
-Precision is what matrix products are computed in: "bf16", "fp16" or "fp32". Without hardware for it bf16 is emulated, some 40 times
-slower than fp32 on a CPU with AVX2 (benchmarks/results/precision.md). `COMPUTE_DTYPE` overrides the choice.
+Precision is what matrix products are computed in: "bf16", "fp16" or "fp32". Without hardware for it bf16 is emulated: on a
+CPU with AVX2 a training step takes 27 times as long as in fp32 (benchmarks/results/precision.md). `COMPUTE_DTYPE` overrides the choice.
 """
 
 from __future__ import annotations
