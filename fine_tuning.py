@@ -501,9 +501,11 @@ def export_model(config: TrainingConfig, arguments: Any) -> None:
         "merge": export.share_equal(unmerged, merged), "precision": precision,
         "as_trained": export.share_equal([token for ids in before for token in ids], merged),
     }  # fmt: skip
-    print(f"  {100 * likeness['equal']:.0f}% of {len(questions)} answers are the adapter's word for word, "
-          f"words overlap by {100 * likeness['word_overlap']:.0f}%, the next token is the same {100 * likeness['as_trained']:.0f}% of the "
-          f"time ({100 * likeness['merge']:.1f}% on the same unquantised base)")  # fmt: skip
+    print(
+        f"  merging: of the next tokens {100 * likeness['merge']:.1f}% are those of the adapter on the same base, not quantised"
+    )
+    print(f"  against the adapter on the base as it was trained{' (4 bits)' if in_4bit else ''}: {100 * likeness['as_trained']:.0f}% of the next "
+          f"tokens, {100 * likeness['equal']:.0f}% of {len(questions)} answers word for word, {100 * likeness['word_overlap']:.0f}% of their words")  # fmt: skip
     export.check(likeness, written, target)
     evaluation = Path("evaluation_results", "demo") if arguments.demo else Path("evaluation_results")
     scores = export.scores_of(evaluation, training["inputs"]["adapter"])
