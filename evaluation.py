@@ -258,14 +258,11 @@ def plan_arms(config: EvaluationConfig, inputs: Inputs, known: dict[str, str], p
 
     trained = inputs.training["inputs"]
     in_4bit = bool(config.LOAD_IN_4BIT)
-    identity = {arms.BASE: f"{trained['base_weights']} {arms.arithmetic(precision, load_in_4bit=in_4bit)}"}
+    # what a server computes in is its own affair: its answers are known by the weights alone
+    computed: Precision = "bf16" if config.ENDPOINT else precision
+    identity = {arms.BASE: f"{trained['base_weights']} {arms.arithmetic(computed, load_in_4bit=in_4bit)}"}
     identity[arms.TUNED] = f"{identity[arms.BASE]} {trained['adapter']}"
     if config.ENDPOINT:
-        # what a server computes in is its own affair: its answers are known by the weights alone
-        identity = {
-            arm: f"{trained['base_weights']} {arms.arithmetic('bf16', load_in_4bit=in_4bit)}" for arm in (arms.BASE, arms.TUNED)
-        }
-        identity[arms.TUNED] += f" {trained['adapter']}"
         names = config.ENDPOINT_MODELS or [inputs.base_name, config.FINETUNED_MODEL_PATH]
         pair = [
             arms.Arm(arm, "endpoint", config.ENDPOINT, f"{config.ENDPOINT} {name} {identity[arm]}", served_as=name)
@@ -317,8 +314,7 @@ def ask_one(config: EvaluationConfig, inputs: Inputs, text: str) -> None:
     if chat.SPECIAL_TOKEN.search(text) or not text.strip():
         raise UserError("--ask takes a question in plain text.")
     row = answers.asked_like(dataset_folders.read_split(inputs.data_folder, "holdout")[0], text.strip())
-    own = models.own_precision(encoder_decoder=inputs.encoder_decoder)
-    precision = own if config.COMPUTE_DTYPE == "auto" else devices.resolve_precision(config.COMPUTE_DTYPE)
+    precision = devices.resolve_precision(config.COMPUTE_DTYPE, encoder_decoder=inputs.encoder_decoder)
     planned = plan_arms(config, inputs, {}, precision)
     base = "" if config.ENDPOINT else check_base(config, inputs, precision)
     refuse_leaks(inputs, planned)
@@ -725,7 +721,7 @@ def unanswered(output: Path) -> bool:
 
 def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, *, fresh: bool, rescore: bool) -> None:
     """Answers, scores, tables; the caller holds the folder's lock. Other processes than the first only answer."""
-    from workbench import devices, models, processes
+    from workbench import devices, processes
     from workbench.evaluation import answers, history
     from workbench.evaluation.answering import Answering, How
     from workbench.evaluation.endpoint import Endpoint
@@ -756,7 +752,7 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
     if done and config.COMPUTE_DTYPE == "auto":  # what is only scored again was answered in that of its own run
         precision: Precision = done.get("compute_dtype", "bf16")
     else:
-        own = models.own_precision(encoder_decoder=inputs.encoder_decoder)
+        own = devices.resolve_precision("auto", encoder_decoder=inputs.encoder_decoder)
         precision = processes.decided(
             here, lambda: manifest.settle_precision(output, config.COMPUTE_DTYPE, fingerprint_in, own=own, fresh=fresh)
         )

@@ -479,7 +479,7 @@ def export_model(config: TrainingConfig, arguments: Any) -> None:
     encoder_decoder = training["settings"].get("MODEL_TYPE") == "encoder-decoder"
     split = dataset_folders.read_split(data_folder, "eval")
     questions = samples.questions(split, tokenizer, EXPORT_QUESTIONS, encoder_decoder=encoder_decoder)
-    precision = devices.resolve_precision(config.COMPUTE_DTYPE)
+    precision = devices.resolve_precision(config.COMPUTE_DTYPE, encoder_decoder=encoder_decoder)
     with console.working(f"asking the adapter {len(questions)} questions, in {precision}"):
         in_4bit = training["settings"]["LOAD_IN_4BIT"]
         model: Any = models.load_adapter(models.load_base(base, load_in_4bit=in_4bit, precision=precision), output)
@@ -501,11 +501,10 @@ def export_model(config: TrainingConfig, arguments: Any) -> None:
         "merge": export.share_equal(unmerged, merged), "precision": precision,
         "as_trained": export.share_equal([token for ids in before for token in ids], merged),
     }  # fmt: skip
-    print(
-        f"  merging: of the next tokens {100 * likeness['merge']:.1f}% are those of the adapter on the same base, not quantised"
-    )
-    print(f"  against the adapter on the base as it was trained{' (4 bits)' if in_4bit else ''}: {100 * likeness['as_trained']:.0f}% of the next "
-          f"tokens, {100 * likeness['equal']:.0f}% of {len(questions)} answers word for word, {100 * likeness['word_overlap']:.0f}% of their words")  # fmt: skip
+    trained_base = "its 4-bit base" if in_4bit else "its base"
+    print(f"  same next token as the adapter on the base that it was merged with: {100 * likeness['merge']:.1f}% of the time")
+    print(f"  same next token as the adapter on {trained_base}: {100 * likeness['as_trained']:.0f}% of the time; {100 * likeness['equal']:.0f}% of "
+          f"{len(questions)} answers are equal word for word, and answers share {100 * likeness['word_overlap']:.0f}% of their words")  # fmt: skip
     export.check(likeness, written, target)
     evaluation = Path("evaluation_results", "demo") if arguments.demo else Path("evaluation_results")
     scores = export.scores_of(evaluation, training["inputs"]["adapter"])
@@ -585,7 +584,7 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, here: An
     def fingerprint_in(precision: Precision) -> str:
         return fingerprint_of(config, data, base_hash, here.num_processes, precision)
 
-    own = models.own_precision(encoder_decoder=config.MODEL_TYPE == "encoder-decoder")
+    own = devices.resolve_precision("auto", encoder_decoder=config.MODEL_TYPE == "encoder-decoder")
     precision = processes.decided(
         here, lambda: manifest.settle_precision(output, config.COMPUTE_DTYPE, fingerprint_in, own=own, fresh=arguments.fresh)
     )

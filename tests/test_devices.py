@@ -141,9 +141,9 @@ def test_a_run_begun_in_fp16_is_up_to_date_on_a_cpu_but_cannot_be_gone_on_with_t
 
 def test_an_encoder_decoder_computes_in_fp32_where_a_decoder_would_in_fp16(gpu):
     gpu(False)
-    assert [models.own_precision(encoder_decoder=both) for both in (False, True)] == ["fp16", "fp32"]
+    assert [devices.resolve_precision("auto", encoder_decoder=both) for both in (False, True)] == ["fp16", "fp32"]
     gpu(True)
-    assert models.own_precision(encoder_decoder=True) == "bf16"
+    assert devices.resolve_precision("auto", encoder_decoder=True) == "bf16"
 
 
 def test_fp16_on_a_cpu_is_one_line_and_exit_code_2(small_run, tmp_path, monkeypatch, capsys):

@@ -26,7 +26,6 @@ class _Step:
         self.silent = os.environ.get("RANK", "0") != "0"
         self.started = self.last = time.monotonic()
         self._over = threading.Event()
-        self._thread: threading.Thread | None = None
 
     def line(self) -> str:
         raise NotImplementedError
@@ -39,8 +38,7 @@ class _Step:
     def begin(self) -> None:
         _under_way.append(self)
         if self.speaks:
-            self._thread = threading.Thread(target=self._tell, daemon=True)
-            self._thread.start()
+            threading.Thread(target=self._tell, daemon=True).start()
 
     def end(self) -> None:
         self._over.set()

@@ -155,14 +155,17 @@ def _cpu_multiplies_bf16() -> bool:
     return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def resolve_precision(wanted: str) -> Precision:
-    """The precision that `COMPUTE_DTYPE` asks for; "auto" is the device's own.
+def resolve_precision(wanted: str, *, encoder_decoder: bool = False) -> Precision:
+    """The precision that `COMPUTE_DTYPE` asks for. "auto" is the device's own, but fp32 for T5 and its kin on a GPU without bf16.
+
+    Their feed-forward layers overflow in fp16 (transformers keeps some of their weights in fp32 for that reason, which autocast undoes).
 
     Raises:
-        UserError: fp16 without a GPU: training in fp16 needs loss scaling, which neither torch's nor accelerate's CPU code has.
+        UserError: fp16 without a GPU: training in fp16 needs a scaled loss, and accelerate scales none on a CPU.
     """
     if wanted == "auto":
-        return native_precision()
+        native = native_precision()
+        return "fp32" if native == "fp16" and encoder_decoder else native
     check_choice(wanted)
     if not can_compute(cast(Precision, wanted)):
         raise UserError(

@@ -164,15 +164,6 @@ def require_device_for(name: str, *, load_in_4bit: bool, precision: Precision) -
         )
 
 
-def own_precision(*, encoder_decoder: bool) -> Precision:
-    """What this device computes a model in: its native precision, but fp32 for T5 and its kin on a GPU without bf16.
-
-    Their feed-forward layers overflow in fp16 (transformers keeps some of their weights in fp32 for that reason, which autocast undoes).
-    """
-    native = devices.native_precision()
-    return "fp32" if native == "fp16" and encoder_decoder else native
-
-
 def quantization(*, load_in_4bit: bool, precision: Precision, shardable: bool = False) -> BitsAndBytesConfig | None:
     """QLoRA's quantisation (Dettmers et al. 2023): NF4, double quantisation, products in `precision`.
 
