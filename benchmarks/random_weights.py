@@ -25,10 +25,11 @@ SHAPES = {
 }  # fmt: skip
 
 
-def build(shape: str, *, load_in_4bit: bool, seed: int = 0) -> Any:
+def build(shape: str, *, load_in_4bit: bool, seed: int = 0, vocabulary: int = 0) -> Any:
     """A Llama of one of SHAPES, loaded as `models.load_base` loads one from files, in this device's own precision.
 
     The weights are drawn on the device, which for 8b takes 16 GB (32 in fp32) beside the model while it is loaded.
+    `vocabulary` raises the shape's own number of tokens where a tokenizer has more.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -36,7 +37,8 @@ def build(shape: str, *, load_in_4bit: bool, seed: int = 0) -> Any:
 
     device, precision = devices.device(), devices.native_precision()
     dtype = devices.torch_dtype(precision)
-    config = LlamaConfig(**SHAPES[shape], bos_token_id=1, eos_token_id=2, tie_word_embeddings=False)
+    shape_of = SHAPES[shape] | {"vocab_size": max(vocabulary, int(SHAPES[shape]["vocab_size"]))}
+    config = LlamaConfig(**shape_of, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False)
     config.name_or_path = f"random-{shape}"
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in LlamaForCausalLM(config).state_dict().items()}

@@ -12,6 +12,7 @@ steps of an arm are not timed. What it printed on named machines stands in bench
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import math
 import random
@@ -19,6 +20,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -264,7 +266,8 @@ def run_arm(options: argparse.Namespace) -> None:
             gc.collect()
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        trainer.train()
+        with profiled(options.profile):
+            trainer.train()
         memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
         loss = final_loss(trainer, kept)
     # packs of other trainers are not whole multiples of the global batch, so time an example by what was trained
@@ -279,6 +282,19 @@ def run_arm(options: argparse.Namespace) -> None:
         "peak_gb": (memory or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 1e9, "loss": loss,
         "mfu": flops_a_token(trainer.model) * rate / peak() if peak() else None, "how": getattr(trainer, "how", ""),
     })  # fmt: skip
+
+
+@contextlib.contextmanager
+def profiled(wanted: bool) -> Iterator[None]:
+    """Print what takes the time on the GPU; profiling slows the run, so that its figures do not compare."""
+    if not wanted:
+        yield
+        return
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        yield
+    print(profiler.key_averages().table(sort_by="self_cuda_time_total", row_limit=28, max_name_column_width=60))
 
 
 def trained_tokens(trainer: Any, per_step: list[int], steps: int) -> int:
@@ -337,6 +353,7 @@ def main() -> None:
     parser.add_argument("--eval", type=int, default=32, help="examples the final loss is measured on")
     parser.add_argument("--tokens", type=int, default=0, help="tokens in a micro-batch of ours; 0 chooses")
     parser.add_argument("--checkpointing", default="auto")
+    parser.add_argument("--profile", action="store_true", help="with --arm: print what takes the time on the GPU")
     parser.add_argument("--arm", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.arm:
