@@ -8,7 +8,7 @@
     (or edit `specialty_adjustments` below and run it plainly)
     python dataset_preparation.py --iteration 2     the sets of iteration 2 again, as a new iteration; nothing is lost
 
-Reads dataset_with_answers_{specialty}.json (or CSV) from DATA_DIR; writes OUTPUT_DIR, see datasets/README.md.
+Reads dataset_with_answers_{specialty}.json (or JSON lines, CSV) from DATA_DIR; writes OUTPUT_DIR, see datasets/README.md.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from workbench.errors import UserError, run_script
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from workbench.data.specialty_files import Found, Reading
+
 # The next iteration's shares: specialty -> absolute share of its records (all but the holdout) in train and eval.
 # A specialty that is not named keeps its last share. Example: {"cardiology": 0.8, "urology": 0.65}
 specialty_adjustments: dict[str, float] = {}
@@ -35,7 +37,7 @@ specialty_adjustments: dict[str, float] = {}
 class DatasetConfig(settings.Settings):
     """Settings of the split. Change a line, or give KEY=VALUE on the command line."""
 
-    # Folder of dataset_with_answers_{specialty}.json files (or CSV with question, answer and, if you like, specialty).
+    # Folder of dataset_with_answers_{specialty}.json files (or .jsonl; or CSV with question, answer and, if you like, specialty).
     DATA_DIR: str = "data"
     # Only these specialties, as their files are called; empty takes all that are there.
     SPECIALTIES: list[str] = []
@@ -74,6 +76,7 @@ DEMO = {
     "INITIAL_TRAIN_PERCENTAGE": 0.28,
     "EVAL_SPLIT_SIZE": 0.3,
 }
+MOST_NAMED = 12  # files that are not read
 # Another value of these is another series: other fixed sets, scores that do not compare
 SERIES_SETTINGS = ("HOLDOUT_SAMPLES_PER_SPECIALTY", "INITIAL_TRAIN_PERCENTAGE", "EVAL_SPLIT_SIZE",
                    "SPECIALTY_SAMPLE_PERCENTAGES", "NEAR_DUPLICATE_THRESHOLD", "RANDOM_SEED")  # fmt: skip
@@ -119,8 +122,13 @@ def check(config: DatasetConfig) -> None:
     settings.check_range(config, "INITIAL_TRAIN_PERCENTAGE", 0, 1, low_open=True)
     settings.check_range(config, "EVAL_SPLIT_SIZE", 0, 0.9, low_open=True)
     settings.check_range(config, "NEAR_DUPLICATE_THRESHOLD", 0, 1)
-    if chat.SPECIAL_TOKEN.search(config.SYSTEM_MESSAGE):
-        raise UserError("SYSTEM_MESSAGE holds a control token of chat templates. Write it as plain text.")
+
+
+def template_source(config: DatasetConfig) -> Path | None:
+    """The file or folder of a template that is none of this project's."""
+    if config.CHAT_TEMPLATE in ("llama3", "plain"):
+        return None
+    return smollm2.ensure() if config.CHAT_TEMPLATE == smollm2.NAME else Path(config.CHAT_TEMPLATE)
 
 
 def template_of(config: DatasetConfig, began: str) -> chat.Template:
@@ -134,7 +142,8 @@ def template_of(config: DatasetConfig, began: str) -> chat.Template:
         return apply_chat_template
     if config.CHAT_TEMPLATE == "plain":
         return chat.render_plain
-    source = smollm2.ensure() if config.CHAT_TEMPLATE == smollm2.NAME else Path(config.CHAT_TEMPLATE)
+    source = template_source(config)
+    assert source is not None
     if not source.exists():
         raise UserError(f'CHAT_TEMPLATE={source}: is neither "llama3", "smollm2" nor "plain", nor a file or folder that exists.')
     return chat.JinjaTemplate.read(source, datetime.strptime(began, manifest.TIME_FORMAT)).render
@@ -158,20 +167,27 @@ def prepare(
 
     Returns the folder's manifest, with "up_to_date" added.
     """
-    from workbench.data import assignment, contamination, iterations, records, restoring, series
+    from workbench.data import assignment, contamination, iterations, restoring, series, specialty_files
     from workbench.data.catalogue import take_stock
     from workbench.data.wishes import Wishes, recommended_shares
 
     started = time.time()
     check(config)
     folder = Path(config.OUTPUT_DIR)
-    paths = records.find_files(Path(config.DATA_DIR), config.SPECIALTIES)
+    found = specialty_files.find_files(Path(config.DATA_DIR), config.SPECIALTIES)
     series.finish_interrupted(folder)
     ledger = [] if fresh else iterations.read_ledger(folder)
     last = ledger[-1] if ledger else None
     chat_format = chat.ChatFormat.of(template_of(config, ledger[0]["made"] if ledger else manifest.now()), config.SYSTEM_MESSAGE)
+    control_tokens = chat.ControlTokens.of_format(chat_format, template_source(config))
+    if token := control_tokens.in_text(config.SYSTEM_MESSAGE):
+        raise UserError(f"SYSTEM_MESSAGE holds {token}, a control token of chat templates. Write it as plain text.")
     if note := chat_format.note():
         print(f"  {note}", flush=True)
+    for one in found.unread[:MOST_NAMED]:
+        print(f"  not read: {one.path.name} ({one.why})", flush=True)
+    if len(found.unread) > MOST_NAMED:
+        print(f"  … and {len(found.unread) - MOST_NAMED} more that are not read", flush=True)
     if fresh:
         series.archive_all(folder)
     series_settings = {name: getattr(config, name) for name in SERIES_SETTINGS}
@@ -193,7 +209,7 @@ def prepare(
             f"{share:g}, stands. Write another number there to change it.",
             flush=True,
         )
-    inputs = {path.name: files.sha256_file(path) for path in paths}
+    inputs = {path.name: files.sha256_file(path) for path in found.paths}
     benchmarks = contamination.find_files(config.CONTAMINATION_SETS)
     result_depends_on = [inputs, series_settings, chat_format.probe, config.SKIP_INVALID]
     result_depends_on += [files.sha256_file(path) for path in benchmarks]
@@ -207,7 +223,16 @@ def prepare(
         print(f"  {', '.join(changed)} no longer hold what was written: they are made anew, as another iteration", flush=True)
 
     # 2. read, and hold against what earlier iterations saw
-    reading = records.read_folder(Path(config.DATA_DIR), skip_invalid=config.SKIP_INVALID, paths=paths, only=config.SPECIALTIES)
+    reading = specialty_files.read_folder(
+        Path(config.DATA_DIR),
+        skip_invalid=config.SKIP_INVALID,
+        found=found,
+        only=config.SPECIALTIES,
+        control_tokens=control_tokens,
+    )
+    for note in reading.notes:
+        print(f"  {note}", flush=True)
+    refuse_lost_specialties(last, reading, found)
     catalogue = take_stock(folder, reading.records, last, near=config.NEAR_DUPLICATE_THRESHOLD > 0, accept_edits=accept_edits)
     if last is not None:
         last = iterations.under_new_names(last, catalogue.renamed)
@@ -251,6 +276,16 @@ def prepare(
     manifest.finish(building, contents)
     series.finish_interrupted(folder)
     return {**contents, "up_to_date": False}
+
+
+def refuse_lost_specialties(last: Mapping[str, Any] | None, reading: Reading, found: Found) -> None:
+    """UserError where a specialty seems to be gone, and only its file is not read any more."""
+    for one in found.unread:
+        if last is not None and one.specialty in last["shares"] and one.specialty not in reading.records:
+            raise UserError(
+                f"{one.path.name}: {one.specialty} has records in earlier iterations, and this file of it is not read ({one.why}). Do that, or, if "
+                f"{one.specialty} is to go, take the file away."
+            )
 
 
 def as_floats(shares: Mapping[str, float]) -> dict[str, float]:
@@ -363,10 +398,12 @@ def print_moves(entry: dict[str, Any], before: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    from workbench.data import iterations
+
     config, arguments = settings.load(
         DatasetConfig, None, __doc__ or "", DEMO,
         {
-            "--recommendations": {"type": Path, "metavar": "FILE", "help": "shares from training_recommendations.json"},
+            "--recommendations": {"type": settings.path, "metavar": "FILE", "help": "shares from training_recommendations.json"},
             "--iteration": {"type": int, "metavar": "N", "help": "bring the sets of this earlier iteration back, and end"},
             "--accept-edits": {"action": "store_true", "help": "take records edited upstream into the fixed sets"},
         },
@@ -391,6 +428,11 @@ def main() -> None:
                 fresh=arguments.fresh,
             )
     report(folder, made)
+    if empty := [split for split in ("eval", "train") if not sum(iterations.read_ledger(folder)[-1]["sizes"][split].values())]:
+        print(
+            f"nothing can be trained and evaluated yet: {' and '.join(empty)} empty. More records, with different questions, fill them."
+        )
+        return
     there = {"OUTPUT_DIR": "DATASET_DIR"}
     print(f"next: {settings.next_command('fine_tuning.py', config, DEMO, there, with_demo=arguments.demo)}")
     if arguments.iteration is not None:

@@ -304,14 +304,14 @@ def decoding_of(config: EvaluationConfig, tokenizer: Any) -> Decoding:
 
 def ask_one(config: EvaluationConfig, inputs: Inputs, text: str) -> None:
     """`--ask`: what each model answers to one question, under the prompt that the data was prepared with."""
-    from workbench import chat, devices, models
+    from workbench import chat, devices, models, texts
     from workbench.data import dataset_folders
     from workbench.evaluation import answers, arms, asking
     from workbench.evaluation.decoding import Decoder, Row
     from workbench.evaluation.endpoint import Endpoint, ServerDecoding
 
     models.quiet()
-    if chat.SPECIAL_TOKEN.search(text) or not text.strip():
+    if texts.is_blank(text):
         raise UserError("--ask takes a question in plain text.")
     row = answers.asked_like(dataset_folders.read_split(inputs.data_folder, "holdout")[0], text.strip())
     precision = devices.resolve_precision(config.COMPUTE_DTYPE, encoder_decoder=inputs.encoder_decoder)
@@ -325,6 +325,8 @@ def ask_one(config: EvaluationConfig, inputs: Inputs, text: str) -> None:
     for model, of_model in arms.loads(planned, base, load_in_4bit=bool(config.LOAD_IN_4BIT), precision=precision):
         for arm in of_model:
             tokenizer = tokenizer_of(arm, inputs)
+            if token := chat.ControlTokens.of_tokenizer(tokenizer).in_text(text):
+                raise UserError(f"--ask takes a question in plain text; {token} is a control token of {arm.name}'s tokenizer.")
             [question] = arms.questions_for(arm, {"holdout": [row]}, tokenizer, None, inputs.data["settings"]["SYSTEM_MESSAGE"])
             with asking.speaking_as(model, arm.adapter):
                 [(ids, finish)] = Decoder(model, decoding_of(config, tokenizer)).decode([Row(question.id, question.prompt_ids)])
@@ -455,7 +457,7 @@ def recommend(config: EvaluationConfig, suite: MetricSuite, inputs: Inputs, scor
     from workbench.data import iterations
     from workbench.evaluation import conclusions, history, observations, ranking, recommendations
 
-    metric = steering_metric(config, scored["missing"])
+    metric = steering_metric(config, suite, scored["missing"])
     sign = -1.0 if suite.lower_is_better(metric) else 1.0
     tuned = scored["tuned"]
     on_eval = tuned[(tuned["split"] == "eval") & tuned[metric].notna()]
@@ -497,7 +499,7 @@ def objective_of(config: EvaluationConfig) -> str | dict[str, float]:
     if given in (policies.MEAN, policies.WORST_DECILE):
         return given
     try:
-        weights = yaml.safe_load(given) if isinstance(given, str) else given
+        weights = settings.yaml_value(given) if isinstance(given, str) else given
     except yaml.YAMLError:
         weights = None
     numbers = list(weights.values()) if isinstance(weights, dict) else []
@@ -509,8 +511,21 @@ def objective_of(config: EvaluationConfig) -> str | dict[str, float]:
     return {str(name): float(value) for name, value in weights.items()}
 
 
-def steering_metric(config: EvaluationConfig, missing: dict[str, str]) -> str:
-    return "ROUGE-L" if config.STEERING_METRIC in missing else config.STEERING_METRIC
+def steering_metric(config: EvaluationConfig, suite: MetricSuite, missing: dict[str, str]) -> str:
+    """`STEERING_METRIC`, or, where that is missing, another one that is not, which is said."""
+    wanted = config.STEERING_METRIC
+    for name in (wanted, "ROUGE-L", "token_f1", *suite.names()):
+        if name not in missing and not suite.describes(name):
+            if name != wanted:
+                print(f"  STEERING_METRIC={wanted} is missing, so that {name} steers: charts and recommendations rest on {name}")
+            return name
+    raise UserError("every metric is missing, so that nothing can be recommended: " + "; ".join(map(": ".join, missing.items())))
+
+
+def steered_by(config: EvaluationConfig) -> str:
+    """The metric that steered the finished evaluation of the folder."""
+    path = Path(config.OUTPUT_DIR) / "training_recommendations.json"
+    return str(files.read_json(path)["steering_metric"]) if path.is_file() else config.STEERING_METRIC
 
 
 def _number(value: float) -> float | None:
@@ -553,11 +568,13 @@ def write_results(
     specialties, headline = scored["specialties"], conclusions.headline(scored["comparison"])
     reported = headline["split"].iloc[0]
     steers = "eval" if (specialties["split"] == "eval").any() else reported
-    charts.specialty_analysis(
+    said_of_chart = charts.specialty_analysis(
         output / "specialty_analysis.png",
         specialties[(specialties["split"] == steers) & (specialties["metric"] == metric)],
         metric=metric, split=steers, supported=advice["low_performance_specialties"],
     )  # fmt: skip
+    if said_of_chart:
+        print(f"  {said_of_chart}")
     charts.model_comparison(output / "model_comparison.png", headline, split=reported)
     elsewhere_summary = retention.summary(scored["retention"]) if config.RETENTION else None
     judge_summary = judge.summary(scored["judged"], judge_of(config)[1]) if config.JUDGE else None
@@ -616,15 +633,13 @@ def spent(inputs: Inputs, started: float) -> dict[str, float]:
 
 def print_table(output: Path) -> None:
     """The closing table: the holdout's figures, and what to feed next."""
-    import pandas as pd
+    from workbench.evaluation import comparison, conclusions
 
-    from workbench.evaluation import conclusions
-
-    headline = conclusions.headline(pd.read_csv(output / "model_comparison.csv"))
+    headline = conclusions.headline(comparison.read_csv(output / "model_comparison.csv"))
     split = headline["split"].iloc[0]
     print(f"\n{split:<25}{'base':>9}{'tuned':>9}{'difference':>12}   95% interval      floor")
     for _, row in headline.iterrows():
-        if isinstance(row["missing"], str) and row["missing"]:
+        if row["missing"]:
             print(f"  {row['metric']:<23}  missing: {row['missing'][:80]}")
             continue
         print(
@@ -673,7 +688,7 @@ def main() -> None:
         {
             "--ask": {"metavar": "QUESTION", "help": "print what both models answer to this question, and end"},
             "--rating-sheet": {"type": int, "metavar": "N", "help": "write a blinded sheet of N questions with both answers"},
-            "--ratings": {"nargs": "+", "type": Path, "metavar": "FILE", "help": "read filled sheets, a file a rater"},
+            "--ratings": {"nargs": "+", "type": settings.path, "metavar": "FILE", "help": "read filled sheets, a file a rater"},
             "--history": {"action": "store_true", "help": "print this iteration beside the earlier ones, and end"},
             "--rescore": {"action": "store_true", "help": "score the stored answers again, without a model"},
         },
@@ -682,7 +697,9 @@ def main() -> None:
     if arguments.history:
         from workbench.evaluation import history
 
-        print(history.as_text(history.read(Path(config.OUTPUT_DIR)), config.STEERING_METRIC))
+        known = history.read(Path(config.OUTPUT_DIR))
+        wanted = config.STEERING_METRIC
+        print(history.as_text(known, wanted if (known["metric"] == wanted).any() else steered_by(config)))
         return
     if arguments.rating_sheet is not None or arguments.ratings:
         rate(config, arguments)

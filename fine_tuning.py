@@ -209,6 +209,24 @@ def fingerprint_of(config: TrainingConfig, data: dict[str, Any], base_hash: str,
     return files.sha256_of([recipe_of(config, processes, precision), data["fingerprint"], data["splits"], base_hash, start])
 
 
+def remedy_for_empty(folder: Path, name: str, train: Any) -> str:
+    """What fills an empty split: shares only where there are records for them."""
+    from workbench.data import iterations
+
+    sizes = iterations.read_ledger(folder)[-1]["sizes"]
+    if len(train) > 1 and len(set(train["question"])) <= len(sizes["train"]):
+        return (f"All {len(train)} records of the train set ask {len(set(train['question']))} question(s), and such records are not divided. "
+                "Is a part of the question missing, that stands in a field which is not read?")  # fmt: skip
+    if not sum(sizes["pool"].values()) + (sum(sizes["train"].values()) if name == "eval" else 0):
+        aside = sum(sizes["set_aside"].values())
+        return "There are no more records for it: add some" + (
+            f" ({aside} say the same as fixed ones and are set aside)." if aside else "."
+        )
+    if name == "eval":
+        return "Raise EVAL_SPLIT_SIZE or INITIAL_TRAIN_PERCENTAGE, and prepare the data anew (--fresh)."
+    return "Raise the shares and prepare the data again."
+
+
 def load_examples(config: TrainingConfig, tokenizer: Any) -> tuple[list[Any], list[Any], list[str]]:
     """Train and eval examples, and the audit in words; refuses examples with nothing to learn."""
     from workbench import chat
@@ -219,9 +237,11 @@ def load_examples(config: TrainingConfig, tokenizer: Any) -> tuple[list[Any], li
     train, evaluation = (dataset_folders.read_split(folder, split) for split in ("train", "eval"))
     for name, split in (("train", train), ("eval", evaluation)):
         if not len(split):
-            raise UserError(f"{folder}: its {name} split is empty. Raise the shares and prepare the data again.")
+            raise UserError(f"{folder}: its {name} split is empty. {remedy_for_empty(folder, name, train)}")
     first = train[0]
-    chat.check_tokenizer(tokenizer, first["formatted_chat"], config.MODEL_NAME)
+    chat.check_tokenizer(tokenizer, chat.text_of_template(first), config.MODEL_NAME)
+    for split in (train, evaluation):
+        chat.check_texts(split, tokenizer, folder)
     limits = {"max_length": config.MAX_SEQ_LENGTH, "long_examples": config.LONG_EXAMPLES}
     if config.MODEL_TYPE == "encoder-decoder":
         from workbench.training.encoder_decoder import encode_pairs
@@ -526,8 +546,8 @@ def main() -> None:
         TrainingConfig, None, __doc__ or "", DEMO,
         {
             "--plan": {"action": "store_true", "help": "print what would be trained, time and memory, and end"},
-            "--export": {"type": Path, "metavar": "FOLDER", "help": "merge the adapter in OUTPUT_DIR into its base"},
-            "--compare": {"nargs": "+", "type": Path, "metavar": "FOLDER", "help": "finished runs side by side, an epoch a line"},
+            "--export": {"type": settings.path, "metavar": "FOLDER", "help": "merge the adapter in OUTPUT_DIR into its base"},
+            "--compare": {"nargs": "+", "type": settings.path, "metavar": "FOLDER", "help": "finished runs side by side, an epoch a line"},
             "--push": {"metavar": "OWNER/NAME", "help": "with --export: upload it to the Hub (HF_TOKEN)"},
         },
     )  # fmt: skip

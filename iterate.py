@@ -105,9 +105,7 @@ class Loop:
 
     def gain(self, metric: str) -> dict[str, Any] | None:
         """What the last iteration changed on the eval split, whether that is `better` or `worse`; None after the first."""
-        import pandas as pd
-
-        from workbench.evaluation import history
+        from workbench.evaluation import comparison, history
 
         table = history.read(self.evaluations)
         rows = table[(table["split"] == "eval") & (table["metric"] == metric) & table["change_low"].notna()]
@@ -115,7 +113,7 @@ class Loop:
         if rows.empty:
             return None
         found: dict[str, Any] = rows.iloc[-1].to_dict()
-        compared = pd.read_csv(self.evaluations / "model_comparison.csv")
+        compared = comparison.read_csv(self.evaluations / "model_comparison.csv")
         lower = bool(compared.loc[compared["metric"] == metric, "lower_is_better"].iloc[0])
         low, high = (-found["change_high"], -found["change_low"]) if lower else (found["change_low"], found["change_high"])
         found["better"], found["worse"] = low > 0, high < 0

@@ -29,10 +29,10 @@ Pair = tuple[str, str]
 
 def arms(folder: Path, count: int) -> list[list[Pair]]:
     """(reference, answer) pairs of base and of tuned model."""
-    from workbench.data import records
+    from workbench.data import specialty_files
 
     draw = random.Random(0)
-    read = records.read_folder(folder, skip_invalid=True).records
+    read = specialty_files.read_folder(folder, skip_invalid=True).records
     found = [record.response for specialty in read.values() for record in specialty]
     references = draw.sample(found, min(count, len(found)))
     tuned = [" ".join(word for word in text.split() if draw.random() > 1 / 3) for text in references]

@@ -108,10 +108,10 @@ def open_report(driver: Any, path: Path, fragment: str = "", patience: float = 6
 
 def from_folder(data: Path, count: int) -> list[Asked]:
     """Questions of specialty files; answers are cut from two other references."""
-    from workbench.data import records
+    from workbench.data import specialty_files
 
     draw = random.Random(2)
-    found = [record for of_one in records.read_folder(data, skip_invalid=True).records.values() for record in of_one]
+    found = [record for of_one in specialty_files.read_folder(data, skip_invalid=True).records.values() for record in of_one]
     draw.shuffle(found)
     texts = [record.response for record in found]
 

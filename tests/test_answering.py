@@ -66,7 +66,7 @@ def test_a_server_answers_in_place_of_this_machine(small_run, exported, tmp_path
     names = f"ENDPOINT_MODELS={merged},{merged}"
     with served(merged) as address:
         done = run_script(*evaluate_command(folders, *FEW, f"ENDPOINT={address}", names, "ENDPOINT_REQUESTS=2"))
-        assert done.returncode == 0 and "questions leave this machine" in done.stdout, done.stderr
+        assert done.returncode == 0 and "questions stay on this machine" in done.stdout, done.stderr
     base, tuned = (predictions(tmp_path / "scores", name) for name in ("base", "finetuned"))
     assert base == tuned and sum(len(text.split()) > 2 for text in base) > len(base) // 2
     gone = run_script(*evaluate_command({**folders, "scores": tmp_path / "gone"}, *FEW, f"ENDPOINT={address}", names))

@@ -78,7 +78,7 @@ def test_the_script_asks_the_judge_stores_its_replies_and_reports_them(small_run
     shutil.copytree(small_run["scores"], folders["scores"])  # so that only the judge has anything to say
     with chat_server(reply) as address:
         done = run_script(*evaluate_command(folders, f"JUDGE={address} m"))
-        assert done.returncode == 0 and "answers leave this machine" in done.stdout, done.stderr
+        assert done.returncode == 0 and "answers stay on this machine" in done.stdout, done.stderr
     assert len(asked) == 2 * 40  # both orders of ten holdout questions of four specialties
     with open(tmp_path / "scores" / "judge_results.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

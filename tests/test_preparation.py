@@ -12,8 +12,8 @@ from conftest import SHARED_DATA, pairs, run_script, write_specialty
 import dataset_preparation as preparation
 from workbench import files, manifest
 from workbench.data import dataset_folders, iterations
-from workbench.data.records import key_of_words, words_of
 from workbench.errors import UserError
+from workbench.texts import key_of_words, words_of
 
 
 @pytest.fixture

@@ -4,12 +4,15 @@ import json
 import pytest
 from conftest import SHARED_DATA, write_specialty
 
-from workbench.data import records
+from workbench import texts as texts_alike
+from workbench.chat import LLAMA3_TOKENS, ControlTokens
+from workbench.data import specialty_files
 from workbench.errors import UserError
 
 
 def read(folder, **keywords):
-    return records.read_folder(folder, skip_invalid=keywords.get("skip_invalid", False))
+    tokens = ControlTokens(LLAMA3_TOKENS)
+    return specialty_files.read_folder(folder, skip_invalid=keywords.get("skip_invalid", False), control_tokens=tokens)
 
 
 def test_the_three_json_and_csv_forms_give_the_same_records(tmp_path):
@@ -99,10 +102,12 @@ def test_a_missing_folder_and_one_without_specialty_files_are_told_apart(tmp_pat
 
 
 def test_words_keep_decimals_signs_and_ranges_and_lose_punctuation():
-    assert records.words_of("Take 2.5 mg daily, -5 °C; x-ray (IgA), 10-20%.") == [
+    assert texts_alike.words_of("Take 2.5 mg daily, -5 °C; x-ray (IgA), 10-20%.") == [
         "take", "2.5", "mg", "daily", "-5", "c", "x-ray", "iga", "10-20%",
     ]  # fmt: skip
-    assert records.key_of_words(records.words_of("What IS gout ?")) == records.key_of_words(records.words_of("what is gout"))
+    assert texts_alike.key_of_words(texts_alike.words_of("What IS gout ?")) == texts_alike.key_of_words(
+        texts_alike.words_of("what is gout")
+    )
 
 
 @pytest.mark.parametrize("texts", [
@@ -111,8 +116,8 @@ def test_words_keep_decimals_signs_and_ranges_and_lose_punctuation():
     [""],
 ])  # fmt: skip
 def test_words_of_many_texts_are_those_of_each(texts):
-    words, bounds = records.words_of_each(texts)
-    assert [words[start:end] for start, end in itertools.pairwise(bounds)] == [records.words_of(text) for text in texts]
+    words, bounds = texts_alike.words_of_each(texts)
+    assert [words[start:end] for start, end in itertools.pairwise(bounds)] == [texts_alike.words_of(text) for text in texts]
 
 
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="real data is not on this machine")
@@ -120,5 +125,5 @@ def test_real_specialty_files_are_read_whole():
     reading = read(SHARED_DATA / "medquad")
     assert (len(reading.records), sum(map(len, reading.records.values()))) == (36, 15225)
     texts = [record.response for records_of_one in reading.records.values() for record in records_of_one]
-    words, bounds = records.words_of_each(texts)
-    assert [words[start:end] for start, end in itertools.pairwise(bounds)] == [records.words_of(text) for text in texts]
+    words, bounds = texts_alike.words_of_each(texts)
+    assert [words[start:end] for start, end in itertools.pairwise(bounds)] == [texts_alike.words_of(text) for text in texts]

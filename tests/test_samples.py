@@ -7,7 +7,7 @@ import sys
 from conftest import ROOT
 
 from workbench.data.near_duplicates import candidate_pairs, fingerprint, near_duplicate
-from workbench.data.records import read_folder
+from workbench.data.specialty_files import read_folder
 
 SAMPLES = ROOT / "examples" / "specialties"
 FACTS = ("definition", "symptoms", "causes", "diagnosis", "treatment", "prevention", "outlook")

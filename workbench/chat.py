@@ -8,6 +8,7 @@ same prompt. This module imports no torch.
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +19,67 @@ from typing import Any, NamedTuple, Protocol
 from workbench.errors import UserError
 
 THINK, END_OF_THINKING = "<think>", "</think>"  # around what a reasoning model writes before its answer
-SPECIAL_TOKEN = re.compile(r"<\|[^|<>\s]{1,60}\|>|</?s>|<(?:pad|eos|bos|unk)>|<(?:start|end)_of_turn>")
+# what chat templates write around the turns: Llama's and ChatML's, DeepSeek's with wide strokes, Gemma's, Mistral's
+SPECIAL_TOKEN = re.compile(r"<[|｜][^|｜<>\s]{1,60}[|｜]>|</?s>|<(?:pad|eos|bos|unk)>|<(?:start|end)_of_turn>|\[/?INST\]")
+LLAMA3_TOKENS = frozenset(
+    [f"<|{name}|>" for name in ("begin_of_text", "end_of_text", "finetune_right_pad_id", "start_header_id", "end_header_id", "eom_id",
+                                "eot_id", "python_tag", "image")]
+    + [f"<|reserved_special_token_{number}|>" for number in range(248)]
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ControlTokens:
+    """Tokens that steer a model and may not stand in a question or an answer: those of the tokenizer in use, and no others.
+
+    To another tokenizer an HTML `<s>` is text.
+    """
+
+    tokens: frozenset[str] = frozenset()
+
+    @functools.cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        return re.compile("|".join(re.escape(token) for token in sorted(self.tokens, key=len, reverse=True)))
+
+    def in_text(self, text: str) -> str | None:
+        """The first that stands in a text."""
+        found = self._pattern.search(text) if self.tokens else None
+        return found.group() if found else None
+
+    @classmethod
+    def of_tokenizer(cls, tokenizer: Any) -> ControlTokens:
+        """Those of a Hugging Face tokenizer."""
+        added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+        return cls(frozenset(map(str, tokenizer.all_special_tokens)) | {token.content for token in added if token.special})
+
+    @classmethod
+    def of_format(cls, chat_format: ChatFormat, source: Path | None) -> ControlTokens:
+        """What is known before the model is: what the format writes, and what the tokenizer's files name.
+
+        Args:
+            source: the tokenizer's folder, or a template's file; None for a template of this project.
+        """
+        found = set(SPECIAL_TOKEN.findall(chat_format.conversation("question", "answer")))
+        if found & LLAMA3_TOKENS:
+            found |= LLAMA3_TOKENS
+        return cls(frozenset(found | (_special_tokens_of(source) if source is not None and source.is_dir() else set())))
+
+
+def _special_tokens_of(folder: Path) -> set[str]:
+    """Special tokens that a tokenizer's files name; those that cannot be read name none here, and are refused where they are loaded."""
+    found: set[str] = set()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        try:
+            value = json.loads((folder / name).read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError):
+            continue
+        listed = (
+            [*value.get("added_tokens", []), *value.get("added_tokens_decoder", {}).values()] if isinstance(value, dict) else []
+        )
+        found |= {
+            token["content"] for token in listed if isinstance(token, dict) and token.get("special") and token.get("content")
+        }
+    return found
 
 
 class Tokenizer(Protocol):
@@ -148,12 +209,12 @@ def _read_template(source: Path) -> tuple[str, dict[str, str]]:
     """The template's text, and the special tokens it may name, from a file or a tokenizer's folder."""
     try:
         if source.is_file():
-            return source.read_text(encoding="utf-8"), {"bos_token": "", "eos_token": ""}
+            return source.read_text(encoding="utf-8-sig"), {"bos_token": "", "eos_token": ""}
         config_path, jinja = source / "tokenizer_config.json", source / "chat_template.jinja"
         if not config_path.is_file():
             raise UserError(f"CHAT_TEMPLATE={source}: is neither a Jinja file nor a folder with tokenizer_config.json.")
-        config = json.loads(config_path.read_text(encoding="utf-8"))
-        text = jinja.read_text(encoding="utf-8") if jinja.is_file() else config.get("chat_template")
+        config = json.loads(config_path.read_text(encoding="utf-8-sig"))
+        text = jinja.read_text(encoding="utf-8-sig") if jinja.is_file() else config.get("chat_template")
     except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
         raise UserError(
             f"CHAT_TEMPLATE={source}: its template or tokenizer_config.json cannot be read: {_one_line(error)}. Fetch the files again."
@@ -293,6 +354,23 @@ def decode_answer(tokenizer: Any, ids: Sequence[int]) -> str:
 def turn_terminator(formatted_prompt: str, formatted_chat: str, answer: str) -> str:
     """The text that ends a turn: what the template puts behind the answer, `<|eot_id|>` for Llama-3."""
     return formatted_chat[len(formatted_prompt) :].removeprefix(answer)
+
+
+def text_of_template(row: Mapping[str, Any]) -> str:
+    """What the template wrote of a record's conversation: without question and answer, which may hold anything."""
+    return str(row["formatted_chat"]).replace(str(row["question"]), "").replace(str(row["response"]), "")
+
+
+def check_texts(rows: Iterable[Mapping[str, Any]], tokenizer: Any, folder: Path) -> None:
+    """UserError where a question or an answer holds a control token of this tokenizer."""
+    control = ControlTokens.of_tokenizer(tokenizer)
+    for row in rows:
+        for name, text in (("question", row["question"]), ("answer", row["response"])):
+            if token := control.in_text(text):
+                raise UserError(
+                    f"{folder}: the {name} of {row['specialty']} {row['id'][:8]} ({text[:40]!r} …) holds {token}, a control token of this model's "
+                    "tokenizer. Take it out of the specialty file and prepare the data again."
+                )
 
 
 def check_tokenizer(tokenizer: Tokenizer, formatted_chat: str, model_name: str) -> None:

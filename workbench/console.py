@@ -6,7 +6,9 @@ speaks, and of several processes of one run only the first (by RANK, as launcher
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import io
 import os
 import sys
 import threading
@@ -17,6 +19,29 @@ from typing import Any, Self
 
 LINE_EVERY_S = 15.0
 _under_way: list[_Step] = []
+
+
+# signs of ours that anyascii knows otherwise, or not at all
+PLAIN_SIGNS = {"█": "#", "–": "-", "—": "-", "−": "-", "▸": ">", "→": "->", "↓": "(lower is better)", "…": "...", "τ": "tau"}
+
+
+def speak_any_encoding() -> None:
+    """Let the streams write what their encoding lacks in plain letters: a console of Windows, or one of ASCII, ends no run."""
+    codecs.register_error("plain_letters", _in_plain_letters)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="plain_letters")
+
+
+def _in_plain_letters(error: UnicodeError) -> tuple[str, int]:
+    """A handler of encoding errors (`codecs.register_error`)."""
+    from anyascii import anyascii
+
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    wanted = error.object[error.start : error.end]
+    plain = "".join(PLAIN_SIGNS.get(sign) or anyascii(sign) or f"\\u{ord(sign):04x}" for sign in wanted)
+    return plain, error.end
 
 
 class _Step:

@@ -6,6 +6,8 @@ import errno
 import sys
 from collections.abc import Callable
 
+from workbench import console
+
 EXIT_FAILED = 1
 EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 130
@@ -38,6 +40,7 @@ def run_script(main: Callable[[], None]) -> None:
 
     `UserError` and a full disk exit with 2, `CheckFailedError` with 1, Ctrl-C with 130; anything else is a fault of ours and keeps its traceback.
     """
+    console.speak_any_encoding()
     try:
         main()
     except UserError as error:

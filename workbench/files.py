@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
+
+import regex
 
 from workbench.errors import UserError
 
 LOCK_NAME = ".lock"
 ARCHIVE_NAME = "archive"
-SPECIALTY_NAME = re.compile(r"[\w][\w .+&'()-]{0,99}")
+FORMULA = re.compile(r"'*[=+\-@\t\r]")  # text that a spreadsheet runs, or such text behind apostrophes
+# letters of any script with their marks; the joiners stand inside Hindi and Persian words
+SPECIALTY_NAME = regex.compile(r"[\p{L}\p{N}_][\p{L}\p{M}\p{N}_ .+&'()\u200C\u200D-]{0,99}")
+LONGEST_NAME = 200  # bytes: file systems allow a file's name 255
 
 
 def fsync_folder(folder: Path) -> None:
@@ -62,10 +69,12 @@ def write_json_lines(path: Path, values: Iterable[Any]) -> None:
 def read_json(path: Path) -> Any:
     """The value in a JSON file of ours; UserError with the remedy where it is missing or broken."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder, not a file.") from None
+    except (ValueError, RecursionError) as error:  # also a number too long for Python, and bytes that are not UTF-8
         raise UserError(f"{path}: is not valid JSON ({error}). Restore it, or remove its folder and run again.") from None
 
 
@@ -84,8 +93,10 @@ def json_lines(path: Path, *, drop_torn_tail: bool = False) -> Iterator[tuple[in
         at, size = 0, os.fstat(file.fileno()).st_size
         for number, line in enumerate(file, start=1):  # only a line end ends a line: a text may hold other separators of Unicode
             try:
-                value = json.loads(line.decode("utf-8", errors="replace" if drop_torn_tail else "strict"))
-            except (json.JSONDecodeError, UnicodeDecodeError):
+                value = json.loads(
+                    line.removeprefix(codecs.BOM_UTF8).decode("utf-8", errors="replace" if drop_torn_tail else "strict")
+                )
+            except (ValueError, RecursionError):
                 if drop_torn_tail and at + len(line) >= size:
                     return
                 raise UserError(f"{path}, line {number}: is not valid JSON. Restore the file, or run with --fresh.") from None
@@ -114,19 +125,27 @@ def sha256_folder(folder: Path, pattern: str = "*") -> str:
 
 
 def check_specialty_name(name: str, source: str) -> str:
-    """`name`, if it is safe as part of a file's name and of a table; UserError otherwise."""
-    if not SPECIALTY_NAME.fullmatch(name) or ".." in name:
+    """`name` in NFC, if it is safe as part of a file's name and of a table; UserError otherwise."""
+    name = unicodedata.normalize("NFC", name)
+    if not SPECIALTY_NAME.fullmatch(name) or ".." in name or len(name.encode()) > LONGEST_NAME:
         raise UserError(
-            f"{source}: {name!r} cannot be a specialty's name. Use letters, digits, spaces, '_', '-', '.', at most 100."
+            f"{source}: {name[:120]!r} cannot be a specialty's name. Use letters, digits, spaces, '_', '-', '.', at most 100 "
+            f"({LONGEST_NAME} bytes)."
         )
     return name
 
 
 def csv_cell(value: Any) -> Any:
-    """Text that a spreadsheet would run as a formula, made harmless by a leading apostrophe (OWASP's rule)."""
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
-        return "'" + value
-    return value
+    """Text that a spreadsheet would run as a formula, made harmless by a leading apostrophe (OWASP's rule).
+
+    One that has the apostrophe already gets another, so that `from_csv_cell` gives back what was written.
+    """
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
+
+
+def from_csv_cell(value: Any) -> Any:
+    """What `csv_cell` was given."""
+    return value[1:] if isinstance(value, str) and value.startswith("'") and FORMULA.match(value) else value
 
 
 @contextlib.contextmanager

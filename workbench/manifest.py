@@ -44,7 +44,7 @@ def git_state() -> dict[str, Any]:
 
     def git(*arguments: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True, timeout=20
+            ["git", "-C", str(here), *arguments], capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=20
         ).stdout.strip()
 
     try:

@@ -72,8 +72,8 @@ def _parse(text: str, kind: Any) -> Any:
     import yaml
 
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = yaml_value(text)
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(text) from error
     if typing.get_origin(kind) is list and value is None and not text.strip():
         return []
@@ -84,13 +84,45 @@ def _parse(text: str, kind: Any) -> Any:
     return value
 
 
+def yaml_value(text: str) -> Any:
+    """The value of a YAML text; yaml.YAMLError where it is none, or names a key twice, of which YAML itself keeps the last."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            seen: set[Any] = set()
+            for key_node, _ in node.value:
+                key = self.construct_object(key_node, deep=True)
+                if isinstance(key, str) and key in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice", key_node.start_mark)
+                if isinstance(key, str):
+                    seen.add(key)
+            return super().construct_mapping(node, deep=deep)
+
+    return yaml.load(text, Loader)
+
+
+def at_home(value: Any) -> Any:
+    """A path that begins with "~" in full, also within a list or mapping: shells expand it in few of the places where it may stand."""
+    if isinstance(value, str):
+        return str(Path(value).expanduser()) if value == "~" or value.startswith(("~/", "~\\")) else value
+    if isinstance(value, list):
+        return [at_home(one) for one in value]
+    return {name: at_home(one) for name, one in value.items()} if isinstance(value, dict) else value
+
+
+def path(text: str) -> Path:
+    """The kind of a command-line option that takes a file or folder."""
+    return Path(at_home(text))
+
+
 class _StrictNames(type):
     """Assigning a name that the class does not have, or a value of another kind, is an error."""
 
     def __setattr__(cls, name: str, value: Any) -> None:
         if name.isupper():
             _check(cls, name, value)
-        super().__setattr__(name, value)
+        super().__setattr__(name, at_home(value) if name.isupper() else value)
 
 
 def _check(cls: type, name: str, value: Any) -> None:
@@ -111,12 +143,13 @@ class Settings(SimpleNamespace, metaclass=_StrictNames):
         super().__init__()
         for name in names(type(self)):
             default = getattr(type(self), name)
-            super().__setattr__(name, default.copy() if isinstance(default, list | dict) else default)
+            super().__setattr__(name, at_home(default.copy() if isinstance(default, list | dict) else default))
         for name, value in overrides.items():
             setattr(self, name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
         _check(type(self), name, value)
+        value = at_home(value)
         super().__setattr__(name, float(value) if _kind_of(type(self), name) is float else value)
 
 
@@ -171,10 +204,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml_value(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file. --config takes a YAML file of KEY: value lines.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())}).") from error
     if values is None:
         return {}
@@ -221,7 +254,7 @@ def load(
         description=description, epilog=_help_of_settings(cls), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="a setting, by the names below")
-    parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="settings from a file")
+    parser.add_argument("--config", type=path, metavar="FILE.yaml", help="settings from a file")
     parser.add_argument("--demo", action="store_true", help="sample data and a small pretrained model, on any CPU")
     parser.add_argument("--fresh", action="store_true", help="set unfinished work in the output folder aside and start anew")
     for flag, keywords in (flags or {}).items():

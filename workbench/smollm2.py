@@ -99,7 +99,7 @@ def ensure() -> Path:
 def main(arguments: list[str]) -> None:
     if len(arguments) != 1:
         raise UserError("usage: python -m workbench.models OUTPUT_FOLDER")
-    target = Path(arguments[0])
+    target = Path(arguments[0]).expanduser()
     if target.exists():
         raise UserError(f"{target}: exists already. Name a new folder.")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from workbench import files
 from workbench.data.near_duplicates import BATCH, Fingerprints, candidate_pairs, fingerprint_texts, same_question
-from workbench.data.records import Record, words_of_each
+from workbench.data.records import Record
 from workbench.errors import UserError
+from workbench.texts import words_of_each
 
 GRAM = 13
 NEAR = 0.9  # of the words of two questions; without answers to tell siblings apart it must be high

@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 from rensa import RMinHash
 
 from workbench import children, console
-from workbench.data.records import Record, key_of_words, words_of, words_of_each
+from workbench.data.records import Record
+from workbench.texts import key_of_words, words_of, words_of_each
 
 BANDS, ROWS = 16, 6  # a pair at Jaccard .80 becomes a candidate with probability .992, one at .50 with .22
 QUESTION_WEIGHT = 6  # times each question word counts, so that a shared template answer alone makes no candidate
 SIGNATURE_SEED = 20211
 BATCH = 2048
 PARALLEL_FROM = 50_000  # records; below it, starting processes costs more than it saves
+TELLING = frozenset("甲乙丙丁戊己庚辛一二三四五六七八九十百千左右上下高低男女")  # "甲型" and "乙型" are hepatitis A and B
 Reason = Literal["same question", "same answer", "near-duplicate"]
 
 
@@ -120,8 +122,8 @@ def _jaccard(left: Set[str], right: Set[str]) -> float:
 
 
 def _identifiers(words: Iterable[str]) -> set[str]:
-    """Words that tell one thing from its sibling: "2l", "iv", single letters."""
-    return {word for word in words if len(word) == 1 or any(c.isdigit() for c in word) or set(word) <= set("ivx")}
+    """Words that tell one thing from its sibling: "2l", "iv", single letters and signs, Chinese numerals, left and right."""
+    return {word for word in words if len(word) == 1 or any(c.isdigit() or c in TELLING for c in word) or set(word) <= set("ivx")}
 
 
 def near_duplicate(left: Record, right: Record, threshold: float) -> bool:

@@ -6,10 +6,13 @@ fewer triggers. Our own definitions otherwise.
 
 from __future__ import annotations
 
+import math
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 
-from workbench.evaluation import medical_metrics
+from workbench import texts
+from workbench.evaluation import medical_metrics, quantities
+from workbench.evaluation.quantities import Quantity
 
 # in the order of tables and sentences; each is a column of the results
 CHECKS = {
@@ -21,7 +24,7 @@ CHECKS = {
     "empty": "are empty",
     "thinking_unfinished": "never end their thinking, so that they hold no answer",
 }
-VALUE = re.compile(r"(-?\d+(?:\.\d+)?)(.+)")
+ENGLISH_ONLY = ("negation_differs", "refused")  # rules over English words
 NEGATION = re.compile(
     r"\b(?:no|not|never|without|nor|cannot|can't|don't|doesn't|isn't|aren't|shouldn't|mustn't|avoid|absence of|free of|"
     r"contraindicated|denies|negative for)\b"
@@ -35,6 +38,7 @@ REFUSAL = re.compile(
 )
 REFUSAL_WITHIN = 200  # characters: a refusal opens an answer
 GRAM, LEAST_WORDS, REPEATED = 4, 24, 0.4
+MOST_POWERS, SAME_POWER = 3, 1e-6  # a thousandfold dose is a slip of units; beyond it the two are of different things
 
 
 def check(reference: str, answer: str, finish: str, *, thinking_unfinished: bool = False) -> dict[str, bool]:
@@ -57,17 +61,31 @@ def check(reference: str, answer: str, finish: str, *, thinking_unfinished: bool
 
 
 def number_differs(reference: str, answer: str) -> bool:
-    """Whether, in a unit that both use, no value of the answer is one of the reference's."""
-    wanted, given = _by_unit(reference), _by_unit(answer)
-    return any(not wanted[unit] & given[unit] for unit in wanted.keys() & given.keys())
+    """Whether the answer gives another amount than the reference.
+
+    It does where, in a unit that both use, none of its values is one of the reference's, or where one of its doses is a tenth, ten times
+    (or another power of ten) one of the reference's and is none of them. Bare numbers say nothing without what they count.
+    """
+    wanted, given = ([quantity for quantity in quantities.find(text) if quantity.unit] for text in (reference, answer))
+    for kind in {one.compared_with for one in wanted} & {one.compared_with for one in given}:
+        # "48 hours" agrees with "2 days", though hours are not held against days otherwise
+        asked = [one for one in wanted if one.compared_with == kind]
+        if not any(one.same(other) for one in asked for other in given):
+            return True
+    return any(
+        _powers_of_ten_apart(one, other)
+        for other in given
+        if other.is_dose and not any(one.same(other) for one in wanted)
+        for one in wanted
+        if one.dimension == other.dimension
+    )
 
 
-def _by_unit(text: str) -> dict[str, set[float]]:
-    found: dict[str, set[float]] = defaultdict(set)
-    for number in medical_metrics.numbers(text):
-        if match := VALUE.fullmatch(number):  # a bare number says nothing without what it counts
-            found[match[2]].add(float(match[1]))
-    return found
+def _powers_of_ten_apart(left: Quantity, right: Quantity) -> bool:
+    if left.base_value * right.base_value <= 0:
+        return False
+    power = math.log10(right.base_value / left.base_value)
+    return 0 < abs(round(power)) <= MOST_POWERS and abs(power - round(power)) < SAME_POWER
 
 
 def negation_differs(reference: str, answer: str) -> set[str]:
@@ -93,7 +111,7 @@ def _polarity(text: str) -> tuple[set[str], set[str]]:
 
 def repeating(text: str) -> bool:
     """Whether a large part of a text's runs of four words stood in it before."""
-    words = text.lower().split()
+    words = list(texts.tokens(text)) if texts.script_without_spaces(text) else text.lower().split()
     if len(words) < LEAST_WORDS:
         return False
     grams = Counter(zip(*(words[i:] for i in range(GRAM)), strict=False))

@@ -244,7 +244,7 @@ class Answering:
             if one.here or not any(map(self.store.lacks, one.keys)):
                 continue
             endpoint = Endpoint(one.arm.source, one.arm.served_as)
-            print(f"asking {endpoint.address} for {one.arm.name}: questions leave this machine", flush=True)
+            print(f"asking {endpoint.address} for {one.arm.name}: questions {endpoint.stay_or_leave()}", flush=True)
             self.record["generated"] += asking.ask_endpoint(
                 endpoint, one.arm.name, one.questions, one.keys, self.store, one.decoding, self.how.requests
             )

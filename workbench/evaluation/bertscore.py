@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from workbench import console, devices
+from workbench import texts as compared_texts
 from workbench.errors import UserError
 
 EMBEDDED = "embedded"
@@ -27,11 +28,14 @@ BEST_LAYER = {
     "google-bert/bert-base-uncased": 9,
     "distilbert-base-uncased": 5,
 }
+ENGLISH_ENCODERS = {EMBEDDED, *BEST_LAYER}
 MOST_TOKENS = 512
 # of a batch, padding included; on a CPU small batches stay in its cache (one core: 4 texts of 512 at once twice as fast as
 # 64), and a GPU wants large ones
 TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 65536}
 KEPT_BYTES = 2**30
+MOST_UNKNOWN = 0.05  # of the references' tokens; an encoder that does not know them finds all texts alike
+MOST_LOOKED_AT = 1000  # references
 PAIRS = 256  # whose vectors are held at once
 
 
@@ -78,6 +82,7 @@ class BertScorer:
         stack: Any = getattr(self.model, "encoder", None)
         if isinstance(getattr(stack, "layer", None), torch.nn.ModuleList):
             stack.layer = stack.layer[: self.layer]  # what lies above is never read
+        self.name, self.label = name, label
         self.signature = (
             f"{label}, layer {self.layer}, no idf, no rescaling, {devices.SCORING_PRECISION}, at most {self.most_tokens} tokens"
         )
@@ -126,6 +131,25 @@ class BertScorer:
             oldest = next(iter(self._kept))
             self._kept_bytes -= self._kept.pop(oldest).vectors.nbytes
         return embedded
+
+    def unfit_for(self, references: Sequence[str]) -> str:
+        """Why scores on these references would say nothing; empty where nothing speaks against them."""
+        remedy = "Name a multilingual encoder in BERTSCORE_MODEL, such as bert-base-multilingual-cased"
+        if (
+            self.name in ENGLISH_ENCODERS
+            and sum(compared_texts.english(text) is False for text in references) > len(references) / 2
+        ):
+            return f"{self.label} knows English alone, and most references are in another language. {remedy}"
+        unknown = self.tokenizer.unk_token_id
+        ids = [
+            token
+            for text in references[:MOST_LOOKED_AT]
+            for token in self.tokenizer(text, truncation=True, max_length=self.most_tokens)["input_ids"]
+        ]
+        share = sum(token == unknown for token in ids) / max(1, len(ids)) if unknown is not None else 0.0
+        if share > MOST_UNKNOWN:
+            return f"{100 * share:.0f}% of the references' tokens are unknown to {self.label}. {remedy}"
+        return ""
 
     @property
     def truncated(self) -> int:

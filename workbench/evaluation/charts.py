@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workbench.evaluation import fonts
 from workbench.evaluation.significance import ALPHA
 
 if TYPE_CHECKING:
@@ -16,8 +17,10 @@ COLOURS = {"better": "#2a7f4f", "worse": "#b3541e", "within noise": "#9aa0a8", "
 VERDICTS = ("better", "worse", "within noise")
 
 
-def specialty_analysis(path: Path, table: pd.DataFrame, *, metric: str, split: str, supported: list[str]) -> None:
+def specialty_analysis(path: Path, table: pd.DataFrame, *, metric: str, split: str, supported: list[str]) -> str:
     """Forest plot: base and tuned score of each specialty, and their paired difference with its 95% interval.
+
+    Returns what is to be said of its letters, in one sentence; empty where there is nothing.
 
     Args:
         table: rows of `specialty_performance.csv` for one metric and split.
@@ -29,22 +32,29 @@ def specialty_analysis(path: Path, table: pd.DataFrame, *, metric: str, split: s
     import matplotlib.pyplot as plt
 
     table = table.sort_values("tuned", ascending=True, na_position="first").reset_index(drop=True)
+    named = fonts.labels([name.replace("_", " ") for name in table["specialty"]])
+    with plt.rc_context({"font.family": named.families}):
+        _draw_specialties(path, table, named.texts, metric=metric, split=split, supported=supported)
+    return named.note()
+
+
+def _draw_specialties(
+    path: Path, table: pd.DataFrame, labels: list[str], *, metric: str, split: str, supported: list[str]
+) -> None:
+    import matplotlib.pyplot as plt
+
     rows = range(len(table))
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(11, 1.8 + 0.235 * len(table)), sharey=True, width_ratios=(1.15, 1), constrained_layout=True
     )
-    low, high = table["tuned_low"], table["tuned_high"]
-    means = table[["base", "tuned"]].to_numpy(float)
-    if ((means >= 0) & (means <= 1)).all():
-        low, high = low.clip(0, 1), high.clip(0, 1)  # two questions give an interval far outside what a share can be
-    left.hlines(rows, low, high, color=TUNED, alpha=0.35, linewidth=3)
+    left.hlines(rows, table["tuned_low"], table["tuned_high"], color=TUNED, alpha=0.35, linewidth=3)
     left.plot(table["base"], rows, "o", color=BASE, markersize=4.5, label="base")
     left.plot(table["tuned"], rows, "o", color=TUNED, markersize=5.5, label="tuned, 95% interval")
     left.axvline(table["tuned"].mean(), color=TUNED, linestyle=":", linewidth=1, label="mean")
     lower = table["lower_is_better"].iloc[0]
     left.set(xlabel=f"{metric}{' (lower is better)' if lower else ''}", yticks=list(rows))
-    left.set_yticklabels([f"{'▸ ' if name in supported else ''}{name.replace('_', ' ')} ({n})"
-                          for name, n in zip(table["specialty"], table["n"], strict=True)], fontsize=8)  # fmt: skip
+    left.set_yticklabels([f"{'▸ ' if name in supported else ''}{label} ({n})"
+                          for name, label, n in zip(table["specialty"], labels, table["n"], strict=True)], fontsize=8)  # fmt: skip
     for row, item in table.iterrows():
         colour = COLOURS[item["verdict"]]
         right.hlines(row, item["ci_low"], item["ci_high"], color=colour, linewidth=2.2)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from workbench import files, texts
+from workbench.errors import UserError
 from workbench.evaluation import answer_checks, significance
 from workbench.evaluation.metrics import MetricSuite, Table
-from workbench.files import csv_cell
 
 SPLITS = ("holdout", "eval")
+# columns of texts: a specialty called "01" or "NA" is no number and no missing value
+TEXTS = ("id", "split", "specialty", "question", "reference", "prediction", "reasoning", "finish_reason", "error", "metric", "signature",
+         "missing", "verdict", "check", "says", "model", "evaluation", "alike", "adapter", "recipe", "finished")  # fmt: skip
 
 
 def answers_table(questions: Sequence[Any], answers: Sequence[Any], scores: Table) -> pd.DataFrame:
@@ -34,8 +39,21 @@ def write_csv(table: pd.DataFrame, file: Any, *, header: bool = True) -> None:
     """CSV in which no text of a model or a file is run as a formula by a spreadsheet."""
     guarded = table.copy()
     for name in guarded.columns[[not pd.api.types.is_numeric_dtype(kind) for kind in guarded.dtypes]]:
-        guarded[name] = guarded[name].map(csv_cell)
+        guarded[name] = guarded[name].map(files.csv_cell)
     guarded.to_csv(file, index=False, float_format="%.6g", header=header)
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """A table that `write_csv` wrote, its texts as they were given to it; UserError with the remedy where it is broken."""
+    try:
+        names = pd.read_csv(path, nrows=0).columns
+        there = [name for name in TEXTS if name in names]
+        table = pd.read_csv(path, dtype=dict.fromkeys(there, str), keep_default_na=False, na_values=[""])
+    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
+        raise UserError(f"{path}: cannot be read ({error}). Restore it, or remove the folder that it stands in.") from None
+    for name in there:
+        table[name] = table[name].fillna("").map(files.from_csv_cell)
+    return table
 
 
 def _pairs(base: pd.DataFrame, tuned: pd.DataFrame, split: str, metric: str) -> pd.DataFrame:
@@ -74,8 +92,10 @@ def by_metric(
         for metric in suite.names():
             pairs = _pairs(base, tuned, split, metric)
             strata = list(pairs["specialty"])
+            least, most = suite.bounds(metric)
             difference = significance.stratified(list(pairs["tuned"] - pairs["base"]), strata, test=True, seed=seed)
-            arms = {arm: significance.stratified(list(pairs[arm]), strata) for arm in ("base", "tuned")}
+            difference = difference.within(least - most, most - least)
+            arms = {arm: significance.stratified(list(pairs[arm]), strata).within(least, most) for arm in ("base", "tuned")}
             rows.append(
                 {"split": split, "metric": metric, "n": difference.n, "base": arms["base"].mean, "tuned": arms["tuned"].mean,
                  "difference": difference.mean, "ci_low": difference.low, "ci_high": difference.high, "p": difference.p,
@@ -93,6 +113,8 @@ def by_metric(
 def by_check(base: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
     """`answer_checks.csv`: a row a split and check: answers that fail it, by model, and those of one model only.
 
+    Checks that look for English words are made where the reference is not in another language.
+
     p is two-sided for "as often in either", from the questions on which the two differ (McNemar's test, exact); `p_adjusted`
     over the checks (Benjamini-Hochberg).
     """
@@ -102,11 +124,15 @@ def by_check(base: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
         if not here.any():
             continue
         found: list[dict[str, Any]] = []
+        in_english = base["reference"].map(texts.english).ne(False)
         for check, says in answer_checks.CHECKS.items():
-            left, right = base.loc[here, check].to_numpy(bool), tuned.loc[here, check].to_numpy(bool)
+            looked_at = here & in_english if check in answer_checks.ENGLISH_ONLY else here
+            if not looked_at.any():
+                continue
+            left, right = base.loc[looked_at, check].to_numpy(bool), tuned.loc[looked_at, check].to_numpy(bool)
             only_base, only_tuned = int((left & ~right).sum()), int((right & ~left).sum())
             found.append(
-                {"split": split, "check": check, "says": says, "n": int(here.sum()), "base": int(left.sum()),
+                {"split": split, "check": check, "says": says, "n": int(looked_at.sum()), "base": int(left.sum()),
                  "tuned": int(right.sum()), "only_base": only_base, "only_tuned": only_tuned,
                  "p": significance.mcnemar_p(only_base, only_tuned)}
             )  # fmt: skip
@@ -128,13 +154,14 @@ def by_specialty(base: pd.DataFrame, tuned: pd.DataFrame, suite: MetricSuite, se
         specialties = sorted(base.loc[base["split"] == split, "specialty"].unique())
         for metric in suite.names():
             pairs = _pairs(base, tuned, split, metric)
+            least, most = suite.bounds(metric)
             found, differences = [], []
             for specialty in specialties:
                 mine = pairs[pairs["specialty"] == specialty]
                 values = (mine["tuned"] - mine["base"]).to_numpy(float)
                 differences.append(values)
-                difference = significance.paired(values.tolist(), seed)
-                arms = {arm: significance.mean_interval(list(mine[arm])) for arm in ("base", "tuned")}
+                difference = significance.paired(values.tolist(), seed).within(least - most, most - least)
+                arms = {arm: significance.mean_interval(list(mine[arm])).within(least, most) for arm in ("base", "tuned")}
                 sd = float(values.std(ddof=1)) if len(values) > 1 else math.nan
                 found.append(
                     {"split": split, "metric": metric, "specialty": specialty, "n": difference.n, "base": arms["base"].mean,

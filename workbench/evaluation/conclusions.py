@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from workbench import texts
 from workbench.errors import again
 from workbench.evaluation import significance
 
@@ -58,6 +59,12 @@ def in_words(headline: pd.DataFrame, scored: dict[str, Any], metric: str, looks:
         if row["check"] == "cut_off" and row["tuned"] > MANY_CUT_OFF * row["n"]:
             text += " Raise MAX_NEW_TOKENS."
         sentences.append(text)
+    other = int(scored["base"].loc[scored["base"]["split"] == split, "reference"].map(texts.english).eq(False).sum())
+    if other:
+        sentences.append(
+            f"{other} references are not in English: denials and refusals are not looked for there, METEOR counts equal words alone, and "
+            "medical_token_f1 needs terms of that language in MEDICAL_LEXICON."
+        )
     for name in ("base", "tuned"):
         failed = int((scored[name]["finish_reason"] == "failed").sum())
         if failed:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from workbench.errors import UserError
 from workbench.evaluation.answers import Question
@@ -39,6 +41,15 @@ class Endpoint:
         # a local server asks for no key, and the client refuses to start without one
         key = os.environ.get("OPENAI_API_KEY") or "none"
         self.client = OpenAI(base_url=f"{self.address}/v1", api_key=key, timeout=TIMEOUT_S, max_retries=RETRIES)
+
+    def stay_or_leave(self) -> str:
+        """Whether what is sent there stays on this machine, in words."""
+        host = urlsplit(self.address).hostname or ""
+        try:
+            here = ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            here = host == "localhost" or host.endswith(".localhost")
+        return "stay on this machine" if here else "leave this machine"
 
     def check(self) -> None:
         """UserError where no server answers, or it says that it does not know the model."""

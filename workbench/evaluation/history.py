@@ -11,7 +11,8 @@ import pandas as pd
 
 from workbench import files, manifest
 from workbench.errors import UserError
-from workbench.evaluation import significance
+from workbench.evaluation import metrics, significance
+from workbench.evaluation.comparison import read_csv
 
 if TYPE_CHECKING:
     from workbench.evaluation.arms import Arm
@@ -120,6 +121,8 @@ def _changes(rows: pd.DataFrame, tuned: pd.DataFrame, previous: pd.DataFrame | N
             pairs = both[both["split"] == split].dropna(subset=[metric, f"{metric} before"])
             difference = (pairs[metric] - pairs[f"{metric} before"]).tolist()
             estimate = significance.stratified(difference, pairs["specialty"].tolist(), test=True)
+            least, most = metrics.bounds_of(metric)
+            estimate = estimate.within(least - most, most - least)
         found.append((estimate.mean, estimate.low, estimate.high, estimate.p))
     return pd.DataFrame(found, columns=["change", "change_low", "change_high", "change_p"])
 
@@ -134,10 +137,7 @@ def read(output: Path) -> pd.DataFrame:
 
 def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """A CSV file of ours that has these columns; UserError with the remedy where it is broken."""
-    try:
-        table = pd.read_csv(path, dtype={"id": str, "evaluation": str, "alike": str, "adapter": str, "recipe": str})
-    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
-        raise UserError(f"{path}: cannot be read ({error}). Restore it, or remove the folder that it stands in.") from None
+    table = read_csv(path)
     for name in LATER:
         if name in columns and name not in table:
             table[name] = math.nan

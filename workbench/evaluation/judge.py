@@ -72,7 +72,7 @@ def ask(
     for path in archived(store.path.parent):
         store.adopt(path, set(keys))
     if not stored_only and any(map(store.lacks, keys)):
-        print(f"asking {endpoint.address} to judge {len(asked) // 2} questions: answers leave this machine", flush=True)
+        print(f"asking {endpoint.address} to judge {len(asked) // 2} questions: answers {endpoint.stay_or_leave()}", flush=True)
         asking.ask_endpoint(endpoint, SPLIT, asked, keys, store, ServerDecoding(REPLY_TOKENS, 0.0, 0), requests)
     replies = [store.records.get(key) for key in keys]
     return [None if reply is None or reply.finish == "failed" else reply.text for reply in replies]
@@ -126,6 +126,7 @@ def summary(graded: pd.DataFrame, judge: str) -> dict[str, Any]:
     for name in CRITERIA:
         base, tuned = read_ones[f"base_{name}"].astype(float), read_ones[f"tuned_{name}"].astype(float)
         difference = significance.stratified((tuned - base).tolist(), read_ones["specialty"].tolist(), test=True)
+        difference = difference.within(LEAST - MOST, MOST - LEAST)
         rows.append(
             {"criterion": name.replace("_", " "), "n": difference.n, "base": base.mean(), "tuned": tuned.mean(),
              "difference": difference.mean, "ci_low": difference.low, "ci_high": difference.high, "p": difference.p,

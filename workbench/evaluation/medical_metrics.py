@@ -1,6 +1,7 @@
 """Does the answer keep what matters in medicine: doses, numbers with their units, names, and medical terms.
 
-Decimals and signs are kept ("2.5 mg" is not "25 mg"), unlike in SQuAD's normalisation. Our own definitions.
+Decimals and signs are kept ("2.5 mg" is not "25 mg"), unlike in SQuAD's normalisation. Our own definitions. Numbers are read in any
+language (`quantities`); the built-in medical terms are English ones.
 """
 
 from __future__ import annotations
@@ -10,32 +11,15 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from workbench import texts
 from workbench.errors import UserError
+from workbench.evaluation import quantities
 
-UNITS = {
-    "%": "%", "percent": "%", "mg": "mg", "milligram": "mg", "milligrams": "mg", "g": "g", "gram": "g", "grams": "g",
-    "kg": "kg", "µg": "µg", "μg": "µg", "mcg": "µg", "ug": "µg", "microgram": "µg", "micrograms": "µg", "ng": "ng",
-    "ml": "ml", "millilitres": "ml", "milliliters": "ml", "l": "l", "litre": "l", "litres": "l", "liter": "l",
-    "liters": "l", "dl": "dl", "mmol": "mmol", "µmol": "µmol", "micromol": "µmol", "mol": "mol", "meq": "meq",
-    "iu": "iu", "unit": "iu", "units": "iu", "mmhg": "mmhg", "kpa": "kpa", "cm": "cm", "mm": "mm", "m": "m",
-    "hour": "hour", "hours": "hour", "h": "hour", "minute": "minute", "minutes": "minute", "min": "minute",
-    "second": "second", "seconds": "second", "day": "day", "days": "day", "week": "week", "weeks": "week",
-    "month": "month", "months": "month", "year": "year", "years": "year", "°c": "°c", "gy": "gy", "hz": "hz",
-    "db": "db", "bpm": "bpm", "times": "times",
-}  # fmt: skip
-_UNIT = "|".join(sorted((re.escape(unit) for unit in UNITS), key=len, reverse=True))
-NUMBER = re.compile(
-    rf"(?<![\w.])(?P<sign>[-−+](?=\d))?(?P<number>\d+(?:,\d{{3}})*(?:\.\d+)?)"
-    rf"(?:[\s-]?(?P<unit>{_UNIT})(?![A-Za-zµ])(?P<per>(?:\s?/\s?[A-Za-zµ0-9]+)*))?",
-    re.IGNORECASE,
-)
-RANGE = re.compile(rf"(\d(?:[\d.,]*\d)?)\s?(?:-|–|to)\s?(?=\d[\d.,]*\s?-?(?P<unit>{_UNIT})(?![A-Za-zµ]))", re.IGNORECASE)
 SENTENCE_START = re.compile(r"(?:^|[.!?:]\s+)$")
 CAPITALISED = re.compile(r"\b[A-Z][\w'-]*(?:\s+(?:of\s+|de\s+|von\s+)?[A-Z][\w'-]*|\s+[IVX]+\b|\s+\d+\b)*")
 ACRONYM = re.compile(r"\b(?=\w*[A-Z]\w*[A-Z0-9])[A-Z][A-Za-z0-9]*(?:-[A-Z0-9]+)*\b")
 SPECIES = re.compile(r"\b[A-Z][a-z]{3,} (?=[a-z]{4,}(?:i|a|um|us|is|ae|ans|ens)\b)[a-z]+")
 WORD = re.compile(r"[^\W\d_]+(?:[-'][^\W\d_]+)*")
-LEXICON_WORD = re.compile(r"[^\W_]+")  # digits count ("B12" is not "B6"), and a hyphen parts words as a space does
 
 # endings and beginnings that mark a medical word (Greek and Latin word parts, INN drug stems of the WHO)
 AFFIXES = re.compile(
@@ -55,56 +39,54 @@ TERMS = frozenset(
 )  # fmt: skip
 
 SIGNATURES = {
-    "factual_exact_match": "recall of doses, numbers with units, and names of the reference; decimals and signs kept; v1",
+    "factual_exact_match": "recall of doses, numbers with units, and names of the reference; units converted, bounds kept; v2",
     "medical_token_f1": "F1 over medical terms: word parts, drug stems and a word list; v1",
 }
 
 
 def numbers(text: str) -> set[str]:
-    """Numbers with their units, normalised: "10mg", "-5 °C"; the first of a range takes the unit of the last."""
-    # the Greek letter and the micro sign look alike, and an ignorant case folds both
-    text = text.replace("\u03bc", "\u00b5").replace("\u017f", "s")
-    text = RANGE.sub(lambda match: f"{match.group(1)} {match.group('unit')} to ", text)
-    found = set()
-    for match in NUMBER.finditer(text):
-        sign = "-" if match.group("sign") in ("-", "−") else ""
-        value = match.group("number").replace(",", "")
-        value = value.rstrip("0").rstrip(".") if "." in value else value
-        unit = UNITS[match.group("unit").lower()] if match.group("unit") else ""
-        per = re.sub(r"\s", "", match.group("per") or "").lower().replace("μ", "µ")
-        found.add(f"{sign}{value}{unit}{per}")
-    return found
+    """Numbers with their units in one notation: "10mg", "-5°c", "<7%" (`quantities`)."""
+    return {str(quantity) for quantity in quantities.find(text)}
 
 
 def names(text: str) -> set[str]:
-    """Acronyms, species, and capitalised names that do not merely begin a sentence, in lower case."""
+    """Acronyms, species, and capitalised names that do not merely begin a sentence, in lower case.
+
+    In other languages than English capitals mean other things (German writes every noun so): there acronyms and species alone.
+    """
+    text = texts.nfc(text)
     found = {match.group() for match in ACRONYM.finditer(text)}
-    found |= {match.group() for match in SPECIES.finditer(text)}
-    for match in CAPITALISED.finditer(text):
+    species = {match.group() for match in SPECIES.finditer(text)}
+    found |= species
+    for match in CAPITALISED.finditer(text) if texts.english(text) is not False else ():
         words = match.group().split()
         if SENTENCE_START.search(text[: match.start()]):
             words = words[1:]
         if words and words[0][0].isupper():
             found.add(" ".join(words))
     # the genus alone is part of the species' name, not a name beside it
-    found -= {match.group().split()[0] for match in SPECIES.finditer(text)}
+    found -= {name.split()[0] for name in species}
     return {" ".join(name.lower().replace("-", " ").split()) for name in found if len(name) > 1}
 
 
-@functools.lru_cache(maxsize=8192)
-def facts(text: str) -> frozenset[str]:
-    return frozenset(numbers(text) | names(text))
-
-
 def factual_exact_match(reference: str, hypothesis: str) -> float | None:
-    """Share of the reference's doses, numbers and names that the answer repeats; None where it has none."""
-    wanted = facts(reference)
-    if not wanted:
+    """Share of the reference's doses, numbers and names that the answer repeats; None where it has none.
+
+    A number counts with its own unit, or the same amount in another; "< 7%" is not "> 7%". A name counts in whatever case.
+    """
+    wanted_names, wanted_numbers = _facts(reference)
+    if not wanted_names and not wanted_numbers:
         return None
-    answered = facts(hypothesis)
-    plain = f" {' '.join(WORD.findall(hypothesis.lower().replace('-', ' ')))} "
-    # a name counts in whatever case; a number only with its own unit
-    return sum(fact in answered or (not any(c.isdigit() for c in fact) and f" {fact} " in plain) for fact in wanted) / len(wanted)
+    given_names, given_numbers = _facts(hypothesis)
+    plain = f" {' '.join(WORD.findall(texts.nfc(hypothesis).lower().replace('-', ' ')))} "
+    repeated = sum(name in given_names or (not any(c.isdigit() for c in name) and f" {name} " in plain) for name in wanted_names)
+    repeated += sum(any(number.same(other) for other in given_numbers) for number in wanted_numbers)
+    return repeated / (len(wanted_names) + len(wanted_numbers))
+
+
+@functools.lru_cache(maxsize=8192)
+def _facts(text: str) -> tuple[frozenset[str], frozenset[quantities.Quantity]]:
+    return frozenset(names(text)), frozenset(quantities.find(text))
 
 
 @functools.lru_cache(maxsize=8192)
@@ -114,15 +96,15 @@ def medical_terms(text: str, lexicon: str = "") -> tuple[str, ...]:
     Args:
         lexicon: a file of terms (`read_lexicon`) that decides what is one, in place of word parts and the word list here.
     """
-    words = WORD.findall(text.lower())
     if not lexicon:
-        return tuple(word for word in words if word in TERMS or (len(word) > 5 and AFFIXES.search(word)))
+        latin = WORD.findall(texts.nfc(text).lower())
+        return tuple(word for word in latin if word in TERMS or (len(word) > 5 and AFFIXES.search(word)))
     known, found, place = read_lexicon(lexicon), [], 0
-    words = LEXICON_WORD.findall(text.lower())
+    words = texts.tokens(text)  # digits count ("B12" is not "B6"), and a hyphen parts words as a space does
     while place < len(words):
         # the longest term that begins here, so that "heart failure" is one term and not two
         for term in known.get(words[place], ()):
-            if tuple(words[place : place + len(term)]) == term:
+            if words[place : place + len(term)] == term:
                 found.append(" ".join(term))
                 place += len(term)
                 break
@@ -135,12 +117,12 @@ def medical_terms(text: str, lexicon: str = "") -> tuple[str, ...]:
 def read_lexicon(path: str) -> dict[str, list[tuple[str, ...]]]:
     """Terms of a text file, a term a line, by their first word and longest first; case and punctuation do not count."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"MEDICAL_LEXICON={path}: cannot be read ({error}). Give a text file with a term a line.") from None
     terms: dict[str, set[tuple[str, ...]]] = {}
     for line in lines:
-        if words := tuple(LEXICON_WORD.findall(line.lower())):
+        if words := texts.tokens(line):
             terms.setdefault(words[0], set()).add(words)
     if not terms:
         raise UserError(f"MEDICAL_LEXICON={path}: holds no term. Give a text file with a term a line.")
@@ -148,7 +130,9 @@ def read_lexicon(path: str) -> dict[str, list[tuple[str, ...]]]:
 
 
 def medical_token_f1(reference: str, hypothesis: str, lexicon: str = "") -> float | None:
-    """Token F1 over medical terms; None where the reference has none."""
+    """Token F1 over medical terms; None where the reference has none, or is in a language that the built-in terms are not of."""
+    if not lexicon and texts.english(reference) is False:
+        return None
     right, left = Counter(medical_terms(reference, lexicon)), Counter(medical_terms(hypothesis, lexicon))
     if not right:
         return None

@@ -28,6 +28,11 @@ BUILT_IN = (
     "log_perplexity",
 )  # fmt: skip
 DESCRIPTIVE = {"length_ratio", "log_perplexity"}
+NO_VALUE = {  # why a metric has no value for any answer
+    "factual_exact_match": "no reference holds a dose, a number or a name that could be looked for",
+    "medical_token_f1": "no reference holds a medical term that is known: the built-in terms are English; give a file of terms in MEDICAL_LEXICON",
+    "length_ratio": "every reference is empty",
+}
 MEASURED = {"log_perplexity": "mean loss a token of the answer under the base, nats; exp of it is the perplexity"}
 ENOUGH_FOR_CORES = 4000  # pairs from which starting processes pays
 Pair = tuple[str, str]  # reference, answer
@@ -48,7 +53,7 @@ class MetricSuite:
     """The built-in metrics; a method `compute_NAME(self, reference, hypothesis) -> float` of a subclass adds one.
 
     A metric of the user's for which less is better says so: `compute_NAME.lower_is_better = True`; one that only
-    describes, `compute_NAME.descriptive = True`.
+    describes, `compute_NAME.descriptive = True`; one with a least and a most, `compute_NAME.bounds = (0, 1)`.
 
     Args:
         lexicon: a file of medical terms for `medical_token_f1`; empty for the built-in ones.
@@ -81,6 +86,11 @@ class MetricSuite:
     def describes(self, name: str) -> bool:
         """Whether the metric only describes answers, and no value of it is better than another."""
         return name in DESCRIPTIVE or bool(getattr(getattr(self, PREFIX + name, None), "descriptive", False))
+
+    def bounds(self, name: str) -> tuple[float, float]:
+        """The least and the most that the metric can be; one of the user's may say its own: `compute_NAME.bounds = (0, 1)`."""
+        low, high = getattr(getattr(self, PREFIX + name, None), "bounds", bounds_of(name))
+        return float(low), float(high)
 
     def score(self, pairs: Sequence[Pair | None], *, measured: Mapping[str, Scores] | None = None) -> Table:
         """Score (reference, answer) pairs; None is an answer that failed, and has no score.
@@ -167,6 +177,9 @@ class MetricSuite:
             return
         table.signatures["bertscore_f1"] = self._bert.signature
         present = [pairs[row] or ("", "") for row in rows]
+        if unfit := self._bert.unfit_for([reference for reference, _ in present]):
+            table.missing["bertscore_f1"] = unfit
+            return
         for row, value in zip(rows, self._bert.score([r for r, _ in present], [h for _, h in present]), strict=True):
             table.scores["bertscore_f1"][row] = value
         if self._bert.truncated:
@@ -187,6 +200,15 @@ def text_scores(pair: Pair, *, with_meteor: bool, lexicon: str = "") -> dict[str
         "medical_token_f1": medical_metrics.medical_token_f1(*pair, lexicon),
         "length_ratio": text_metrics.length_ratio(*pair),
     }
+
+
+def bounds_of(name: str) -> tuple[float, float]:
+    """The least and the most that a built-in metric can be; of any other nothing is known."""
+    if name in DESCRIPTIVE:
+        return 0.0, math.inf
+    if name in BUILT_IN:
+        return (-1.0, 1.0) if name == "bertscore_f1" else (0.0, 1.0)
+    return -math.inf, math.inf
 
 
 def _plain(name: str) -> str:

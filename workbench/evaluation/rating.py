@@ -16,7 +16,7 @@ import pandas as pd
 
 from workbench import files
 from workbench.errors import UserError
-from workbench.evaluation import significance
+from workbench.evaluation import comparison, significance
 
 RESULTS, AGREEMENT = "rating_results.csv", "rating_agreement.csv"
 SHEET, PAGE, KEY = "rating_sheet.csv", "rating_sheet.html", "rating_key.json"
@@ -41,8 +41,6 @@ def report(output: Path, paths: Sequence[Path], lower_is_better: Mapping[str, bo
     ratings = read_ratings(paths, files.read_json(output / KEY))
     results = summarise(ratings, dict(zip(base["id"], base["specialty"], strict=True)), seed)
     numbers = {name: lower for name, lower in lower_is_better.items() if name in base}
-    for table in (base, tuned):
-        table[list(numbers)] = table[list(numbers)].apply(pd.to_numeric, errors="coerce")
     metrics = agreement_of_metrics(ratings, base, tuned, numbers)
     for name, table in ((RESULTS, results), (AGREEMENT, metrics)):
         with files.atomic_open(output / name) as file:
@@ -64,13 +62,8 @@ def report(output: Path, paths: Sequence[Path], lower_is_better: Mapping[str, bo
 
 
 def _scored_answers(output: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both tables of a finished evaluation as they were written: "NA" and an empty cell are text."""
-    base, tuned = (
-        pd.read_csv(
-            output / f"{name}_model_results.csv", dtype={"id": str}, keep_default_na=False, na_values={"id": [], "prediction": []}
-        )
-        for name in ("base", "finetuned")
-    )
+    """Both tables of a finished evaluation."""
+    base, tuned = (comparison.read_csv(output / f"{name}_model_results.csv") for name in ("base", "finetuned"))
     return base, tuned
 
 
@@ -84,7 +77,7 @@ def write_sheet(folder: Path, base: pd.DataFrame, tuned: pd.DataFrame, count: in
 
     split = "holdout" if (base["split"] == "holdout").any() else "eval"
     usable = (base["split"] == split) & (base["finish_reason"] != "failed") & (tuned["finish_reason"] != "failed")
-    usable &= base["prediction"].fillna("") != tuned["prediction"].fillna("")
+    usable &= base["prediction"] != tuned["prediction"]
     chosen = _in_turn(base.loc[usable, ["id", "specialty"]], count, seed)
     if not chosen:
         raise UserError("both models answer every question alike, so there is nothing to rate.")
@@ -164,13 +157,13 @@ def summarise(ratings: pd.DataFrame, specialty_of: Mapping[str, str], seed: int)
     """
     mean = ratings.groupby("id")["preference"].mean()
     strata = [specialty_of[name] for name in mean.index]
-    overall = significance.stratified(list(mean), strata, test=True, seed=seed)
+    overall = significance.stratified(list(mean), strata, test=True, seed=seed).within(-1, 1)
     rows = [
         _counts("(all)", ratings, mean) | {"net": overall.mean, "ci_low": overall.low, "ci_high": overall.high, "p": overall.p}
     ]
     for name in sorted(set(strata)):
         ids = [one for one in mean.index if specialty_of[one] == name]
-        estimate = significance.paired(list(mean[ids]), seed)
+        estimate = significance.paired(list(mean[ids]), seed).within(-1, 1)
         mine = ratings[ratings["id"].isin(ids)]
         rows.append(
             _counts(name, mine, mean[ids])

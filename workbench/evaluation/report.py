@@ -136,7 +136,7 @@ def glance(base: pd.DataFrame, tuned: pd.DataFrame, comparison: pd.DataFrame, me
     sign = -1 if row["lower_is_better"] else 1
     change = (sign * (tuned.loc[here, metric] - base.loc[here, metric])).dropna()
     won = np.sign(change.where(change.abs() > TIE, 0.0))
-    net = significance.stratified(won.tolist(), base.loc[won.index, "specialty"].tolist())
+    net = significance.stratified(won.tolist(), base.loc[won.index, "specialty"].tolist()).within(-1, 1)
     verdicts = list(headline["verdict"])
     words, tone = VERDICT_WORDS[row["verdict"]], row["verdict"]
     if tone == "better" and conclusions.little_above_floor(row):

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from workbench.evaluation import comparison, text_metrics
 from workbench.evaluation.answers import Answer, Question
-from workbench.evaluation.metrics import MEASURED, MetricSuite, Table, shuffled_within
+from workbench.evaluation.metrics import MEASURED, NO_VALUE, MetricSuite, Table, shuffled_within
 
 CHUNK = 5000  # answers scored at once
 TEXTS = ("question", "reference", "prediction", "reasoning", "error")
@@ -57,6 +57,9 @@ def score(suite: MetricSuite, answers: Iterable[Scored], folder: Path) -> tuple[
     table = pd.concat(frames, ignore_index=True)
     for name in _missing(said, table):
         table[name] = np.nan
+    for name in suite.names():
+        if name in table and name not in said.missing and table[name].isna().all() and (table["finish_reason"] != "failed").any():
+            said.missing[name] = NO_VALUE.get(name, "it gave no value for any answer")
     order = ["id", "split", "specialty", "question", "reference", "prediction", "reasoning", "finish_reason", "tokens", "error"]
     for name in TEXTS:
         table[name] = pd.Series(pd.arrays.ArrowExtensionArray(texts[name]))

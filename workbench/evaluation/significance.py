@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,10 @@ class Estimate:
     low: float
     high: float
     p: float = math.nan
+
+    def within(self, low: float, high: float) -> Estimate:
+        """The interval cut at what the mean can be: a few questions' t interval reaches beyond it."""
+        return replace(self, low=float(np.clip(self.low, low, high)), high=float(np.clip(self.high, low, high)))
 
 
 def mean_interval(values: Sequence[float]) -> Estimate:

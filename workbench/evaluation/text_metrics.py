@@ -1,7 +1,8 @@
 """Text metrics as the reference packages define them: BLEU (nltk), ROUGE (rouge-score), METEOR (nltk), SQuAD's two.
 
-Values agree with those packages; ROUGE is counted here because rouge-score takes a hundredfold the time for the
-longest common subsequence.
+Values agree with those packages where a reference is in ASCII letters; ROUGE is counted here because rouge-score takes a hundredfold the
+time for the longest common subsequence. The packages know English alone: they cut words at accents, and find no word in Arabic or Chinese.
+So tokens are those that fit the reference's script. Texts are compared in Unicode's form NFC.
 """
 
 from __future__ import annotations
@@ -14,67 +15,92 @@ from collections.abc import Iterable, Sequence
 
 import nltk
 import numpy as np
+import regex
 import sacrebleu
 from nltk.stem.porter import PorterStemmer
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from nltk.translate.meteor_score import single_meteor_score
 from rapidfuzz.distance import LCSseq
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+from sacrebleu.tokenizers.tokenizer_char import TokenizerChar
+from sacrebleu.tokenizers.tokenizer_zh import TokenizerZh
 
+from workbench import texts
 from workbench.evaluation import wordnet
 
-BLEU_WEIGHTS = [(1.0,), (0.5, 0.5), (1 / 3, 1 / 3, 1 / 3), (0.25, 0.25, 0.25, 0.25)]
+MOST_WORDS = 4  # in a row, that BLEU looks at
 ARTICLES = re.compile(r"\b(a|an|the)\b")
-NOT_ROUGE = re.compile(r"[^a-z0-9]+")
-METEOR_WORD = re.compile(r"\w+(?:[.,'-]\w+)*%?")
-_tokenizer_13a = Tokenizer13a()
+ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
+NOT_ASCII_LETTER = regex.compile(r"[\p{L}--[A-Za-z]]", regex.V1)
+PUNCTUATION = regex.compile(r"[\p{P}\p{S}]")
+METEOR_WORD = regex.compile(rf"{texts.CHARACTER}|{texts.LETTER}+(?:[.,'-]{texts.LETTER}+)*%?", regex.V1)
+_tokenizers = {"13a": Tokenizer13a(), "zh": TokenizerZh(), "char": TokenizerChar()}
 _smoothing = SmoothingFunction().method1
 
 SIGNATURES = {
-    **{f"BLEU-{n}": f"nltk {nltk.__version__} sentence_bleu, smooth:method1, tok:13a, case:lower" for n in range(1, 5)},
-    **{f"ROUGE-{n}": "rouge-score 0.1.2, F1, stemmer:no" for n in ("1", "2", "L")},
-    "METEOR": f"nltk {nltk.__version__}, WordNet 3.0, Porter stems, tok:words, case:lower",
-    "exact_match": "SQuAD 1.1 normalisation",
-    "token_f1": "SQuAD 1.1 normalisation",
-    "length_ratio": "words of the answer over words of the reference, split at white space",
-}
+    **{f"BLEU-{n}": f"nltk {nltk.__version__} sentence_bleu, smooth:method1, eff:yes, tok:13a (zh for Chinese, char for other scripts without "
+                    "spaces), case:lower" for n in range(1, 5)},
+    **{f"ROUGE-{n}": "rouge-score 0.1.2, F1, stemmer:no, tok:letters and digits of any script (characters where words are not parted by spaces)"
+       for n in ("1", "2", "L")},
+    "METEOR": f"nltk {nltk.__version__}, WordNet 3.0 and Porter stems for English, exact words for other languages, tok:words (characters where "
+              "they are not parted by spaces), case:lower",
+    "exact_match": "SQuAD 1.1 normalisation; beyond ASCII letters without all of Unicode's punctuation and symbols (as MLQA)",
+    "token_f1": "SQuAD 1.1 normalisation; beyond ASCII letters without all of Unicode's punctuation and symbols, characters where words are "
+                "not parted by spaces (as MLQA)",
+    "length_ratio": "words of the answer over words of the reference, split at white space (characters where words are not parted by spaces)",
+}  # fmt: skip
+
+
+def bleu_tokenizer(reference: str) -> str:
+    """Which of sacrebleu's tokenizers fits a reference: 13a, zh for Chinese, char for Japanese, Thai and their kin."""
+    return {"": "13a", "Han": "zh", "other": "char"}[texts.script_without_spaces(reference)]
 
 
 @functools.lru_cache(maxsize=8192)
-def tokens_13a(text: str) -> tuple[str, ...]:
-    """Lower-case tokens as WMT's mteval-v13a cuts them (sacrebleu)."""
-    return tuple(_tokenizer_13a(text.lower()).split())
-
-
-@functools.lru_cache(maxsize=8192)
-def rouge_tokens(text: str) -> tuple[str, ...]:
-    """Tokens of rouge-score without a stemmer: runs of ASCII letters and digits."""
-    return tuple(NOT_ROUGE.sub(" ", text.lower()).split())
+def bleu_tokens(text: str, tokenizer: str) -> tuple[str, ...]:
+    """Lower-case tokens as one of sacrebleu's tokenizers cuts them; 13a is WMT's mteval-v13a."""
+    return tuple(_tokenizers[tokenizer](texts.nfc(text).lower()).split())
 
 
 def bleu(reference: str, hypothesis: str) -> list[float]:
-    """BLEU-1 to BLEU-4 of one answer (Papineni et al. 2002), smoothed as `SmoothingFunction.method1`."""
-    tokens = tokens_13a(hypothesis)
+    """BLEU-1 to BLEU-4 of one answer (Papineni et al. 2002), smoothed as `SmoothingFunction.method1`.
+
+    An answer of fewer than n words has no n words in a row, so that BLEU-n then is the BLEU of as many as it has (sacrebleu's effective
+    order): else an identical answer of one word would score .178.
+    """
+    tokenizer = bleu_tokenizer(reference)
+    tokens = bleu_tokens(hypothesis, tokenizer)
     if not tokens:
-        return [0.0] * 4
-    scores = sentence_bleu([tokens_13a(reference)], tokens, weights=BLEU_WEIGHTS, smoothing_function=_smoothing)
+        return [0.0] * MOST_WORDS
+    orders = [min(n, len(tokens)) for n in range(1, MOST_WORDS + 1)]
+    weights = [(1 / order,) * order for order in orders]
+    scores = sentence_bleu([bleu_tokens(reference, tokenizer)], tokens, weights=weights, smoothing_function=_smoothing)
     return [float(score) for score in scores]
 
 
 def corpus_bleu(chunks: Iterable[tuple[Sequence[str], Sequence[str]]]) -> tuple[float, str]:
     """Corpus BLEU from 0 to 100 and sacrebleu's signature, from references and hypotheses; not the mean of sentence BLEUs.
 
-    A corpus is counted chunk by chunk: its BLEU rests on sums.
+    A corpus is counted chunk by chunk, and each reference by the tokenizer that fits it: BLEU rests on sums.
     """
-    metric = sacrebleu.BLEU(lowercase=True)
-    counts, totals, lengths = np.zeros(4, int), np.zeros(4, int), np.zeros(2, int)
+    counts, totals, lengths = np.zeros(MOST_WORDS, int), np.zeros(MOST_WORDS, int), np.zeros(2, int)
+    metrics: dict[str, sacrebleu.BLEU] = {}
     for references, hypotheses in chunks:
-        part = metric.corpus_score(list(hypotheses), [list(references)])
-        counts, totals, lengths = counts + part.counts, totals + part.totals, lengths + (part.sys_len, part.ref_len)
+        by_tokenizer: dict[str, list[tuple[str, str]]] = {}
+        for reference, hypothesis in zip(references, hypotheses, strict=True):
+            by_tokenizer.setdefault(bleu_tokenizer(reference), []).append((texts.nfc(reference), texts.nfc(hypothesis)))
+        for tokenizer, pairs in by_tokenizer.items():
+            metric = metrics.setdefault(tokenizer, sacrebleu.BLEU(lowercase=True, tokenize=tokenizer))
+            part = metric.corpus_score([hypothesis for _, hypothesis in pairs], [[reference for reference, _ in pairs]])
+            counts, totals, lengths = counts + part.counts, totals + part.totals, lengths + (part.sys_len, part.ref_len)
     score = sacrebleu.BLEU.compute_bleu(
         counts.tolist(), totals.tolist(), int(lengths[0]), int(lengths[1]), smooth_method="exp"
     ).score
-    return float(score), str(metric.get_signature())
+    used = sorted(metrics) or ["13a"]
+    signature = str((metrics or {"13a": sacrebleu.BLEU(lowercase=True)})[used[0]].get_signature())
+    if len(used) > 1:
+        signature = signature.replace(f"tok:{used[0]}", f"tok:{'+'.join(used)} by reference")
+    return float(score), signature
 
 
 def _f1(overlap: int, hypothesis: int, reference: int) -> float:
@@ -88,22 +114,27 @@ def rouge_n(reference: str, hypothesis: str, n: int) -> float:
     """ROUGE-N F1 (Lin 2004)."""
     grams = [
         Counter(zip(*(tokens[i:] for i in range(n)), strict=False))
-        for tokens in (rouge_tokens(hypothesis), rouge_tokens(reference))
+        for tokens in (texts.tokens(hypothesis), texts.tokens(reference))
     ]
     return _f1((grams[0] & grams[1]).total(), grams[0].total(), grams[1].total())
 
 
 def rouge_l(reference: str, hypothesis: str) -> float:
     """ROUGE-L F1: the longest common subsequence over the whole answer."""
-    left, right = rouge_tokens(hypothesis), rouge_tokens(reference)
+    left, right = texts.tokens(hypothesis), texts.tokens(reference)
     return _f1(LCSseq.similarity(left, right), len(left), len(right)) if left and right else 0.0
 
 
 def meteor(reference: str, hypothesis: str) -> float:
-    """METEOR (Banerjee and Lavie 2005); an identical one-word answer scores 0.5 by its definition."""
-    words = [METEOR_WORD.findall(text.lower()) for text in (reference, hypothesis)]
+    """METEOR (Banerjee and Lavie 2005); an identical one-word answer scores 0.5 by its definition.
+
+    Stems and synonyms are English ones, so that other languages' words count where they are the same.
+    """
+    words = [METEOR_WORD.findall(texts.nfc(text).lower()) for text in (reference, hypothesis)]
     if not words[0] or not words[1]:
         return 0.0
+    if texts.english(reference) is False:
+        return float(single_meteor_score(words[0], words[1], stemmer=_as_they_are, wordnet=_no_synonyms))
     return float(single_meteor_score(words[0], words[1], stemmer=_stemmer, wordnet=wordnet.remembering()))
 
 
@@ -115,22 +146,48 @@ class RememberingStemmer(PorterStemmer):
         return str(super().stem(word, to_lowercase))
 
 
-_stemmer = RememberingStemmer()
+class WordAsItIs(nltk.stem.api.StemmerI):
+    def stem(self, token: str) -> str:
+        return token
+
+
+class NoSynonyms:
+    """In place of WordNet."""
+
+    def synsets(self, word: str) -> tuple[()]:
+        return ()
+
+
+_stemmer, _as_they_are, _no_synonyms = RememberingStemmer(), WordAsItIs(), NoSynonyms()
 
 
 @functools.lru_cache(maxsize=8192)
-def squad_tokens(text: str) -> tuple[str, ...]:
-    """SQuAD's normalisation: lower case, punctuation and articles off. "2.5 mg" becomes "25 mg", as its script does."""
-    plain = "".join(character for character in text.lower() if character not in string.punctuation)
+def squad_tokens(text: str, *, ascii_letters: bool = True) -> tuple[str, ...]:
+    """SQuAD's normalisation: lower case, punctuation and articles off. "2.5 mg" becomes "25 mg", as its script does.
+
+    Args:
+        ascii_letters: False takes all punctuation and symbols of Unicode off and cuts scripts without spaces into characters (Lewis et al.
+            2020, MLQA).
+    """
+    text = texts.nfc(text).lower()
+    if ascii_letters:
+        return tuple(ARTICLES.sub(" ", text.translate(ASCII_PUNCTUATION)).split())
+    plain = texts.CHARACTERS.sub(lambda match: f" {match.group()} ", PUNCTUATION.sub("", text))
     return tuple(ARTICLES.sub(" ", plain).split())
 
 
+def _squad_tokens_of_both(reference: str, hypothesis: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    ascii_letters = reference.isascii() or not NOT_ASCII_LETTER.search(reference)
+    return squad_tokens(hypothesis, ascii_letters=ascii_letters), squad_tokens(reference, ascii_letters=ascii_letters)
+
+
 def exact_match(reference: str, hypothesis: str) -> float:
-    return float(squad_tokens(reference) == squad_tokens(hypothesis))
+    left, right = _squad_tokens_of_both(reference, hypothesis)
+    return float(left == right)
 
 
 def token_f1(reference: str, hypothesis: str) -> float:
-    left, right = Counter(squad_tokens(hypothesis)), Counter(squad_tokens(reference))
+    left, right = map(Counter, _squad_tokens_of_both(reference, hypothesis))
     if not left or not right:
         return float(left == right)
     return _f1((left & right).total(), left.total(), right.total())
@@ -138,5 +195,6 @@ def token_f1(reference: str, hypothesis: str) -> float:
 
 def length_ratio(reference: str, hypothesis: str) -> float | None:
     """Words of the answer over words of the reference; None for an empty reference. 1 is as long."""
-    words = len(reference.split())
-    return len(hypothesis.split()) / words if words else None
+    cut = texts.tokens if texts.script_without_spaces(reference) else str.split
+    words = len(cut(reference))
+    return len(cut(hypothesis)) / words if words else None

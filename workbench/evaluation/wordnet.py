@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import shutil
 from dataclasses import dataclass
@@ -35,15 +36,22 @@ class WordNetMissingError(Exception):
     """WordNet cannot be had on this machine; the text is the reason and the remedy."""
 
 
-@functools.cache
 def reader() -> Any:
-    """nltk's WordNet reader, warm."""
+    """nltk's WordNet reader, warm; WordNetMissingError where it cannot be had, which is found out once a process."""
+    found = _reader()
+    if found is None:
+        raise WordNetMissingError(REMEDY)
+    return found
+
+
+@functools.cache
+def _reader() -> Any | None:
     if str(CACHE) not in nltk.data.path:
         nltk.data.path.append(str(CACHE))
     if not _present():
         _copy_from_debian() or _download()
     if not _present():
-        raise WordNetMissingError(REMEDY)
+        return None
     from nltk.corpus import wordnet
 
     wordnet.ensure_loaded()
@@ -119,7 +127,7 @@ def _download() -> bool:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(15)
     try:
-        return bool(nltk.download("wordnet", download_dir=str(CACHE), quiet=True))
+        return bool(nltk.download("wordnet", download_dir=str(CACHE), quiet=True, print_error_to=io.StringIO()))
     except OSError:
         return False
     finally:

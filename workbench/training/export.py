@@ -170,7 +170,7 @@ def scores_of(evaluation: Path, adapter_hash: str) -> list[dict[str, str]]:
     done = manifest.read(evaluation) if evaluation.is_dir() else None
     if done is None or done["inputs"].get("adapter") != adapter_hash:
         return []
-    with open(evaluation / "model_comparison.csv", encoding="utf-8", newline="") as file:
+    with open(evaluation / "model_comparison.csv", encoding="utf-8-sig", newline="") as file:
         return [row for row in csv.DictReader(file) if row["split"] == "holdout"]
 
 
@@ -178,7 +178,7 @@ def hub_token(environment_file: Path = Path(".env")) -> str:
     """HF_TOKEN from the environment, or from a line `HF_TOKEN=…` of `.env`; UserError where there is none."""
     token = os.environ.get("HF_TOKEN", "")
     if not token and environment_file.is_file():
-        for line in environment_file.read_text(encoding="utf-8").splitlines():
+        for line in environment_file.read_text(encoding="utf-8-sig").splitlines():
             name, _, value = line.strip().removeprefix("export ").partition("=")
             if name.strip() == "HF_TOKEN":
                 token = value.strip().strip("'\"")

@@ -1,0 +1,593 @@
+"""Specialty files to records, with every fault named at once, and everything that is not read.
+
+Read are JSON (`dataset_with_answers_{specialty}.json`), JSON lines (`.jsonl`, `.ndjson`) and tables (`.csv`, `.tsv`, under any name),
+compressed (`.gz`) or not. JSON is one object `{question: answer}`, a list of rows, or rows under one name. A row has a question and an answer
+under one of the names below, `instruction`, `input` and `output` as in Alpaca's files, or a conversation of one question and one answer
+(`messages`, `conversations`); it may name its specialty.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import difflib
+import gzip
+import io
+import json
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from workbench import console, texts
+from workbench.chat import ControlTokens
+from workbench.data.records import Record, make_record
+from workbench.errors import UserError
+from workbench.files import check_specialty_name
+
+PREFIX = "dataset_with_answers_"
+FAULTS_SHOWN = 20
+FIELDS_SHOWN = 8
+QUESTION_NAMES = ("question", "query", "prompt", "instruction")
+ANSWER_NAMES = ("answer", "response", "output", "completion", "long_answer")
+CONVERSATION_NAMES = ("messages", "conversations", "conversation")
+SPECIALTY = "specialty"
+# beside question and answer in one record; an object with these keys is no map of questions
+OTHER_NAMES = {
+    SPECIALTY,
+    "input",
+    "id",
+    "source",
+    "system",
+    "history",
+    "url",
+    "title",
+    "category",
+    "type",
+    "text",
+    "context",
+    "explanation",
+}
+CONTEXT_NAMES = {
+    "input",
+    "context",
+    "contexts",
+    "passage",
+    "options",
+    "history",
+    "system",
+}  # without these a question may be another one
+NEEDS = "it needs question and answer (or response, or instruction and output, or messages)"
+ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant",
+         "chatbot": "assistant", "system": "system"}  # fmt: skip
+ROW_SUFFIXES, TABLE_SUFFIXES = (".json", ".jsonl", ".ndjson"), (".csv", ".tsv")
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "strokes"}
+REMEDIES = {  # of files that look like data and are none that is read
+    ".xlsx": "save it as CSV (UTF-8)", ".xls": "save it as CSV (UTF-8)", ".ods": "save it as CSV (UTF-8)", ".numbers": "export it as CSV",
+    ".parquet": "convert it to JSON lines", ".arrow": "convert it to JSON lines", ".feather": "convert it to JSON lines",
+    ".xml": "convert it to JSON", ".yaml": "convert it to JSON", ".yml": "convert it to JSON", ".pkl": "convert it to JSON", ".sqlite": "export it as CSV",
+    ".db": "export it as CSV", ".zip": "unpack it", ".tar": "unpack it", ".tgz": "unpack it", ".bz2": "unpack it", ".xz": "unpack it", ".zst": "unpack it",
+    ".7z": "unpack it", ".rar": "unpack it", ".gz": "unpack it",
+}  # fmt: skip
+NOT_DATA = {"thumbs.db"}
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A file that looks like data and is not read."""
+
+    path: Path
+    why: str  # and what to do
+
+    @property
+    def specialty(self) -> str:
+        return specialty_of(self.path)
+
+
+@dataclass
+class Found:
+    """What a folder holds: the files that are read, sorted, and those that are not."""
+
+    paths: list[Path]
+    unread: list[Unread]
+
+
+@dataclass
+class Reading:
+    """What the files held: records in order of specialty, and what a user is told.
+
+    Attributes:
+        notes: sentences, such as which fields were not read.
+    """
+
+    records: dict[str, list[Record]] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
+    identical_dropped: int = 0
+    invalid_skipped: int = 0
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Pair:
+    """A row as it stands in a file; `specialty` is empty where the row names none."""
+
+    question: Any
+    answer: Any
+    specialty: Any = ""
+    unread: tuple[str, ...] = ()  # names of fields that hold something and are not read
+
+
+class RowError(Exception):
+    """What is wrong with one row; the text follows "record N: "."""
+
+
+# --- which files
+
+
+def find_files(folder: Path, only: Sequence[str] = ()) -> Found:
+    """The specialty files of a folder; UserError where there are none.
+
+    Args:
+        only: specialties that are wanted, all by default. Files whose rows may name a specialty are always among those found.
+    """
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "there is no such folder"
+        raise UserError(f"DATA_DIR={folder}: {what}. It must be a folder of {PREFIX}{{specialty}}.json files.")
+    found = Found([], [])
+    for path in sorted(folder.iterdir()):
+        why = _why_not(path)
+        if why is None:
+            found.paths.append(path)
+        elif why:
+            found.unread.append(Unread(path, why))
+    if not found.paths:
+        listed = "".join(f"\n  {one.path.name}: {one.why}" for one in found.unread[:FAULTS_SHOWN])
+        raise UserError(
+            f"DATA_DIR={folder}: holds no specialty file. They are named {PREFIX}{{specialty}}.json (or .jsonl), or are CSV files "
+            f"with the columns question,answer and, if they hold several, specialty.{listed}"
+        )
+    found.paths = [path for path in found.paths if not only or specialty_of(path) in only or _may_name_specialties(path)]
+    return found
+
+
+def _why_not(path: Path) -> str | None:
+    """None for a file that is read; why it is not and what to do for what looks like data; empty for anything else."""
+    name, kind = path.name.lower(), kind_of(path)
+    known = kind in ROW_SUFFIXES or kind in TABLE_SUFFIXES
+    if name in NOT_DATA or name == "__macosx" or name.startswith("~$"):
+        return ""
+    if name.startswith("._"):  # before any look into it
+        return "is a Mac's note about another file, and holds no data; remove it" if known else ""
+    if name.startswith("."):
+        return ""
+    if path.is_symlink() and not path.exists():
+        return "is a link to a file that is not there; restore the file, or remove the link" if known else ""
+    if path.is_dir():
+        if known:
+            return "is a folder; put the file itself here"
+        inside = sum(kind_of(one) in (*ROW_SUFFIXES, *TABLE_SUFFIXES) for one in path.iterdir() if not one.name.startswith("."))
+        return f"is a folder with {inside} such file{'s' * (inside > 1)}; put them here, or name it as DATA_DIR" if inside else ""
+    if kind in TABLE_SUFFIXES or (kind in ROW_SUFFIXES and name.startswith(PREFIX)):
+        return None
+    if kind in ROW_SUFFIXES:
+        return f"name it {PREFIX}{path.name}, if it is a specialty's"
+    if name.startswith(PREFIX) or path.suffix.lower() in REMEDIES:
+        return REMEDIES.get(path.suffix.lower(), f"name it {PREFIX}{{specialty}}.json, .jsonl, .csv or .tsv, as what it is")
+    return ""
+
+
+def kind_of(path: Path) -> str:
+    """Its ending, without .gz and in lower case: ".json"."""
+    name = path.name.lower().removesuffix(".gz")
+    return Path(name).suffix
+
+
+def specialty_of(path: Path) -> str:
+    """What a file's name says of its specialty."""
+    name = path.name[: -len(".gz")] if path.name.lower().endswith(".gz") else path.name
+    stem = texts.nfc(Path(name).stem if kind_of(path) in (*ROW_SUFFIXES, *TABLE_SUFFIXES) else name.partition(".")[0])
+    return stem[len(PREFIX) :] if stem.lower().startswith(PREFIX) else stem
+
+
+def _may_name_specialties(path: Path) -> bool:
+    if kind_of(path) in TABLE_SUFFIXES:
+        return True
+    try:
+        return SPECIALTY.encode() in _bytes_of(path).lower()
+    except (UserError, OSError):
+        return True  # reading it says what is wrong
+
+
+# --- one file
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if path.name.lower().endswith(".gz") else content
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"is not whole gzip ({error}). Restore the file") from None
+
+
+def text_of(path: Path) -> str:
+    """The text of a file, its line ends of one kind, without a byte-order mark; UserError where it is no text that can be told."""
+    content = _bytes_of(path)
+    try:
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            text = content.decode("utf-16")
+        else:
+            text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        byte = content[error.start : error.start + 1]
+        guess = byte.decode("cp1252", errors="replace")
+        raise UserError(f"is not UTF-8 (byte {error.start}, {guess!r} if it is Windows' encoding). Save it as UTF-8") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def parse_json(text: str) -> Any:
+    """The value; UserError says what is wrong with it."""
+    try:
+        return json.loads(text, object_pairs_hook=_refuse_repeated_keys)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"is not whole JSON ({error.msg}, line {error.lineno} column {error.colno}). Restore or mend the file"
+        ) from None
+    except RecursionError:
+        raise UserError("is nested too deeply to be a specialty file") from None
+    except ValueError as error:  # Python refuses numbers of more than 4,300 digits
+        raise UserError(
+            f"holds a number that is too long ({str(error).partition(';')[0]}). Write it as text, in quotes"
+        ) from None
+
+
+def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """json's hook: an object in which a key stands twice would lose a pair without a word."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise UserError(f"{twice!r} stands twice as a key")
+    return value
+
+
+def pairs_of(path: Path) -> Iterator[Pair | str]:
+    """Each record of a file in turn, or what is wrong with it; UserError where the file cannot be read at all."""
+    if kind_of(path) in TABLE_SUFFIXES:
+        yield from _table_pairs(text_of(path), tabs=kind_of(path) == ".tsv")
+    else:
+        yield from _json_pairs(text_of(path), lines=kind_of(path) != ".json")
+
+
+def _json_pairs(text: str, *, lines: bool) -> Iterator[Pair | str]:
+    value: Any
+    if lines and not text.lstrip().startswith("["):
+        value = _json_lines(text)
+    else:
+        try:
+            value = parse_json(text)
+        except UserError:
+            # rows that stand in lines under the other name
+            if (value := _rows_of_lines(text)) is None:
+                raise
+    rows = _rows_in(value)
+    if rows is None:
+        assert isinstance(value, dict)
+        for question, answer in value.items():
+            yield Pair(question, answer)
+        return
+    there = {name for row in rows if isinstance(row, dict) for name in map(_plain_name, row)}
+    conversations = there & set(CONVERSATION_NAMES)
+    complete = conversations or (there & set(QUESTION_NAMES) and there & set(ANSWER_NAMES))
+    # one row without is a fault of that row; all without is a file of another form
+    if there and not complete and (len(rows) > 1 or not there & {*QUESTION_NAMES, *ANSWER_NAMES}):
+        raise UserError(f"has the fields {_listed(sorted(there))}; {NEEDS}")
+    for row in rows:
+        yield _pair_or_fault(row)
+
+
+def _json_lines(text: str) -> list[Any]:
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                rows.append(parse_json(line))
+            except UserError as error:
+                raise UserError(f"line {number} {error}") from None
+    return rows
+
+
+def _rows_of_lines(text: str) -> list[Any] | None:
+    """Rows where each line is an object; None where it is not so."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    if len(lines) < 2 or not all(line.lstrip().startswith("{") for line in lines):
+        return None
+    try:
+        return [parse_json(line) for line in lines]
+    except UserError:
+        return None
+
+
+def _rows_in(value: Any) -> list[Any] | None:
+    """The rows that a JSON value holds; None for a map of questions to answers. UserError for anything else."""
+    if isinstance(value, list):
+        return value
+    if not isinstance(value, dict):
+        raise UserError(f"holds a {type(value).__name__}, not an object {{question: answer}} or a list of objects")
+    names = {_plain_name(name): name for name in value}
+    question = next((names[name] for name in QUESTION_NAMES if name in names), None)
+    answer = next((names[name] for name in ANSWER_NAMES if name in names), None)
+    if (
+        question
+        and answer
+        and set(names) <= {*QUESTION_NAMES, *ANSWER_NAMES, *CONVERSATION_NAMES, *OTHER_NAMES} | _column_names(value)
+    ):
+        if columns := _columns(value):
+            return columns
+        raise UserError(f"is one record {{{_listed(list(value))}}}; put records into a list")
+    if any(
+        isinstance(value[names[name]], list) and set(names) <= {name} | OTHER_NAMES
+        for name in CONVERSATION_NAMES
+        if name in names
+    ):
+        raise UserError(f"is one conversation {{{_listed(list(value))}}}; put conversations into a list")
+    if value and all(isinstance(one, dict) for one in value.values()):  # rows by their number
+        return list(value.values())
+    lists = [one for one in value.values() if isinstance(one, list) and one and all(isinstance(row, dict) for row in one)]
+    if len(lists) == 1 and not any(isinstance(one, list | dict) for one in value.values() if one is not lists[0]):
+        return list(lists[0])
+    return None
+
+
+def _column_names(value: Mapping[str, Any]) -> set[str]:
+    """All names, where every value is a column."""
+    return {_plain_name(name) for name in value} if all(isinstance(one, list | dict) for one in value.values()) else set()
+
+
+def _columns(value: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of an object that holds columns, as lists or by row number (pandas' to_json); none where it holds something else."""
+    columns = {name: list(one.values()) if isinstance(one, dict) else one for name, one in value.items()}
+    if not all(isinstance(column, list) for column in columns.values()) or len({len(column) for column in columns.values()}) != 1:
+        return []
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _table_pairs(text: str, *, tabs: bool) -> Iterator[Pair | str]:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    first, _, rest = text.partition("\n")
+    if first.lower().startswith("sep=") and len(first.strip()) == 5:  # Excel's own line
+        text = rest
+    delimiter, columns = _header(text, tabs=tabs)
+    named = [name for name in columns if name]
+    if twice := [name for name, count in Counter(named).items() if count > 1]:
+        raise UserError(f"names the column {twice[0]!r} twice. Give each its own name, or take one out")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        next(reader, None)
+        for row in reader:
+            if not row:
+                continue
+            if len(row) != len(columns):
+                what = f"has {len(row)} field{'s' * (len(row) != 1)} where the header has {len(columns)}"
+                yield f"{what}; quote texts that hold {DELIMITERS[delimiter]}" if len(row) > len(columns) else what
+                continue
+            yield _pair_or_fault(dict(zip(columns, row, strict=True)), empty_is_absent=True)
+    except csv.Error as error:
+        raise UserError(f"is not valid CSV (line {reader.line_num}: {error}). Mend the quotes there") from None
+
+
+def _header(text: str, *, tabs: bool) -> tuple[str, list[str]]:
+    """What parts the fields, and the columns' names: the first delimiter under which the header names question and answer."""
+    for delimiter in ("\t", ",", ";", "|") if tabs else (",", ";", "\t", "|"):
+        try:
+            names = next((row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row), [])
+        except csv.Error:
+            continue
+        columns = [_plain_name(name) for name in names]
+        if set(columns) & set(QUESTION_NAMES) and set(columns) & set(ANSWER_NAMES):
+            return delimiter, columns
+    shown = [name.strip() for name in text.partition("\n")[0].split("\t" if tabs else ",") if name.strip()]
+    raise UserError(f"has the columns {_listed(shown) or 'none'}; it needs question and answer")
+
+
+# --- one row
+
+
+def _plain_name(name: Any) -> str:
+    return str(name).strip().strip('"\ufeff').strip().lower()
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f", … ({len(names)})" if len(names) > FIELDS_SHOWN else ""
+    return ", ".join(str(name)[:40] for name in names[:FIELDS_SHOWN]) + more
+
+
+def _pair_or_fault(row: Any, *, empty_is_absent: bool = False) -> Pair | str:
+    try:
+        return _pair_of(row, empty_is_absent=empty_is_absent)
+    except RowError as error:
+        return str(error)
+
+
+def _pair_of(row: Any, *, empty_is_absent: bool) -> Pair:
+    """The pair in a row of a list or table.
+
+    Args:
+        empty_is_absent: whether an empty field is as good as none, as in a table, which has all fields in all rows.
+    """
+    if not isinstance(row, dict):
+        raise RowError(f'"question" is missing: the record is a {type(row).__name__}, not an object')
+    named = {_plain_name(name): value for name, value in row.items()}
+    if len(named) < len([name for name in row if _plain_name(name)]):
+        raise RowError("has a field twice, but for capitals or spaces in its name")
+    if empty_is_absent:
+        named = {name: value for name, value in named.items() if value or name in (*QUESTION_NAMES[:1], *ANSWER_NAMES[:1])}
+    specialty = named.get(SPECIALTY) or ""
+    question_name = next((name for name in QUESTION_NAMES if name in named), "question")
+    answer_name = next(
+        (name for name in ANSWER_NAMES if named.get(name)), next((name for name in ANSWER_NAMES if name in named), "answer")
+    )
+    conversation = next((name for name in CONVERSATION_NAMES if isinstance(named.get(name), list)), None)
+    question: Any
+    answer: Any
+    if conversation and not (question_name in named and answer_name in named):
+        question, answer = _turns(named[conversation])
+        used = {conversation}
+        if _has_system(named[conversation]):
+            named["system"] = "message"
+    else:
+        if named.get("answer") and named.get("response") and named["answer"] != named["response"]:
+            raise RowError('has both "answer" and "response", and they differ; keep one of them')
+        question, answer, used = (
+            named.get(question_name),
+            named.get(answer_name),
+            {question_name, answer_name, "answer", "response"},
+        )
+        if question_name == "instruction" and isinstance(named.get("input"), str):
+            used.add("input")  # Alpaca's form: the instruction, then what it is about
+            if isinstance(question, str) and not texts.is_blank(named["input"]):
+                question = f"{question.strip()}\n\n{named['input'].strip()}"
+    unread = tuple(
+        name
+        for name, value in named.items()
+        if name and name not in used and name != SPECIALTY and value not in (None, "", [], {})
+    )
+    return Pair(question, answer, specialty, unread)
+
+
+def _turns(conversation: list[Any]) -> tuple[str, str]:
+    """Question and answer of a conversation of one turn."""
+    said: list[tuple[str, str]] = []
+    for turn in conversation:
+        role = ROLES.get(str(turn.get("role", turn.get("from", ""))).lower()) if isinstance(turn, dict) else None
+        content = (
+            next((turn[name] for name in ("content", "value", "text") if name in turn), None) if isinstance(turn, dict) else None
+        )
+        if isinstance(content, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
+            content = "\n".join(part["text"] for part in content)
+        if role is None or not isinstance(content, str):
+            raise RowError("is a conversation with a turn that has no known role and text (role and content, or from and value)")
+        if role != "system":
+            said.append((role, content))
+    if [role for role, _ in said] != ["user", "assistant"]:
+        raise RowError(f"is a conversation of {len(said)} turns; only one question with one answer is read")
+    return said[0][1], said[1][1]
+
+
+def _has_system(conversation: list[Any]) -> bool:
+    return any(
+        isinstance(turn, dict) and str(turn.get("role", turn.get("from", ""))).lower() == "system" for turn in conversation
+    )
+
+
+def fault_of(question: Any, answer: Any, control_tokens: ControlTokens) -> str | None:
+    """What is wrong with a pair; None where nothing is."""
+    for name, value in (("question", question), ("answer", answer)):
+        if value is None:
+            return f'"{name}" is missing'
+        if not isinstance(value, str):
+            return f'"{name}" is a {type(value).__name__}, not text'
+        if texts.is_blank(value):
+            return f'"{name}" is empty'
+        if token := control_tokens.in_text(value):
+            return f'"{name}" holds {token}, a control token of the model\'s tokenizer'
+        if not value.isascii() and any(0xD800 <= ord(character) <= 0xDFFF for character in value):
+            return f'"{name}" holds half of a surrogate pair'
+    return None
+
+
+# --- a folder
+
+
+def read_folder(
+    folder: Path,
+    *,
+    skip_invalid: bool,
+    found: Found | None = None,
+    only: Sequence[str] = (),
+    control_tokens: ControlTokens = ControlTokens(),  # noqa: B008  frozen
+) -> Reading:
+    """Read and validate every specialty file of `folder`, and keep the specialties of `only`.
+
+    Pairs that are identical within a specialty are dropped and counted. Texts are kept in NFC, with line ends of one kind; white space
+    around them is not part of them.
+
+    Args:
+        found: as `find_files` gave it.
+        control_tokens: those of the tokenizer in use, which no text may hold.
+
+    Raises:
+        UserError: names the first twenty faults and how many more there are, unless `skip_invalid` (a file that cannot
+            be read at all is always refused: nothing of it would be left).
+    """
+    reading = Reading(files=(find_files(folder) if found is None else found).paths)
+    unreadable = []
+    with console.Progress("reading", len(reading.files), "files") as progress:
+        for path in reading.files:
+            try:
+                _read_file(path, reading, control_tokens)
+            except UserError as error:
+                unreadable.append(str(error) if path.name in str(error) else f"{path.name}: {error}.")
+            progress.advance()
+    if unreadable or (reading.faults and not skip_invalid):
+        every = unreadable + reading.faults
+        shown = "\n  ".join(every[:FAULTS_SHOWN])
+        more = f"\n  … and {len(every) - FAULTS_SHOWN} more" if len(every) > FAULTS_SHOWN else ""
+        remedy = "Mend them" + (", or set SKIP_INVALID=True to leave bad records out." if not unreadable else ".")
+        raise UserError(f"{folder}: {len(every)} fault{'s' * (len(every) > 1)}. {remedy}\n  {shown}{more}")
+    reading.invalid_skipped = len(reading.faults)
+    for name in only:
+        if name not in reading.records:
+            known = sorted(
+                {*reading.records, *(specialty_of(path) for path in find_files(folder).paths if kind_of(path) in ROW_SUFFIXES)}
+            )
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known[:6])}{' …' if len(known) > 6 else ''}."
+            raise UserError(f"SPECIALTIES: {folder} holds no specialty {name!r}. {hint}")
+    reading.records = {specialty: reading.records[specialty] for specialty in sorted(only or reading.records)}
+    if not any(reading.records.values()):
+        raise UserError(f"{folder}: holds no valid record.")
+    for specialty, records in reading.records.items():
+        if len(records) > 1 and len({record.question for record in records}) == 1:
+            reading.notes.append(
+                f"{specialty}: all {len(records)} questions are equal ({records[0].question[:60]!r}), so that they count as one and cannot be divided"
+            )
+    return reading
+
+
+def _read_file(path: Path, reading: Reading, control_tokens: ControlTokens) -> None:
+    seen: dict[str, set[str]] = {}
+    unread: Counter[str] = Counter()
+    own_name = specialty_of(path)
+    count = 0
+    for count, pair in enumerate(pairs_of(path), start=1):
+        fault = pair if isinstance(pair, str) else fault_of(pair.question, pair.answer, control_tokens)
+        if fault is None and not isinstance(pair, str) and not isinstance(pair.specialty, str):
+            fault = f'"{SPECIALTY}" is a {type(pair.specialty).__name__}, not text'
+        if fault is not None or isinstance(pair, str):
+            reading.faults.append(f"{path.name}, record {count}: {fault}.")
+            continue
+        unread.update(pair.unread)
+        specialty = check_specialty_name(pair.specialty.strip() or own_name, path.name)
+        record = make_record(specialty, texts.clean(pair.question), texts.clean(pair.answer))
+        records = reading.records.setdefault(specialty, [])
+        if specialty not in seen:
+            seen[specialty] = {other.id for other in records}
+        ids = seen[specialty]
+        if record.id in ids:
+            reading.identical_dropped += 1
+            continue
+        ids.add(record.id)
+        records.append(record)
+    if count == 0:
+        reading.faults.append(f"{path.name}: holds no record.")
+    if unread:
+        reading.notes.append(
+            f"{path.name}: not read: {', '.join(f'{name!r} of {n} records' for name, n in unread.most_common(FIELDS_SHOWN))}"
+        )
+        if context := sorted(set(unread) & CONTEXT_NAMES):
+            reading.notes[-1] += (
+                f". If a question cannot be understood without {' and '.join(map(repr, context))}, put that into the question"
+            )

@@ -1,0 +1,171 @@
+"""Texts as they are compared: one Unicode form, the words of any script, and whether a text is in English.
+
+Two texts say the same where letters, digits, combining marks and symbols agree. Case, punctuation and white space do not count.
+Scripts that do not part words by spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan) are cut into characters, each with its
+marks. Classes of characters are Unicode's, through the `regex` library; Python's own `re` leaves combining marks out of words.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import regex
+
+# letters of scripts that put no space between words, and the two marks of length and repetition that go with kana
+UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}\u30FC\uFF70]"
+CHARACTER = rf"(?:[{UNSPACED}&&[\p{{L}}\p{{Nl}}]]\p{{M}}*)"  # with its marks
+LETTER = rf"[[\p{{L}}\p{{M}}\p{{N}}]--[{UNSPACED}&&[\p{{L}}\p{{Nl}}]]]"  # or digit, of a script with spaces
+SYMBOL = r"[\p{S}--[\p{Sk}|°®™©℠℗]]"  # <, >, ≤, +, ♀ …: "K+ > 5" is not "K+ < 5"
+
+# "2.5", "1,000", "x-ray" and "mg/dl" are one word; a sign counts where a number follows and no word precedes. A hyphen behind a short
+# word or a number is a charge or a finding: "HER2-", "Rh-". What stands together in a script without spaces is cut later.
+WORD = regex.compile(
+    rf"{CHARACTER}+|[{LETTER}_]+(?:[.,/'+-][{LETTER}_]+)*%?|[+-]\p{{Nd}}+(?:[.,]\p{{Nd}}+)*%?"
+    rf"|(?:(?<=\p{{Nd}})|(?<=(?<![{LETTER}_])[{LETTER}_]{{1,2}}))-(?![{LETTER}_-])|{SYMBOL}",
+    regex.V1,
+)
+UNSPACED_RUN = regex.compile(rf"{CHARACTER}+", regex.V1)
+CHARACTERS = regex.compile(CHARACTER, regex.V1)
+TOKEN = regex.compile(rf"{CHARACTER}|{LETTER}+", regex.V1)
+IGNORED = regex.compile(r"[\p{Cf}\u034F]")  # zero-width and direction marks, soft hyphens
+VISIBLE = regex.compile(r"[^\s\p{Cc}\p{Cf}\p{Z}\p{Variation_Selector}\u034F\u115F\u1160\u17B4\u17B5\u2800\u3164\uFFA0]", regex.V1)
+ENDS = regex.compile(r"^[\s\u200B\u2060\uFEFF]+|[\s\u200B\u2060\uFEFF]+$")
+SUPERSCRIPT = regex.compile(r"(?<=\p{Nd})[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+FRACTION_AFTER_NUMBER = regex.compile(r"(?<=\p{Nd})(?=[¼-¾⅐-⅞])")
+LEADING_POINT = regex.compile(r"(?<![\p{L}\p{N}.])\.(?=\p{Nd})")
+ONE_FORM = str.maketrans({"−": "-", "‐": "-", "⁄": "/", "’": "'"})
+
+LATIN = regex.compile(r"\p{Latin}")
+OTHER_LETTER = regex.compile(r"[\p{L}--\p{Latin}]", regex.V1)
+ACCENTED = regex.compile(r"[\p{Latin}--[A-Za-z]]", regex.V1)
+ENGLISH = frozenset(
+    ["the", "of", "and", "to", "with", "are", "is", "or", "that", "this", "from", "by", "be", "may", "can", "which", "should", "have", "has", "you", "your", "it", "for", "not", "when", "if", "they", "their", "what", "how", "does", "there"]
+)  # fmt: skip
+# the commonest small words of other languages in Latin letters, but for those that are English too
+NOT_ENGLISH = frozenset(
+    ["der", "die", "das", "und", "ist", "nicht", "mit", "ein", "eine", "einer", "von", "zu", "bei", "werden", "wird", "oder", "sind", "auf", "für",
+     "le", "la", "les", "des", "est", "une", "dans", "pour", "que", "avec", "du", "et", "ou", "sont", "par", "sur", "de",
+     "el", "los", "las", "en", "y", "una", "con", "del", "se", "por", "es", "para", "como", "il", "di", "che", "e", "per", "della", "sono", "è",
+     "o", "da", "do", "em", "os", "não", "het", "een", "van", "voor", "met", "og", "er", "av", "och", "att", "som", "är", "på", "jest", "nie", "się", "w",
+     "ve", "bir", "dan", "yang", "dengan", "untuk", "và", "của", "là", "ja", "on"]
+)  # fmt: skip
+ENOUGH_WORDS = 8  # fewer say nothing of a language by their small words
+
+
+def nfc(text: str) -> str:
+    """Canonical composition: "é" is one character however it was written."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def clean(text: str) -> str:
+    """A text of a file as it is kept: line ends of one kind, NFC, and nothing unseen before or behind it."""
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if text.isascii():
+        return text.strip()
+    return ENDS.sub("", unicodedata.normalize("NFC", text.replace("\ufeff", "")))
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text can be seen: white space, zero-width characters, fillers."""
+    return not VISIBLE.search(text)
+
+
+def comparable(text: str) -> str:
+    """Lower case and compatibility form (NFKC), with exponents and fractions apart from the number before them."""
+    if not text.isascii():
+        text = SUPERSCRIPT.sub(lambda match: f"^{match.group()}", text)
+        text = FRACTION_AFTER_NUMBER.sub(" ", text)
+        text = unicodedata.normalize("NFKC", IGNORED.sub("", text)).translate(ONE_FORM)
+    return LEADING_POINT.sub("0.", text).lower()
+
+
+def words_of(text: str) -> list[str]:
+    """Words by which texts are compared; decimals, ranges, signs, percents, accents and symbols are kept.
+
+    Of a script without spaces, each two neighbouring characters are a word: single ones are too common to tell texts apart.
+    """
+    return _cut(comparable(text))
+
+
+def _cut(text: str) -> list[str]:
+    found = WORD.findall(text)
+    if text.isascii():
+        return found
+    return [word for piece in found for word in (_pairs(piece) if UNSPACED_RUN.match(piece) else (piece,))]
+
+
+def _pairs(run: str) -> list[str]:
+    characters = CHARACTERS.findall(run)
+    return [left + right for left, right in itertools.pairwise(characters)] or characters
+
+
+def words_of_each(texts: Sequence[str]) -> tuple[list[str], list[int]]:
+    """The words of all texts in one list, and where each text's words begin and end in it.
+
+    `words[bounds[i]:bounds[i + 1]]` are `words_of(texts[i])`. Faster over thousands of texts: a word never spans white space, so that
+    each distinct piece between white space has to be cut into words once only.
+    """
+    pieces = pc.utf8_split_whitespace(pa.array([comparable(text) for text in texts], pa.string()))
+    coded = pieces.flatten().dictionary_encode()
+    words_of_piece = [_cut(piece) for piece in coded.dictionary.to_pylist()]
+    sizes = np.array([len(words) for words in words_of_piece], np.int64)
+    starts = np.cumsum(sizes) - sizes
+    codes = coded.indices.to_numpy()
+    counts = sizes[codes]
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    # a piece's words stand at starts[code] and on; the text's words are those ranges one after the other
+    places = np.repeat(starts[codes] - ends[:-1], counts) + np.arange(ends[-1])
+    vocabulary = np.array([*itertools.chain.from_iterable(words_of_piece)], dtype=object)
+    return vocabulary[places].tolist(), ends[pieces.offsets.to_numpy()].tolist()
+
+
+def key_of_words(words: list[str]) -> int:
+    """64-bit hash of a text's words, signed, as parquet stores it."""
+    return int.from_bytes(hashlib.sha256(" ".join(words).encode("utf-8", "surrogatepass")).digest()[:8], "big", signed=True)
+
+
+@functools.lru_cache(maxsize=8192)
+def tokens(text: str) -> tuple[str, ...]:
+    """Tokens by which answers are scored: lower-case runs of letters, digits and marks, and single characters of scripts without spaces.
+
+    Where all letters are ASCII these are rouge-score's tokens (without a stemmer).
+    """
+    return tuple(TOKEN.findall(nfc(text).lower()))
+
+
+@functools.lru_cache(maxsize=8192)
+def script_without_spaces(text: str) -> str:
+    """ "Han", "other" (kana, Thai and their kin) or "" of a text by what most of its letters are."""
+    if text.isascii():
+        return ""
+    letters = regex.findall(r"\p{L}", text)
+    unspaced = CHARACTERS.findall(text)
+    if 2 * len(unspaced) <= len(letters):
+        return ""
+    return "Han" if all(regex.match(r"\p{Han}", character) for character in unspaced) else "other"
+
+
+@functools.lru_cache(maxsize=8192)
+def english(text: str) -> bool | None:
+    """Whether a text is in English, by its letters and its small words; None where it is too short to tell."""
+    latin, other = len(LATIN.findall(text)), 0 if text.isascii() else len(OTHER_LETTER.findall(text))
+    if other > latin:
+        return False
+    words = tokens(text)
+    small, foreign = sum(word in ENGLISH for word in words), sum(word in NOT_ENGLISH for word in words)
+    if foreign > small and foreign > 1:
+        return False
+    if len(words) < ENOUGH_WORDS:
+        return None
+    if small >= 0.08 * len(words):
+        return True
+    accented = 0 if text.isascii() else len(ACCENTED.findall(text))
+    return False if accented > 0.02 * latin else None
