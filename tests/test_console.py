@@ -1,8 +1,12 @@
 """What long steps say where there is no terminal: never silent for long, and what they promise was measured."""
 
+import os
+import subprocess
+import sys
 import time
 
 import pytest
+from conftest import ROOT
 
 from workbench import console
 
@@ -54,3 +58,16 @@ def test_a_step_that_is_done_soon_says_nothing_more(capsys):
     with console.Progress("scoring", 3, "answers") as progress:
         progress.advance(3)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_a_console_without_our_letters_is_written_to_in_plain_ones(encoding):
+    code = ("from workbench import console; console.speak_any_encoding(); "
+            "print('… 心脏科 │ █ Ménière \\ud800 µg → 5–10')")  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": encoding}
+    )
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.decode(encoding)
+    assert "nière" in text or "Meniere" in text
+    assert ("XinZangKe" in text) == (encoding != "utf-8")

@@ -3,6 +3,8 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from workbench import files, manifest
 from workbench.errors import UserError
@@ -112,3 +114,28 @@ def test_looking_whether_a_run_may_start_moves_nothing_and_another_scripts_outpu
         manifest.start(tmp_path, "two", "other.py")
     with pytest.raises(UserError, match=r"was made by s\.py"):
         manifest.require(tmp_path, "other.py")
+
+
+@given(st.text(max_size=20))
+def test_a_guarded_cell_gives_back_its_text(text):
+    guarded = files.csv_cell(text)
+    assert files.from_csv_cell(guarded) == text
+    assert not guarded.startswith(("=", "+", "-", "@", "\t", "\r"))
+
+
+@pytest.mark.parametrize("content", [b'{"a": ' + b"1" * 5000 + b"}", b"[" * 100_000, b'{"a": "\xe9"}', b"{"])
+def test_a_json_file_that_python_cannot_read_is_one_line(tmp_path, content):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is not valid JSON"):
+        files.read_json(path)
+    (tmp_path / "b.json").mkdir()
+    with pytest.raises(UserError, match="is a folder"):
+        files.read_json(tmp_path / "b.json")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\n{"a": 2}\n')
+    assert files.read_json(tmp_path / "a.json") == {"a": 1}
+    assert files.read_json_lines(tmp_path / "a.jsonl") == [{"a": 1}, {"a": 2}]

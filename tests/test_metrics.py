@@ -108,3 +108,53 @@ def test_a_lexicon_of_the_users_own_decides_what_a_medical_term_is(tmp_path):
         medical_metrics.read_lexicon.cache_clear()
         with pytest.raises(UserError, match="a term a line"):
             MetricSuite("embedded", str(path))
+
+
+def test_intervals_end_at_what_a_metric_can_be_and_one_of_the_users_may_say_what_that_is():
+    class Mine(MetricSuite):
+        def compute_share(self, reference, hypothesis):
+            return 0.5
+
+        compute_share.bounds = (0, 1)
+
+        def compute_any(self, reference, hypothesis):
+            return 7.0
+
+    suite = Mine()
+    assert suite.bounds("ROUGE-L") == (0, 1) and suite.bounds("share") == (0, 1)
+    assert suite.bounds("any") == (-float("inf"), float("inf")) and suite.bounds("length_ratio") == (0, float("inf"))
+
+
+def test_two_questions_give_no_interval_beyond_the_possible():
+    import pandas as pd
+
+    from workbench.evaluation import comparison
+    from workbench.evaluation.metrics import Table
+
+    base = pd.DataFrame({"id": ["1", "2"], "split": "holdout", "specialty": "x"} | {key: [0.0, 0.1] for key in BUILT_IN})
+    tuned = base.assign(**{key: [0.9, 0.5] for key in BUILT_IN})
+    floors = ({"holdout": {}}, {"holdout": {}})
+    table = comparison.by_metric(base, tuned, MetricSuite(), Table(), floors, 0).set_index("metric")
+    assert (
+        table.loc["ROUGE-L", "ci_high"] == 1 and table.loc["ROUGE-L", "tuned_high"] == 1 and table.loc["ROUGE-L", "base_low"] == 0
+    )
+    assert table.loc["length_ratio", "ci_high"] > 1
+    of_one = comparison.by_specialty(base, tuned, MetricSuite(), 0).set_index("metric").loc["ROUGE-L"]
+    assert (of_one["ci_high"], of_one["tuned_low"], of_one["tuned_high"]) == (1, 0, 1)
+
+
+def test_checks_of_english_words_are_made_of_english_references_alone():
+    import pandas as pd
+
+    from workbench.evaluation import answer_checks, comparison
+
+    references = [
+        "The treatment is rest, and the fever is not to be treated by you.",
+        "El tratamiento es el reposo y la fiebre no se trata.",
+    ]
+    base = pd.DataFrame(
+        {"split": "holdout", "finish_reason": "stop", "reference": references}
+        | {key: [True, True] for key in answer_checks.CHECKS}
+    )
+    found = comparison.by_check(base, base).set_index("check")["n"]
+    assert found["negation_differs"] == found["refused"] == 1 and found["number_differs"] == found["empty"] == 2

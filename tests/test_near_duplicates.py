@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from workbench.data.near_duplicates import FixedIndex, fingerprint, near_duplicate
 from workbench.data.records import make_record
@@ -82,3 +84,62 @@ def test_fingerprints_are_the_same_in_another_process_and_order():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert int(done.stdout) == int(fingerprint(rows, near=True).bands.sum())
     assert (fingerprint(rows[::-1], near=True).bands[::-1] == fingerprint(rows, near=True).bands).all()
+
+
+sentences = st.lists(
+    st.sampled_from(
+        [
+            "what",
+            "is",
+            "the",
+            "dose",
+            "of",
+            "aspirin",
+            "in",
+            "children",
+            "with",
+            "fever",
+            "<",
+            ">",
+            "5",
+            "10",
+            "mg",
+            "发热",
+            "ไข้",
+            "K+",
+            "A",
+            "B",
+            "iv",
+        ]
+    ),
+    min_size=1,
+    max_size=9,
+).map(" ".join)
+
+
+@given(sentences, sentences, sentences, sentences)
+def test_to_say_the_same_goes_both_ways(question, answer, other_question, other_answer):
+    one, other = record(question, answer), record(other_question, other_answer)
+    assert near_duplicate(one, other, 0.8) == near_duplicate(other, one, 0.8)
+    assert near_duplicate(one, one, 0.8)
+
+
+@given(sentences, sentences)
+def test_a_record_is_matched_whatever_its_case_and_punctuation(question, answer):
+    assert 0 in matches([record(question, answer)], [record(f"{question.upper()} ?!", f"“{answer}”, …")])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (
+            "What to do in a patient with heart failure if potassium is > 5?",
+            "What to do in a patient with heart failure if potassium is < 5?",
+        ),
+        ("ผู้ป่วยเด็กที่มีไข้สูงควรทำอย่างไรดีที่บ้านก่อนไปหาหมอ", "ผู้ป่วยเด็กที่มีไข่สูงควรทำอย่างไรดีที่บ้านก่อนไปหาหมอ"),
+        ("甲型肝炎的症状有哪些，应该怎样治疗和预防？", "乙型肝炎的症状有哪些，应该怎样治疗和预防？"),
+        ("How is HER2+ breast cancer treated in older women?", "How is HER2- breast cancer treated in older women?"),
+    ],
+)
+def test_a_sign_a_mark_or_a_chinese_numeral_tells_questions_apart(one, other):
+    assert matches([record(one, "Rest at home.")], [record(other, "Go to hospital.")]) == {}

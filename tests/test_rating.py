@@ -133,3 +133,20 @@ def test_the_script_makes_a_sheet_and_reads_it_back(small_run, monkeypatch, caps
     said = run("--ratings", fill(folder / "anna.csv", rows, lambda _: "A"), fill(folder / "ben.csv", rows, lambda _: "="))
     assert "Fleiss' kappa" in said and "ROUGE-L" in said
     assert (folder / "rating_results.csv").is_file() and (folder / "rating_agreement.csv").is_file()
+
+
+def test_a_sheet_holds_what_the_models_wrote_though_the_csv_is_guarded(tmp_path):
+    from workbench.evaluation import comparison
+
+    base, tuned = tables()
+    texts = ["- rest", "= fluids", "'quoted'", "'- both", "+1", "@home", "NA", "''=x", "plain", "-5 mg\nsecond", "1.50", "alike"]
+    tuned["prediction"] = texts
+    for name, table in (("base", base), ("finetuned", tuned)):
+        with open(tmp_path / f"{name}_model_results.csv", "w", encoding="utf-8", newline="") as file:
+            comparison.write_csv(table, file)
+    read_back = comparison.read_csv(tmp_path / "finetuned_model_results.csv")
+    assert read_back["prediction"].tolist() == texts
+    rating.make_sheet(tmp_path, 12, seed=1)
+    page = (tmp_path / rating.PAGE).read_text()
+    assert ">- rest<" in page.replace("\n", "").replace("  ", "") or "- rest" in page
+    assert "&#39;- rest" not in page and "&#39;= fluids" not in page

@@ -219,3 +219,18 @@ def test_a_broken_history_is_named_with_its_remedy(tmp_path, content):
     (tmp_path / history.NAME).write_text(content)
     with pytest.raises(UserError, match="Restore it, or remove"):
         history.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("other", "text", "parts"),
+    [
+        ("HbA1c <7%", "HbA1c >7%", ["HbA1c ", ">7%"]),
+        ("每日10毫克", "每日100毫克", ["每日", "100", "毫克"]),
+        ("ไข้", "ไข่", ["ไ", "ข่"]),
+        ("Rest, always.", "rest always", ["rest always"]),
+    ],
+)
+def test_what_differs_is_marked_in_any_script_and_joined_parts_are_the_text(other, text, parts):
+    from workbench.evaluation import explorer
+
+    assert explorer.marked(other, text) == parts and "".join(parts) == text

@@ -114,3 +114,33 @@ def test_the_next_command_names_only_folders_that_are_not_where_the_next_script_
     assert said() == "python run.py" and said(with_demo=True, TEXT="sample") == "python run.py --demo"
     assert said(TEXT="my files") == "python run.py 'FOLDER=my files'"
     assert said(with_demo=True, TEXT="other") == "python run.py --demo FOLDER=other"
+
+
+def test_the_home_folder_is_expanded_wherever_a_path_may_stand(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "a.yaml"
+    file.write_text("OUTPUT_DIR: ~/out\nCONTAMINATION_SETS: [~/a, b]\n")
+    config, arguments = settings.load(dataset_preparation.DatasetConfig, ["--config", "~/a.yaml", "DATA_DIR=~/data"], "", {})
+    assert (
+        f"{tmp_path}/out",
+        f"{tmp_path}/data",
+        [f"{tmp_path}/a", "b"],
+    ) == (config.OUTPUT_DIR, config.DATA_DIR, config.CONTAMINATION_SETS)
+    assert str(tmp_path) == dataset_preparation.DatasetConfig(OUTPUT_DIR="~").OUTPUT_DIR
+    assert dataset_preparation.DatasetConfig(SYSTEM_MESSAGE="~5 words").SYSTEM_MESSAGE == "~5 words"
+
+
+@pytest.mark.parametrize("text", ["DATA_DIR: a\nDATA_DIR: b\n", "SPECIALTY_SAMPLE_PERCENTAGES: {a: 0.1, a: 0.2}\n"])
+def test_a_yaml_key_that_stands_twice_is_refused(tmp_path, text):
+    file = tmp_path / "a.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match="stands twice"):
+        settings.load(dataset_preparation.DatasetConfig, ["--config", str(file)], "", {})
+    with pytest.raises(UserError, match="SPECIALTY_SAMPLE_PERCENTAGES"):
+        settings.load(dataset_preparation.DatasetConfig, ["SPECIALTY_SAMPLE_PERCENTAGES={a: 0.1, a: 0.2}"], "", {})
+
+
+def test_a_configuration_may_begin_with_a_byte_order_mark(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_bytes(b"\xef\xbb\xbfDATA_DIR: here\n")
+    assert settings.load(dataset_preparation.DatasetConfig, ["--config", str(file)], "", {})[0].DATA_DIR == "here"

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import unicodedata
 
 import pytest
 from conftest import ROOT, SHARED_DATA
@@ -176,3 +177,78 @@ def test_scores_from_all_cores_are_those_of_one_and_the_workers_serve_all_chunks
     assert suite.score(pairs).scores == one.scores and list(suite._workers._processes.values()) == workers
     suite.close()
     assert not any(worker.is_alive() for worker in workers)
+
+
+LANGUAGES = {
+    "Arabic": "الربو مرض التهابي مزمن يصيب الشعب الهوائية ويعالج بالستيرويدات المستنشقة.",
+    "Chinese": "哮喘是一种慢性气道炎症性疾病，常用吸入糖皮质激素治疗，每日200微克。",
+    "French": "L'hépatite aiguë à évolution sévère nécessite une surveillance répétée à l'hôpital.",
+    "German": "Die Lungenentzündung wird mit einem Antibiotikum für zehn Tage behandelt.",
+    "Hindi": "दमा वायुमार्ग की एक दीर्घकालिक सूजन की बीमारी है।",
+    "Japanese": "喘息は気道の慢性炎症性疾患で、吸入ステロイドで治療します。",
+    "Korean": "천식은 기도의 만성 염증성 질환이며 흡입 스테로이드로 치료한다.",
+    "Russian": "Астма — хроническое воспалительное заболевание дыхательных путей.",
+    "Thai": "โรคหืดเป็นโรคอักเสบเรื้อรังของหลอดลม รักษาด้วยยาสูดพ่น",
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_right_answer_scores_1_and_a_part_of_it_between_in_any_language(language):
+    text = LANGUAGES[language]
+    other = next(one for name, one in LANGUAGES.items() if name not in (language, "Japanese", "Chinese"))
+    part = text[: len(text) // 2]
+    for metric in (
+        text_metrics.rouge_l,
+        text_metrics.token_f1,
+        lambda r, h: text_metrics.rouge_n(r, h, 2),
+        lambda r, h: text_metrics.bleu(r, h)[3],
+    ):
+        assert metric(text, unicodedata.normalize("NFD", text)) == pytest.approx(1)
+        assert 0 < metric(text, part) < 1
+        assert metric(text, other) < 0.2
+    assert text_metrics.exact_match(text, unicodedata.normalize("NFD", text)) == 1
+    assert text_metrics.length_ratio(text, part) == pytest.approx(0.5, abs=0.2)
+    assert text_metrics.corpus_bleu([([text], [text])])[0] == pytest.approx(100)
+
+
+def test_the_tokeniser_that_was_used_stands_in_the_signature():
+    pairs = {name: ([LANGUAGES[name]], [LANGUAGES[name]]) for name in ("German", "Chinese", "Japanese")}
+    assert (
+        "tok:zh" in text_metrics.corpus_bleu([pairs["Chinese"]])[1]
+        and "tok:char" in text_metrics.corpus_bleu([pairs["Japanese"]])[1]
+    )
+    assert "tok:13a+zh by reference" in text_metrics.corpus_bleu(pairs[name] for name in ("German", "Chinese"))[1]
+
+
+def test_words_of_other_languages_have_no_english_stems_and_synonyms():
+    wordnet_or_skip()
+    reference = "Die Behandlung ist nicht einfach und wird mit einem Mittel gegen die Krankheit begonnen."
+    assert text_metrics.meteor(reference, "expire") == 0  # "die" is the German article
+    assert text_metrics.meteor("They die", "they expire") > 0.2
+
+
+def test_what_cannot_be_computed_in_a_language_is_missing_with_its_reason(tmp_path):
+    from workbench.evaluation import scoring
+    from workbench.evaluation.answers import Answer, Question
+    from workbench.evaluation.metrics import MetricSuite
+
+    rows = [(Question(str(n), "holdout", "x", "?", text, "", ()), Answer(str(n), "k", "base", text, "stop", 1), None)
+            for n, text in enumerate(LANGUAGES[name] for name in ("Arabic", "Hindi", "Korean"))]  # fmt: skip
+    table, said = scoring.score(MetricSuite(), rows, tmp_path)
+    assert table["ROUGE-L"].tolist() == [1, 1, 1]
+    assert "English alone" in said.missing["bertscore_f1"] and "MEDICAL_LEXICON" in said.missing["medical_token_f1"]
+    assert "no reference holds a dose" in said.missing["factual_exact_match"]
+    assert table["medical_token_f1"].isna().all()
+
+
+def test_wordnet_that_cannot_be_had_is_looked_for_once(monkeypatch):
+    looked = []
+    monkeypatch.setattr(wordnet, "_present", lambda: False)
+    monkeypatch.setattr(wordnet, "_copy_from_debian", lambda: False)
+    monkeypatch.setattr(wordnet, "_download", lambda: looked.append(1))
+    wordnet._reader.cache_clear()
+    for _ in range(3):
+        with pytest.raises(wordnet.WordNetMissingError):
+            wordnet.reader()
+    wordnet._reader.cache_clear()
+    assert looked == [1]

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import random
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+import regex
 from rapidfuzz.distance import LCSseq
 
+from workbench import texts
 from workbench.evaluation.answer_checks import CHECKS
 
 MOST = 5000  # questions in one file; a browser opens them within three seconds
-PIECE = re.compile(r"\S+\s*|^\s+")
-EDGE = re.compile(r"^\W+|\W+$")
+# a word, or a character of a script without spaces, with the white space behind it
+PIECE = regex.compile(rf"^\s+|(?:{texts.CHARACTER}|(?:(?!{texts.CHARACTER})\S)+)\s*", regex.V1)
+EDGE = regex.compile(r"^[\p{P}--%]+|[\p{P}--%]+$", regex.V1)  # signs count: "<7%" is not ">7%"
 
 
 def contents(
@@ -69,7 +71,9 @@ def marked(other: str, text: str) -> list[str]:
     Words are aligned by their longest common subsequence (rapidfuzz), case and punctuation aside.
     """
     pieces = PIECE.findall(text)
-    there, here = ([EDGE.sub("", piece.strip()).casefold() for piece in found] for found in (PIECE.findall(other), pieces))
+    there, here = (
+        [EDGE.sub("", texts.nfc(piece.strip())).casefold() for piece in found] for found in (PIECE.findall(other), pieces)
+    )
     parts, same = [""], True
     for operation in LCSseq.opcodes(there, here):
         added = "".join(pieces[operation.dest_start : operation.dest_end])

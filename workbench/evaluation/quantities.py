@@ -34,8 +34,8 @@ UNITS: tuple[tuple[str, str, str], ...] = (
     ("liter", "l", "l litre litres liter liters litro litros litri л литр литра литров 升 リットル لتر ลิตร"),
     ("milliliter", "ml", "ml mls cc cm3 millilitre millilitres milliliter milliliters mililitro mililitros мл миллилитр 毫升 ミリリットル مل ملل มล. มล มิลลิลิตร"),
     ("centiliter", "cl", "cl"),
-    ("deciliter", "dl", "dl decilitre deciliter дл 分升"),
-    ("microliter", "µl", "µl ul mm3 microlitre microliter мкл 微升"),
+    ("deciliter", "dl", "dl decilitre decilitres deciliter deciliters дл 分升"),
+    ("microliter", "µl", "µl ul mm3 microlitre microlitres microliter microliters мкл 微升"),
     ("femtoliter", "fl", "fl"),
     ("mole", "mol", "mol mole moles моль 摩尔"),
     ("millimole", "mmol", "mmol mmols millimole millimoles ммоль 毫摩尔 毫摩"),
@@ -109,12 +109,12 @@ JOIN = regex.compile(
     regex.IGNORECASE,
 )
 AT_MOST, AT_LEAST = "<", ">"
-BEFORE = (  # the longer first: "no more than" is a bound above
+BEFORE = (
     (AT_MOST, r"<|<=|=<|≤|⩽|≦|(?:no|not) (?:more|greater|higher|longer) than|less than|fewer than|lower than|below|under|up to|at most|maximum of|max\.?|"
-     r"not exceed(?:ing)?|do not exceed|höchstens|weniger als|unter|maximal|bis zu|moins de|au plus|au maximum|jusqu'à|inférieure? à|"
-     r"menos de|como máximo|hasta|inferior a|meno di|al massimo|менее|не более|до|меньше|小于|低于|少于|不超过|不高于|أقل من|لا يزيد عن|น้อยกว่า|ไม่เกิน"),
+     r"not exceed(?:ing)?|do not exceed|höchstens|nicht mehr als|weniger als|unter|maximal|bis zu|moins de|pas plus de|ne pas dépasser|au plus|au maximum|jusqu'à|inférieure? à|"
+     r"menos de|no más de|como máximo|hasta|inferior a|meno di|non più di|al massimo|менее|не более|до|меньше|小于|低于|少于|不超过|不高于|أقل من|لا يزيد عن|น้อยกว่า|ไม่เกิน"),
     (AT_LEAST, r">|>=|=>|≥|⩾|≧|(?:no|not) (?:less|fewer|lower|shorter) than|more than|greater than|higher than|above|over|at least|minimum of|"
-     r"exceed(?:s|ing)?|mindestens|mehr als|über|plus de|au moins|supérieure? à|más de|al menos|como mínimo|superior a|più di|almeno|"
+     r"exceed(?:s|ing)?|mindestens|nicht weniger als|mehr als|über|plus de|au moins|supérieure? à|más de|al menos|como mínimo|superior a|più di|almeno|"
      r"более|не менее|больше|свыше|大于|高于|超过|至少|不少于|不低于|أكثر من|لا يقل عن|من على الأقل|มากกว่า|อย่างน้อย"),
 )  # fmt: skip
 AFTER = (
@@ -409,9 +409,10 @@ def _unit_of(match: Any) -> tuple[str, float]:
 
 def _bound(text: str, match: Any) -> str:
     before = text[max(0, match.start() - LOOK_BEHIND) : match.start()]
-    for bound, pattern in BOUND_BEFORE:
-        if pattern.search(before):
-            return bound
+    # the longest decides: "no less than" holds "less than"
+    said = [(match_before.start(), bound) for bound, pattern in BOUND_BEFORE if (match_before := pattern.search(before))]
+    if said:
+        return min(said)[1]
     for bound, pattern in BOUND_AFTER:
         if pattern.match(text, match.end()):
             return bound

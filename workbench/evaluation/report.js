@@ -14,7 +14,7 @@
   // parts alternate: as in the other text, not as in the other text; numbers and denials of the latter stand out
   const TELLING = /(\S*\d\S*|\b(?:no|not|never|without|avoid|cannot)\b)/i;
   function text(parts) {
-    const p = make("p");
+    const p = make("p", { dir: "auto" });  // Arabic and Hebrew run from the right
     parts.forEach((part, place) => {
       if (place % 2 === 0) { p.append(part); return; }
       p.append(make("mark", {}, ...part.split(TELLING).map((piece, i) => i % 2 ? make("b", {}, piece) : piece)));
@@ -55,7 +55,7 @@
   }, ...more });
   const texts = (title, of, more = {}) => ({ title, data: null, className: "left roomy", render: (_, type, row) => type === "display" ? make("span", {}, of(row)) : type === "filter" ? "" : of(row), ...more });
   const question = (_, type, row) => type === "filter" ? escaped(words(row)) : type !== "display" ? row.question
-    : make("button", { class: "open", "aria-expanded": String(row.open ?? false) }, row.question);
+    : make("button", { class: "open", "aria-expanded": String(row.open ?? false), dir: "auto" }, row.question);
   const table = new DataTable("#explorer", {
     data: rows, deferRender: true, pageLength: 25, order: [[0, "asc"]], autoWidth: false,
     layout: { topStart: "info", topEnd: "search", bottomStart: "pageLength", bottomEnd: "paging" },

@@ -1,0 +1,124 @@
+"""Inputs that once gave wrong numbers, lost data or ended in a traceback, as they were reported."""
+
+import runpy
+import shutil
+import sys
+
+import pytest
+from conftest import ROOT, run_script
+
+from workbench.data import dataset_folders, iterations
+
+CASES = ROOT.parent / "shared" / "cases"
+pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason="the reported cases are not on this machine")
+
+
+def prepare(folder, out, *more):
+    return run_script("dataset_preparation.py", f"DATA_DIR={folder}", f"OUTPUT_DIR={out}", *more)
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("bigint_traceback", "dataset_with_answers_cardiology.json: holds a number that is too long"),
+        ("csv_repeated_column", "names the column 'answer' twice"),
+        ("csv_unquoted_commas", "record 1: has 4 fields where the header has 2; quote texts that hold commas"),
+        ("invisible_text", '"answer" is empty'),
+        ("single_record_object", "is one record {question, answer}; put records into a list"),
+    ],
+)
+def test_a_file_that_cannot_be_right_is_refused_in_one_error(tmp_path, case, said):
+    done = prepare(CASES / case, tmp_path / "out")
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_context_that_is_not_read_is_named_and_nothing_useless_is_advised(tmp_path):
+    done = prepare(CASES / "extra_context_dropped", tmp_path / "out")
+    assert "'input' of 30 records" in done.stdout and "all 30 questions are equal" in done.stdout
+    assert "nothing can be trained and evaluated yet" in done.stdout and "next:" not in done.stdout
+    trained = run_script("fine_tuning.py", "--demo", f"DATASET_DIR={tmp_path / 'out'}", f"OUTPUT_DIR={tmp_path / 'res'}")
+    assert trained.returncode == 2 and "ask 1 question" in trained.stderr and "Raise the shares" not in trained.stderr
+
+
+def test_every_file_of_the_folder_is_read_or_named(tmp_path):
+    done = prepare(CASES / "ignored_files", tmp_path / "out")
+    assert "not read: neurology.json (name it dataset_with_answers_neurology.json" in done.stdout
+    assert set(iterations.read_ledger(tmp_path / "out")[-1]["shares"]) == {"cardiology", "urology", "renal"}
+
+
+def test_a_specialty_is_not_gone_because_its_file_has_another_name(tmp_path):
+    files = tmp_path / "files"
+    shutil.copytree(CASES / "ignored_files", files)
+    prepare(files, tmp_path / "out")
+    (files / "dataset_with_answers_urology.jsonl").rename(files / "urology.jsonl")
+    done = prepare(files, tmp_path / "out")
+    assert done.returncode == 2 and "urology has records in earlier iterations" in done.stderr
+    (files / "urology.jsonl").rename(files / "dataset_with_answers_urology.ndjson")
+    assert (
+        "up to date" in prepare(files, tmp_path / "out").stdout
+        or iterations.read_ledger(tmp_path / "out")[-1]["changes"]["removed"] == 0
+    )
+
+
+def test_rows_stand_in_the_specialty_that_they_name(tmp_path):
+    prepare(CASES / "json_specialty_ignored", tmp_path / "out")
+    assert "all" not in iterations.read_ledger(tmp_path / "out")[-1]["shares"]
+
+
+def test_names_in_other_scripts_and_forms_are_names(tmp_path):
+    done = prepare(CASES / "names_with_marks", tmp_path / "out", "HOLDOUT_SAMPLES_PER_SPECIALTY=3")
+    assert done.returncode == 0 and set(iterations.read_ledger(tmp_path / "out")[-1]["shares"]) == {
+        "pédiatrie",
+        "हृदय_रोग",
+        "หัวใจ",
+    }
+
+
+@pytest.mark.parametrize(
+    ("case", "added", "edited"),
+    [("crlf_counts_as_edited", 0, 0), ("less_and_more_conflated", 20, 0), ("marks_dropped_in_questions", 20, 0)],
+)
+def test_what_says_the_same_is_the_same_and_nothing_else(tmp_path, case, added, edited):
+    files = tmp_path / "files"
+    for step in ("1", "2"):
+        shutil.copytree(CASES / case / step, files, dirs_exist_ok=True)
+        assert prepare(files, tmp_path / "out").returncode == 0
+    line = iterations.read_ledger(tmp_path / "out")[-1]
+    assert (line["changes"]["added"], line["changes"]["edited"]) == (added, edited)
+    assert not sum(line["sizes"]["set_aside"].values())
+    assert len(dataset_folders.read_split(tmp_path / "out", "holdout")) == 10
+
+
+def test_specialties_called_by_numbers_keep_their_history(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cases").mkdir()
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+    runpy.run_path(str(CASES / "numeric_specialty_history" / "obs.py"))
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert len(lines) == 3 and all(line.endswith("[[0.4, 0.5], [0.4, 0.5], [0.45, 0.55]]") for line in lines)
+
+
+def test_the_table_of_medical_numbers_holds(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+    runpy.run_path(str(CASES / "medical_numbers" / "more_metrics.py"))
+    said = capsys.readouterr().out
+    assert "zh loop flagged as repeating: True" in said and "exact 1.0 f1 1.0 ROUGE-L 1.0 BLEU-1 1.0" in said
+    rows = [line for line in said.splitlines() if "differs-flag" in line]
+    other = (
+        "'Give 0,5 mg daily.'             'Give 5",
+        "'Give .5 mg daily.'              'Give 5",
+        "每日",
+        "口服",
+        "Give ≥",
+        "HbA1c",
+    )
+    for row in rows:
+        assert ("differs-flag True" in row) == row.startswith(
+            tuple(f"'{start}" if not start.startswith("'") else start for start in other)
+        ), row
+        assert ("factual 1.0" in row) != ("differs-flag True" in row), row
+
+
+def test_a_path_under_the_home_folder_goes_there(tmp_path):
+    done = run_script("dataset_preparation.py", "--config", str(CASES / "tilde" / "tilde.yaml"), HOME=str(tmp_path))
+    assert done.returncode == 0 and (tmp_path / "meerkat_out" / "manifest.json").is_file()

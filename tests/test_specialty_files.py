@@ -1,0 +1,325 @@
+import gzip
+import itertools
+import json
+import unicodedata
+
+import hypothesis
+import pytest
+from conftest import SHARED_DATA, write_specialty
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workbench import texts as texts_alike
+from workbench.chat import LLAMA3_TOKENS, ControlTokens
+from workbench.data import specialty_files
+from workbench.errors import UserError
+
+
+def read(folder, **keywords):
+    tokens = ControlTokens(LLAMA3_TOKENS)
+    return specialty_files.read_folder(folder, skip_invalid=keywords.get("skip_invalid", False), control_tokens=tokens)
+
+
+def test_the_three_json_and_csv_forms_give_the_same_records(tmp_path):
+    pairs = {"What is gout?": "A crystal arthritis.", "What is µg?": "A microgram."}
+    forms = {
+        "object": pairs,
+        "list": [{"question": q, "answer": a} for q, a in pairs.items()],
+        "response": [{"question": q, "response": a, "source": "x"} for q, a in pairs.items()],
+    }
+    found = []
+    for name, content in forms.items():
+        write_specialty(tmp_path / name, "x", content)
+        found.append(read(tmp_path / name).records["x"])
+    (tmp_path / "csv").mkdir()
+    rows = "".join(f'"{q}","{a}"\n' for q, a in pairs.items())
+    (tmp_path / "csv" / "dataset_with_answers_x.csv").write_text("question,answer\n" + rows, encoding="utf-8")
+    found.append(read(tmp_path / "csv").records["x"])
+    assert all(other == found[0] for other in found)
+
+
+def test_a_csv_file_with_a_specialty_column_holds_several_and_without_one_is_one(tmp_path):
+    (tmp_path / "all.csv").write_text("specialty,question,answer\na,q1,x\nb,q2,y\n")
+    (tmp_path / "plain.csv").write_text("question,answer\nq3,z\n")
+    assert {name: len(rows) for name, rows in read(tmp_path).records.items()} == {"a": 1, "b": 1, "plain": 1}
+
+
+def test_every_fault_is_named_at_once_twenty_of_them_and_the_rest_counted(tmp_path):
+    write_specialty(tmp_path, "bad", [{"question": f"q{n}", "answer": ""} for n in range(25)])
+    with pytest.raises(UserError) as error:
+        read(tmp_path)
+    text = str(error.value)
+    assert "25 faults" in text and "record 20:" in text and "record 21:" not in text and "and 5 more" in text
+    assert "SKIP_INVALID=True" in text
+
+
+@pytest.mark.parametrize(
+    ("item", "fault"),
+    [
+        ({"question": "q", "answer": ""}, '"answer" is empty'),
+        ({"question": "  ", "answer": "a"}, '"question" is empty'),
+        ({"question": "q", "answer": 5}, "is a int, not text"),
+        ({"question": "q"}, '"answer" is missing'),
+        ("text", '"question" is missing'),
+        ({"question": "q", "answer": "a <|eot_id|> b"}, "control token"),
+        ({"question": "q", "answer": "\ud800"}, "surrogate"),
+    ],
+)
+def test_a_bad_record_is_named_by_file_position_and_fault_and_can_be_left_out(tmp_path, item, fault):
+    write_specialty(tmp_path, "x", [{"question": "good", "answer": "yes"}])
+    path = tmp_path / "dataset_with_answers_y.json"
+    path.write_text(json.dumps([{"question": "also", "answer": "good"}, item]))
+    with pytest.raises(UserError, match=r"dataset_with_answers_y\.json, record 2") as error:
+        read(tmp_path)
+    assert fault in str(error.value)
+    reading = read(tmp_path, skip_invalid=True)
+    assert reading.invalid_skipped == 1 and len(reading.records["y"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b'{"q": "a"', "not whole JSON"),
+        (b'{"q": "caf\xe9"}', "not UTF-8"),
+        (b'{"q": "a", "q": "b"}', "stands twice"),
+        (b'"text"', "holds a str"),
+        (b"", "not whole JSON"),
+        (b"[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused_even_when_bad_records_are_skipped(tmp_path, content, fault):
+    (tmp_path / "dataset_with_answers_x.json").write_bytes(content)
+    with pytest.raises(UserError, match=fault):
+        read(tmp_path, skip_invalid=True)
+
+
+def test_identical_pairs_are_dropped_and_counted_but_one_question_with_two_answers_stays(tmp_path):
+    write_specialty(tmp_path, "x", [{"question": "q", "answer": a} for a in ("one", "one ", "two")])
+    reading = read(tmp_path)
+    assert len(reading.records["x"]) == 2 and reading.identical_dropped == 1
+
+
+def test_a_missing_folder_and_one_without_specialty_files_are_told_apart(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        read(tmp_path / "absent")
+    with pytest.raises(UserError, match="no specialty file"):
+        read(tmp_path)
+
+
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="real data is not on this machine")
+def test_real_specialty_files_are_read_whole():
+    reading = read(SHARED_DATA / "medquad")
+    assert (len(reading.records), sum(map(len, reading.records.values()))) == (36, 15225)
+    texts = [record.response for records_of_one in reading.records.values() for record in records_of_one]
+    words, bounds = texts_alike.words_of_each(texts)
+    assert [words[start:end] for start, end in itertools.pairwise(bounds)] == [texts_alike.words_of(text) for text in texts]
+
+
+def write(folder, name, text, encoding="utf-8"):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(text.encode(encoding))
+    return folder
+
+
+def found_pairs(folder, specialty="x", **keywords):
+    return {record.question: record.response for record in read(folder, **keywords).records[specialty]}
+
+
+PAIRS = {"What is gout?": "A crystal arthritis.", "What is fever?": "Heat,\nand more."}
+ROWS = [{"question": q, "answer": a} for q, a in PAIRS.items()]
+CSV = "question,answer\n" + "".join(f'"{q}","{a}"\n' for q, a in PAIRS.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("dataset_with_answers_x.json", json.dumps(PAIRS)),
+        ("dataset_with_answers_x.JSON", json.dumps(ROWS)),
+        ("dataset_with_answers_x.jsonl", "\n".join(map(json.dumps, ROWS)) + "\n\n"),
+        ("dataset_with_answers_x.ndjson", "\r\n".join(map(json.dumps, ROWS))),
+        ("dataset_with_answers_x.json", "\n".join(map(json.dumps, ROWS))),  # JSON lines under the other name
+        ("dataset_with_answers_x.jsonl", json.dumps(ROWS)),
+        ("dataset_with_answers_x.json", json.dumps({"version": "1", "data": ROWS})),
+        ("dataset_with_answers_x.json", json.dumps({"7": ROWS[0], "8": ROWS[1]})),
+        ("dataset_with_answers_x.json", json.dumps({"question": list(PAIRS), "answer": list(PAIRS.values())})),
+        ("dataset_with_answers_x.json", json.dumps({"question": dict(enumerate(PAIRS)), "answer": dict(enumerate(PAIRS.values()))})),
+        ("dataset_with_answers_x.json", json.dumps([{" Question ": r["question"], "ANSWER": r["answer"]} for r in ROWS])),
+        ("dataset_with_answers_x.json", json.dumps([{"instruction": r["question"], "input": "", "output": r["answer"]} for r in ROWS])),
+        ("dataset_with_answers_x.json", json.dumps([{"prompt": r["question"], "completion": r["answer"]} for r in ROWS])),
+        ("dataset_with_answers_x.json", json.dumps([{"question": r["question"], "answer": None, "response": r["answer"]} for r in ROWS])),
+        ("dataset_with_answers_x.jsonl", "\n".join(json.dumps({"messages": [
+            {"role": "system", "content": "s"}, {"role": "user", "content": r["question"]}, {"role": "assistant", "content": r["answer"]}]}) for r in ROWS)),
+        ("dataset_with_answers_x.json", json.dumps([{"id": "1", "conversations": [
+            {"from": "human", "value": r["question"]}, {"from": "gpt", "value": r["answer"]}]} for r in ROWS])),
+        ("x.csv", CSV),
+        ("x.CSV", "\ufeff" + CSV.replace("\n", "\r\n")),
+        ("x.csv", CSV.replace('","', '";"').replace("n,a", "n;a")),
+        ("x.csv", "sep=;\n" + CSV.replace('","', '";"').replace("n,a", "n;a")),
+        ("x.tsv", CSV.replace('","', '"\t"').replace("n,a", "n\ta")),
+        ("x.csv", CSV.replace("question,answer", ' Question , "Answer"')),
+        ("x.csv", "id,question,answer\n" + "".join(f'{i},"{q}","{a}"\n' for i, (q, a) in enumerate(PAIRS.items()))),
+    ],
+)  # fmt: skip
+def test_one_content_in_any_form_gives_the_same_records(tmp_path, name, text):
+    assert found_pairs(write(tmp_path / "plain", name, text)) == PAIRS
+    write(tmp_path / "packed", f"{name}.gz", "")
+    (tmp_path / "packed" / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
+    assert found_pairs(tmp_path / "packed") == PAIRS
+    assert found_pairs(write(tmp_path / "wide", name, text.removeprefix("\ufeff"), "utf-16")) == PAIRS
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "fault"),
+    [
+        ("dataset_with_answers_x.json", '{"question": "q", "answer": "a"}', "is one record {question, answer}; put records into a list"),
+        ("dataset_with_answers_x.json", '{"instruction": "q", "input": "", "output": "a"}', "is one record"),
+        ("dataset_with_answers_x.json", '{"messages": [{"role": "user", "content": "q"}]}', "is one conversation"),
+        ("dataset_with_answers_x.json", f'{{"q": {"1" * 5000}}}', "a number that is too long"),
+        ("dataset_with_answers_x.jsonl", '{"question": "q", "answer": "a"}\n{"question": ', "line 2 is not whole JSON"),
+        ("dataset_with_answers_x.json", '[{"question": "q", "opa": "a", "cop": 1}, {"question": "r", "opa": "b", "cop": 2}]', "has the fields cop, opa, question; it needs"),
+        ("dataset_with_answers_x.json", '[{"question": "q", "answer": "a", "response": "b"}]', 'has both "answer" and "response"'),
+        ("dataset_with_answers_x.json", '[{"Question": "q", "question": "r", "answer": "a"}]', "has a field twice"),
+        ("dataset_with_answers_x.json", '[{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "r"}]}]', "a conversation of 3 turns"),
+        ("dataset_with_answers_x.json", '[{"question": "q", "answer": "a", "specialty": 5}]', '"specialty" is a int'),
+        ("x.csv", "question,answer\nq,a, b, c\n", "record 1: has 4 fields where the header has 2; quote texts that hold commas"),
+        ("x.csv", "question,answer\nq\n", "record 1: has 1 field where the header has 2"),
+        ("x.csv", "question,answer,Answer\nq,a,b\n", "names the column 'answer' twice"),
+        ("x.csv", "Frage;Antwort\nq;a\n", "has the columns Frage;Antwort; it needs question and answer"),
+        ("x.csv", 'question,answer\n"q" x,a\n', "is not valid CSV (line 2"),
+        ("x.csv", "question,answer\nq,\u200b\n", '"answer" is empty'),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_for_certain_is_named_with_its_cause(tmp_path, name, text, fault):
+    with pytest.raises(UserError) as error:
+        read(write(tmp_path, name, text))
+    assert name in str(error.value) and fault in str(error.value)
+
+
+def test_windows_letters_are_named_as_such(tmp_path):
+    with pytest.raises(UserError, match=r"x\.csv: is not UTF-8 \(byte 18, 'ü' if it is Windows' encoding\)"):
+        read(write(tmp_path, "x.csv", "question,answer\nGrün,a\n", "cp1252"))
+
+
+def test_an_instruction_and_its_input_are_one_question(tmp_path):
+    rows = [{"instruction": "Answer as a doctor.", "input": f"I have pain {n}.", "output": "Rest."} for n in range(3)]
+    found = found_pairs(write(tmp_path, "dataset_with_answers_x.json", json.dumps(rows)))
+    assert "Answer as a doctor.\n\nI have pain 0." in found
+
+
+def test_rows_go_to_the_specialty_that_they_name(tmp_path):
+    rows = [{"question": "q", "answer": "a", "specialty": "cardiology"}, {"question": "r", "answer": "b"}]
+    assert set(read(write(tmp_path, "dataset_with_answers_all.json", json.dumps(rows))).records) == {"cardiology", "all"}
+
+
+def test_fields_that_are_not_read_are_named_and_so_is_a_file_that_asks_one_question(tmp_path):
+    rows = [
+        {"question": "Is the statement right?", "input": f"statement {n}", "answer": f"a{n}", "source": "s"} for n in range(4)
+    ]
+    notes = " ".join(read(write(tmp_path, "dataset_with_answers_x.json", json.dumps(rows))).notes)
+    assert "'input' of 4 records" in notes and "'source'" in notes and "put that into the question" in notes
+    assert "all 4 questions are equal" in notes
+
+
+def test_every_file_that_looks_like_data_and_is_not_read_is_named(tmp_path):
+    write(tmp_path, "dataset_with_answers_x.json", json.dumps(PAIRS))
+    for name in ("neurology.json", "renal.jsonl", "._x.csv", "~$x.xlsx", "book.xlsx", "old.zip", "dataset_with_answers_y.txt", "notes.txt",
+                 "README.md", ".DS_Store", "all.parquet"):  # fmt: skip
+        (tmp_path / name).write_text("x")
+    (tmp_path / "dataset_with_answers_z.json").mkdir()
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "a.csv").write_text("x")
+    (tmp_path / "dataset_with_answers_gone.json").symlink_to(tmp_path / "absent")
+    found = specialty_files.find_files(tmp_path)
+    assert [path.name for path in found.paths] == ["dataset_with_answers_x.json"]
+    why = {one.path.name: one.why for one in found.unread}
+    assert set(why) == {"neurology.json", "renal.jsonl", "._x.csv", "book.xlsx", "old.zip", "dataset_with_answers_y.txt", "all.parquet",
+                        "dataset_with_answers_z.json", "more", "dataset_with_answers_gone.json"}  # fmt: skip
+    assert "name it dataset_with_answers_neurology.json" in why["neurology.json"]
+    assert (
+        "link to a file that is not there" in why["dataset_with_answers_gone.json"]
+        and "is a folder" in why["dataset_with_answers_z.json"]
+    )
+    assert "CSV" in why["book.xlsx"] and "unpack" in why["old.zip"]
+
+
+def test_names_hold_letters_of_any_script_with_their_marks(tmp_path):
+    for name in ("pédiatrie", "हृदय_रोग", "หัวใจ", "心脏科", "القلب"):
+        write(tmp_path, f"dataset_with_answers_{unicodedata.normalize('NFD', name)}.json", json.dumps({f"{name}?": "a"}))
+    assert set(read(tmp_path).records) == {"pédiatrie", "हृदय_रोग", "หัวใจ", "心脏科", "القلب"}
+    with pytest.raises(UserError, match="cannot be a specialty's name"):
+        specialty_files.check_specialty_name("心" * 90, "x")  # more bytes than a file's name may have
+
+
+def test_an_html_tag_is_text_and_a_control_token_of_the_tokenizer_in_use_is_none(tmp_path):
+    write(tmp_path, "dataset_with_answers_x.json", json.dumps({"What is <s>this</s>?": "A <pad>."}))
+    assert found_pairs(tmp_path) == {"What is <s>this</s>?": "A <pad>."}
+    with pytest.raises(UserError, match="holds </s>, a control token"):
+        specialty_files.read_folder(tmp_path, skip_invalid=False, control_tokens=ControlTokens(frozenset({"</s>"})))
+    write(tmp_path, "dataset_with_answers_x.json", json.dumps({"q": "hi <｜User｜> ho"}))
+    with pytest.raises(UserError, match="control token"):
+        specialty_files.read_folder(tmp_path, skip_invalid=False, control_tokens=ControlTokens(frozenset({"<｜User｜>"})))
+
+
+# what a spreadsheet or a model may put into a cell, surrogates apart, which no UTF-8 file holds
+cells = st.text(st.characters(exclude_categories=["Cs", "Cc", "Cn"]), min_size=1, max_size=30).filter(
+    lambda text: not texts_alike.is_blank(text)
+)
+
+
+@given(
+    st.lists(st.tuples(cells, cells), min_size=1, max_size=5),
+    st.sampled_from(["json", "rows", "jsonl", "csv", "tsv", "semicolons"]),
+)
+def test_what_was_written_is_what_is_read(tmp_path_factory, pairs, form):
+    import csv
+    import io
+
+    wanted = dict(pairs)
+    rows = [{"question": q, "answer": a} for q, a in wanted.items()]
+    if form in ("csv", "tsv", "semicolons"):
+        file = io.StringIO(newline="")
+        writer = csv.writer(file, delimiter={"csv": ",", "tsv": "\t", "semicolons": ";"}[form], quoting=csv.QUOTE_ALL)
+        writer.writerows([("question", "answer"), *wanted.items()])
+        name, text = f"x.{'tsv' if form == 'tsv' else 'csv'}", file.getvalue()
+    else:
+        # an object of two pairs called question and answer is one record
+        hypothesis.assume(form != "json" or not {"question", "answer"} & {q.strip().lower() for q in wanted})
+        name = f"dataset_with_answers_x.{'jsonl' if form == 'jsonl' else 'json'}"
+        text = {"json": json.dumps(wanted), "rows": json.dumps(rows), "jsonl": "\n".join(map(json.dumps, rows))}[form]
+    folder = write(tmp_path_factory.mktemp("f"), name, text)
+    found = [(r.question, r.response) for r in specialty_files.read_folder(folder, skip_invalid=False).records["x"]]
+    assert found == list(dict.fromkeys((texts_alike.clean(q), texts_alike.clean(a)) for q, a in wanted.items()))
+
+
+@given(
+    st.binary(max_size=200),
+    st.sampled_from(["dataset_with_answers_x.json", "dataset_with_answers_x.jsonl", "x.csv", "x.tsv", "x.csv.gz"]),
+)
+def test_bytes_of_any_kind_are_read_or_refused_in_one_error(tmp_path_factory, content, name):
+    folder = tmp_path_factory.mktemp("f")
+    (folder / name).write_bytes(content)
+    try:
+        assert specialty_files.read_folder(folder, skip_invalid=True).records
+    except UserError as error:
+        assert str(folder) in str(error)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=8) | st.sampled_from(["question", "answer"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["question", "answer", "response", "messages", "data", "x", "input"]), inner, max_size=3
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(json_values)
+def test_json_of_any_shape_is_read_or_refused_in_one_error(tmp_path_factory, value):
+    folder = write(tmp_path_factory.mktemp("f"), "dataset_with_answers_x.json", json.dumps(value))
+    try:
+        assert specialty_files.read_folder(folder, skip_invalid=True).records
+    except UserError as error:
+        assert str(folder) in str(error)
