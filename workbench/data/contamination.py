@@ -8,8 +8,6 @@ phrase of the trade and tells nothing.
 
 from __future__ import annotations
 
-import csv
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench import files
+from workbench import foreign_files
 from workbench.data.near_duplicates import BATCH, Fingerprints, candidate_pairs, fingerprint_texts, same_question
 from workbench.data.records import Record
 from workbench.errors import UserError
@@ -29,7 +27,8 @@ GRAM = 13
 NEAR = 0.9  # of the words of two questions; without answers to tell siblings apart it must be high
 PHRASE = 10  # records beyond which a run of words is a phrase
 FIELDS = ("question", "query", "prompt", "input", "problem")
-SUFFIXES = (".json", ".jsonl", ".csv", ".txt", ".parquet")
+SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".parquet")
+PACKED = (".xlsx", ".xls", ".ods", ".zip", ".tar", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".xml")
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 SET = "benchmark"  # what stands for the split in the list of what is set aside
 Kind = Literal["13 words in a row", "same question", "near-duplicate question"]
@@ -50,7 +49,12 @@ def find_files(folders: Sequence[str]) -> list[Path]:
         folder = Path(given)
         if not folder.exists():
             raise UserError(f"CONTAMINATION_SETS: {folder}: there is no such folder.")
-        paths = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
+        inside = (
+            [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if not path.name.startswith((".", "~$")))
+        )
+        if unread := [path for path in inside if _kind(path) in PACKED]:  # a benchmark passed over is one that is trained on
+            raise UserError(f"CONTAMINATION_SETS: {unread[0]}: is not read. Unpack it, or save it as CSV, or take it out.")
+        paths = [path for path in inside if _kind(path) in SUFFIXES and path.is_file()]
         if not paths:
             raise UserError(f"CONTAMINATION_SETS: {folder}: holds no {', '.join(SUFFIXES)} file.")
         found += paths
@@ -63,7 +67,7 @@ def read(paths: Sequence[Path]) -> list[BenchmarkQuestion]:
     for path in paths:
         try:
             questions = [text.strip() for text in _questions(path) if text.strip()]
-        except (UnicodeDecodeError, ValueError, csv.Error, OSError) as error:  # pyarrow's and json's errors are ValueErrors
+        except (UserError, ValueError, OSError) as error:  # pyarrow's errors are ValueErrors
             raise UserError(f"CONTAMINATION_SETS: {path}: cannot be read ({error}). Mend it, or take it out.") from None
         if not questions:
             raise UserError(
@@ -74,20 +78,30 @@ def read(paths: Sequence[Path]) -> list[BenchmarkQuestion]:
     return found
 
 
+def _kind(path: Path) -> str:
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
 def _questions(path: Path) -> Iterator[str]:
-    if path.suffix == ".txt":
-        yield from path.read_text(encoding="utf-8-sig").splitlines()
-    elif path.suffix == ".csv":
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            yield from _of_rows(csv.DictReader(file))
-    elif path.suffix == ".parquet":
+    kind = _kind(path)
+    if kind == ".parquet":
         import pyarrow.parquet as pq
 
         yield from _of_rows(pq.read_table(path).to_pylist())
-    elif path.suffix == ".jsonl":
-        yield from _of_rows(files.read_json_lines(path))
+        return
+    text = foreign_files.text_of(path)
+    if kind == ".txt":
+        yield from text.split("\n")
+    elif kind in (".csv", ".tsv"):
+        table = foreign_files.Table.of(text, wanted=[FIELDS], needs=f"one of {', '.join(FIELDS)}", tabs=kind == ".tsv")
+        for row in table.rows():
+            if isinstance(row, str):
+                raise UserError(f"a row {row}")
+            yield from _of_rows([row])
+    elif kind != ".json":
+        yield from _of_rows(foreign_files.json_lines(text))
     else:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
+        value = foreign_files.parse_json(text)
         if isinstance(value, dict):
             lists = [rows for rows in value.values() if isinstance(rows, list) and any(isinstance(row, dict) for row in rows)]
             if lists:

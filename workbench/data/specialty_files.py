@@ -8,21 +8,14 @@ under one of the names below, `instruction`, `input` and `output` as in Alpaca's
 
 from __future__ import annotations
 
-import codecs
-import csv
 import difflib
-import gzip
-import io
-import json
-import sys
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from workbench import console, texts
+from workbench import console, foreign_files, texts
 from workbench.chat import ControlTokens
 from workbench.data.records import Record, make_record
 from workbench.errors import UserError
@@ -30,7 +23,6 @@ from workbench.files import check_specialty_name
 
 PREFIX = "dataset_with_answers_"
 FAULTS_SHOWN = 20
-FIELDS_SHOWN = 8
 QUESTION_NAMES = ("question", "query", "prompt", "instruction")
 ANSWER_NAMES = ("answer", "response", "output", "completion", "long_answer")
 CONVERSATION_NAMES = ("messages", "conversations", "conversation")
@@ -64,7 +56,6 @@ NEEDS = "it needs question and answer (or response, or instruction and output, o
 ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant",
          "chatbot": "assistant", "system": "system"}  # fmt: skip
 ROW_SUFFIXES, TABLE_SUFFIXES = (".json", ".jsonl", ".ndjson"), (".csv", ".tsv")
-DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "strokes"}
 REMEDIES = {  # of files that look like data and are none that is read
     ".xlsx": "save it as CSV (UTF-8)", ".xls": "save it as CSV (UTF-8)", ".ods": "save it as CSV (UTF-8)", ".numbers": "export it as CSV",
     ".parquet": "convert it to JSON lines", ".arrow": "convert it to JSON lines", ".feather": "convert it to JSON lines",
@@ -197,7 +188,7 @@ def _may_name_specialties(path: Path) -> bool:
     if kind_of(path) in TABLE_SUFFIXES:
         return True
     try:
-        return SPECIALTY.encode() in _bytes_of(path).lower()
+        return SPECIALTY.encode() in foreign_files.bytes_of(path).lower()
     except (UserError, OSError):
         return True  # reading it says what is wrong
 
@@ -205,72 +196,24 @@ def _may_name_specialties(path: Path) -> bool:
 # --- one file
 
 
-def _bytes_of(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if path.name.lower().endswith(".gz") else content
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"is not whole gzip ({error}). Restore the file") from None
-
-
-def text_of(path: Path) -> str:
-    """The text of a file, its line ends of one kind, without a byte-order mark; UserError where it is no text that can be told."""
-    content = _bytes_of(path)
-    try:
-        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            text = content.decode("utf-16")
-        else:
-            text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        byte = content[error.start : error.start + 1]
-        guess = byte.decode("cp1252", errors="replace")
-        raise UserError(f"is not UTF-8 (byte {error.start}, {guess!r} if it is Windows' encoding). Save it as UTF-8") from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def parse_json(text: str) -> Any:
-    """The value; UserError says what is wrong with it."""
-    try:
-        return json.loads(text, object_pairs_hook=_refuse_repeated_keys)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"is not whole JSON ({error.msg}, line {error.lineno} column {error.colno}). Restore or mend the file"
-        ) from None
-    except RecursionError:
-        raise UserError("is nested too deeply to be a specialty file") from None
-    except ValueError as error:  # Python refuses numbers of more than 4,300 digits
-        raise UserError(
-            f"holds a number that is too long ({str(error).partition(';')[0]}). Write it as text, in quotes"
-        ) from None
-
-
-def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """json's hook: an object in which a key stands twice would lose a pair without a word."""
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise UserError(f"{twice!r} stands twice as a key")
-    return value
-
-
 def pairs_of(path: Path) -> Iterator[Pair | str]:
     """Each record of a file in turn, or what is wrong with it; UserError where the file cannot be read at all."""
     if kind_of(path) in TABLE_SUFFIXES:
-        yield from _table_pairs(text_of(path), tabs=kind_of(path) == ".tsv")
+        yield from _table_pairs(foreign_files.text_of(path), tabs=kind_of(path) == ".tsv")
     else:
-        yield from _json_pairs(text_of(path), lines=kind_of(path) != ".json")
+        yield from _json_pairs(foreign_files.text_of(path), lines=kind_of(path) != ".json")
 
 
 def _json_pairs(text: str, *, lines: bool) -> Iterator[Pair | str]:
     value: Any
     if lines and not text.lstrip().startswith("["):
-        value = _json_lines(text)
+        value = foreign_files.json_lines(text)
     else:
         try:
-            value = parse_json(text)
+            value = foreign_files.parse_json(text)
         except UserError:
             # rows that stand in lines under the other name
-            if (value := _rows_of_lines(text)) is None:
+            if (value := foreign_files.objects_in_lines(text)) is None:
                 raise
     rows = _rows_in(value)
     if rows is None:
@@ -278,36 +221,14 @@ def _json_pairs(text: str, *, lines: bool) -> Iterator[Pair | str]:
         for question, answer in value.items():
             yield Pair(question, answer)
         return
-    there = {name for row in rows if isinstance(row, dict) for name in map(_plain_name, row)}
+    there = {name for row in rows if isinstance(row, dict) for name in map(foreign_files.plain_name, row)}
     conversations = there & set(CONVERSATION_NAMES)
     complete = conversations or (there & set(QUESTION_NAMES) and there & set(ANSWER_NAMES))
     # one row without is a fault of that row; all without is a file of another form
     if there and not complete and (len(rows) > 1 or not there & {*QUESTION_NAMES, *ANSWER_NAMES}):
-        raise UserError(f"has the fields {_listed(sorted(there))}; {NEEDS}")
+        raise UserError(f"has the fields {foreign_files.listed(sorted(there))}; {NEEDS}")
     for row in rows:
         yield _pair_or_fault(row)
-
-
-def _json_lines(text: str) -> list[Any]:
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                rows.append(parse_json(line))
-            except UserError as error:
-                raise UserError(f"line {number} {error}") from None
-    return rows
-
-
-def _rows_of_lines(text: str) -> list[Any] | None:
-    """Rows where each line is an object; None where it is not so."""
-    lines = [line for line in text.split("\n") if line.strip()]
-    if len(lines) < 2 or not all(line.lstrip().startswith("{") for line in lines):
-        return None
-    try:
-        return [parse_json(line) for line in lines]
-    except UserError:
-        return None
 
 
 def _rows_in(value: Any) -> list[Any] | None:
@@ -316,7 +237,7 @@ def _rows_in(value: Any) -> list[Any] | None:
         return value
     if not isinstance(value, dict):
         raise UserError(f"holds a {type(value).__name__}, not an object {{question: answer}} or a list of objects")
-    names = {_plain_name(name): name for name in value}
+    names = {foreign_files.plain_name(name): name for name in value}
     question = next((names[name] for name in QUESTION_NAMES if name in names), None)
     answer = next((names[name] for name in ANSWER_NAMES if name in names), None)
     if (
@@ -326,13 +247,13 @@ def _rows_in(value: Any) -> list[Any] | None:
     ):
         if columns := _columns(value):
             return columns
-        raise UserError(f"is one record {{{_listed(list(value))}}}; put records into a list")
+        raise UserError(f"is one record {{{foreign_files.listed(list(value))}}}; put records into a list")
     if any(
         isinstance(value[names[name]], list) and set(names) <= {name} | OTHER_NAMES
         for name in CONVERSATION_NAMES
         if name in names
     ):
-        raise UserError(f"is one conversation {{{_listed(list(value))}}}; put conversations into a list")
+        raise UserError(f"is one conversation {{{foreign_files.listed(list(value))}}}; put conversations into a list")
     if value and all(isinstance(one, dict) for one in value.values()):  # rows by their number
         return list(value.values())
     lists = [one for one in value.values() if isinstance(one, list) and one and all(isinstance(row, dict) for row in one)]
@@ -343,7 +264,11 @@ def _rows_in(value: Any) -> list[Any] | None:
 
 def _column_names(value: Mapping[str, Any]) -> set[str]:
     """All names, where every value is a column."""
-    return {_plain_name(name) for name in value} if all(isinstance(one, list | dict) for one in value.values()) else set()
+    return (
+        {foreign_files.plain_name(name) for name in value}
+        if all(isinstance(one, list | dict) for one in value.values())
+        else set()
+    )
 
 
 def _columns(value: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -355,53 +280,12 @@ def _columns(value: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _table_pairs(text: str, *, tabs: bool) -> Iterator[Pair | str]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    first, _, rest = text.partition("\n")
-    if first.lower().startswith("sep=") and len(first.strip()) == 5:  # Excel's own line
-        text = rest
-    delimiter, columns = _header(text, tabs=tabs)
-    named = [name for name in columns if name]
-    if twice := [name for name, count in Counter(named).items() if count > 1]:
-        raise UserError(f"names the column {twice[0]!r} twice. Give each its own name, or take one out")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        next(reader, None)
-        for row in reader:
-            if not row:
-                continue
-            if len(row) != len(columns):
-                what = f"has {len(row)} field{'s' * (len(row) != 1)} where the header has {len(columns)}"
-                yield f"{what}; quote texts that hold {DELIMITERS[delimiter]}" if len(row) > len(columns) else what
-                continue
-            yield _pair_or_fault(dict(zip(columns, row, strict=True)), empty_is_absent=True)
-    except csv.Error as error:
-        raise UserError(f"is not valid CSV (line {reader.line_num}: {error}). Mend the quotes there") from None
-
-
-def _header(text: str, *, tabs: bool) -> tuple[str, list[str]]:
-    """What parts the fields, and the columns' names: the first delimiter under which the header names question and answer."""
-    for delimiter in ("\t", ",", ";", "|") if tabs else (",", ";", "\t", "|"):
-        try:
-            names = next((row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row), [])
-        except csv.Error:
-            continue
-        columns = [_plain_name(name) for name in names]
-        if set(columns) & set(QUESTION_NAMES) and set(columns) & set(ANSWER_NAMES):
-            return delimiter, columns
-    shown = [name.strip() for name in text.partition("\n")[0].split("\t" if tabs else ",") if name.strip()]
-    raise UserError(f"has the columns {_listed(shown) or 'none'}; it needs question and answer")
+    table = foreign_files.Table.of(text, wanted=(QUESTION_NAMES, ANSWER_NAMES), tabs=tabs, needs="question and answer")
+    for row in table.rows():
+        yield row if isinstance(row, str) else _pair_or_fault(row, empty_is_absent=True)
 
 
 # --- one row
-
-
-def _plain_name(name: Any) -> str:
-    return str(name).strip().strip('"\ufeff').strip().lower()
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f", … ({len(names)})" if len(names) > FIELDS_SHOWN else ""
-    return ", ".join(str(name)[:40] for name in names[:FIELDS_SHOWN]) + more
 
 
 def _pair_or_fault(row: Any, *, empty_is_absent: bool = False) -> Pair | str:
@@ -419,8 +303,8 @@ def _pair_of(row: Any, *, empty_is_absent: bool) -> Pair:
     """
     if not isinstance(row, dict):
         raise RowError(f'"question" is missing: the record is a {type(row).__name__}, not an object')
-    named = {_plain_name(name): value for name, value in row.items()}
-    if len(named) < len([name for name in row if _plain_name(name)]):
+    named = {foreign_files.plain_name(name): value for name, value in row.items()}
+    if len(named) < len([name for name in row if foreign_files.plain_name(name)]):
         raise RowError("has a field twice, but for capitals or spaces in its name")
     if empty_is_absent:
         named = {name: value for name, value in named.items() if value or name in (*QUESTION_NAMES[:1], *ANSWER_NAMES[:1])}
@@ -585,7 +469,7 @@ def _read_file(path: Path, reading: Reading, control_tokens: ControlTokens) -> N
         reading.faults.append(f"{path.name}: holds no record.")
     if unread:
         reading.notes.append(
-            f"{path.name}: not read: {', '.join(f'{name!r} of {n} records' for name, n in unread.most_common(FIELDS_SHOWN))}"
+            f"{path.name}: not read: {', '.join(f'{name!r} of {n} records' for name, n in unread.most_common(foreign_files.FIELDS_SHOWN))}"
         )
         if context := sorted(set(unread) & CONTEXT_NAMES):
             reading.notes[-1] += (

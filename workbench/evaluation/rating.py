@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import math
 import random
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench import files
+from workbench import files, foreign_files
 from workbench.errors import UserError
 from workbench.evaluation import comparison, significance
 
@@ -125,12 +124,16 @@ def read_ratings(paths: Sequence[Path], key: Mapping[str, Any]) -> pd.DataFrame:
     """
     rows = []
     for path in paths:
-        try:
-            with open(path, encoding="utf-8-sig", newline="") as file:
-                read = list(csv.DictReader(file))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+        try:  # a spreadsheet may have saved it with semicolons or tabs
+            wanted = [("sheet",), ("number",), ("better",)]
+            read = list(
+                foreign_files.Table.of(foreign_files.text_of(path), wanted=wanted, needs="sheet, number and better").rows()
+            )
+        except (OSError, UserError) as error:
             raise UserError(f"--ratings {path}: cannot be read as CSV ({error}).") from error
         for line, row in enumerate(read, start=2):
+            if isinstance(row, str):
+                raise UserError(f"{path}, line {line}: {row}.")
             if row.get("sheet") != key["sheet"] or row.get("number") not in key["questions"]:
                 raise UserError(
                     f"{path}, line {line}: is not of the last rating sheet ({key['sheet']}). Give the files made from it."

@@ -1,0 +1,163 @@
+"""Files that others wrote: text, JSON and tables in the forms that people really have.
+
+Text is UTF-8, with or without a byte-order mark, or UTF-16 with one; gzip is unpacked. Line ends are made one kind. Tables are parted by
+commas, semicolons, tabs or strokes, whichever makes their header hold the columns that are needed: Excel writes semicolons where the comma is
+decimal.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from workbench.errors import UserError
+
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "strokes"}
+FIELDS_SHOWN = 8
+
+
+def bytes_of(path: Path) -> bytes:
+    """What a file holds, unpacked."""
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if path.name.lower().endswith(".gz") else content
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"is not whole gzip ({error}). Restore the file") from None
+
+
+def text_of(path: Path) -> str:
+    """The text of a file, its line ends of one kind, without a byte-order mark; UserError where it is no text that can be told."""
+    content = bytes_of(path)
+    try:
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            text = content.decode("utf-16")
+        else:
+            text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        byte = content[error.start : error.start + 1]
+        guess = byte.decode("cp1252", errors="replace")
+        raise UserError(f"is not UTF-8 (byte {error.start}, {guess!r} if it is Windows' encoding). Save it as UTF-8") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def parse_json(text: str) -> Any:
+    """The value; UserError says what is wrong with it."""
+    try:
+        return json.loads(text, object_pairs_hook=_refuse_repeated_keys)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"is not whole JSON ({error.msg}, line {error.lineno} column {error.colno}). Restore or mend the file"
+        ) from None
+    except RecursionError:
+        raise UserError("is nested too deeply to be read") from None
+    except ValueError as error:  # Python refuses numbers of more than 4,300 digits
+        raise UserError(
+            f"holds a number that is too long ({str(error).partition(';')[0]}). Write it as text, in quotes"
+        ) from None
+
+
+def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """json's hook: an object in which a key stands twice would lose a pair without a word."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise UserError(f"{twice!r} stands twice as a key")
+    return value
+
+
+def json_lines(text: str) -> list[Any]:
+    """The value of each line; UserError names the line that has none."""
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                rows.append(parse_json(line))
+            except UserError as error:
+                raise UserError(f"line {number} {error}") from None
+    return rows
+
+
+def objects_in_lines(text: str) -> list[Any] | None:
+    """Rows where each line is an object; None where it is not so."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    if len(lines) < 2 or not all(line.lstrip().startswith("{") for line in lines):
+        return None
+    try:
+        return [parse_json(line) for line in lines]
+    except UserError:
+        return None
+
+
+def plain_name(name: Any) -> str:
+    """A field's name as it is compared: capitals, spaces and quotes around it do not count."""
+    return str(name).strip().strip('"\ufeff').strip().lower()
+
+
+def listed(names: Sequence[Any]) -> str:
+    """The first few names, and how many there are."""
+    more = f", … ({len(names)})" if len(names) > FIELDS_SHOWN else ""
+    return ", ".join(str(name)[:40] for name in names[:FIELDS_SHOWN]) + more
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table's text, how its fields are parted, and its columns by `plain_name`."""
+
+    text: str
+    delimiter: str
+    columns: list[str]
+
+    @classmethod
+    def of(cls, text: str, *, wanted: Sequence[Sequence[str]], needs: str, tabs: bool = False) -> Self:
+        """The table with the first delimiter under which its header names what is wanted.
+
+        Args:
+            wanted: of each column that is needed, the names that it may have.
+            needs: the same in words, for errors.
+            tabs: whether tabs are the likeliest.
+
+        Raises:
+            UserError: no delimiter does, or a column stands twice.
+        """
+        csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+        first, _, rest = text.partition("\n")
+        if first.lower().startswith("sep=") and len(first.strip()) == 5:  # Excel's own line
+            text = rest
+        for delimiter in ("\t", ",", ";", "|") if tabs else (",", ";", "\t", "|"):
+            try:
+                names = next((row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row), [])
+            except csv.Error:
+                continue
+            columns = [plain_name(name) for name in names]
+            if all(set(columns) & set(alternatives) for alternatives in wanted):
+                if twice := [name for name, count in Counter(filter(None, columns)).items() if count > 1]:
+                    raise UserError(f"names the column {twice[0]!r} twice. Give each its own name, or take one out")
+                return cls(text, delimiter, columns)
+        shown = [name.strip() for name in text.partition("\n")[0].split("\t" if tabs else ",") if name.strip()]
+        raise UserError(f"has the columns {listed(shown) or 'none'}; it needs {needs}")
+
+    def rows(self) -> Iterator[dict[str, str] | str]:
+        """Each row by column, or what is wrong with it; UserError where the table cannot be read on."""
+        reader = csv.reader(io.StringIO(self.text, newline=""), delimiter=self.delimiter, strict=True)
+        try:
+            next((row for row in reader if row), None)
+            for row in reader:
+                if not row:
+                    continue
+                if len(row) == len(self.columns):
+                    yield dict(zip(self.columns, row, strict=True))
+                    continue
+                what = f"has {len(row)} field{'s' * (len(row) != 1)} where the header has {len(self.columns)}"
+                yield f"{what}; quote texts that hold {DELIMITERS[self.delimiter]}" if len(row) > len(self.columns) else what
+        except csv.Error as error:
+            raise UserError(f"is not valid CSV (line {reader.line_num}: {error}). Mend the quotes there") from None
