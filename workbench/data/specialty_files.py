@@ -43,15 +43,7 @@ OTHER_NAMES = {
     "context",
     "explanation",
 }
-CONTEXT_NAMES = {
-    "input",
-    "context",
-    "contexts",
-    "passage",
-    "options",
-    "history",
-    "system",
-}  # without these a question may be another one
+CONTEXT_NAMES = {"input", "context", "contexts", "passage", "options", "history"}  # without these a question may be another one
 NEEDS = "it needs question and answer (or response, or instruction and output, or messages)"
 ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant",
          "chatbot": "assistant", "system": "system"}  # fmt: skip
@@ -59,7 +51,7 @@ ROW_SUFFIXES, TABLE_SUFFIXES = (".json", ".jsonl", ".ndjson"), (".csv", ".tsv")
 REMEDIES = {  # of files that look like data and are none that is read
     ".xlsx": "save it as CSV (UTF-8)", ".xls": "save it as CSV (UTF-8)", ".ods": "save it as CSV (UTF-8)", ".numbers": "export it as CSV",
     ".parquet": "convert it to JSON lines", ".arrow": "convert it to JSON lines", ".feather": "convert it to JSON lines",
-    ".xml": "convert it to JSON", ".yaml": "convert it to JSON", ".yml": "convert it to JSON", ".pkl": "convert it to JSON", ".sqlite": "export it as CSV",
+    ".docx": "save what it holds as CSV (UTF-8)", ".xml": "convert it to JSON", ".yaml": "convert it to JSON", ".yml": "convert it to JSON", ".pkl": "convert it to JSON", ".sqlite": "export it as CSV",
     ".db": "export it as CSV", ".zip": "unpack it", ".tar": "unpack it", ".tgz": "unpack it", ".bz2": "unpack it", ".xz": "unpack it", ".zst": "unpack it",
     ".7z": "unpack it", ".rar": "unpack it", ".gz": "unpack it",
 }  # fmt: skip
@@ -475,3 +467,5 @@ def _read_file(path: Path, reading: Reading, control_tokens: ControlTokens) -> N
             reading.notes[-1] += (
                 f". If a question cannot be understood without {' and '.join(map(repr, context))}, put that into the question"
             )
+        if "system" in unread:
+            reading.notes[-1] += ". What the model is told before each question is SYSTEM_MESSAGE"
