@@ -632,6 +632,7 @@ def train(config: TrainingConfig, data: dict[str, Any], arguments: Any, here: An
     trained_on = processes.decided(here, lambda: refuse_leaks(config, location))
     tokenizer = models.load_tokenizer(location)
     examples, evaluation, audit = load_examples(config, tokenizer)
+    models.check_vocabulary(location, max(max(*example.input_ids, *example.labels) for example in [*examples, *evaluation]))
     with console.working(f"loading {config.MODEL_NAME}"):
         model = models.load_base(
             location, load_in_4bit=config.LOAD_IN_4BIT, precision=precision,

@@ -160,3 +160,10 @@ def test_writing_the_model_takes_one_new_folder():
 
     assert run().returncode == 2 and "OUTPUT_FOLDER" in run().stderr
     assert "exists already" in run("tests").stderr
+
+
+def test_a_tokenizer_of_another_model_is_refused_before_anything_is_loaded(tiny_model):
+    known = models.load_config(str(tiny_model)).vocab_size
+    models.check_vocabulary(str(tiny_model), known - 1)
+    with pytest.raises(UserError, match="do not belong together"):
+        models.check_vocabulary(str(tiny_model), known)

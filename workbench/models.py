@@ -87,6 +87,20 @@ def load_config(name: str) -> Any:
     return _from_hub(location, lambda: AutoConfig.from_pretrained(location))
 
 
+def check_vocabulary(location: str, highest: int) -> None:
+    """UserError where a tokenizer gives ids that the model has no embedding for: it is another model's.
+
+    Args:
+        highest: the highest id that was given.
+    """
+    known = getattr(load_config(location).get_text_config(), "vocab_size", None)
+    if known is not None and highest >= known:
+        raise UserError(
+            f"{location}: its tokenizer gives token {highest:,}, and the model knows {known:,} tokens. The two do not belong together; take "
+            "tokenizer and weights from the same place."
+        )
+
+
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The model's tokenizer, with a token to pad with.
 
