@@ -585,6 +585,7 @@ def write_results(
     earlier = history.extend(
         output, scored["comparison"], scored["tuned"],
         {**scored["about"], "finished": look["time"], "evaluation": fingerprint, **spent(inputs, started)},
+        make_metrics(config.BERTSCORE_MODEL).bounds,
     )  # fmt: skip
     with files.atomic_open(output / history.NAME) as file:
         earlier.to_csv(file, index=False, float_format="%.6g")

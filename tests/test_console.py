@@ -71,3 +71,11 @@ def test_a_console_without_our_letters_is_written_to_in_plain_ones(encoding):
     text = done.stdout.decode(encoding)
     assert "nière" in text or "Meniere" in text
     assert ("XinZangKe" in text) == (encoding != "utf-8")
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "| true"])
+def test_a_run_whose_output_nobody_reads_ends_without_a_traceback(tmp_path, closed):
+    command = f"{sys.executable} dataset_preparation.py --demo CHAT_TEMPLATE=llama3 OUTPUT_DIR={tmp_path / 'out'} {closed}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert "Traceback" not in done.stderr + done.stdout
+    assert "| true" in closed or (tmp_path / "out" / "manifest.json").is_file()

@@ -120,3 +120,60 @@ def test_a_number_in_another_unit_counts_for_the_factual_metric():
     assert medical_metrics.factual_exact_match("每日10毫克", "每日100毫克") == 0
     assert medical_metrics.factual_exact_match("HbA1c <7%", "HbA1c >7%") == 0.5  # the name alone
     assert medical_metrics.factual_exact_match("Ein Arzt gibt der Patientin 5 mg und die Behandlung ist gut", "5 mg") == 1
+
+
+DIFFER = [("HbA1c<7%","HbA1c>7%"),("LDL<70 mg/dL","LDL>=70 mg/dL"),("age<5 years","age>5 years"),("HbA1c应小于7%","HbA1c应大于7%"),("剂量不超过4g","剂量超过4g"),("ควรน้อยกว่า 7%","ควรมากกว่า 7%"),("3x500mg","3x5000mg"),("500 mg/125 mg","5000 mg/1250 mg"),("de 5 mg a 10 mg","de 50 mg a 100 mg"),("500 mg every 8 hours","5000 mg orally every 8 hours"),("10 mg/h","100 mg hourly"),("20 mg/24h","200 mg/day"),("week 1 100 mg, week 2 200 mg","week 1 1000 mg, week 2 200 mg"),("0·5 mg","5 mg"),("1،5 ملغ","15 ملغ"),("5  mg","50  mg"),("_5 mg_","_50 mg_"),("10mgIV","100mgIV"),("5mgPO","50mgPO"),("500mgtid","5000mgtid"),("500mgx3","5000mgx3"),("1e5mg","1e6mg"),("mg 5","mg 50"),("5&nbsp;mg","50&nbsp;mg"),("5 กรัม","50 กรัม"),("5 микрограммов","50 микрограммов"),("5 миллилитров","50 миллилитров"),("5 единиц","50 единиц"),("5 ملغرام","50 ملغرام"),("5 मिलीलीटर","50 मिलीलीटर"),("5 gocce","50 gocce"),("5 microgramas","50 microgramas"),("5个单位","50个单位"),("5 カプセル","50 カプセル"),("5 milliequivalents","50 milliequivalents"),("2 patches","20 patches"),("120 mm Hg","12 mm Hg"),("por debajo del 7%","por encima del 7%"),("menor de 7%","mayor de 7%"),("abaixo de 7%","acima de 7%"),("kleiner als 7%","größer als 7%"),("ниже 7%","выше 7%"),("7% से कम","7% से अधिक"),("140 mmHg未満","140 mmHg以上"),("older than 5 years","younger than 5 years"),("maximum 7%","minimum 7%"),("&lt;7%","&gt;7%"),("<  7%",">  7%"),("1,00,000 units","10,00,000 units"),("4.5 x 10*9/L","45 x 10*9/L"),("2 × 109/L","20 × 109/L"),("Give 1,500 mg","Give 1.5 mg"),("Tab. 5 Internationale Einheiten","50 Internationale Einheiten"),("2 Tabletten je 500 mg","2 Tabletten je 5000 mg"),("5mg/kg","50mg/kg"),("0.05 mg","0.5 mg"),("5 таб.","50 таб."),("5 cuillère à café","50 cuillère à café")]  # fmt: skip
+SAME = [("max 4 g/day",x) for x in ("not to exceed 4 g/day","never exceed 4 g/day","don't exceed 4 g","do not take more than 4 g","not above 4 g","nicht über 4 g","nie mehr als 4 g","ne pas prendre plus de 4 g","jamais plus de 4 g","no superior a 4 g","nunca más de 4 g","mai più di 4 g","não superior a 4 g","не больше 4 г","не свыше 4 г","ليس أكثر من 4 غ","at most 4 g","≤4 g","不超过4克","bis zu 4 g")]+[("at least 4 g",x) for x in ("not below 4 g","never less than 4 g","nicht unter 4 g","no menos de 4 g","не меньше 4 г","≥4 g","不少于4克")]+[("500 mg/125 mg","500/125 mg"),("Metformin 1.000 mg morgens","Metformin 1000 mg morgens"),("Enoxaparin 4.000 IE","4000 IE"),("Thrombozyten 150.000/µl","150000/µl"),("COVID-19 500 mg","500 mg"),("azithromycin day 1 500 mg","500 mg"),("take 2 200 mg ibuprofen tablets","200 mg"),("type 2 500 mg metformin","500 mg"),("0·5 mg","0.5 mg"),("4.5 x 10*9/L","4.5 x 10^9/L"),("2 × 109/L","2 × 10^9/L"),("1,00,000 units","100000 units"),("5 -10 mg","5-10 mg"),("1 g/1,000 ml","1 g/l"),("GFR 30 mL/min/1.73 m^2","GFR 30 mL/min/1.73 m²"),("5 mg 2 times daily","5 mg twice daily"),("Do not exceed 4 g","Never more than 4 g"),("1.500 mg","1500 mg"),("20 mg/24h","20 mg/day"),("37 °C","98.6 °F"),("15 mg/kg/day","15 mg per kg per day"),("prendre 1 000 mg","1000 mg"),("5,5 ml","5.5 ml"),("10 mg b.i.d.","10 mg twice a day"),("<br>5 mg","5 mg"),("IBU 400 mg","ibuprofen 0,4 g")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("reference", "answer"), DIFFER)
+def test_another_amount_or_bound_is_flagged(reference, answer):
+    assert answer_checks.number_differs(reference, answer)
+
+
+@pytest.mark.parametrize(("reference", "answer"), SAME)
+def test_the_same_amount_and_bound_in_other_words_is_not_flagged(reference, answer):
+    assert not answer_checks.number_differs(reference, answer) and not answer_checks.number_differs(answer, reference)
+
+
+@pytest.mark.parametrize(
+    "text", ["0^-1 mg", "1e999 mg", f"{'9' * 400} mg", "1/0 mg", "2^31", "1e-400 mg", "mg", ":", "1:", "5 mg/0 ml"]
+)
+def test_no_number_is_too_odd(text):
+    assert all(quantity.same(quantity) for quantity in quantities.find(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("500 mg every 6 hours", ["500mg", "6hour"]),
+        ("15 mg weekly", ["15mg/week"]),
+        ("40 mEq/1,000 mL", ["0.04meq/ml"]),
+        ("<30 mL/min/1.73 m2", ["<30ml/minute/m2"]),
+        ("on day 1 and 10 mg on day 2", ["1", "10mg", "2"]),
+        ("type 2 and 500 mg metformin", ["2", "500mg"]),
+        ("in 2019 and 5 mg", ["2019", "5mg"]),
+        ("in the 1960s", ["1960"]),
+        ("a 20G needle, 40 moles, i.e. 5", ["20", "40", "5"]),
+        ("50 or 100 mg", ["50mg", "100mg"]),
+        ("Take 1,500 mg per day on days 1 to 5.", ["1500mg/day", "1", "5"]),
+        ("1,25-dihydroxyvitamin D rises with 2,000 IU daily", ["1.25", "2000iu/day"]),
+    ],
+)
+def test_words_around_a_number_are_not_its_unit(text, found):
+    assert [str(quantity) for quantity in quantities.find(text)] == found
+
+
+def test_a_rate_differs_from_another_rate_and_agrees_with_an_amount_without_one():
+    assert answer_checks.number_differs("15 mg weekly", "15 mg daily")
+    assert not answer_checks.number_differs("15 mg weekly", "15 mg")
+    assert medical_metrics.factual_exact_match("15 mg weekly", "15 mg daily") == 0
+
+
+def test_names_with_numbers_are_found_however_they_are_joined():
+    for one, other in (
+        ("Use an SGLT2 blocker.", "an SGLT-2 blocker"),
+        ("It was COVID-19.", "covid 19"),
+        ("It was COVID-19.", "Covid-19"),
+    ):
+        assert medical_metrics.factual_exact_match(one, other) == 1

@@ -139,7 +139,20 @@ def test_a_sheet_holds_what_the_models_wrote_though_the_csv_is_guarded(tmp_path)
     from workbench.evaluation import comparison
 
     base, tuned = tables()
-    texts = ["- rest", "= fluids", "'quoted'", "'- both", "+1", "@home", "NA", "''=x", "plain", "-5 mg\nsecond", "1.50", "alike"]
+    texts = [
+        "- rest",
+        "= fluids",
+        "'quoted'",
+        "'- both",
+        "+1",
+        "@home",
+        "NA",
+        "''=x",
+        "plain",
+        "-5 mg\r\nsecond\rthird",
+        "1.50",
+        "alike",
+    ]
     tuned["prediction"] = texts
     for name, table in (("base", base), ("finetuned", tuned)):
         with open(tmp_path / f"{name}_model_results.csv", "w", encoding="utf-8", newline="") as file:

@@ -144,3 +144,33 @@ def test_a_configuration_may_begin_with_a_byte_order_mark(tmp_path):
     file = tmp_path / "a.yaml"
     file.write_bytes(b"\xef\xbb\xbfDATA_DIR: here\n")
     assert settings.load(dataset_preparation.DatasetConfig, ["--config", str(file)], "", {})[0].DATA_DIR == "here"
+
+
+def test_lists_are_taken_as_they_are_typed_and_merge_keys_of_yaml_work(tmp_path):
+    cls = dataset_preparation.DatasetConfig
+    for text, wanted in (
+        ("01,NA", ["01", "NA"]),
+        ("01", ["01"]),
+        ("NO", ["NO"]),
+        ("ear #1", ["ear #1"]),
+        ("[a, b]", ["a", "b"]),
+        ("", []),
+    ):
+        assert wanted == settings.load(cls, [f"SPECIALTIES={text}"], "", {})[0].SPECIALTIES
+    assert settings.yaml_value("a: &b {x: 1}\nc: {<<: *b, y: 2}\n")["c"] == {"x": 1, "y": 2}
+    with pytest.raises(UserError, match="SPECIALTIES must be"):
+        settings.load(cls, ["SPECIALTIES=[!!timestamp x]"], "", {})
+
+
+def test_an_empty_folder_name_is_refused(tmp_path):
+    with pytest.raises(UserError, match="OUTPUT_DIR is empty"):
+        settings.load(dataset_preparation.DatasetConfig, ["OUTPUT_DIR="], "", {})
+
+
+def test_a_configuration_in_another_encoding_is_read_or_named(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_bytes("DATA_DIR: über\n".encode("utf-16"))
+    assert settings.load(dataset_preparation.DatasetConfig, ["--config", str(file)], "", {})[0].DATA_DIR == "über"
+    file.write_bytes("DATA_DIR: über\n".encode("cp1252"))
+    with pytest.raises(UserError, match="is not UTF-8"):
+        settings.load(dataset_preparation.DatasetConfig, ["--config", str(file)], "", {})

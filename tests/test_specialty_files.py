@@ -1,6 +1,7 @@
 import gzip
 import itertools
 import json
+import os
 import unicodedata
 
 import hypothesis
@@ -157,6 +158,11 @@ CSV = "question,answer\n" + "".join(f'"{q}","{a}"\n' for q, a in PAIRS.items())
         ("x.csv", "sep=;\n" + CSV.replace('","', '";"').replace("n,a", "n;a")),
         ("x.tsv", CSV.replace('","', '"\t"').replace("n,a", "n\ta")),
         ("x.csv", CSV.replace("question,answer", ' Question , "Answer"')),
+        ("x.csv", CSV.replace('","', '", "') + ",\n , \n\x1a"),
+        ("x.csv", "\n , \n" + CSV),
+        ("x.tsv", "sep=\t\n" + CSV.replace('","', '"\t"').replace("n,a", "n\ta")),
+        ("dataset_with_answers_x.json", json.dumps({"question": {"0": "What is gout?", "1": "What is fever?"}, "answer": {"1": PAIRS["What is fever?"], "0": PAIRS["What is gout?"]}})),
+        ("dataset_with_answers_x.jsonl", "\ufeff" + "\n\ufeff".join(map(json.dumps, ROWS))),
         ("x.csv", "id,question,answer\n" + "".join(f'{i},"{q}","{a}"\n' for i, (q, a) in enumerate(PAIRS.items()))),
     ],
 )  # fmt: skip
@@ -187,6 +193,14 @@ def test_one_content_in_any_form_gives_the_same_records(tmp_path, name, text):
         ("x.csv", "Frage;Antwort\nq;a\n", "has the columns Frage;Antwort; it needs question and answer"),
         ("x.csv", 'question,answer\n"q" x,a\n', "is not valid CSV (line 2"),
         ("x.csv", "question,answer\nq,\u200b\n", '"answer" is empty'),
+        ("x.csv", "question,answer,\nq,a, and more\n", "a text under a column without a name"),
+        ("dataset_with_answers_x.json", '{"question": {"0": "q", "1": "r"}, "answer": {"5": "a", "6": "b"}}', "columns (question, answer) that do not have the same rows"),
+        ("dataset_with_answers_x.json", '{"What?": "a", "more": [{"question": "q", "answer": "a"}]}', "holds a list under 'more' beside other things"),
+        ("dataset_with_answers_x.json", '{"cardiology": [{"question": "q", "answer": "a"}]}', "holds a list under 'cardiology'"),
+        ("dataset_with_answers_x.json", '{"train": [{"question": "q", "answer": "a"}], "test": [{"question": "r", "answer": "b"}]}', "holds several lists (train, test)"),
+        ("dataset_with_answers_x.json", '{"question": "q", "answer": "a", "id": 3, "tags": "x"}', "is one record"),
+        ("dataset_with_answers_x.json", '[{"question": "q", "answer": "a", "specialty": "Ear/Nose"}, {"question": "r", "answer": ""}]', "record 1: 'Ear/Nose' cannot be a specialty's name"),
+        ("dataset_with_answers_x.json", '[{"question": "q", "answer": "a", "specialty": false}]', '"specialty" is a bool'),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_for_certain_is_named_with_its_cause(tmp_path, name, text, fault):
@@ -232,7 +246,7 @@ def test_every_file_that_looks_like_data_and_is_not_read_is_named(tmp_path):
     found = specialty_files.find_files(tmp_path)
     assert [path.name for path in found.paths] == ["dataset_with_answers_x.json"]
     why = {one.path.name: one.why for one in found.unread}
-    assert set(why) == {"neurology.json", "renal.jsonl", "._x.csv", "book.xlsx", "old.zip", "dataset_with_answers_y.txt", "all.parquet",
+    assert set(why) == {"neurology.json", "renal.jsonl", "._x.csv", "notes.txt", "book.xlsx", "old.zip", "dataset_with_answers_y.txt", "all.parquet",
                         "dataset_with_answers_z.json", "more", "dataset_with_answers_gone.json"}  # fmt: skip
     assert "name it dataset_with_answers_neurology.json" in why["neurology.json"]
     assert (
@@ -323,3 +337,40 @@ def test_json_of_any_shape_is_read_or_refused_in_one_error(tmp_path_factory, val
         assert specialty_files.read_folder(folder, skip_invalid=True).records
     except UserError as error:
         assert str(folder) in str(error)
+
+
+def test_what_stands_beside_the_rows_is_named(tmp_path):
+    rows = {"gout": {"question": "q1", "answer": "a"}, "fever": {"question": "q2", "answer": "b"}}
+    assert "'(its key)' of 2 records" in read(write(tmp_path, "dataset_with_answers_x.json", json.dumps(rows))).notes[0]
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "reasoning_content": "because"}]
+    notes = read(write(tmp_path, "dataset_with_answers_x.json", json.dumps([{"messages": turns}]))).notes
+    assert "'reasoning_content' of 1 records" in notes[0]
+
+
+def test_a_pipe_and_a_stub_of_a_cloud_are_named_and_not_waited_for(tmp_path):
+    write(tmp_path, "x.csv", CSV)
+    os.mkfifo(tmp_path / "y.csv")
+    (tmp_path / ".dataset_with_answers_z.json.icloud").write_text("x")
+    why = {one.path.name: one.why for one in specialty_files.find_files(tmp_path).unread}
+    assert "a pipe" in why["y.csv"] and "iCloud" in why[".dataset_with_answers_z.json.icloud"]
+
+
+def test_a_file_packed_or_encoded_otherwise_than_its_name_says_is_read(tmp_path):
+    write(tmp_path, "x.csv", "")
+    for content in (gzip.compress(CSV.encode()), CSV.encode("utf-32"), CSV.encode("utf-16")):
+        (tmp_path / "x.csv").write_bytes(content)
+        assert found_pairs(tmp_path) == PAIRS
+    (tmp_path / "x.csv").write_bytes(CSV.encode("utf-16-le"))
+    with pytest.raises(UserError, match="UTF-16 or UTF-32 without a byte-order mark"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("change", [lambda t: t + "\u200c", lambda t: "\u200e" + t, lambda t: t.replace("\n", "\u2028"), lambda t: t.replace("\n", "\r\n"),
+                                    lambda t: unicodedata.normalize("NFD", t)])  # fmt: skip
+def test_a_record_keeps_its_id_when_only_what_cannot_be_seen_changes(tmp_path, change):
+    text = "Fièvre,\nand more"
+    ids = []
+    for answer in (text, change(text)):
+        write(tmp_path, "dataset_with_answers_x.json", json.dumps({"q": answer}))
+        ids.append(read(tmp_path).records["x"][0].id)
+    assert ids[0] == ids[1]

@@ -356,26 +356,26 @@ def turn_terminator(formatted_prompt: str, formatted_chat: str, answer: str) -> 
     return formatted_chat[len(formatted_prompt) :].removeprefix(answer)
 
 
-def text_of_template(row: Mapping[str, Any]) -> str:
-    """What the template wrote of a record's conversation: without question and answer, which may hold anything."""
-    return str(row["formatted_chat"]).replace(str(row["question"]), "").replace(str(row["response"]), "")
-
-
-def check_texts(rows: Iterable[Mapping[str, Any]], tokenizer: Any, folder: Path) -> None:
+def check_texts(rows: Iterable[Mapping[str, Any]], tokenizer: Any, model_name: str) -> None:
     """UserError where a question or an answer holds a control token of this tokenizer."""
     control = ControlTokens.of_tokenizer(tokenizer)
     for row in rows:
         for name, text in (("question", row["question"]), ("answer", row["response"])):
             if token := control.in_text(text):
                 raise UserError(
-                    f"{folder}: the {name} of {row['specialty']} {row['id'][:8]} ({text[:40]!r} …) holds {token}, a control token of this model's "
-                    "tokenizer. Take it out of the specialty file and prepare the data again."
+                    f"{model_name}: the {name} of {row['specialty']} {row['id'][:8]} ({text[:40]!r} …) holds {token}, a control token of this "
+                    "model's tokenizer. Take it out of the specialty file and prepare the data again."
                 )
 
 
-def check_tokenizer(tokenizer: Tokenizer, formatted_chat: str, model_name: str) -> None:
-    """Refuse a tokenizer that does not know the special tokens of the stored template as single ids."""
-    for token in sorted(set(SPECIAL_TOKEN.findall(formatted_chat))):
+def check_tokenizer(tokenizer: Tokenizer, row: Mapping[str, Any], model_name: str) -> None:
+    """Refuse a tokenizer that does not know the special tokens of the stored template as single ids.
+
+    Args:
+        row: a prepared record. What stands in its question or answer is text, and not the template's.
+    """
+    own = SPECIAL_TOKEN.findall(row["question"]) + SPECIAL_TOKEN.findall(row["response"])
+    for token in sorted(set(SPECIAL_TOKEN.findall(row["formatted_chat"])) - set(own)):
         ids = tokenizer(token, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             raise UserError(

@@ -28,6 +28,9 @@ PLAIN_SIGNS = {"█": "#", "–": "-", "—": "-", "−": "-", "▸": ">", "→"
 def speak_any_encoding() -> None:
     """Let the streams write what their encoding lacks in plain letters: a console of Windows, or one of ASCII, ends no run."""
     codecs.register_error("plain_letters", _in_plain_letters)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started this
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  for as long as the process lives
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="plain_letters")

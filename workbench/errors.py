@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 
@@ -49,6 +50,11 @@ def run_script(main: Callable[[], None]) -> None:
     except CheckFailedError as error:
         print(f"failed: {error}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
+    except BrokenPipeError:
+        # who read the output is gone; what is still in the buffer must not fail again when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"stopped, since nobody reads the output any more. Run {again()} again to go on.", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
     except OSError as error:
         if error.errno not in (
             errno.ENOSPC,
@@ -59,6 +65,8 @@ def run_script(main: Callable[[], None]) -> None:
             errno.EISDIR,
             errno.ENOTDIR,
             errno.EEXIST,
+            errno.ENAMETOOLONG,
+            errno.ELOOP,
         ):
             raise
         where = error.filename or "the output folder"

@@ -22,7 +22,7 @@ LOCK_NAME = ".lock"
 ARCHIVE_NAME = "archive"
 FORMULA = re.compile(r"'*[=+\-@\t\r]")  # text that a spreadsheet runs, or such text behind apostrophes
 # letters of any script with their marks; the joiners stand inside Hindi and Persian words
-SPECIALTY_NAME = regex.compile(r"[\p{L}\p{N}_][\p{L}\p{M}\p{N}_ .+&'()\u200C\u200D-]{0,99}")
+SPECIALTY_NAME = regex.compile(r"[\p{L}\p{N}_](?:[\p{L}\p{M}\p{N}\p{P} +\u200C\u200D](?<![/\\:*?\"<>|])){0,99}")
 LONGEST_NAME = 200  # bytes: file systems allow a file's name 255
 
 
@@ -127,10 +127,12 @@ def sha256_folder(folder: Path, pattern: str = "*") -> str:
 def check_specialty_name(name: str, source: str) -> str:
     """`name` in NFC, if it is safe as part of a file's name and of a table; UserError otherwise."""
     name = unicodedata.normalize("NFC", name)
+    if any(0xD800 <= ord(letter) <= 0xDFFF for letter in name):
+        raise UserError(f"{source!a}: its name is not UTF-8. Rename the file.")
     if not SPECIALTY_NAME.fullmatch(name) or ".." in name or len(name.encode()) > LONGEST_NAME:
         raise UserError(
-            f"{source}: {name[:120]!r} cannot be a specialty's name. Use letters, digits, spaces, '_', '-', '.', at most 100 "
-            f"({LONGEST_NAME} bytes)."
+            f"{source}: {name[:120]!r} cannot be a specialty's name. Begin with a letter or digit, leave / \\ : * ? \" < > | "
+            f"and '..' out, and take at most 100 letters ({LONGEST_NAME} bytes)."
         )
     return name
 

@@ -1,7 +1,7 @@
 """Files that others wrote: text, JSON and tables in the forms that people really have.
 
-Text is UTF-8, with or without a byte-order mark, or UTF-16 with one; gzip is unpacked. Line ends are made one kind. Tables are parted by
-commas, semicolons, tabs or strokes, whichever makes their header hold the columns that are needed: Excel writes semicolons where the comma is
+Text is UTF-8, with or without a byte-order mark, or UTF-16 with one; gzip is unpacked. Line ends are made one kind. Fields of tables are separated by
+commas, semicolons, tabs or vertical bars, whichever makes their header hold the columns that are needed: Excel writes semicolons where the comma is
 decimal.
 """
 
@@ -12,6 +12,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import sys
 import zlib
 from collections import Counter
@@ -22,15 +23,27 @@ from typing import Any, Self
 
 from workbench.errors import UserError
 
-DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "strokes"}
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 FIELDS_SHOWN = 8
+EXCELS_LINE = re.compile(r'"?sep=.?"?\s*', re.IGNORECASE)  # "sep=;", which Excel writes before the header
+GZIP = b"\x1f\x8b"
+REMEDIES = {  # of files that hold data in a form that is not read
+    **dict.fromkeys([".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".docx", ".doc", ".rtf"], "save it as CSV (UTF-8)"),
+    **dict.fromkeys([".numbers", ".sqlite", ".db", ".dta", ".sav", ".sas7bdat", ".rds", ".mdb"], "export it as CSV (UTF-8)"),
+    **dict.fromkeys(
+        [".parquet", ".arrow", ".feather", ".xml", ".yaml", ".yml", ".pkl", ".pickle", ".npy", ".h5"], "convert it to JSON lines"
+    ),
+    **dict.fromkeys([".jsonlines", ".jl"], "end its name in .jsonl"),
+    **dict.fromkeys([".tab", ".psv", ".txt"], "end its name in .csv, if it is a table"),
+    **dict.fromkeys([".zip", ".tar", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".gz"], "unpack it"),
+}
 
 
 def bytes_of(path: Path) -> bytes:
     """What a file holds, unpacked."""
     try:
         content = path.read_bytes()
-        return gzip.decompress(content) if path.name.lower().endswith(".gz") else content
+        return gzip.decompress(content) if content.startswith(GZIP) or path.name.lower().endswith(".gz") else content
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"is not whole gzip ({error}). Restore the file") from None
 
@@ -39,15 +52,20 @@ def text_of(path: Path) -> str:
     """The text of a file, its line ends of one kind, without a byte-order mark; UserError where it is no text that can be told."""
     content = bytes_of(path)
     try:
-        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):  # before UTF-16, whose mark it begins with
+            text = content.decode("utf-32")
+        elif content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             text = content.decode("utf-16")
         else:
             text = content.decode("utf-8-sig")
+            if "\0" in text[:100]:
+                raise UserError("is UTF-16 or UTF-32 without a byte-order mark, or no text. Save it as UTF-8")
     except UnicodeDecodeError as error:
         byte = content[error.start : error.start + 1]
         guess = byte.decode("cp1252", errors="replace")
         raise UserError(f"is not UTF-8 (byte {error.start}, {guess!r} if it is Windows' encoding). Save it as UTF-8") from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    # more marks, where files were put together; the sign with which DOS ended a file
+    return text.replace("\r\n", "\n").replace("\r", "\n").replace("\ufeff", "").rstrip("\x1a")
 
 
 def parse_json(text: str) -> Any:
@@ -89,13 +107,29 @@ def json_lines(text: str) -> list[Any]:
 
 def objects_in_lines(text: str) -> list[Any] | None:
     """Rows where each line is an object; None where it is not so."""
-    lines = [line for line in text.split("\n") if line.strip()]
+    lines = [line.rstrip().removesuffix(",") for line in text.split("\n") if line.strip()]
     if len(lines) < 2 or not all(line.lstrip().startswith("{") for line in lines):
         return None
     try:
         return [parse_json(line) for line in lines]
     except UserError:
         return None
+
+
+def json_value(text: str, *, lines: bool) -> Any:
+    """The value of a JSON text, or the list of its lines' values; either form is read under the other's name.
+
+    Args:
+        lines: whether its name says that it holds JSON lines.
+    """
+    if lines and not text.lstrip().startswith("["):
+        return json_lines(text)
+    try:
+        return parse_json(text)
+    except UserError:
+        if (rows := objects_in_lines(text)) is None:
+            raise
+        return rows
 
 
 def plain_name(name: Any) -> str:
@@ -111,7 +145,7 @@ def listed(names: Sequence[Any]) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """A table's text, how its fields are parted, and its columns by `plain_name`."""
+    """A table's text, how its fields are separated, and its columns by `plain_name`."""
 
     text: str
     delimiter: str
@@ -131,11 +165,12 @@ class Table:
         """
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
         first, _, rest = text.partition("\n")
-        if first.lower().startswith("sep=") and len(first.strip()) == 5:  # Excel's own line
+        if EXCELS_LINE.fullmatch(first):
             text = rest
         for delimiter in ("\t", ",", ";", "|") if tabs else (",", ";", "\t", "|"):
             try:
-                names = next((row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row), [])
+                read = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=delimiter != "\t")
+                names = next((row for row in read if any(cell.strip() for cell in row)), [])
             except csv.Error:
                 continue
             columns = [plain_name(name) for name in names]
@@ -148,14 +183,22 @@ class Table:
 
     def rows(self) -> Iterator[dict[str, str] | str]:
         """Each row by column, or what is wrong with it; UserError where the table cannot be read on."""
-        reader = csv.reader(io.StringIO(self.text, newline=""), delimiter=self.delimiter, strict=True)
+        # a space behind a comma is no part of a text, and must not make its quotes one
+        reader = csv.reader(
+            io.StringIO(self.text, newline=""), delimiter=self.delimiter, strict=True, skipinitialspace=self.delimiter != "\t"
+        )
         try:
-            next((row for row in reader if row), None)
+            next((row for row in reader if any(cell.strip() for cell in row)), None)
             for row in reader:
                 if not row:
                     continue
+                if not any(cell.strip() for cell in row):  # Excel's rows of nothing but commas
+                    continue
                 if len(row) == len(self.columns):
-                    yield dict(zip(self.columns, row, strict=True))
+                    if any(cell.strip() for name, cell in zip(self.columns, row, strict=True) if not name):
+                        yield f"has a text under a column without a name; name it, or quote texts that hold {DELIMITERS[self.delimiter]}"
+                    else:
+                        yield dict(zip(self.columns, row, strict=True))
                     continue
                 what = f"has {len(row)} field{'s' * (len(row) != 1)} where the header has {len(self.columns)}"
                 yield f"{what}; quote texts that hold {DELIMITERS[self.delimiter]}" if len(row) > len(self.columns) else what

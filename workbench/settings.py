@@ -16,11 +16,12 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
+from workbench import foreign_files
 from workbench.errors import UserError
 
 KIND_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
@@ -69,6 +70,8 @@ def _parse(text: str, kind: Any) -> Any:
         raise ValueError(text)
     if kind in (int, float, str):
         return kind(text)
+    if kind == list[str] and not text.lstrip().startswith("["):  # as it is typed: 01 and NO are names
+        return [part.strip() for part in text.split(",") if part.strip()]
     import yaml
 
     try:
@@ -92,14 +95,19 @@ def yaml_value(text: str) -> Any:
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             seen: set[Any] = set()
             for key_node, _ in node.value:
+                if key_node.tag == "tag:yaml.org,2002:merge":
+                    continue
                 key = self.construct_object(key_node, deep=True)
-                if isinstance(key, str) and key in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice", key_node.start_mark)
-                if isinstance(key, str):
+                if isinstance(key, Hashable):
+                    if key in seen:
+                        raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice", key_node.start_mark)
                     seen.add(key)
             return super().construct_mapping(node, deep=deep)
 
-    return yaml.load(text, Loader)
+    try:
+        return yaml.load(text, Loader)
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:  # PyYAML's own, on values such as !!timestamp x
+        raise yaml.YAMLError(str(error)) from error
 
 
 def at_home(value: Any) -> Any:
@@ -149,6 +157,8 @@ class Settings(SimpleNamespace, metaclass=_StrictNames):
 
     def __setattr__(self, name: str, value: Any) -> None:
         _check(type(self), name, value)
+        if name.endswith("_DIR") and not str(value).strip():
+            raise UserError(f"{name} is empty. Name a folder; '.' is the present one.")
         value = at_home(value)
         super().__setattr__(name, float(value) if _kind_of(type(self), name) is float else value)
 
@@ -204,10 +214,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        values = yaml_value(path.read_text(encoding="utf-8-sig"))
+        values = yaml_value(foreign_files.text_of(path))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file. --config takes a YAML file of KEY: value lines.") from None
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (UserError, OSError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())}).") from error
     if values is None:
         return {}

@@ -24,24 +24,31 @@ CHARACTER = rf"(?:[{UNSPACED}&&[\p{{L}}\p{{Nl}}]]\p{{M}}*)"  # with its marks
 LETTER = rf"[[\p{{L}}\p{{M}}\p{{N}}]--[{UNSPACED}&&[\p{{L}}\p{{Nl}}]]]"  # or digit, of a script with spaces
 SYMBOL = r"[\p{S}--[\p{Sk}|°®™©℠℗]]"  # <, >, ≤, +, ♀ …: "K+ > 5" is not "K+ < 5"
 
-# "2.5", "1,000", "x-ray" and "mg/dl" are one word; a sign counts where a number follows and no word precedes. A hyphen behind a short
-# word or a number is a charge or a finding: "HER2-", "Rh-". What stands together in a script without spaces is cut later.
+# "2.5", "1,000", "x-ray" and "mg/dl" are one word; a sign counts where a number follows and no word precedes. What stands together in a
+# script without spaces is cut later.
 WORD = regex.compile(
-    rf"{CHARACTER}+|[{LETTER}_]+(?:[.,/'+-][{LETTER}_]+)*%?|[+-]\p{{Nd}}+(?:[.,]\p{{Nd}}+)*%?"
-    rf"|(?:(?<=\p{{Nd}})|(?<=(?<![{LETTER}_])[{LETTER}_]{{1,2}}))-(?![{LETTER}_-])|{SYMBOL}",
+    rf"{CHARACTER}+|[{LETTER}_]+(?:[.,/'+-][{LETTER}_]+)*%?|[+-]\p{{Nd}}+(?:[.,]\p{{Nd}}+)*%?|{SYMBOL}",
     regex.V1,
 )
+# a hyphen that is a finding or a charge: behind a number, an abbreviation ("HER2-", "IgG-", "Rh-"), or alone in brackets
+NEGATIVE = regex.compile(r"(?<=(?<!\w)(?:\w*\p{Nd}|\w{1,2}|\w*\p{Lu}\w*\p{Lu}\w*))[-–](?![\w-])|(?<=\()[-–](?=\))")
 UNSPACED_RUN = regex.compile(rf"{CHARACTER}+", regex.V1)
 CHARACTERS = regex.compile(CHARACTER, regex.V1)
 TOKEN = regex.compile(rf"{CHARACTER}|{LETTER}+", regex.V1)
 IGNORED = regex.compile(r"[\p{Cf}\u034F]")  # zero-width and direction marks, soft hyphens
 VISIBLE = regex.compile(r"[^\s\p{Cc}\p{Cf}\p{Z}\p{Variation_Selector}\u034F\u115F\u1160\u17B4\u17B5\u2800\u3164\uFFA0]", regex.V1)
-ENDS = regex.compile(r"^[\s\u200B\u2060\uFEFF]+|[\s\u200B\u2060\uFEFF]+$")
+ENDS = regex.compile(r"^[\s\p{Cf}]+|[\s\p{Cf}]+$")
+LINE_ENDS = regex.compile(r"\r\n|[\r\u0085\u2028\u2029]")
 SUPERSCRIPT = regex.compile(r"(?<=\p{Nd})[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 FRACTION_AFTER_NUMBER = regex.compile(r"(?<=\p{Nd})(?=[¼-¾⅐-⅞])")
 LEADING_POINT = regex.compile(r"(?<![\p{L}\p{N}.])\.(?=\p{Nd})")
-ONE_FORM = str.maketrans({"−": "-", "‐": "-", "⁄": "/", "’": "'"})
+# signs of one meaning in one form; Arabic's decimal point, thousands and percent; spaces that keep a number together
+ONE_FORM = str.maketrans(
+    {"−": "-", "‐": "-", "‑": "-", "⁄": "/", "’": "'", "٫": ".", "٬": ",", "٪": "%", "\u00a0": " ", "\u202f": " ", "\u2009": " "}
+)
 
+EN_DASH_MINUS = regex.compile(r"(?<![\w)])–(?=\p{Nd})")
+SPACE_BEFORE_PERCENT = regex.compile(r"(?<=\p{Nd})\s+(?=%)")
 LATIN = regex.compile(r"\p{Latin}")
 OTHER_LETTER = regex.compile(r"[\p{L}--\p{Latin}]", regex.V1)
 ACCENTED = regex.compile(r"[\p{Latin}--[A-Za-z]]", regex.V1)
@@ -50,13 +57,14 @@ ENGLISH = frozenset(
 )  # fmt: skip
 # the commonest small words of other languages in Latin letters, but for those that are English too
 NOT_ENGLISH = frozenset(
-    ["der", "die", "das", "und", "ist", "nicht", "mit", "ein", "eine", "einer", "von", "zu", "bei", "werden", "wird", "oder", "sind", "auf", "für",
-     "le", "la", "les", "des", "est", "une", "dans", "pour", "que", "avec", "du", "et", "ou", "sont", "par", "sur", "de",
-     "el", "los", "las", "en", "y", "una", "con", "del", "se", "por", "es", "para", "como", "il", "di", "che", "e", "per", "della", "sono", "è",
-     "o", "da", "do", "em", "os", "não", "het", "een", "van", "voor", "met", "og", "er", "av", "och", "att", "som", "är", "på", "jest", "nie", "się", "w",
-     "ve", "bir", "dan", "yang", "dengan", "untuk", "và", "của", "là", "ja", "on"]
+    ["der", "das", "und", "ist", "nicht", "mit", "ein", "eine", "einer", "von", "zu", "bei", "werden", "wird", "oder", "sind", "auf", "für",
+     "le", "la", "les", "des", "est", "une", "dans", "pour", "que", "avec", "du", "et", "ou", "sont", "par", "sur",
+     "el", "los", "las", "y", "una", "con", "del", "por", "para", "como", "il", "di", "che", "della", "sono", "è",
+     "em", "os", "não", "het", "een", "van", "voor", "og", "er", "av", "och", "att", "som", "är", "på", "jest", "nie", "się",
+     "ve", "bir", "dan", "yang", "dengan", "untuk", "và", "của", "là", "ja"]
 )  # fmt: skip
 ENOUGH_WORDS = 8  # fewer say nothing of a language by their small words
+SMALL_WORDS = 0.08  # of all words, from which they tell the language
 
 
 def nfc(text: str) -> str:
@@ -66,11 +74,9 @@ def nfc(text: str) -> str:
 
 def clean(text: str) -> str:
     """A text of a file as it is kept: line ends of one kind, NFC, and nothing unseen before or behind it."""
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
     if text.isascii():
-        return text.strip()
-    return ENDS.sub("", unicodedata.normalize("NFC", text.replace("\ufeff", "")))
+        return (LINE_ENDS.sub("\n", text) if "\r" in text else text).strip()
+    return ENDS.sub("", unicodedata.normalize("NFC", LINE_ENDS.sub("\n", text.replace("\ufeff", ""))))
 
 
 def is_blank(text: str) -> bool:
@@ -84,6 +90,10 @@ def comparable(text: str) -> str:
         text = SUPERSCRIPT.sub(lambda match: f"^{match.group()}", text)
         text = FRACTION_AFTER_NUMBER.sub(" ", text)
         text = unicodedata.normalize("NFKC", IGNORED.sub("", text)).translate(ONE_FORM)
+    if "-" in text or "–" in text:
+        text = EN_DASH_MINUS.sub("-", NEGATIVE.sub("⊖", text))
+    if "%" in text:
+        text = SPACE_BEFORE_PERCENT.sub("", text)
     return LEADING_POINT.sub("0.", text).lower()
 
 
@@ -161,11 +171,11 @@ def english(text: str) -> bool | None:
         return False
     words = tokens(text)
     small, foreign = sum(word in ENGLISH for word in words), sum(word in NOT_ENGLISH for word in words)
-    if foreign > small and foreign > 1:
+    if foreign > small and foreign > max(1, SMALL_WORDS * len(words)):
         return False
     if len(words) < ENOUGH_WORDS:
         return None
-    if small >= 0.08 * len(words):
+    if small > 1 and small >= SMALL_WORDS * len(words):
         return True
     accented = 0 if text.isascii() else len(ACCENTED.findall(text))
     return False if accented > 0.02 * latin else None

@@ -26,9 +26,8 @@ from workbench.texts import words_of_each
 GRAM = 13
 NEAR = 0.9  # of the words of two questions; without answers to tell siblings apart it must be high
 PHRASE = 10  # records beyond which a run of words is a phrase
-FIELDS = ("question", "query", "prompt", "input", "problem")
+FIELDS = ("question", "query", "prompt", "instruction", "input", "problem")
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".parquet")
-PACKED = (".xlsx", ".xls", ".ods", ".zip", ".tar", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".xml")
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 SET = "benchmark"  # what stands for the split in the list of what is set aside
 Kind = Literal["13 words in a row", "same question", "near-duplicate question"]
@@ -52,8 +51,14 @@ def find_files(folders: Sequence[str]) -> list[Path]:
         inside = (
             [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if not path.name.startswith((".", "~$")))
         )
-        if unread := [path for path in inside if _kind(path) in PACKED]:  # a benchmark passed over is one that is trained on
-            raise UserError(f"CONTAMINATION_SETS: {unread[0]}: is not read. Unpack it, or save it as CSV, or take it out.")
+        unread = [
+            path
+            for path in inside
+            if _kind(path) not in SUFFIXES and path.suffix.lower() in foreign_files.REMEDIES and path.is_file()
+        ]
+        if unread:  # a benchmark passed over is one that is trained on
+            remedy = foreign_files.REMEDIES[unread[0].suffix.lower()]
+            raise UserError(f"CONTAMINATION_SETS: {unread[0]}: is not read; {remedy}, or take it out.")
         paths = [path for path in inside if _kind(path) in SUFFIXES and path.is_file()]
         if not paths:
             raise UserError(f"CONTAMINATION_SETS: {folder}: holds no {', '.join(SUFFIXES)} file.")
@@ -98,13 +103,14 @@ def _questions(path: Path) -> Iterator[str]:
             if isinstance(row, str):
                 raise UserError(f"a row {row}")
             yield from _of_rows([row])
-    elif kind != ".json":
-        yield from _of_rows(foreign_files.json_lines(text))
     else:
-        value = foreign_files.parse_json(text)
+        value = foreign_files.json_value(text, lines=kind != ".json")
         if isinstance(value, dict):
             lists = [rows for rows in value.values() if isinstance(rows, list) and any(isinstance(row, dict) for row in rows)]
             if lists:
+                yield from (
+                    name for name, other in value.items() if isinstance(other, str) and len(name.split()) > 2
+                )  # beside them: question to answer
                 yield from _of_rows(row for rows in lists for row in rows)
             elif value and all(isinstance(row, dict) for row in value.values()):  # by the question's number
                 yield from _of_rows(value.values())
@@ -121,7 +127,7 @@ def _of_rows(rows: Any) -> Iterator[str]:
         if isinstance(row, str):
             yield row
             continue
-        by_name = {str(name).lower(): value for name, value in row.items()} if isinstance(row, dict) else {}
+        by_name = {foreign_files.plain_name(name): value for name, value in row.items()} if isinstance(row, dict) else {}
         texts = [by_name[name] for name in FIELDS if isinstance(by_name.get(name), str)]
         if not texts:
             raise ValueError(f"row {number} has none of the fields {', '.join(FIELDS)}")

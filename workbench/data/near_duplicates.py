@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
@@ -27,7 +28,10 @@ QUESTION_WEIGHT = 6  # times each question word counts, so that a shared templat
 SIGNATURE_SEED = 20211
 BATCH = 2048
 PARALLEL_FROM = 50_000  # records; below it, starting processes costs more than it saves
-TELLING = frozenset("甲乙丙丁戊己庚辛一二三四五六七八九十百千左右上下高低男女")  # "甲型" and "乙型" are hepatitis A and B
+# neighbouring Chinese characters that tell one thing from its sibling: "甲型" and "乙型" are hepatitis A and B
+TELLING_PAIR = re.compile(
+    r"[甲乙丙丁戊己庚辛一二三四五六七八九十两][型期级級度类類号號度次]|第[一二三四五六七八九十]|[左右上下][侧側肢叶葉眼耳肺肾腎]|[高低][血钾鉀钠鈉钙鈣糖压壓]|[男女]性"
+)
 Reason = Literal["same question", "same answer", "near-duplicate"]
 
 
@@ -123,7 +127,11 @@ def _jaccard(left: Set[str], right: Set[str]) -> float:
 
 def _identifiers(words: Iterable[str]) -> set[str]:
     """Words that tell one thing from its sibling: "2l", "iv", single letters and signs, Chinese numerals, left and right."""
-    return {word for word in words if len(word) == 1 or any(c.isdigit() or c in TELLING for c in word) or set(word) <= set("ivx")}
+    return {
+        word
+        for word in words
+        if len(word) == 1 or any(c.isdigit() for c in word) or set(word) <= set("ivx") or TELLING_PAIR.fullmatch(word)
+    }
 
 
 def near_duplicate(left: Record, right: Record, threshold: float) -> bool:

@@ -44,18 +44,21 @@ OTHER_NAMES = {
     "explanation",
 }
 CONTEXT_NAMES = {"input", "context", "contexts", "passage", "options", "history"}  # without these a question may be another one
+# what a list of rows may be called, and what may stand beside it
+LIST_NAMES = {"data", "train", "questions", "items", "records", "rows", "examples", "dataset", "results", "qa", "pairs"}
+ABOUT_NAMES = {"version", "name", "title", "source", "license", "licence", "description", "date", "author", "url", "count", "total", "split", "info",
+               "language"}  # fmt: skip
+KEY = "(its key)"  # what a row stands under, where that says more than a number
 NEEDS = "it needs question and answer (or response, or instruction and output, or messages)"
 ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant",
          "chatbot": "assistant", "system": "system"}  # fmt: skip
+TURN_NAMES = {"role", "from", "content", "value", "text", "name", "weight"}
 ROW_SUFFIXES, TABLE_SUFFIXES = (".json", ".jsonl", ".ndjson"), (".csv", ".tsv")
-REMEDIES = {  # of files that look like data and are none that is read
-    ".xlsx": "save it as CSV (UTF-8)", ".xls": "save it as CSV (UTF-8)", ".ods": "save it as CSV (UTF-8)", ".numbers": "export it as CSV",
-    ".parquet": "convert it to JSON lines", ".arrow": "convert it to JSON lines", ".feather": "convert it to JSON lines",
-    ".docx": "save what it holds as CSV (UTF-8)", ".xml": "convert it to JSON", ".yaml": "convert it to JSON", ".yml": "convert it to JSON", ".pkl": "convert it to JSON", ".sqlite": "export it as CSV",
-    ".db": "export it as CSV", ".zip": "unpack it", ".tar": "unpack it", ".tgz": "unpack it", ".bz2": "unpack it", ".xz": "unpack it", ".zst": "unpack it",
-    ".7z": "unpack it", ".rar": "unpack it", ".gz": "unpack it",
-}  # fmt: skip
-NOT_DATA = {"thumbs.db"}
+NOT_DATA = {"thumbs.db", "desktop.ini", "__macosx"}
+# of files that stand beside data and are none
+OTHER_KINDS = {".md", ".rst", ".py", ".ipynb", ".sh", ".r", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".html", ".css", ".js", ".toml", ".cfg", ".ini", ".log",
+               ".lock", ".bib", ".tex"}  # fmt: skip
+READMES = ("readme", "license", "licence", "changelog", "copying", "citation")
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,10 @@ class Unread:
     path: Path
     why: str  # and what to do
 
-    @property
-    def specialty(self) -> str:
-        return specialty_of(self.path)
+    def may_be_of(self, specialty: str) -> bool:
+        """Whether its name holds that of a specialty, however words are joined there."""
+        own, wanted = (" ".join(texts.tokens(name)) for name in (self.path.name.removesuffix(".icloud"), specialty))
+        return f" {wanted} " in f" {own} "
 
 
 @dataclass
@@ -120,6 +124,7 @@ def find_files(folder: Path, only: Sequence[str] = ()) -> Found:
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "there is no such folder"
         raise UserError(f"DATA_DIR={folder}: {what}. It must be a folder of {PREFIX}{{specialty}}.json files.")
+    only = [texts.nfc(name) for name in only]
     found = Found([], [])
     for path in sorted(folder.iterdir()):
         why = _why_not(path)
@@ -141,26 +146,35 @@ def _why_not(path: Path) -> str | None:
     """None for a file that is read; why it is not and what to do for what looks like data; empty for anything else."""
     name, kind = path.name.lower(), kind_of(path)
     known = kind in ROW_SUFFIXES or kind in TABLE_SUFFIXES
-    if name in NOT_DATA or name == "__macosx" or name.startswith("~$"):
+    if name in NOT_DATA or name.startswith("~$"):
         return ""
     if name.startswith("._"):  # before any look into it
         return "is a Mac's note about another file, and holds no data; remove it" if known else ""
+    if name.startswith(".") and name.endswith(".icloud"):
+        return "is in iCloud and not on this machine; download it"
     if name.startswith("."):
         return ""
     if path.is_symlink() and not path.exists():
-        return "is a link to a file that is not there; restore the file, or remove the link" if known else ""
+        return "is a link to a file that is not there; restore the file, or remove the link"
     if path.is_dir():
         if known:
             return "is a folder; put the file itself here"
-        inside = sum(kind_of(one) in (*ROW_SUFFIXES, *TABLE_SUFFIXES) for one in path.iterdir() if not one.name.startswith("."))
-        return f"is a folder with {inside} such file{'s' * (inside > 1)}; put them here, or name it as DATA_DIR" if inside else ""
+        kinds = {*ROW_SUFFIXES, *TABLE_SUFFIXES, *foreign_files.REMEDIES}
+        inside = sum(kind_of(one) in kinds for one in path.rglob("*") if not one.name.startswith((".", "~$")))
+        return (
+            f"is a folder with {inside} file{'s' * (inside > 1)} of data; put them here, or name it as DATA_DIR" if inside else ""
+        )
+    if not path.is_file():
+        return "is no file that can be read (a pipe or a device)"
     if kind in TABLE_SUFFIXES or (kind in ROW_SUFFIXES and name.startswith(PREFIX)):
         return None
     if kind in ROW_SUFFIXES:
         return f"name it {PREFIX}{path.name}, if it is a specialty's"
-    if name.startswith(PREFIX) or path.suffix.lower() in REMEDIES:
-        return REMEDIES.get(path.suffix.lower(), f"name it {PREFIX}{{specialty}}.json, .jsonl, .csv or .tsv, as what it is")
-    return ""
+    if not name.startswith(PREFIX) and (kind in OTHER_KINDS or name.startswith(READMES)):
+        return ""
+    return foreign_files.REMEDIES.get(
+        path.suffix.lower(), f"save it as {PREFIX}{{specialty}}.json, .jsonl, .csv or .tsv, if it is a specialty's"
+    )
 
 
 def kind_of(path: Path) -> str:
@@ -197,16 +211,7 @@ def pairs_of(path: Path) -> Iterator[Pair | str]:
 
 
 def _json_pairs(text: str, *, lines: bool) -> Iterator[Pair | str]:
-    value: Any
-    if lines and not text.lstrip().startswith("["):
-        value = foreign_files.json_lines(text)
-    else:
-        try:
-            value = foreign_files.parse_json(text)
-        except UserError:
-            # rows that stand in lines under the other name
-            if (value := foreign_files.objects_in_lines(text)) is None:
-                raise
+    value = foreign_files.json_value(text, lines=lines)
     rows = _rows_in(value)
     if rows is None:
         assert isinstance(value, dict)
@@ -232,13 +237,11 @@ def _rows_in(value: Any) -> list[Any] | None:
     names = {foreign_files.plain_name(name): name for name in value}
     question = next((names[name] for name in QUESTION_NAMES if name in names), None)
     answer = next((names[name] for name in ANSWER_NAMES if name in names), None)
-    if (
-        question
-        and answer
-        and set(names) <= {*QUESTION_NAMES, *ANSWER_NAMES, *CONVERSATION_NAMES, *OTHER_NAMES} | _column_names(value)
-    ):
+    if question and answer:
         if columns := _columns(value):
             return columns
+        if isinstance(value[question], list | dict):
+            raise UserError(f"holds columns ({foreign_files.listed(list(value))}) that do not have the same rows")
         raise UserError(f"is one record {{{foreign_files.listed(list(value))}}}; put records into a list")
     if any(
         isinstance(value[names[name]], list) and set(names) <= {name} | OTHER_NAMES
@@ -247,28 +250,37 @@ def _rows_in(value: Any) -> list[Any] | None:
     ):
         raise UserError(f"is one conversation {{{foreign_files.listed(list(value))}}}; put conversations into a list")
     if value and all(isinstance(one, dict) for one in value.values()):  # rows by their number
-        return list(value.values())
-    lists = [one for one in value.values() if isinstance(one, list) and one and all(isinstance(row, dict) for row in one)]
-    if len(lists) == 1 and not any(isinstance(one, list | dict) for one in value.values() if one is not lists[0]):
-        return list(lists[0])
-    return None
-
-
-def _column_names(value: Mapping[str, Any]) -> set[str]:
-    """All names, where every value is a column."""
-    return (
-        {foreign_files.plain_name(name) for name in value}
-        if all(isinstance(one, list | dict) for one in value.values())
-        else set()
-    )
+        return [
+            row if str(name).isalnum() and any(map(str.isdigit, str(name))) else {**row, KEY: name} for name, row in value.items()
+        ]
+    lists = {
+        name: one for name, one in value.items() if isinstance(one, list) and one and all(isinstance(row, dict) for row in one)
+    }
+    if not lists:
+        return None
+    if len(lists) > 1:
+        raise UserError(
+            f"holds several lists ({foreign_files.listed(list(lists))}); put each into a file of its own, or all rows into one list"
+        )
+    [(name, rows)] = lists.items()
+    others = [other for other in value if other != name]
+    if foreign_files.plain_name(name) not in LIST_NAMES or any(
+        foreign_files.plain_name(other) not in ABOUT_NAMES for other in others
+    ):
+        raise UserError(
+            f"holds a list under {name!r}{' beside other things' if others else ''}; put the list itself into the file"
+        )
+    return list(rows)
 
 
 def _columns(value: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows of an object that holds columns, as lists or by row number (pandas' to_json); none where it holds something else."""
-    columns = {name: list(one.values()) if isinstance(one, dict) else one for name, one in value.items()}
-    if not all(isinstance(column, list) for column in columns.values()) or len({len(column) for column in columns.values()}) != 1:
-        return []
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    columns = list(value.values())
+    if all(isinstance(column, list) for column in columns) and len({len(column) for column in columns}) == 1:
+        return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
+    if all(isinstance(column, dict) and column.keys() == columns[0].keys() for column in columns):
+        return [{name: column[number] for name, column in value.items()} for number in columns[0]]
+    return []
 
 
 def _table_pairs(text: str, *, tabs: bool) -> Iterator[Pair | str]:
@@ -300,7 +312,7 @@ def _pair_of(row: Any, *, empty_is_absent: bool) -> Pair:
         raise RowError("has a field twice, but for capitals or spaces in its name")
     if empty_is_absent:
         named = {name: value for name, value in named.items() if value or name in (*QUESTION_NAMES[:1], *ANSWER_NAMES[:1])}
-    specialty = named.get(SPECIALTY) or ""
+    specialty = "" if named.get(SPECIALTY) is None else named[SPECIALTY]
     question_name = next((name for name in QUESTION_NAMES if name in named), "question")
     answer_name = next(
         (name for name in ANSWER_NAMES if named.get(name)), next((name for name in ANSWER_NAMES if name in named), "answer")
@@ -311,6 +323,7 @@ def _pair_of(row: Any, *, empty_is_absent: bool) -> Pair:
     if conversation and not (question_name in named and answer_name in named):
         question, answer = _turns(named[conversation])
         used = {conversation}
+        named |= {name: "…" for turn in named[conversation] if isinstance(turn, dict) for name in turn if name not in TURN_NAMES}
         if _has_system(named[conversation]):
             named["system"] = "message"
     else:
@@ -398,6 +411,7 @@ def read_folder(
         UserError: names the first twenty faults and how many more there are, unless `skip_invalid` (a file that cannot
             be read at all is always refused: nothing of it would be left).
     """
+    only = [texts.nfc(name) for name in only]
     reading = Reading(files=(find_files(folder) if found is None else found).paths)
     unreadable = []
     with console.Progress("reading", len(reading.files), "files") as progress:
@@ -446,7 +460,13 @@ def _read_file(path: Path, reading: Reading, control_tokens: ControlTokens) -> N
             reading.faults.append(f"{path.name}, record {count}: {fault}.")
             continue
         unread.update(pair.unread)
-        specialty = check_specialty_name(pair.specialty.strip() or own_name, path.name)
+        try:
+            specialty = check_specialty_name(pair.specialty.strip() or own_name, path.name)
+        except UserError as error:
+            if not pair.specialty.strip():
+                raise
+            reading.faults.append(f"{path.name}, record {count}{str(error).removeprefix(path.name)}")
+            continue
         record = make_record(specialty, texts.clean(pair.question), texts.clean(pair.answer))
         records = reading.records.setdefault(specialty, [])
         if specialty not in seen:

@@ -66,10 +66,10 @@ def number_differs(reference: str, answer: str) -> bool:
     It does where, in a unit that both use, none of its values is one of the reference's, or where one of its doses is a tenth, ten times
     (or another power of ten) one of the reference's and is none of them. Bare numbers say nothing without what they count.
     """
-    wanted, given = ([quantity for quantity in quantities.find(text) if quantity.unit] for text in (reference, answer))
-    for kind in {one.compared_with for one in wanted} & {one.compared_with for one in given}:
+    wanted, given = ([quantity for quantity in one if quantity.unit] for one in quantities.find_in_both(reference, answer))
+    for kind in {one.kind for one in wanted} & {one.kind for one in given}:
         # "48 hours" agrees with "2 days", though hours are not held against days otherwise
-        asked = [one for one in wanted if one.compared_with == kind]
+        asked = [one for one in wanted if one.kind == kind]
         if not any(one.same(other) for one in asked for other in given):
             return True
     return any(
@@ -77,15 +77,13 @@ def number_differs(reference: str, answer: str) -> bool:
         for other in given
         if other.is_dose and not any(one.same(other) for one in wanted)
         for one in wanted
-        if one.dimension == other.dimension
+        if one.kind == other.kind
     )
 
 
 def _powers_of_ten_apart(left: Quantity, right: Quantity) -> bool:
-    if left.base_value * right.base_value <= 0:
-        return False
-    power = math.log10(right.base_value / left.base_value)
-    return 0 < abs(round(power)) <= MOST_POWERS and abs(power - round(power)) < SAME_POWER
+    power = left.powers_of_ten_from(right)
+    return math.isfinite(power) and 0 < abs(round(power)) <= MOST_POWERS and abs(power - round(power)) < SAME_POWER
 
 
 def negation_differs(reference: str, answer: str) -> set[str]:

@@ -122,7 +122,9 @@ def questions_for(
                 {**row, "formatted_prompt": chat.render_plain(row["question"], None, prepared_system_message)} for row in rows
             ]
         elif len(rows) and tokenizer is not None:
-            chat.check_tokenizer(tokenizer, chat.text_of_template(rows[0]), arm.source)
+            chat.check_tokenizer(tokenizer, rows[0], arm.source)
+        if tokenizer is not None:
+            chat.check_texts(rows, tokenizer, arm.source)
         if arm.system_message is not None:
             rows = [_with_message(row, arm, prepared_system_message) for row in rows]
         found += questions_of(split, rows, tokenizer, limit, encoder_decoder=arm.encoder_decoder)

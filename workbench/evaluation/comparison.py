@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +41,8 @@ def write_csv(table: pd.DataFrame, file: Any, *, header: bool = True) -> None:
     guarded = table.copy()
     for name in guarded.columns[[not pd.api.types.is_numeric_dtype(kind) for kind in guarded.dtypes]]:
         guarded[name] = guarded[name].map(files.csv_cell)
-    guarded.to_csv(file, index=False, float_format="%.6g", header=header)
+    # texts in quotes: a carriage return outside of them would end the row
+    guarded.to_csv(file, index=False, float_format="%.6g", header=header, quoting=csv.QUOTE_NONNUMERIC)
 
 
 def read_csv(path: Path) -> pd.DataFrame:

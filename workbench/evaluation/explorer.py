@@ -17,7 +17,8 @@ from workbench.evaluation.answer_checks import CHECKS
 MOST = 5000  # questions in one file; a browser opens them within three seconds
 # a word, or a character of a script without spaces, with the white space behind it
 PIECE = regex.compile(rf"^\s+|(?:{texts.CHARACTER}|(?:(?!{texts.CHARACTER})\S)+)\s*", regex.V1)
-EDGE = regex.compile(r"^[\p{P}--%]+|[\p{P}--%]+$", regex.V1)  # signs count: "<7%" is not ">7%"
+# punctuation around a word; signs count: "<7%" is not ">7%", "-5" and ".5" not "5", "A-" not "A"
+EDGE = regex.compile(r"^(?:(?!\.\d)[\p{P}--[%–-]])+|[\p{P}--[%–-]]+$", regex.V1)
 
 
 def contents(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from workbench.evaluation.arms import Arm
     from workbench.evaluation.metrics import MetricSuite
 
+Bounds = Callable[[str], tuple[float, float]]  # of a metric by its name
 NAME, ANSWERS = "history.csv", "finetuned_model_results.csv"
 TAKEN = ("split", "metric", "n", "base", "tuned", "tuned_low", "tuned_high", "difference", "ci_low", "ci_high")
 # share of all records but the holdout that is used; seconds and tokens of training, seconds of the evaluation
@@ -41,7 +42,9 @@ def alike(config: Mapping[str, Any], suite: MetricSuite, series: Any, base: Arm)
     return files.sha256_of([how, series, suite.lexicon_hash(), base.served_as if base.kind == "endpoint" else base.identity])[:12]
 
 
-def extend(output: Path, comparison: pd.DataFrame, tuned: pd.DataFrame, about: dict[str, Any]) -> pd.DataFrame:
+def extend(
+    output: Path, comparison: pd.DataFrame, tuned: pd.DataFrame, about: dict[str, Any], bounds: Bounds = metrics.bounds_of
+) -> pd.DataFrame:
     """The earlier evaluations of this folder that can be compared, oldest first, and this one.
 
     Args:
@@ -49,6 +52,7 @@ def extend(output: Path, comparison: pd.DataFrame, tuned: pd.DataFrame, about: d
         tuned: its answers, a row a question.
         about: `iteration`, `finished`, `evaluation` (fingerprint), `alike`, `adapter`, `recipe` (of its training), `train` (records
             trained on), and `SPENT`.
+        bounds: the least and the most that a metric can be.
     """
     known = [table for table in _earlier(output) if (table["alike"] == about["alike"]).all()]
     # an evaluation done again, with another metric for example, stands in place of what it gave before
@@ -56,7 +60,7 @@ def extend(output: Path, comparison: pd.DataFrame, tuned: pd.DataFrame, about: d
     before = before[(before["adapter"] != about["adapter"]) & (before["iteration"] <= about["iteration"])]
     before = before.drop_duplicates(["adapter", "split", "metric"], keep="last")
     rows = comparison.loc[comparison["missing"] == "", list(TAKEN)].assign(**about).reset_index(drop=True)
-    now = rows.join(_changes(rows, tuned, _answers_of(output, before)))[list(COLUMNS)]
+    now = rows.join(_changes(rows, tuned, _answers_of(output, before), bounds))[list(COLUMNS)]
     return (pd.concat([before, now], ignore_index=True) if len(before) else now).sort_values(
         ["iteration", "finished"], kind="stable", ignore_index=True
     )
@@ -111,7 +115,7 @@ def answers_before(output: Path, about: Mapping[str, Any]) -> list[tuple[int, pd
     return [(iteration, _answers(path)) for iteration, path in earlier]
 
 
-def _changes(rows: pd.DataFrame, tuned: pd.DataFrame, previous: pd.DataFrame | None) -> pd.DataFrame:
+def _changes(rows: pd.DataFrame, tuned: pd.DataFrame, previous: pd.DataFrame | None, bounds: Bounds) -> pd.DataFrame:
     """Of each row, the paired change of the tuned model's score since the evaluation before; NaN where there is none."""
     both = None if previous is None else tuned.merge(previous, on=["id", "split"], suffixes=("", " before"))
     found = []
@@ -121,7 +125,7 @@ def _changes(rows: pd.DataFrame, tuned: pd.DataFrame, previous: pd.DataFrame | N
             pairs = both[both["split"] == split].dropna(subset=[metric, f"{metric} before"])
             difference = (pairs[metric] - pairs[f"{metric} before"]).tolist()
             estimate = significance.stratified(difference, pairs["specialty"].tolist(), test=True)
-            least, most = metrics.bounds_of(metric)
+            least, most = bounds(metric)
             estimate = estimate.within(least - most, most - least)
         found.append((estimate.mean, estimate.low, estimate.high, estimate.p))
     return pd.DataFrame(found, columns=["change", "change_low", "change_high", "change_p"])

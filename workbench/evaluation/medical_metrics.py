@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from workbench import texts
+from workbench import foreign_files, texts
 from workbench.errors import UserError
 from workbench.evaluation import quantities
 
@@ -19,6 +19,7 @@ SENTENCE_START = re.compile(r"(?:^|[.!?:]\s+)$")
 CAPITALISED = re.compile(r"\b[A-Z][\w'-]*(?:\s+(?:of\s+|de\s+|von\s+)?[A-Z][\w'-]*|\s+[IVX]+\b|\s+\d+\b)*")
 ACRONYM = re.compile(r"\b(?=\w*[A-Z]\w*[A-Z0-9])[A-Z][A-Za-z0-9]*(?:-[A-Z0-9]+)*\b")
 SPECIES = re.compile(r"\b[A-Z][a-z]{3,} (?=[a-z]{4,}(?:i|a|um|us|is|ae|ans|ens)\b)[a-z]+")
+LETTER_SPACE_DIGIT = re.compile(r"(?<=[^\W\d_]) (?=\d)")
 WORD = re.compile(r"[^\W\d_]+(?:[-'][^\W\d_]+)*")
 
 # endings and beginnings that mark a medical word (Greek and Latin word parts, INN drug stems of the WHO)
@@ -54,7 +55,7 @@ def names(text: str) -> set[str]:
 
     In other languages than English capitals mean other things (German writes every noun so): there acronyms and species alone.
     """
-    text = texts.nfc(text)
+    text = texts.nfc(text).replace("–", "-")
     found = {match.group() for match in ACRONYM.finditer(text)}
     species = {match.group() for match in SPECIES.finditer(text)}
     found |= species
@@ -74,19 +75,25 @@ def factual_exact_match(reference: str, hypothesis: str) -> float | None:
 
     A number counts with its own unit, or the same amount in another; "< 7%" is not "> 7%". A name counts in whatever case.
     """
-    wanted_names, wanted_numbers = _facts(reference)
+    wanted_names, given_names = _names(reference), _names(hypothesis)
+    wanted_numbers, given_numbers = map(set, quantities.find_in_both(reference, hypothesis))
     if not wanted_names and not wanted_numbers:
         return None
-    given_names, given_numbers = _facts(hypothesis)
-    plain = f" {' '.join(WORD.findall(texts.nfc(hypothesis).lower().replace('-', ' ')))} "
-    repeated = sum(name in given_names or (not any(c.isdigit() for c in name) and f" {name} " in plain) for name in wanted_names)
+    plain = f" {_joined(hypothesis)} "
+    repeated = sum(name in given_names or f" {_joined(name)} " in plain for name in wanted_names)
     repeated += sum(any(number.same(other) for other in given_numbers) for number in wanted_numbers)
     return repeated / (len(wanted_names) + len(wanted_numbers))
 
 
 @functools.lru_cache(maxsize=8192)
-def _facts(text: str) -> tuple[frozenset[str], frozenset[quantities.Quantity]]:
-    return frozenset(names(text)), frozenset(quantities.find(text))
+def _joined(text: str) -> str:
+    """The words of a text in lower case, letters and digits of one name together: "SGLT-2" and "SGLT2" are one."""
+    return LETTER_SPACE_DIGIT.sub("", " ".join(texts.tokens(text)))
+
+
+@functools.lru_cache(maxsize=8192)
+def _names(text: str) -> frozenset[str]:
+    return frozenset(names(text))
 
 
 @functools.lru_cache(maxsize=8192)
@@ -117,8 +124,8 @@ def medical_terms(text: str, lexicon: str = "") -> tuple[str, ...]:
 def read_lexicon(path: str) -> dict[str, list[tuple[str, ...]]]:
     """Terms of a text file, a term a line, by their first word and longest first; case and punctuation do not count."""
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = foreign_files.text_of(Path(path)).split("\n")
+    except (OSError, UserError) as error:
         raise UserError(f"MEDICAL_LEXICON={path}: cannot be read ({error}). Give a text file with a term a line.") from None
     terms: dict[str, set[tuple[str, ...]]] = {}
     for line in lines:

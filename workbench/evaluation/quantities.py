@@ -3,17 +3,24 @@
 "0,5 mg", ".5 mg", "0.5 mg" and "500 µg" are one dose; "< 7%" and "> 7%" are not. Units are converted by pint. The tables of words below
 are ours: what medical texts write for units, ranges and bounds, in ten languages.
 
-How numbers are read. A group of three digits behind a comma, as in "1,500", may be thousands or decimals. It is thousands where the text
-is in English or of a script that uses the decimal point, and decimals where the text holds another decimal comma or is in a language that
-uses it; "1.500" the other way round. A comma or point with any other number of digits behind it is decimal, as is one behind a single 0.
-Spaces and apostrophes part thousands ("1 000", "1'000"), but for a count before a form of drug: "2 500 mg tablets" are two.
+How numbers are read:
+
+- A comma or point with other than three digits behind it is decimal, and so is one behind a single 0.
+- "1,500" is 1500, but 1.5 in a language that uses the decimal comma, or where another number of the text shows one.
+- "1.500" is 1.5, but 1500 where "1,500" would be 1.5.
+- A text too short to tell is read as the one it is compared with. Where neither tells, "1.500" agrees with 1.5 and with 1500.
+- Spaces and apostrophes part thousands ("1 000", "1'000"), but not a count before a form of drug: "2 500 mg tablets" are two.
+- "1:1000" is a dilution, 0.1%.
 """
 
 from __future__ import annotations
 
 import functools
+import html
+import math
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import regex
@@ -22,30 +29,39 @@ from workbench import texts
 
 # the unit as pint knows it, as we write it, and as texts write it (compared in lower case)
 UNITS: tuple[tuple[str, str, str], ...] = (
-    ("gram", "g", "g gm gram grams gramm gramme grammes gramo gramos grammo grammi г гр грамм грамма граммов 克 グラム g\u0631\u0627\u0645 غرام جرام غم جم ग्राम"),
-    ("milligram", "mg", "mg mgs mgm milligram milligrams milligramm milligramme milligrammes miligramo miligramos milligrammo milligrammi "
-     "мг миллиграмм миллиграмма миллиграммов 毫克 公丝 ミリグラム ملغ ملغم ملجم مجم مغ ملليغرام ملليجرام ميليغرام मिग्रा मि.ग्रा. मिलीग्राम มก. มก มิลลิกรัม"),
+    ("gram", "g", "=g gm gram grams gramm gramme grammes gramo gramos grammo grammi г гр грамм грамма граммов 克 グラム g\u0631\u0627\u0645 غرام جرام غم جم ग्राम กรัม gramas грамм"),
+    ("milligram", "mg", "mg mgs mgm mgr milligram milligrams milligramm milligramme milligrammes miligramo miligramos milligrammo milligrammi "
+     "мг миллиграмм миллиграмма миллиграммов 毫克 公丝 ミリグラム ملغ ملغم ملجم مجم مغ ملليغرام ملليجرام ميليغرام मिग्रा मि.ग्रा. मिलीग्राम มก. มก มิลลิกรัม ملغرام ميليجرام مليغرام ملليجرام میلی‌گرم मि.ग्रा एमजी miligramas миллиграммах"),
     ("microgram", "µg", "µg mcg ug microgram micrograms mikrogramm microgramme microgrammes microgramo microgramos microgrammo microgrammi "
-     "мкг микрограмм 微克 マイクログラム ميكروغرام ميكروجرام مكغ มคก. ไมโครกรัม"),
+     "мкг микрограмм 微克 マイクログラム ميكروغرام ميكروجرام مكغ มคก. ไมโครกรัม микрограммов микрограмма mcgs microg ميكروغرامات माइक्रोग्राम एमसीजी microgramas microgrammes"),
     ("nanogram", "ng", "ng nanogram nanograms нг 纳克 奈克"),
     ("kilogram", "kg", "kg kgs kilo kilos kilogram kilograms kilogramm kilogramme kilogrammes kilogramo kilogramos кг килограмм 千克 公斤 キログラム كغ كجم كغم كيلوغرام كيلوجرام किग्रा กก. กก กิโลกรัม"),
     ("pound", "lb", "lb lbs pound pounds"),
     ("ounce", "oz", "oz ounce ounces"),
     ("liter", "l", "l litre litres liter liters litro litros litri л литр литра литров 升 リットル لتر ลิตร"),
-    ("milliliter", "ml", "ml mls cc cm3 millilitre millilitres milliliter milliliters mililitro mililitros мл миллилитр 毫升 ミリリットル مل ملل มล. มล มิลลิลิตร"),
+    ("milliliter", "ml", "ml mls cc cm3 millilitre millilitres milliliter milliliters mililitro mililitros мл миллилитр 毫升 ミリリットル مل ملل มล. มล มิลลิลิตร ซีซี миллилитров миллилитра ملليلتر ميليلتر मिलीलीटर मिली मि.ली. मि.ली एमएल millilitri mililitros"),
     ("centiliter", "cl", "cl"),
     ("deciliter", "dl", "dl decilitre decilitres deciliter deciliters дл 分升"),
     ("microliter", "µl", "µl ul mm3 microlitre microlitres microliter microliters мкл 微升"),
     ("femtoliter", "fl", "fl"),
-    ("mole", "mol", "mol mole moles моль 摩尔"),
+    ("mole", "mol", "mol моль 摩尔"),
     ("millimole", "mmol", "mmol mmols millimole millimoles ммоль 毫摩尔 毫摩"),
     ("micromole", "µmol", "µmol umol micromol micromole micromoles мкмоль 微摩尔"),
     ("nanomole", "nmol", "nmol нмоль"),
     ("picomole", "pmol", "pmol пмоль"),
     ("picogram", "pg", "pg"),
-    ("milliequivalent", "meq", "meq meqs mval мэкв 毫当量"),
-    ("international_unit", "iu", "iu i.u. ie i.e. ui u.i. u unit units einheit einheiten unité unités unidad unidades unità ед ме 单位 國際單位 国际单位 單位 単位 国際単位 وحدة وحدات وحدة दولية यूनिट ยูนิต"),
-    ("mmHg", "mmhg", "mmhg torr 毫米汞柱"),
+    ("milliinternational_unit", "miu", "miu mu milliunit milliunits"),
+    ("microinternational_unit", "µiu", "µiu uiu µu microunit microunits"),
+    ("kilointernational_unit", "kiu", "kiu =kU"),
+    ("megainternational_unit", "megaiu", "=MIU =MU"),
+    ("millicurie", "mci", "mci"),
+    ("microcurie", "µci", "µci uci"),
+    ("kilobecquerel", "kbq", "kbq"),
+    ("megabecquerel", "mbq", "mbq"),
+    ("gigabecquerel", "gbq", "gbq"),
+    ("milliequivalent", "meq", "meq meqs mval мэкв 毫当量 milliequivalents milliequivalent"),
+    ("international_unit", "iu", "iu i.u. =IE =I.E. internationale einheiten =UI =U.I. =U unit units einheit einheiten unité unités unidad unidades unità ед ме 单位 國際單位 国际单位 單位 単位 国際単位 وحدة وحدات وحدة दولية यूनिट ยูนิต единиц единицы 個單位 个单位 unidades unità =I.U."),
+    ("mmHg", "mmhg", "mmhg mm hg torr 毫米汞柱"),
     ("kilopascal", "kpa", "kpa"),
     ("centimeter_H2O", "cmh2o", "cmh2o"),
     ("meter", "m", "m metre metres meter meters"),
@@ -55,16 +71,16 @@ UNITS: tuple[tuple[str, str, str], ...] = (
     ("kilometer", "km", "km"),
     ("inch", "inch", "inch inches"),
     ("foot", "ft", "ft feet"),
-    ("meter**2", "m2", "m2 м2 平方米"),
-    ("centimeter**2", "cm2", "cm2"),
-    ("second", "second", "second seconds sec secs s sekunde sekunden seconde secondes segundo segundos secondo secondi сек секунд 秒 ثانية ثوان วินาที"),
+    ("meter**2", "m2", "m2 м2 平方米 m^2 м^2"),
+    ("centimeter**2", "cm2", "cm2 cm^2"),
+    ("second", "second", "second seconds sec secs sekunde sekunden seconde secondes segundo segundos secondo secondi сек секунд 秒 ثانية ثوان วินาที"),
     ("minute", "minute", "minute minutes min mins minuten minuto minutos minuti мин минут минута минуты 分钟 分鐘 分間 دقيقة دقائق मिनट นาที"),
     ("hour", "hour", "hour hours hr hrs h std stunde stunden heure heures hora horas ora ore uur ч час часа часов 小时 小時 時間 ساعة ساعات घंटे घंटा ชั่วโมง"),
     ("day", "day", "day days tag tage tagen jour jours día días dia dias giorno giorni dag dagen день дня дней сутки суток 天 日 日間 يوم أيام يوما दिन วัน"),
     ("week", "week", "week weeks wk wks woche wochen semaine semaines semana semanas settimana settimane неделя недели недель 周 週 週間 星期 أسبوع أسابيع सप्ताह สัปดาห์"),
-    ("month", "month", "month months monat monate monaten mois mes meses mese mesi месяц месяца месяцев 个月 個月 か月 ヶ月 カ月 شهر أشهر شهور महीने महीना เดือน"),
-    ("year", "year", "year years yr yrs jahr jahre jahren an ans année années año años anno anni ano anos год года лет 年 岁 歲 歳 سنة سنوات عام साल वर्ष ปี"),
-    ("degree_Celsius", "°c", "°c ° c celsius 度 ℃"),
+    ("month", "month", "month months monat monate monaten mois mes meses mese mesi месяц месяца месяцев 个月 個月 か月 ヶ月 カ月 شهر أشهر شهور महीने महीना เดือน mo mos mths мес"),
+    ("year", "year", "year years yr yrs jahr jahre jahren ans année années año años anno anni ano anos год года лет 年 岁 歲 歳 سنة سنوات عام साल वर्ष ปี"),
+    ("degree_Celsius", "°c", "°c degrees celsius ° c celsius 度 ℃"),
     ("degree_Fahrenheit", "°f", "°f ° f fahrenheit"),
     ("gray", "gy", "gy gray грей"),
     ("centigray", "cgy", "cgy"),
@@ -74,7 +90,7 @@ UNITS: tuple[tuple[str, str, str], ...] = (
     ("megahertz", "mhz", "mhz"),
     ("decibel_level", "db", "db decibel decibels"),
     ("kilocalorie", "kcal", "kcal 千卡"),
-    ("joule", "j", "j joule joules"),
+    ("joule", "j", "joule joules"),
     ("kilojoule", "kj", "kj"),
     ("watt", "w", "watt watts"),
     ("millivolt", "mv", "mv"),
@@ -82,61 +98,98 @@ UNITS: tuple[tuple[str, str, str], ...] = (
     ("beat_a_minute", "bpm", "bpm beats/min /min"),
     ("percent_of_whole", "%", "% percent per cent pct prozent pour cent por ciento процент процентов 个百分点 بالمئة بالمائة"),
     ("time_of_many", "times", "times mal fois veces vezes volte раз раза 次 回 مرة مرات बार ครั้ง"),
-    ("tablet", "tablet", "tablet tablets tab tabs tablette tabletten comprimé comprimés comprimido comprimidos compressa compresse pill pills таблетка таблетки таблеток 片 錠 أقراص قرص เม็ด"),
-    ("capsule", "capsule", "capsule capsules cap caps kapsel kapseln gélule gélules cápsula cápsulas 粒 胶囊 كبسولة"),
-    ("drop", "drop", "drop drops gtt tropfen goutte gouttes gota gotas капель капли 滴 قطرة قطرات หยด"),
+    ("tablet", "tablet", "tablet tablets tab tabs tablette tabletten comprimé comprimés comprimido comprimidos compressa compresse pill pills таблетка таблетки таблеток 片 錠 أقراص قرص เม็ด таб. табл. таб табл tbl. tbl cpr cp compresse गोली गोलियां"),
+    ("capsule", "capsule", "capsule capsules cap caps kapsel kapseln gélule gélules cápsula cápsulas 粒 胶囊 كبسولة แคปซูล カプセル capsula капсула капсулы капсул कैप्सूल"),
+    ("drop", "drop", "drop drops gtt tropfen goutte gouttes gota gotas капель капли 滴 قطرة قطرات หยด gocce капля кап. кап बूंदें बूंद trpf. trpf"),
     ("puff", "puff", "puff puffs hub hübe bouffée bouffées inhalation inhalations 喷"),
-    ("ampoule", "ampoule", "ampoule ampoules vial vials 支 瓶"),
+    ("spoon", "teaspoon", "teaspoon cuillère à café teaspoons teaspoonful teaspoonfuls tsp teelöffel cucharadita ช้อนชา चम्मच"),
+    ("large_spoon", "tablespoon", "tablespoon tablespoons tablespoonful tablespoonfuls tbsp esslöffel"),
+    ("sachet", "sachet", "sachet sachets beutel bolsita bolsitas 袋 包 bustina bustine sobre sobres 包"),
+    ("spray", "spray", "spray sprays sprühstoß sprühstöße"),
+    ("patch", "patch", "patch patches pflaster parche parches"),
+    ("suppository", "suppository", "suppository suppositories zäpfchen supositorio supositorios"),
+    ("injection", "injection", "injection injections spritze spritzen inyección inyecciones"),
+    ("ampoule", "ampoule", "ampoule ampoules vial vials 支 瓶 ampule ampules ampola ampolas ampolla ampollas fiala fiale アンプル"),
     ("dose", "dose", "dose doses dosis dosen dosi 剂"),
 )  # fmt: skip
+# which pint does not know, or takes for plain numbers
 OWN_UNITS = ("milliequivalent", "international_unit", "decibel_level", "beat_a_minute", "percent_of_whole", "time_of_many", "tablet",
-             "capsule", "drop", "puff", "ampoule", "dose")  # fmt: skip  # which pint does not know, or takes for plain numbers
-FORMS = ("tablet", "capsule", "ampoule")  # what one counts whole: "2 500 mg tablets" are two
-SPACED_FORM = r"\s(?:tabl|tab\b|tabs\b|caps|pill|vial|amp|dose|comprim|gélul|kaps|sachet)"
-DENOMINATOR_ONLY = {
-    "d": "day",
-    "j": "day",
-    "т": "day",
-    "wk": "week",
-    "mo": "month",
-    "t": "day",
-}  # "mg/kg/d": short beside a stroke only
-PER = r"(?:\s?[/／∕]\s?|\s(?:per|pro|je|par|por|al|a|an|each|every|chaque|cada)\s|\s?(?:每|毎|ต่อ)\s?)"
-DAILY = r"\s(?:daily|täglich)(?![\p{L}])"  # "3 times daily" is 3 times a day
+             "capsule", "drop", "puff", "ampoule", "dose", "spoon", "large_spoon", "sachet", "spray", "patch", "suppository", "injection")  # fmt: skip
+# amounts of a drug, or of what it comes in
+DOSES = frozenset(
+    ["g", "mg", "µg", "ng", "pg", "l", "ml", "cl", "dl", "µl", "mol", "mmol", "µmol", "nmol", "pmol", "iu", "miu", "µiu", "kiu", "megaiu", "meq",
+     "mci", "µci", "kbq", "mbq", "gbq", "%", "tablet", "capsule", "drop", "puff", "ampoule", "dose", "teaspoon", "tablespoon", "sachet", "spray",
+     "patch", "suppository", "injection", "gy", "cgy"]
+)  # fmt: skip
+COUNTED_BELOW = frozenset(
+    ["second", "minute", "hour", "day", "week", "month", "year", "l", "ml", "cl", "dl", "µl", "kg", "g", "m2", "cm2"]
+)
+TIMES = ("second", "minute", "hour", "day", "week", "month", "year")
+DENOMINATOR_ONLY = {"d": "day", "j": "day", "wk": "week", "mo": "month"}  # "mg/kg/d": short beside a stroke only
+TWO_WORDS = (
+    "per cent",
+    "pour cent",
+    "por ciento",
+    "° c",
+    "° f",
+    "وحدة دولية",
+    "mm hg",
+    "degrees celsius",
+    "i. e.",
+    "internationale einheiten",
+    "cuillère à café",
+)
+EXACT = "="  # before an alias that counts in these capitals alone: "IE" is a German unit, "ie" a word
+ADVERBS = {"daily": "day", "weekly": "week", "monthly": "month", "hourly": "hour", "yearly": "year", "annually": "year", "täglich": "day",
+           "wöchentlich": "week", "monatlich": "month", "stündlich": "hour"}  # fmt: skip
+MULTIPLES = {  # words behind a number, and what they multiply it by
+    "thousand": 1e3, "tausend": 1e3, "mille": 1e3, "mil": 1e3, "тыс": 1e3, "тыс.": 1e3, "ألف": 1e3, "हजार": 1e3, "million": 1e6, "millions": 1e6,
+    "mio": 1e6, "mio.": 1e6, "millionen": 1e6, "millón": 1e6, "millones": 1e6, "milioni": 1e6, "milhões": 1e6, "млн": 1e6, "مليون": 1e6,
+    "billion": 1e9, "lakh": 1e5, "लाख": 1e5, "万": 1e4, "萬": 1e4, "百万": 1e6, "亿": 1e8, "億": 1e8, "หมื่น": 1e4, "แสน": 1e5, "ล้าน": 1e6,
+}  # fmt: skip
 # between the first and the last of a range, or two values of one unit
 JOIN = regex.compile(
     r"\s?(?:-|–|—|~|〜|至|到|から|/)\s?-?|,?\s(?:to|and|or|bis|und|oder|à|et|ou|a|hasta|y|o|al|e|до|и|или|إلى|أو|و|से|ถึง)\s-?",
     regex.IGNORECASE,
 )
+# before a number that names something, so that the unit of the next is not its own
+LABEL = regex.compile(
+    r"(?:\p{L}-|\b(?:days?|omega|types?|grades?|stages?|phases?|groups?|class|aged?|weeks?|months?|years?|steps?|levels?|tage?|typ|grad|stadium|jours?|días?)|第)\s?$",
+    regex.IGNORECASE,
+)
+ROUTES = r"(?-i:(?:IV|PO|IM|SC|SL|PR|TID|BID|QID|QD|OD|iv|po|im|sc|tid|bid|qid|od)\b)|[x×]\d"  # "10mgIV", "500mgx3"
+YEARS = range(1900, 2101)
+FORM_BEHIND = regex.compile(
+    r"(?:\s\p{L}+){0,2}\s(?:tabl|tab\b|tabs\b|caps|pill|vial|amp|dose|comprim|gélul|kaps|sachet)", regex.IGNORECASE
+)
+BODY_SURFACE = 1.73  # m², to which kidney function is scaled: a name, not a divisor
 AT_MOST, AT_LEAST = "<", ">"
-BEFORE = (
-    (AT_MOST, r"<|<=|=<|≤|⩽|≦|(?:no|not) (?:more|greater|higher|longer) than|less than|fewer than|lower than|below|under|up to|at most|maximum of|max\.?|"
-     r"not exceed(?:ing)?|do not exceed|höchstens|nicht mehr als|weniger als|unter|maximal|bis zu|moins de|pas plus de|ne pas dépasser|au plus|au maximum|jusqu'à|inférieure? à|"
-     r"menos de|no más de|como máximo|hasta|inferior a|meno di|non più di|al massimo|менее|не более|до|меньше|小于|低于|少于|不超过|不高于|أقل من|لا يزيد عن|น้อยกว่า|ไม่เกิน"),
-    (AT_LEAST, r">|>=|=>|≥|⩾|≧|(?:no|not) (?:less|fewer|lower|shorter) than|more than|greater than|higher than|above|over|at least|minimum of|"
-     r"exceed(?:s|ing)?|mindestens|nicht weniger als|mehr als|über|plus de|au moins|supérieure? à|más de|al menos|como mínimo|superior a|più di|almeno|"
-     r"более|не менее|больше|свыше|大于|高于|超过|至少|不少于|不低于|أكثر من|لا يقل عن|من على الأقل|มากกว่า|อย่างน้อย"),
-)  # fmt: skip
-AFTER = (
-    (
-        AT_MOST,
-        r"or (?:less|lower|fewer|below|younger|under)|and (?:below|under|younger)|oder weniger|ou moins|o menos|и менее|以下|以内|或更少|أو أقل",
-    ),
-    (
-        AT_LEAST,
-        r"or (?:more|higher|above|greater|older|over)|and (?:above|over|older|up)|oder mehr|ou plus|o más|и более|以上|或更多|أو أكثر",
-    ),
+SIGNS = {AT_MOST: "<=|=<|[<≤⩽≦‹]", AT_LEAST: ">=|=>|[>≥⩾≧›]"}
+WORDS_BEFORE = {
+    AT_MOST: "less than or equal to|less than|fewer than|lower than|younger than|smaller than|below|under|up to|at most|a maximum of|maximum of|maximum|max\\.?|"
+    "höchstens|weniger als|kleiner als|unter|maximal|bis zu|moins de|en dessous de|au plus|au maximum|maximum|jusqu'à|inférieure? à|menos de|menor de|"
+    "menor que|por debajo de|por debajo del|como máximo|hasta|inferior a|meno di|meno del|inferiore a|inferiore al|al massimo|abaixo de|no máximo|até|"
+    "менее|меньше|ниже|до|максимум|小于|少于|低于|不足|أقل من|น้อยกว่า|ต่ำกว่า|minder dan",
+    AT_LEAST: "greater than or equal to|more than|greater than|higher than|older than|larger than|above|over|at least|a minimum of|minimum of|minimum|min\\.|"
+    "exceed|exceeds|exceeding|mindestens|mehr als|größer als|über|plus de|au-dessus de|au moins|supérieure? à|dépasser|más de|mayor de|mayor que|"
+    "por encima de|por encima del|al menos|como mínimo|superior a|più di|più del|superiore a|superiore al|almeno|mais de|mais que|acima de|pelo menos|"
+    "более|больше|выше|свыше|превышать|минимум|大于|多于|高于|超过|至少|أكثر من|على الأقل|يزيد عن|يتجاوز|มากกว่า|สูงกว่า|เกิน|อย่างน้อย|meer dan",
+}
+WORDS_AFTER = {
+    AT_MOST: "or (?:less|lower|fewer|below|younger|under)|and (?:below|under|younger)|oder weniger|ou moins|o menos|o meno|ou menos|или менее|и менее|"
+    "以下|以内|或更少|未満|أو أقل|से कम|หรือน้อยกว่า",
+    AT_LEAST: "or (?:more|higher|above|greater|older|over)|and (?:above|over|older|up)|oder mehr|ou plus|o más|o più|ou mais|или более|и более|以上|或更多|"
+    "を超える|超|أو أكثر|से अधिक|से ज्यादा|ขึ้นไป|หรือมากกว่า",
+}
+# before such a word: "never more than" is a most
+NEGATION = regex.compile(
+    r"(?:\b(?:not|never|no|don't|cannot|without|avoid|avoiding|nicht|nie|niemals|keine?n?|ne|pas|jamais|sans|nunca|jamás|non|mai|senza|não|sem|niet|nooit|"
+    r"не|никогда|без)\b|n't\b|ليس|\bلا\b|بدون|不|勿|ไม่|मत|नहीं)[^.;!?\d<>]{0,25}$",
+    regex.IGNORECASE,
 )
 SAME_WITHIN = 1e-6  # of a value: conversions round
-DRUGS = (
-    "dimensionless",
-    "[mass]",
-    "[substance]",
-    "[international_unit]",
-    "[milliequivalent]",
-    "[length] ** 3",
-    "[percent_of_whole]",
-)  # mg/kg has none
+MOST_POWER = 30  # of ten: beyond it a number is no measurement
+LOOK_BEHIND = 60  # characters before a number in which a bound or a label may stand
 
 
 @dataclass(frozen=True)
@@ -144,7 +197,7 @@ class Quantity:
     """A number of a text.
 
     Attributes:
-        value: as written, signs and exponents worked out.
+        value: as written, signs, exponents and "million" worked out.
         unit: "mg", "mg/kg/day"; empty for a bare number.
         bound: "<" where the text calls it a most, ">" where it calls it a least, else empty.
     """
@@ -152,43 +205,53 @@ class Quantity:
     value: float
     unit: str
     bound: str = ""
+    instead: float = math.nan  # the value under the other reading of a comma or point, where nothing tells which is meant
 
     def __str__(self) -> str:
         return f"{self.bound}{self.value:.12g}{self.unit}"
 
     @property
-    def dimension(self) -> str:
-        return _scale(self.unit)[0]
-
-    @property
-    def base_value(self) -> float:
-        """In the base unit of its dimension."""
-        _, factor, offset = _scale(self.unit)
-        return self.value * factor + offset
+    def amount(self) -> str:
+        """The unit without the time that it is given in: "mg/kg" of "mg/kg/day"."""
+        first, *below = self.unit.split("/")
+        return "/".join([first, *(part for part in below if part not in TIMES)])
 
     def same(self, other: Quantity) -> bool:
-        """Whether both are one amount, whatever the units; a most and a least of it are two."""
-        return (
-            self.dimension == other.dimension
-            and {self.bound, other.bound} != {AT_MOST, AT_LEAST}
-            and _near(self.base_value, other.base_value)
+        """Whether both are one amount, whatever the units; a most and a least of it are two.
+
+        Where both say in what time, the rates count: 15 mg a week are not 15 mg a day. Where one does not, the amounts do.
+        """
+        if {self.bound, other.bound} == {AT_MOST, AT_LEAST}:
+            return False
+        rates = self.unit != self.amount and other.unit != other.amount
+        left, right = (q.unit if rates else q.amount for q in (self, other))
+        return _scale(left)[0] == _scale(right)[0] and any(
+            _near(_base_value(left, one), _base_value(right, two))
+            for one in (self.value, self.instead)
+            for two in (other.value, other.instead)
         )
 
     @property
-    def compared_with(self) -> str:
+    def kind(self) -> str:
         """Values that share this are alternatives to each other: drugs by dimension; a weight in kg is no dose, and days are not hours."""
-        body = _is_weight(self.unit) or self.unit in ("day", "week", "month", "year", "hour", "minute", "second", "times", "")
-        return self.unit if body else self.dimension
+        if self.unit in ("kg", "lb") or self.amount in (*TIMES, "times", ""):
+            return self.amount
+        return _scale(self.amount)[0]
+
+    def powers_of_ten_from(self, other: Quantity) -> float:
+        """How many powers of ten lie between two amounts of one kind; NaN where they cannot be compared so."""
+        left, right = _base_value(self.amount, self.value), _base_value(other.amount, other.value)
+        return math.log10(left / right) if left * right > 0 else math.nan
 
     @property
     def is_dose(self) -> bool:
         """Whether it may be an amount of a drug, or its strength."""
-        return self.dimension.startswith(DRUGS) and not _is_weight(self.unit)
+        return self.unit.partition("/")[0] in DOSES
 
 
-def _is_weight(unit: str) -> bool:
-    """Of a body."""
-    return unit in ("kg", "lb")
+def _base_value(unit: str, value: float) -> float:
+    _, factor, offset = _scale(unit)
+    return value * factor + offset
 
 
 def _near(left: float, right: float) -> bool:
@@ -202,7 +265,7 @@ def _registry() -> Any:
 
     registry: Any = pint.UnitRegistry(autoconvert_offset_to_baseunit=True)
     for name in OWN_UNITS:
-        registry.define(f"{name} = [{name}]")
+        registry.define(f"{name} = [{name}]")  # with milli- and its kin, as all units of pint
     return registry
 
 
@@ -213,26 +276,14 @@ def _scale(unit: str) -> tuple[str, float, float]:
         return "", 1.0, 0.0
     registry = _registry()
     first, *below = unit.split("/")
-    if first not in ("", "times"):  # a dose is a daily one in most texts, said or not; how often something is done is not
-        below = [part for part in below if part != "day"]
     written = PINT.get(first, "dimensionless") + "".join(f" / ({PINT.get(part, part)})" for part in below)
     try:
         zero, one = (registry.Quantity(value, registry.parse_units(written)).to_base_units() for value in (0.0, 1.0))
     except Exception:  # a unit of degrees in a fraction has no one base: it compares with itself alone
         return unit, 1.0, 0.0
-    dimension = str(one.dimensionality)
+    # a dose for a weight has no dimension, and is no bare number
+    dimension = str(one.dimensionality).replace("dimensionless", "ratio")
     return dimension, float(one.magnitude - zero.magnitude), float(zero.magnitude)
-
-
-def _alias_table() -> dict[str, str]:
-    found: dict[str, str] = {}
-    for _, written, aliases in UNITS:
-        for alias in [written, *_aliases_of(aliases)]:
-            found.setdefault(_key(alias), written)
-    return found
-
-
-TWO_WORDS = ("per cent", "pour cent", "por ciento", "° c", "° f", "وحدة दولية")
 
 
 def _aliases_of(text: str) -> list[str]:
@@ -247,70 +298,192 @@ def _key(alias: str) -> str:
 
 
 PINT = {written: name for name, written, _ in UNITS}
-ALIASES = _alias_table()
+ALIASES: dict[str, str] = {}  # what texts write, in lower case, to what we write
+CAPITALS: dict[str, str] = {}  # the same of those whose capitals count
+for _, _ours, _all in UNITS:
+    for _alias in [*([] if EXACT + _ours in _all.split() else [_ours]), *_aliases_of(_all)]:
+        if _alias.startswith(EXACT):
+            CAPITALS[_alias.removeprefix(EXACT)] = _ours
+        else:
+            ALIASES.setdefault(_key(_alias), _ours)
 BELOW = ALIASES | DENOMINATOR_ONLY
 
 
-def _pattern(aliases: dict[str, str]) -> str:
+def _pattern(aliases: Iterable[str], capitals: Iterable[str] = ()) -> str:
     """Alternatives, the longest first. A unit of a script with spaces ends where its word ends."""
     ordered = sorted(aliases, key=len, reverse=True)
-    spaced = [regex.escape(a) for a in ordered if not texts.CHARACTERS.search(a)]
-    unspaced = [regex.escape(a) for a in ordered if texts.CHARACTERS.search(a)]
-    return rf"(?:(?:{'|'.join(unspaced)})|(?:{'|'.join(spaced)})(?![{texts.LETTER}]))"
+    unspaced = [regex.escape(alias) for alias in ordered if texts.CHARACTERS.search(alias)]
+    spaced = [regex.escape(alias) for alias in ordered if not texts.CHARACTERS.search(alias)]
+    exact = [f"(?-i:{regex.escape(alias)})" for alias in sorted(capitals, key=len, reverse=True)]
+    return rf"(?:(?:{'|'.join(unspaced) or '(?!)'})|(?:{'|'.join([*exact, *spaced])})(?:(?![{texts.LETTER}])|(?={ROUTES})))"
 
 
-_UNIT, _BELOW = _pattern(ALIASES), _pattern(BELOW)
+_TIMES = _pattern([alias for alias, written in BELOW.items() if written in TIMES])
+_UNIT = _pattern(ALIASES, CAPITALS)
+# "500 mg/125 mg" are two strengths, "5 mg/100 ml" is one
+_BELOW = _pattern((alias for alias, ours in BELOW.items() if ours != "%"), CAPITALS)
+_BELOW_COUNTED = _pattern(alias for alias, ours in BELOW.items() if ours in COUNTED_BELOW)
+# "every 6 hours" says when, not how much: these alone part an amount from what it is for, and "a" before a time alone, since
+# "10 mg a 20 mg" is a range
+_PER_WORD, _A_TIME = r"per|pro|je|par|por", r"a|an|al|à la|la"
+_COUNT = r"\d+(?:[ ']\d{3})*(?:[.,]\d+)*\s?"
+_DIVISOR = rf"(?:{_BELOW}|{_COUNT}{_BELOW_COUNTED})"
+_PER = rf"(?:\s?[/／∕]\s?{_DIVISOR}|\s(?:{_PER_WORD})\s{_DIVISOR}|\s(?:{_A_TIME})\s{_TIMES})"
+_PER_ONE = rf"(?:\s?[/／∕]\s?{_BELOW}|\s(?:{_PER_WORD})\s{_BELOW}|\s(?:{_A_TIME})\s{_TIMES})"
+_ADVERB = rf"\s(?:{'|'.join(ADVERBS)})(?!\p{{L}})"
+_of_spaced, _of_unspaced = (
+    "|".join(
+        regex.escape(word) for word in sorted(MULTIPLES, key=len, reverse=True) if bool(texts.CHARACTERS.search(word)) == unspaced
+    )
+    for unspaced in (False, True)
+)
+_MULTIPLE = rf"\s?(?P<multiple>(?:{_of_unspaced})|(?:{_of_spaced})(?!\p{{L}}))"
 _ALPHABETIC = r"\p{Latin}\p{Greek}\p{Cyrillic}\p{N}_"
 NUMBER = regex.compile(
-    rf"(?:(?<![{_ALPHABETIC}])|(?<=\bq))(?<!\p{{Nd}}[.,])"
-    r"(?P<sign>(?<![\p{L}\p{N}\p{M}.,)%°])[-+](?=[\d.]))?"
-    rf"(?P<number>(?:\d+\s)?[1-5]/(?:2|3|4|5|6|8|10)(?![\d/])"  # "1/2", "2 3/4"
-    rf"|\d{{1,3}}(?:[ '\u2019]\d{{3}})+(?!\d)(?:[.,]\d+)?"
-    rf"|\d+(?:[.,]\d+)*"
-    rf"|(?<![\p{{L}}\p{{N}}.])\.\d+)"
-    r"(?:\s?[x×·*]\s?10\^(?P<power>[-+]?\d+)|\^(?P<exponent>[-+]?\d+)|e(?P<e>[-+]?\d{1,3})(?![\p{L}\p{N}]))?"
-    rf"(?:[\s-]?(?P<unit>{_UNIT})(?P<per>(?:{PER}(?:\d+(?:[.,]\d+)?\s?)?{_BELOW}){{0,3}}(?:{DAILY})?)|(?P<rate>(?:{PER}{_BELOW}){{0,3}}))",
+    rf"(?:(?<![{_ALPHABETIC}])|(?<=\bq)|(?<=\d\s?[x×]))(?<!\p{{Nd}}[.,:])"
+    r"(?P<sign>(?<![\p{L}\p{N}\p{M}.,)%°-])(?<!\d\s)[-+](?=[\d.]))?"
+    r"(?P<number>1\s?:\s?[1-9]\d{0,2}(?:[ ,.']?\d{3})+(?!\d)|1\s?:\s?[1-9]\d\d(?!\d)"  # a dilution, "1:1000"
+    r"|(?:\d+\s)?[1-5]/(?:2|3|4|5|6|8|10)(?![\d/])"  # "1/2", "2 3/4"
+    r"|\d{1,3}(?:[ ']\d{3})+(?!\d)(?:[.,]\d+)?"
+    r"|\d{1,2}(?:,\d\d)+,\d{3}(?!\d)"  # India's groups
+    r"|\d+(?:[.,]\d+)*"
+    r"|(?<![\p{L}\p{N}.])\.\d+)"
+    r"(?:\s?[x×·*]\s?10(?:[\^*]\s?(?P<power>[-+]?\d+)|(?P<flat>3|6|9|12)(?=\s?/\s?[lL]))|\^(?P<exponent>[-+]?\d+)|e(?P<e>[-+]?\d{1,3})(?![\d.]))?"
+    rf"(?:{_MULTIPLE})?"
+    rf"(?:[\s-]?(?P<unit>{_UNIT})(?P<per>{_PER}{{0,3}}(?:{_ADVERB})?)|(?P<rate>{_PER_ONE}{{0,3}}))",
     regex.V1 | regex.IGNORECASE,
 )
-PER_PART = regex.compile(rf"{PER}(?P<count>\d+(?:[.,]\d+)?)?\s?(?P<unit>{_BELOW})", regex.V1 | regex.IGNORECASE)
-DAILY_AT_END = regex.compile(rf"{DAILY}$", regex.IGNORECASE)
-BOUND_BEFORE = tuple(
-    (bound, regex.compile(rf"(?:(?<![\p{{L}}])(?:{words}))\s?(?:about |approximately )?$", regex.IGNORECASE))
-    for bound, words in BEFORE
+PER_PART = regex.compile(
+    rf"(?:\s?[/／∕]\s?|\s(?:{_PER_WORD}|{_A_TIME})\s)(?P<count>\d(?:[\d., ']*\d)?)?\s?(?P<unit>{_BELOW})",
+    regex.V1 | regex.IGNORECASE,
 )
-BOUND_AFTER = tuple((bound, regex.compile(rf"\s?(?:{words})", regex.IGNORECASE)) for bound, words in AFTER)
-LOOK_BEHIND = 40  # characters before a number in which a bound may stand
-SURE_COMMA = regex.compile(r"(?<![\d.,])(?:0,\d+|\d+,(?:\d{1,2}|\d{4,}))(?![\d.,])|\d\.\d{3},\d")
+UNIT_BEFORE = regex.compile(r"(?<![\p{L}\p{N}]|\d\s)(?P<unit>mg|mcg|µg|ml|g|UI)\s$")
+ADVERB_AT_END = regex.compile(rf"\s(?P<adverb>{'|'.join(ADVERBS)})$", regex.IGNORECASE)
+BOUND_SIGN = {bound: regex.compile(rf"(?:{signs})\s*$") for bound, signs in SIGNS.items()}
+BOUND_BEFORE = {
+    bound: regex.compile(rf"(?<![{_ALPHABETIC}])(?:{words})\s?(?:about |approximately |the |de |von )?$", regex.IGNORECASE)
+    for bound, words in WORDS_BEFORE.items()
+}
+BOUND_AFTER = {bound: regex.compile(rf"\s?(?:{words})", regex.IGNORECASE) for bound, words in WORDS_AFTER.items()}
+# numbers that show what a comma is; "1,25-dihydroxy" is a name
+SURE_COMMA = regex.compile(r"(?<![\d.,])(?:0,\d+|\d+,(?:\d{1,2}|\d{4,}))(?![\d.,]|-\p{L})|\d\.\d{3},\d")
+MARKDOWN = regex.compile(r"\*\*|__|(?<![\p{L}\p{N}])_|_(?![\p{L}\p{N}])|`")
+DECIMAL_DOT = regex.compile(r"(?<=\p{Nd})[·∙‧˙،](?=\p{Nd})(?!10\^)")  # "0·5 mg" in older British print
 SURE_POINT = regex.compile(r"(?<![\d.,])(?:0\.\d+|\d+\.(?:\d{1,2}|\d{4,}))(?![\d.,])|\d,\d{3}\.\d")
-ARABIC_MARKS = str.maketrans(
-    {"٫": ".", "٬": ",", "\u066a": "%", "−": "-", "‐": "-", "⁄": "/", "’": "'", "\u00a0": " ", "\u202f": " ", "\u2009": " "}
-)
+DECIMAL_COMMA_SCRIPT = regex.compile(r"[\p{Latin}\p{Cyrillic}\p{Greek}]")
+
+
+def find(text: str) -> tuple[Quantity, ...]:
+    """Every number of a text with its unit, in order; the first of a range takes the unit of the last."""
+    text = _plain(text)
+    return _find(text, _decimal_comma(text))
+
+
+def find_in_both(reference: str, answer: str) -> tuple[tuple[Quantity, ...], tuple[Quantity, ...]]:
+    """Numbers of two texts that speak of the same: where one does not tell how its commas are read, they are read as the other's."""
+    left, right = _plain(reference), _plain(answer)
+    of_left, of_right = _decimal_comma(left), _decimal_comma(right)
+    return _find(left, of_right if of_left is None else of_left), _find(right, of_left if of_right is None else of_right)
 
 
 def _plain(text: str) -> str:
-    """ASCII digits and one form of signs, spaces and units."""
-    if text.isascii():
-        return text
-    text = texts.SUPERSCRIPT.sub(lambda match: f"^{match.group()}", text)
-    text = texts.FRACTION_AFTER_NUMBER.sub(" ", text)
-    text = unicodedata.normalize("NFKC", texts.IGNORED.sub("", text)).translate(ARABIC_MARKS)
-    return "".join(str(unicodedata.digit(c)) if c.isdecimal() and not c.isascii() else c for c in text).replace("ſ", "s")
+    """ASCII digits and one form of signs, spaces and units; no marks of HTML and Markdown."""
+    if "&" in text:
+        text = html.unescape(text)
+    text = MARKDOWN.sub("", text)
+    if not text.isascii():
+        text = texts.SUPERSCRIPT.sub(lambda match: f"^{match.group()}", text)
+        text = texts.FRACTION_AFTER_NUMBER.sub(" ", text)
+        text = DECIMAL_DOT.sub(".", text)
+        text = unicodedata.normalize("NFKC", texts.IGNORED.sub("", text)).translate(texts.ONE_FORM)
+        text = "".join(str(unicodedata.digit(c)) if c.isdecimal() and not c.isascii() else c for c in text).replace("ſ", "s")
+    return " ".join(text.split())
 
 
-def _decimal_comma(text: str) -> bool:
-    """Whether a comma before three digits is decimal in this text."""
+@functools.lru_cache(maxsize=8192)
+def _decimal_comma(text: str) -> bool | None:
+    """Whether a comma before three digits is decimal in this text; None where nothing tells."""
+    english = texts.english(text)
+    if english:
+        return False
     comma, point = bool(SURE_COMMA.search(text)), bool(SURE_POINT.search(text))
     if comma != point:
         return comma
-    return (
-        texts.english(text) is False
-        and not texts.script_without_spaces(text)
-        and bool(regex.search(r"[\p{Latin}\p{Cyrillic}\p{Greek}]", text))
-    )
+    if english is None:
+        return None
+    return not texts.script_without_spaces(text) and bool(DECIMAL_COMMA_SCRIPT.search(text))
+
+
+@functools.lru_cache(maxsize=16384)
+def _find(text: str, decimal_comma: bool | None) -> tuple[Quantity, ...]:
+    if not regex.search(r"\d", text):
+        return ()
+    found: list[Quantity] = []
+    open_ones: list[int] = []  # numbers without a unit, which a joined one behind may bring
+    end_before = -1
+    for match in _matches(text):
+        unit, divisor = _unit_of(match, decimal_comma=bool(decimal_comma))
+        if end_before < 0 or not JOIN.fullmatch(text[end_before : match.start()]):
+            open_ones = []
+        end_before = match.end()
+        if unit:
+            for place in open_ones:
+                found[place] = replace(
+                    found[place], value=found[place].value / divisor, instead=found[place].instead / divisor, unit=unit
+                )
+            open_ones = []
+        bound, labelled = _bound(text, match), LABEL.search(text[max(0, match.start() - LOOK_BEHIND) : match.start()])
+        values = _worked_out(match, decimal_comma=bool(decimal_comma))
+        # "1.500" may be a German's 1500; "1,500" with three decimals is hardly ever written of a dose
+        undecided = decimal_comma is None and "," not in match.group("number")
+        others = _worked_out(match, decimal_comma=True) if undecided else values
+        for value, other in zip(values, others, strict=True):
+            if not unit and value not in YEARS and not labelled:
+                open_ones.append(len(found))
+            found.append(Quantity(value / divisor, unit, bound, other / divisor if other != value else math.nan))
+    return tuple(found)
+
+
+def _matches(text: str) -> list[Any]:
+    """Matches of NUMBER. Digits with a space between them are one number or two: "2 500 mg tablets" are two, and so is "day 1 500 mg"."""
+    found = []
+    english = texts.english(text)
+    for match in NUMBER.finditer(text):
+        written = match.group("number")
+        if regex.fullmatch(r"\d{1,3} \d{3}", written) and (
+            (match.group("unit") and FORM_BEHIND.match(text, match.end()))
+            or (english and not written.endswith(" 000"))
+            or LABEL.search(text[max(0, match.start() - LOOK_BEHIND) : match.start()])
+        ):
+            space = match.start("number") + written.index(" ")
+            found += [one for one in (NUMBER.match(text, match.start(), space), NUMBER.match(text, space + 1)) if one]
+            continue
+        found.append(match)
+    return found
+
+
+def _worked_out(match: Any, *, decimal_comma: bool) -> list[float]:
+    """What a match is worth: several where it is a list, none where it is no number that can be measured."""
+    found = []
+    for value in _values(match.group("number"), decimal_comma=decimal_comma):
+        power = int(next((match.group(name) for name in ("power", "flat", "exponent", "e") if match.group(name)), 0))
+        if abs(power) > MOST_POWER or (match.group("exponent") and not value):
+            continue
+        if match.group("exponent"):
+            value = value**power
+        elif power:
+            value = float(f"{value:.15g}e{power}")
+        if match.group("multiple"):
+            value *= MULTIPLES[match.group("multiple").lower()]
+        if math.isfinite(value):  # a model that repeats itself may write a thousand digits
+            found.append(-value if match.group("sign") == "-" else value)
+    return found
 
 
 def _values(written: str, *, decimal_comma: bool) -> list[float]:
     """What a written number is worth; several where it is a list without spaces ("1,2,3"), none where it is no number ("1.2.3")."""
+    if ":" in written:  # 1 in 1,000 is 0.1%
+        return [100 / int(regex.sub(r"\D", "", written.partition(":")[2]))]
     if "/" in written:
         whole, _, fraction = written.rpartition(" ")
         above, _, below = fraction.partition("/")
@@ -328,6 +501,8 @@ def _values(written: str, *, decimal_comma: bool) -> list[float]:
         return [float(digits)]
     thousands = len(parts[0]) <= 3 and parts[0].strip("0") and all(len(part) == 3 for part in parts[1:])
     if len(parts) > 2:
+        if mark == "," and len(parts[-1]) == 3 and all(len(part) == 2 for part in parts[1:-1]) and len(parts[0]) <= 2:
+            return [float("".join(parts))]  # "1,00,000"
         if thousands:
             return [float("".join(parts))]
         return [float(part) for part in parts] if mark == "," else []
@@ -336,84 +511,39 @@ def _values(written: str, *, decimal_comma: bool) -> list[float]:
     return [float(".".join(part or "0" for part in parts))]
 
 
-@functools.lru_cache(maxsize=8192)
-def find(text: str) -> tuple[Quantity, ...]:
-    """Every number of a text with its unit, in order; the first of a range takes the unit of the last."""
-    text = _plain(text)
-    if not regex.search(r"\d", text):
-        return ()
-    decimal_comma = _decimal_comma(text)
-    found: list[Quantity] = []
-    open_ones: list[int] = []  # numbers without a unit, which a joined one behind may bring
-    end_before = -1
-    for match in _matches(text):
-        values = _values(match.group("number"), decimal_comma=decimal_comma)
-        power = match.group("power") or match.group("exponent") or match.group("e")
-        unit, divisor = _unit_of(match)
-        joined = end_before >= 0 and JOIN.fullmatch(text[end_before : match.start()])
-        if not joined:
-            open_ones = []
-        if unit:
-            for place in open_ones:
-                found[place] = Quantity(found[place].value / divisor, unit, found[place].bound)
-            open_ones = []
-        for value in values:
-            if power:
-                value = float(f"{value:.15g}e{int(power)}") if match.group("exponent") is None else _raised(value, int(power))
-            value = -value if match.group("sign") == "-" else value
-            if not unit:
-                open_ones.append(len(found))
-            found.append(Quantity(value / divisor, unit, _bound(text, match)))
-        end_before = match.end()
-    return tuple(found)
-
-
-def _matches(text: str) -> list[Any]:
-    """Matches of NUMBER; digits parted by a space are two numbers where the second is a drug's strength: "2 500 mg tablets"."""
-    found = []
-    for match in NUMBER.finditer(text):
-        written = match.group("number")
-        if (
-            regex.fullmatch(r"\d{1,2} \d{3}", written)
-            and match.group("unit")
-            and regex.match(SPACED_FORM, text[match.end() :], regex.IGNORECASE)
-        ):
-            first, second = (
-                NUMBER.match(text, match.start(), match.start() + written.index(" ")),
-                NUMBER.match(text, match.start() + written.index(" ") + 1),
-            )
-            found += [one for one in (first, second) if one]
-            continue
-        found.append(match)
-    return found
-
-
-def _raised(value: float, power: int) -> float:
-    return value**power if abs(power) <= 30 else value
-
-
-def _unit_of(match: Any) -> tuple[str, float]:
+def _unit_of(match: Any, *, decimal_comma: bool) -> tuple[str, float]:
     """The unit as we write it, and by what the number is divided where it is for several: "5 mg/100 ml"."""
-    unit = ALIASES[_key(match.group("unit"))] if match.group("unit") else ""
+    unit = _written(match.group("unit"), ALIASES) if match.group("unit") else "%" if ":" in match.group("number") else ""
+    if not unit and (before := UNIT_BEFORE.search(match.string, max(0, match.start() - LOOK_BEHIND), match.start())):
+        unit = _written(before.group("unit"), ALIASES)  # "mg 5", as in Italian
     divisor = 1.0
     per = match.group("per") or match.group("rate") or ""
     below = []
     for part in PER_PART.finditer(per):
-        below.append(BELOW[_key(part.group("unit"))])
-        if count := part.group("count"):
-            divisor *= float(count.replace(",", ".")) or 1.0
-    if DAILY_AT_END.search(per) and "day" not in below:
-        below.append("day")
+        below.append(_written(part.group("unit"), BELOW))
+        counts = _values(part.group("count"), decimal_comma=decimal_comma) if part.group("count") else []
+        if len(counts) == 1 and counts[0] and not (below[-1] == "m2" and counts[0] == BODY_SURFACE):
+            divisor *= counts[0]
+    if (adverb := ADVERB_AT_END.search(per)) and not set(below) & set(TIMES):
+        below.append(ADVERBS[adverb.group("adverb").lower()])
     return "/".join([unit, *below]), divisor
+
+
+def _written(alias: str, aliases: Mapping[str, str]) -> str:
+    return CAPITALS.get(alias) or aliases[_key(alias)]
 
 
 def _bound(text: str, match: Any) -> str:
     before = text[max(0, match.start() - LOOK_BEHIND) : match.start()]
-    # the longest decides: "no less than" holds "less than"
-    said = [(match_before.start(), bound) for bound, pattern in BOUND_BEFORE if (match_before := pattern.search(before))]
-    if said:
-        return min(said)[1]
-    for bound, pattern in BOUND_AFTER:
-        if pattern.match(text, match.end()):
+    for bound, pattern in BOUND_SIGN.items():
+        if pattern.search(before):
             return bound
-    return ""
+    said = [(found.start(), bound) for bound, pattern in BOUND_BEFORE.items() if (found := pattern.search(before))]
+    if said:
+        start, bound = min(said)
+        return _other(bound) if NEGATION.search(before[:start]) else bound
+    return next((bound for bound, pattern in BOUND_AFTER.items() if pattern.match(text, match.end())), "")
+
+
+def _other(bound: str) -> str:
+    return AT_LEAST if bound == AT_MOST else AT_MOST

@@ -40,14 +40,14 @@ _smoothing = SmoothingFunction().method1
 SIGNATURES = {
     **{f"BLEU-{n}": f"nltk {nltk.__version__} sentence_bleu, smooth:method1, eff:yes, tok:13a (zh for Chinese, char for other scripts without "
                     "spaces), case:lower" for n in range(1, 5)},
-    **{f"ROUGE-{n}": "rouge-score 0.1.2, F1, stemmer:no, tok:letters and digits of any script (characters where words are not parted by spaces)"
+    **{f"ROUGE-{n}": "rouge-score 0.1.2, F1, stemmer:no, tok:letters and digits of any script (characters where words are not separated by spaces)"
        for n in ("1", "2", "L")},
     "METEOR": f"nltk {nltk.__version__}, WordNet 3.0 and Porter stems for English, exact words for other languages, tok:words (characters where "
-              "they are not parted by spaces), case:lower",
-    "exact_match": "SQuAD 1.1 normalisation; beyond ASCII letters without all of Unicode's punctuation and symbols (as MLQA)",
-    "token_f1": "SQuAD 1.1 normalisation; beyond ASCII letters without all of Unicode's punctuation and symbols, characters where words are "
-                "not parted by spaces (as MLQA)",
-    "length_ratio": "words of the answer over words of the reference, split at white space (characters where words are not parted by spaces)",
+              "they are not separated by spaces), case:lower",
+    "exact_match": "SQuAD 1.1 normalisation; for other languages and letters beyond ASCII: Unicode's punctuation and symbols off, articles kept",
+    "token_f1": "SQuAD 1.1 normalisation; for other languages and letters beyond ASCII: Unicode's punctuation and symbols off, articles kept, "
+                "characters where words are not separated by spaces",
+    "length_ratio": "words of the answer over words of the reference, split at white space (characters where words are not separated by spaces)",
 }  # fmt: skip
 
 
@@ -166,23 +166,24 @@ def squad_tokens(text: str, *, ascii_letters: bool = True) -> tuple[str, ...]:
     """SQuAD's normalisation: lower case, punctuation and articles off. "2.5 mg" becomes "25 mg", as its script does.
 
     Args:
-        ascii_letters: False takes all punctuation and symbols of Unicode off and cuts scripts without spaces into characters (Lewis et al.
-            2020, MLQA).
+        ascii_letters: False takes all punctuation and symbols of Unicode off, keeps articles, and cuts scripts without spaces into characters
+            (after Lewis et al. 2020, MLQA, which also takes off the articles of its seven languages).
     """
     text = texts.nfc(text).lower()
     if ascii_letters:
         return tuple(ARTICLES.sub(" ", text.translate(ASCII_PUNCTUATION)).split())
-    plain = texts.CHARACTERS.sub(lambda match: f" {match.group()} ", PUNCTUATION.sub("", text))
-    return tuple(ARTICLES.sub(" ", plain).split())
+    return tuple(texts.CHARACTERS.sub(lambda match: f" {match.group()} ", PUNCTUATION.sub("", text)).split())
 
 
 def _squad_tokens_of_both(reference: str, hypothesis: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    ascii_letters = reference.isascii() or not NOT_ASCII_LETTER.search(reference)
+    ascii_letters = (reference.isascii() or not NOT_ASCII_LETTER.search(reference)) and texts.english(reference) is not False
     return squad_tokens(hypothesis, ascii_letters=ascii_letters), squad_tokens(reference, ascii_letters=ascii_letters)
 
 
 def exact_match(reference: str, hypothesis: str) -> float:
     left, right = _squad_tokens_of_both(reference, hypothesis)
+    if not left and not right:  # signs alone, of which the normalisation leaves nothing
+        return float(texts.nfc(reference).split() == texts.nfc(hypothesis).split())
     return float(left == right)
 
 
