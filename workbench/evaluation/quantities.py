@@ -1,7 +1,7 @@
 """Numbers with their units in a text, in the notations of many languages, so that two of them can be compared.
 
-"0,5 mg", ".5 mg", "0.5 mg" and "500 µg" are one dose; "< 7%" and "> 7%" are not. Units are converted by pint. The tables of words below
-are ours: what medical texts write for units, ranges and bounds, in ten languages.
+"0,5 mg", ".5 mg", "0.5 mg" and "500 µg" are one dose; "< 7%" and "> 7%" are not. Units are converted by pint. The tables of
+words are ours (`quantity_words`).
 
 How numbers are read:
 
@@ -26,167 +26,9 @@ from typing import Any
 import regex
 
 from workbench import texts
+from workbench.evaluation import quantity_words as words
 
-# the unit as pint knows it, as we write it, and as texts write it (compared in lower case)
-UNITS: tuple[tuple[str, str, str], ...] = (
-    ("gram", "g", "=g gm gram grams gramm gramme grammes gramo gramos grammo grammi г гр грамм грамма граммов 克 グラム g\u0631\u0627\u0645 غرام جرام غم جم ग्राम กรัม gramas грамм"),
-    ("milligram", "mg", "mg mgs mgm mgr milligram milligrams milligramm milligramme milligrammes miligramo miligramos milligrammo milligrammi "
-     "мг миллиграмм миллиграмма миллиграммов 毫克 公丝 ミリグラム ملغ ملغم ملجم مجم مغ ملليغرام ملليجرام ميليغرام मिग्रा मि.ग्रा. मिलीग्राम มก. มก มิลลิกรัม ملغرام ميليجرام مليغرام ملليجرام میلی‌گرم मि.ग्रा एमजी miligramas миллиграммах"),
-    ("microgram", "µg", "µg mcg ug microgram micrograms mikrogramm microgramme microgrammes microgramo microgramos microgrammo microgrammi "
-     "мкг микрограмм 微克 マイクログラム ميكروغرام ميكروجرام مكغ มคก. ไมโครกรัม микрограммов микрограмма mcgs microg ميكروغرامات माइक्रोग्राम एमसीजी microgramas microgrammes"),
-    ("nanogram", "ng", "ng nanogram nanograms нг 纳克 奈克"),
-    ("kilogram", "kg", "kg kgs kilo kilos kilogram kilograms kilogramm kilogramme kilogrammes kilogramo kilogramos кг килограмм 千克 公斤 キログラム كغ كجم كغم كيلوغرام كيلوجرام किग्रा กก. กก กิโลกรัม"),
-    ("pound", "lb", "lb lbs pound pounds"),
-    ("ounce", "oz", "oz ounce ounces"),
-    ("liter", "l", "l litre litres liter liters litro litros litri л литр литра литров 升 リットル لتر ลิตร"),
-    ("milliliter", "ml", "ml mls cc cm3 millilitre millilitres milliliter milliliters mililitro mililitros мл миллилитр 毫升 ミリリットル مل ملل มล. มล มิลลิลิตร ซีซี миллилитров миллилитра ملليلتر ميليلتر मिलीलीटर मिली मि.ली. मि.ली एमएल millilitri mililitros"),
-    ("centiliter", "cl", "cl"),
-    ("deciliter", "dl", "dl decilitre decilitres deciliter deciliters дл 分升"),
-    ("microliter", "µl", "µl ul mm3 microlitre microlitres microliter microliters мкл 微升"),
-    ("femtoliter", "fl", "fl"),
-    ("mole", "mol", "mol моль 摩尔"),
-    ("millimole", "mmol", "mmol mmols millimole millimoles ммоль 毫摩尔 毫摩"),
-    ("micromole", "µmol", "µmol umol micromol micromole micromoles мкмоль 微摩尔"),
-    ("nanomole", "nmol", "nmol нмоль"),
-    ("picomole", "pmol", "pmol пмоль"),
-    ("picogram", "pg", "pg"),
-    ("milliinternational_unit", "miu", "miu mu milliunit milliunits"),
-    ("microinternational_unit", "µiu", "µiu uiu µu microunit microunits"),
-    ("kilointernational_unit", "kiu", "kiu =kU"),
-    ("megainternational_unit", "megaiu", "=MIU =MU"),
-    ("millicurie", "mci", "mci"),
-    ("microcurie", "µci", "µci uci"),
-    ("kilobecquerel", "kbq", "kbq"),
-    ("megabecquerel", "mbq", "mbq"),
-    ("gigabecquerel", "gbq", "gbq"),
-    ("milliequivalent", "meq", "meq meqs mval мэкв 毫当量 milliequivalents milliequivalent"),
-    ("international_unit", "iu", "iu i.u. =IE =I.E. internationale einheiten =UI =U.I. =U unit units einheit einheiten unité unités unidad unidades unità ед ме 单位 國際單位 国际单位 單位 単位 国際単位 وحدة وحدات وحدة दولية यूनिट ยูนิต единиц единицы 個單位 个单位 unidades unità =I.U."),
-    ("mmHg", "mmhg", "mmhg mm hg torr 毫米汞柱"),
-    ("kilopascal", "kpa", "kpa"),
-    ("centimeter_H2O", "cmh2o", "cmh2o"),
-    ("meter", "m", "m metre metres meter meters"),
-    ("centimeter", "cm", "cm centimetre centimetres centimeter centimeters см 厘米 公分 センチ سم ซม."),
-    ("millimeter", "mm", "mm millimetre millimetres millimeter millimeters мм 毫米 مم มม."),
-    ("micrometer", "µm", "µm um micron microns 微米"),
-    ("kilometer", "km", "km"),
-    ("inch", "inch", "inch inches"),
-    ("foot", "ft", "ft feet"),
-    ("meter**2", "m2", "m2 м2 平方米 m^2 м^2"),
-    ("centimeter**2", "cm2", "cm2 cm^2"),
-    ("second", "second", "second seconds sec secs sekunde sekunden seconde secondes segundo segundos secondo secondi сек секунд 秒 ثانية ثوان วินาที"),
-    ("minute", "minute", "minute minutes min mins minuten minuto minutos minuti мин минут минута минуты 分钟 分鐘 分間 دقيقة دقائق मिनट นาที"),
-    ("hour", "hour", "hour hours hr hrs h std stunde stunden heure heures hora horas ora ore uur ч час часа часов 小时 小時 時間 ساعة ساعات घंटे घंटा ชั่วโมง"),
-    ("day", "day", "day days tag tage tagen jour jours día días dia dias giorno giorni dag dagen день дня дней сутки суток 天 日 日間 يوم أيام يوما दिन วัน"),
-    ("week", "week", "week weeks wk wks woche wochen semaine semaines semana semanas settimana settimane неделя недели недель 周 週 週間 星期 أسبوع أسابيع सप्ताह สัปดาห์"),
-    ("month", "month", "month months monat monate monaten mois mes meses mese mesi месяц месяца месяцев 个月 個月 か月 ヶ月 カ月 شهر أشهر شهور महीने महीना เดือน mo mos mths мес"),
-    ("year", "year", "year years yr yrs jahr jahre jahren ans année années año años anno anni ano anos год года лет 年 岁 歲 歳 سنة سنوات عام साल वर्ष ปี"),
-    ("degree_Celsius", "°c", "°c degrees celsius ° c celsius 度 ℃"),
-    ("degree_Fahrenheit", "°f", "°f ° f fahrenheit"),
-    ("gray", "gy", "gy gray грей"),
-    ("centigray", "cgy", "cgy"),
-    ("millisievert", "msv", "msv"),
-    ("hertz", "hz", "hz hertz"),
-    ("kilohertz", "khz", "khz"),
-    ("megahertz", "mhz", "mhz"),
-    ("decibel_level", "db", "db decibel decibels"),
-    ("kilocalorie", "kcal", "kcal 千卡"),
-    ("joule", "j", "joule joules"),
-    ("kilojoule", "kj", "kj"),
-    ("watt", "w", "watt watts"),
-    ("millivolt", "mv", "mv"),
-    ("milliampere", "ma", "ma"),
-    ("beat_a_minute", "bpm", "bpm beats/min /min"),
-    ("percent_of_whole", "%", "% percent per cent pct prozent pour cent por ciento процент процентов 个百分点 بالمئة بالمائة"),
-    ("time_of_many", "times", "times mal fois veces vezes volte раз раза 次 回 مرة مرات बार ครั้ง"),
-    ("tablet", "tablet", "tablet tablets tab tabs tablette tabletten comprimé comprimés comprimido comprimidos compressa compresse pill pills таблетка таблетки таблеток 片 錠 أقراص قرص เม็ด таб. табл. таб табл tbl. tbl cpr cp compresse गोली गोलियां"),
-    ("capsule", "capsule", "capsule capsules cap caps kapsel kapseln gélule gélules cápsula cápsulas 粒 胶囊 كبسولة แคปซูล カプセル capsula капсула капсулы капсул कैप्सूल"),
-    ("drop", "drop", "drop drops gtt tropfen goutte gouttes gota gotas капель капли 滴 قطرة قطرات หยด gocce капля кап. кап बूंदें बूंद trpf. trpf"),
-    ("puff", "puff", "puff puffs hub hübe bouffée bouffées inhalation inhalations 喷"),
-    ("spoon", "teaspoon", "teaspoon cuillère à café teaspoons teaspoonful teaspoonfuls tsp teelöffel cucharadita ช้อนชา चम्मच"),
-    ("large_spoon", "tablespoon", "tablespoon tablespoons tablespoonful tablespoonfuls tbsp esslöffel"),
-    ("sachet", "sachet", "sachet sachets beutel bolsita bolsitas 袋 包 bustina bustine sobre sobres 包"),
-    ("spray", "spray", "spray sprays sprühstoß sprühstöße"),
-    ("patch", "patch", "patch patches pflaster parche parches"),
-    ("suppository", "suppository", "suppository suppositories zäpfchen supositorio supositorios"),
-    ("injection", "injection", "injection injections spritze spritzen inyección inyecciones"),
-    ("ampoule", "ampoule", "ampoule ampoules vial vials 支 瓶 ampule ampules ampola ampolas ampolla ampollas fiala fiale アンプル"),
-    ("dose", "dose", "dose doses dosis dosen dosi 剂"),
-)  # fmt: skip
-# which pint does not know, or takes for plain numbers
-OWN_UNITS = ("milliequivalent", "international_unit", "decibel_level", "beat_a_minute", "percent_of_whole", "time_of_many", "tablet",
-             "capsule", "drop", "puff", "ampoule", "dose", "spoon", "large_spoon", "sachet", "spray", "patch", "suppository", "injection")  # fmt: skip
-# amounts of a drug, or of what it comes in
-DOSES = frozenset(
-    ["g", "mg", "µg", "ng", "pg", "l", "ml", "cl", "dl", "µl", "mol", "mmol", "µmol", "nmol", "pmol", "iu", "miu", "µiu", "kiu", "megaiu", "meq",
-     "mci", "µci", "kbq", "mbq", "gbq", "%", "tablet", "capsule", "drop", "puff", "ampoule", "dose", "teaspoon", "tablespoon", "sachet", "spray",
-     "patch", "suppository", "injection", "gy", "cgy"]
-)  # fmt: skip
-COUNTED_BELOW = frozenset(
-    ["second", "minute", "hour", "day", "week", "month", "year", "l", "ml", "cl", "dl", "µl", "kg", "g", "m2", "cm2"]
-)
-TIMES = ("second", "minute", "hour", "day", "week", "month", "year")
-DENOMINATOR_ONLY = {"d": "day", "j": "day", "wk": "week", "mo": "month"}  # "mg/kg/d": short beside a stroke only
-TWO_WORDS = (
-    "per cent",
-    "pour cent",
-    "por ciento",
-    "° c",
-    "° f",
-    "وحدة دولية",
-    "mm hg",
-    "degrees celsius",
-    "i. e.",
-    "internationale einheiten",
-    "cuillère à café",
-)
-EXACT = "="  # before an alias that counts in these capitals alone: "IE" is a German unit, "ie" a word
-ADVERBS = {"daily": "day", "weekly": "week", "monthly": "month", "hourly": "hour", "yearly": "year", "annually": "year", "täglich": "day",
-           "wöchentlich": "week", "monatlich": "month", "stündlich": "hour"}  # fmt: skip
-MULTIPLES = {  # words behind a number, and what they multiply it by
-    "thousand": 1e3, "tausend": 1e3, "mille": 1e3, "mil": 1e3, "тыс": 1e3, "тыс.": 1e3, "ألف": 1e3, "हजार": 1e3, "million": 1e6, "millions": 1e6,
-    "mio": 1e6, "mio.": 1e6, "millionen": 1e6, "millón": 1e6, "millones": 1e6, "milioni": 1e6, "milhões": 1e6, "млн": 1e6, "مليون": 1e6,
-    "billion": 1e9, "lakh": 1e5, "लाख": 1e5, "万": 1e4, "萬": 1e4, "百万": 1e6, "亿": 1e8, "億": 1e8, "หมื่น": 1e4, "แสน": 1e5, "ล้าน": 1e6,
-}  # fmt: skip
-# between the first and the last of a range, or two values of one unit
-JOIN = regex.compile(
-    r"\s?(?:-|–|—|~|〜|至|到|から|/)\s?-?|,?\s(?:to|and|or|bis|und|oder|à|et|ou|a|hasta|y|o|al|e|до|и|или|إلى|أو|و|से|ถึง)\s-?",
-    regex.IGNORECASE,
-)
-# before a number that names something, so that the unit of the next is not its own
-LABEL = regex.compile(
-    r"(?:\p{L}-|\b(?:days?|omega|types?|grades?|stages?|phases?|groups?|class|aged?|weeks?|months?|years?|steps?|levels?|tage?|typ|grad|stadium|jours?|días?)|第)\s?$",
-    regex.IGNORECASE,
-)
-ROUTES = r"(?-i:(?:IV|PO|IM|SC|SL|PR|TID|BID|QID|QD|OD|iv|po|im|sc|tid|bid|qid|od)\b)|[x×]\d"  # "10mgIV", "500mgx3"
-YEARS = range(1900, 2101)
-FORM_BEHIND = regex.compile(
-    r"(?:\s\p{L}+){0,2}\s(?:tabl|tab\b|tabs\b|caps|pill|vial|amp|dose|comprim|gélul|kaps|sachet)", regex.IGNORECASE
-)
 BODY_SURFACE = 1.73  # m², to which kidney function is scaled: a name, not a divisor
-AT_MOST, AT_LEAST = "<", ">"
-SIGNS = {AT_MOST: "<=|=<|[<≤⩽≦‹]", AT_LEAST: ">=|=>|[>≥⩾≧›]"}
-WORDS_BEFORE = {
-    AT_MOST: "less than or equal to|less than|fewer than|lower than|younger than|smaller than|below|under|up to|at most|a maximum of|maximum of|maximum|max\\.?|"
-    "höchstens|weniger als|kleiner als|unter|maximal|bis zu|moins de|en dessous de|au plus|au maximum|maximum|jusqu'à|inférieure? à|menos de|menor de|"
-    "menor que|por debajo de|por debajo del|como máximo|hasta|inferior a|meno di|meno del|inferiore a|inferiore al|al massimo|abaixo de|no máximo|até|"
-    "менее|меньше|ниже|до|максимум|小于|少于|低于|不足|أقل من|น้อยกว่า|ต่ำกว่า|minder dan",
-    AT_LEAST: "greater than or equal to|more than|greater than|higher than|older than|larger than|above|over|at least|a minimum of|minimum of|minimum|min\\.|"
-    "exceed|exceeds|exceeding|mindestens|mehr als|größer als|über|plus de|au-dessus de|au moins|supérieure? à|dépasser|más de|mayor de|mayor que|"
-    "por encima de|por encima del|al menos|como mínimo|superior a|più di|più del|superiore a|superiore al|almeno|mais de|mais que|acima de|pelo menos|"
-    "более|больше|выше|свыше|превышать|минимум|大于|多于|高于|超过|至少|أكثر من|على الأقل|يزيد عن|يتجاوز|มากกว่า|สูงกว่า|เกิน|อย่างน้อย|meer dan",
-}
-WORDS_AFTER = {
-    AT_MOST: "or (?:less|lower|fewer|below|younger|under)|and (?:below|under|younger)|oder weniger|ou moins|o menos|o meno|ou menos|или менее|и менее|"
-    "以下|以内|或更少|未満|أو أقل|से कम|หรือน้อยกว่า",
-    AT_LEAST: "or (?:more|higher|above|greater|older|over)|and (?:above|over|older|up)|oder mehr|ou plus|o más|o più|ou mais|или более|и более|以上|或更多|"
-    "を超える|超|أو أكثر|से अधिक|से ज्यादा|ขึ้นไป|หรือมากกว่า",
-}
-# before such a word: "never more than" is a most
-NEGATION = regex.compile(
-    r"(?:\b(?:not|never|no|don't|cannot|without|avoid|avoiding|nicht|nie|niemals|keine?n?|ne|pas|jamais|sans|nunca|jamás|non|mai|senza|não|sem|niet|nooit|"
-    r"не|никогда|без)\b|n't\b|ليس|\bلا\b|بدون|不|勿|ไม่|मत|नहीं)[^.;!?\d<>]{0,25}$",
-    regex.IGNORECASE,
-)
 SAME_WITHIN = 1e-6  # of a value: conversions round
 MOST_POWER = 30  # of ten: beyond it a number is no measurement
 LOOK_BEHIND = 60  # characters before a number in which a bound or a label may stand
@@ -205,36 +47,38 @@ class Quantity:
     value: float
     unit: str
     bound: str = ""
-    instead: float = math.nan  # the value under the other reading of a comma or point, where nothing tells which is meant
+    instead: float | None = None  # the value under the other reading of a comma or point, where nothing tells which is meant
 
     def __str__(self) -> str:
         return f"{self.bound}{self.value:.12g}{self.unit}"
 
     @property
+    def readings(self) -> list[float]:
+        return [self.value] if self.instead is None else [self.value, self.instead]
+
+    @property
     def amount(self) -> str:
         """The unit without the time that it is given in: "mg/kg" of "mg/kg/day"."""
         first, *below = self.unit.split("/")
-        return "/".join([first, *(part for part in below if part not in TIMES)])
+        return "/".join([first, *(part for part in below if part not in words.TIMES)])
 
     def same(self, other: Quantity) -> bool:
         """Whether both are one amount, whatever the units; a most and a least of it are two.
 
         Where both say in what time, the rates count: 15 mg a week are not 15 mg a day. Where one does not, the amounts do.
         """
-        if {self.bound, other.bound} == {AT_MOST, AT_LEAST}:
+        if {self.bound, other.bound} == {words.AT_MOST, words.AT_LEAST}:
             return False
         rates = self.unit != self.amount and other.unit != other.amount
         left, right = (q.unit if rates else q.amount for q in (self, other))
         return _scale(left)[0] == _scale(right)[0] and any(
-            _near(_base_value(left, one), _base_value(right, two))
-            for one in (self.value, self.instead)
-            for two in (other.value, other.instead)
+            _near(_base_value(left, one), _base_value(right, two)) for one in self.readings for two in other.readings
         )
 
     @property
     def kind(self) -> str:
         """Values that share this are alternatives to each other: drugs by dimension; a weight in kg is no dose, and days are not hours."""
-        if self.unit in ("kg", "lb") or self.amount in (*TIMES, "times", ""):
+        if self.unit in ("kg", "lb") or self.amount in (*words.TIMES, "times", ""):
             return self.amount
         return _scale(self.amount)[0]
 
@@ -246,7 +90,7 @@ class Quantity:
     @property
     def is_dose(self) -> bool:
         """Whether it may be an amount of a drug, or its strength."""
-        return self.unit.partition("/")[0] in DOSES
+        return self.unit.partition("/")[0] in words.DOSES
 
 
 def _base_value(unit: str, value: float) -> float:
@@ -264,7 +108,7 @@ def _registry() -> Any:
     import pint
 
     registry: Any = pint.UnitRegistry(autoconvert_offset_to_baseunit=True)
-    for name in OWN_UNITS:
+    for name in words.OWN_UNITS:
         registry.define(f"{name} = [{name}]")  # with milli- and its kin, as all units of pint
     return registry
 
@@ -287,7 +131,7 @@ def _scale(unit: str) -> tuple[str, float, float]:
 
 
 def _aliases_of(text: str) -> list[str]:
-    found = [alias for alias in TWO_WORDS if f" {alias}" in f" {text}"]
+    found = [alias for alias in words.TWO_WORDS if f" {alias}" in f" {text}"]
     for alias in found:
         text = text.replace(alias, "")
     return [*found, *text.split()]
@@ -297,16 +141,16 @@ def _key(alias: str) -> str:
     return unicodedata.normalize("NFKC", alias).lower()
 
 
-PINT = {written: name for name, written, _ in UNITS}
+PINT = {written: name for name, written, _ in words.UNITS}
 ALIASES: dict[str, str] = {}  # what texts write, in lower case, to what we write
 CAPITALS: dict[str, str] = {}  # the same of those whose capitals count
-for _, _ours, _all in UNITS:
-    for _alias in [*([] if EXACT + _ours in _all.split() else [_ours]), *_aliases_of(_all)]:
-        if _alias.startswith(EXACT):
-            CAPITALS[_alias.removeprefix(EXACT)] = _ours
+for _, _ours, _all in words.UNITS:
+    for _alias in [*([] if words.EXACT + _ours in _all.split() else [_ours]), *_aliases_of(_all)]:
+        if _alias.startswith(words.EXACT):
+            CAPITALS[_alias.removeprefix(words.EXACT)] = _ours
         else:
             ALIASES.setdefault(_key(_alias), _ours)
-BELOW = ALIASES | DENOMINATOR_ONLY
+BELOW = ALIASES | words.DENOMINATOR_ONLY
 
 
 def _pattern(aliases: Iterable[str], capitals: Iterable[str] = ()) -> str:
@@ -315,14 +159,14 @@ def _pattern(aliases: Iterable[str], capitals: Iterable[str] = ()) -> str:
     unspaced = [regex.escape(alias) for alias in ordered if texts.CHARACTERS.search(alias)]
     spaced = [regex.escape(alias) for alias in ordered if not texts.CHARACTERS.search(alias)]
     exact = [f"(?-i:{regex.escape(alias)})" for alias in sorted(capitals, key=len, reverse=True)]
-    return rf"(?:(?:{'|'.join(unspaced) or '(?!)'})|(?:{'|'.join([*exact, *spaced])})(?:(?![{texts.LETTER}])|(?={ROUTES})))"
+    return rf"(?:(?:{'|'.join(unspaced) or '(?!)'})|(?:{'|'.join([*exact, *spaced])})(?:(?![{texts.LETTER}])|(?={words.ROUTES})))"
 
 
-_TIMES = _pattern([alias for alias, written in BELOW.items() if written in TIMES])
+_TIMES = _pattern([alias for alias, written in BELOW.items() if written in words.TIMES])
 _UNIT = _pattern(ALIASES, CAPITALS)
 # "500 mg/125 mg" are two strengths, "5 mg/100 ml" is one
 _BELOW = _pattern((alias for alias, ours in BELOW.items() if ours != "%"), CAPITALS)
-_BELOW_COUNTED = _pattern(alias for alias, ours in BELOW.items() if ours in COUNTED_BELOW)
+_BELOW_COUNTED = _pattern(alias for alias, ours in BELOW.items() if ours in words.COUNTED_BELOW)
 # "every 6 hours" says when, not how much: these alone part an amount from what it is for, and "a" before a time alone, since
 # "10 mg a 20 mg" is a range
 _PER_WORD, _A_TIME = r"per|pro|je|par|por", r"a|an|al|à la|la"
@@ -330,10 +174,12 @@ _COUNT = r"\d+(?:[ ']\d{3})*(?:[.,]\d+)*\s?"
 _DIVISOR = rf"(?:{_BELOW}|{_COUNT}{_BELOW_COUNTED})"
 _PER = rf"(?:\s?[/／∕]\s?{_DIVISOR}|\s(?:{_PER_WORD})\s{_DIVISOR}|\s(?:{_A_TIME})\s{_TIMES})"
 _PER_ONE = rf"(?:\s?[/／∕]\s?{_BELOW}|\s(?:{_PER_WORD})\s{_BELOW}|\s(?:{_A_TIME})\s{_TIMES})"
-_ADVERB = rf"\s(?:{'|'.join(ADVERBS)})(?!\p{{L}})"
+_ADVERB = rf"\s(?:{'|'.join(words.ADVERBS)})(?!\p{{L}})"
 _of_spaced, _of_unspaced = (
     "|".join(
-        regex.escape(word) for word in sorted(MULTIPLES, key=len, reverse=True) if bool(texts.CHARACTERS.search(word)) == unspaced
+        regex.escape(word)
+        for word in sorted(words.MULTIPLES, key=len, reverse=True)
+        if bool(texts.CHARACTERS.search(word)) == unspaced
     )
     for unspaced in (False, True)
 )
@@ -358,13 +204,15 @@ PER_PART = regex.compile(
     regex.V1 | regex.IGNORECASE,
 )
 UNIT_BEFORE = regex.compile(r"(?<![\p{L}\p{N}]|\d\s)(?P<unit>mg|mcg|µg|ml|g|UI)\s$")
-ADVERB_AT_END = regex.compile(rf"\s(?P<adverb>{'|'.join(ADVERBS)})$", regex.IGNORECASE)
-BOUND_SIGN = {bound: regex.compile(rf"(?:{signs})\s*$") for bound, signs in SIGNS.items()}
+ADVERB_AT_END = regex.compile(rf"\s(?P<adverb>{'|'.join(words.ADVERBS)})$", regex.IGNORECASE)
+BOUND_SIGN = {bound: regex.compile(rf"(?:{signs})\s*$") for bound, signs in words.SIGNS.items()}
 BOUND_BEFORE = {
-    bound: regex.compile(rf"(?<![{_ALPHABETIC}])(?:{words})\s?(?:about |approximately |the |de |von )?$", regex.IGNORECASE)
-    for bound, words in WORDS_BEFORE.items()
+    bound: regex.compile(rf"(?<![{_ALPHABETIC}])(?:{alternatives})\s?(?:about |approximately |the |de |von )?$", regex.IGNORECASE)
+    for bound, alternatives in words.WORDS_BEFORE.items()
 }
-BOUND_AFTER = {bound: regex.compile(rf"\s?(?:{words})", regex.IGNORECASE) for bound, words in WORDS_AFTER.items()}
+BOUND_AFTER = {
+    bound: regex.compile(rf"\s?(?:{alternatives})", regex.IGNORECASE) for bound, alternatives in words.WORDS_AFTER.items()
+}
 # numbers that show what a comma is; "1,25-dihydroxy" is a name
 SURE_COMMA = regex.compile(r"(?<![\d.,])(?:0,\d+|\d+,(?:\d{1,2}|\d{4,}))(?![\d.,]|-\p{L})|\d\.\d{3},\d")
 MARKDOWN = regex.compile(r"\*\*|__|(?<![\p{L}\p{N}])_|_(?![\p{L}\p{N}])|`")
@@ -423,24 +271,24 @@ def _find(text: str, decimal_comma: bool | None) -> tuple[Quantity, ...]:
     end_before = -1
     for match in _matches(text):
         unit, divisor = _unit_of(match, decimal_comma=bool(decimal_comma))
-        if end_before < 0 or not JOIN.fullmatch(text[end_before : match.start()]):
+        if end_before < 0 or not words.JOIN.fullmatch(text[end_before : match.start()]):
             open_ones = []
         end_before = match.end()
         if unit:
             for place in open_ones:
-                found[place] = replace(
-                    found[place], value=found[place].value / divisor, instead=found[place].instead / divisor, unit=unit
-                )
+                one = found[place]
+                instead = None if one.instead is None else one.instead / divisor
+                found[place] = replace(one, value=one.value / divisor, instead=instead, unit=unit)
             open_ones = []
-        bound, labelled = _bound(text, match), LABEL.search(text[max(0, match.start() - LOOK_BEHIND) : match.start()])
+        bound, labelled = _bound(text, match), words.LABEL.search(text[max(0, match.start() - LOOK_BEHIND) : match.start()])
         values = _worked_out(match, decimal_comma=bool(decimal_comma))
         # "1.500" may be a German's 1500; "1,500" with three decimals is hardly ever written of a dose
         undecided = decimal_comma is None and "," not in match.group("number")
         others = _worked_out(match, decimal_comma=True) if undecided else values
         for value, other in zip(values, others, strict=True):
-            if not unit and value not in YEARS and not labelled:
+            if not unit and value not in words.YEARS and not labelled:
                 open_ones.append(len(found))
-            found.append(Quantity(value / divisor, unit, bound, other / divisor if other != value else math.nan))
+            found.append(Quantity(value / divisor, unit, bound, other / divisor if other != value else None))
     return tuple(found)
 
 
@@ -451,9 +299,9 @@ def _matches(text: str) -> list[Any]:
     for match in NUMBER.finditer(text):
         written = match.group("number")
         if regex.fullmatch(r"\d{1,3} \d{3}", written) and (
-            (match.group("unit") and FORM_BEHIND.match(text, match.end()))
+            (match.group("unit") and words.FORM_BEHIND.match(text, match.end()))
             or (english and not written.endswith(" 000"))
-            or LABEL.search(text[max(0, match.start() - LOOK_BEHIND) : match.start()])
+            or words.LABEL.search(text[max(0, match.start() - LOOK_BEHIND) : match.start()])
         ):
             space = match.start("number") + written.index(" ")
             found += [one for one in (NUMBER.match(text, match.start(), space), NUMBER.match(text, space + 1)) if one]
@@ -474,7 +322,7 @@ def _worked_out(match: Any, *, decimal_comma: bool) -> list[float]:
         elif power:
             value = float(f"{value:.15g}e{power}")
         if match.group("multiple"):
-            value *= MULTIPLES[match.group("multiple").lower()]
+            value *= words.MULTIPLES[match.group("multiple").lower()]
         if math.isfinite(value):  # a model that repeats itself may write a thousand digits
             found.append(-value if match.group("sign") == "-" else value)
     return found
@@ -524,8 +372,8 @@ def _unit_of(match: Any, *, decimal_comma: bool) -> tuple[str, float]:
         counts = _values(part.group("count"), decimal_comma=decimal_comma) if part.group("count") else []
         if len(counts) == 1 and counts[0] and not (below[-1] == "m2" and counts[0] == BODY_SURFACE):
             divisor *= counts[0]
-    if (adverb := ADVERB_AT_END.search(per)) and not set(below) & set(TIMES):
-        below.append(ADVERBS[adverb.group("adverb").lower()])
+    if (adverb := ADVERB_AT_END.search(per)) and not set(below) & set(words.TIMES):
+        below.append(words.ADVERBS[adverb.group("adverb").lower()])
     return "/".join([unit, *below]), divisor
 
 
@@ -541,9 +389,9 @@ def _bound(text: str, match: Any) -> str:
     said = [(found.start(), bound) for bound, pattern in BOUND_BEFORE.items() if (found := pattern.search(before))]
     if said:
         start, bound = min(said)
-        return _other(bound) if NEGATION.search(before[:start]) else bound
+        return _other(bound) if words.NEGATION.search(before[:start]) else bound
     return next((bound for bound, pattern in BOUND_AFTER.items() if pattern.match(text, match.end())), "")
 
 
 def _other(bound: str) -> str:
-    return AT_LEAST if bound == AT_MOST else AT_MOST
+    return words.AT_LEAST if bound == words.AT_MOST else words.AT_MOST
