@@ -177,3 +177,35 @@ def test_names_with_numbers_are_found_however_they_are_joined():
         ("It was COVID-19.", "Covid-19"),
     ):
         assert medical_metrics.factual_exact_match(one, other) == 1
+
+
+MORE_SAME = [("Do not drive for at least 24 hours","Wait at least 24 hours before you drive"),("Do not stop for at least 6 months","Continue for at least 6 months"),("Not recommended in children under 5 years","It is contraindicated in children under 5 years"),("Metformin should not be used when eGFR is below 30 mL/min","contraindicated when eGFR is below 30 mL/min"),("不推荐用于5岁以下","仅用于5岁以上"),("no known reason and lasted more than 10 minutes","lasted more than 10 minutes"),("screen time not related to school to less than 2 hours per day","less than 2 hours per day"),("No fever > 38 °C","No fever above 38 °C"),("not > 4 g/day","not more than 4 g/day"),("10mg/dose","10 mg"),("Caduet 5/10 mg","amlodipine 5 mg and 10 mg"),("10+ mg","at least 10 mg"),("Infuse over 30 minutes","Infuse in at most 30 minutes"),("aged 15 to 34 years","15-34 years of age"),("doses at 2, 4, and 6 months","doses at 2 months, 4 months and 6 months"),("101 degrees F","101 °F"),("800 IUs","800 IU"),("older than age 60","over 60"),("maximum dose of 4 g","at most 4 g"),("1 in 2 or 50%","50%"),("2 cm or smaller","at most 2 cm"),("must not be given above 4 g","at most 4 g"),("15 mg once a week","15 mg weekly"),("20 mg einmal täglich","20 mg pro Tag")]  # fmt: skip
+MORE_DIFFER = [("Methotrexate 15 mg once a week","Methotrexate 15 mg once a day"),("15 mg once weekly","15 mg daily"),("15 mg weekly","15 mg every day"),("15 mg einmal wöchentlich","15 mg einmal täglich"),("15 mg в неделю","15 mg в день"),("10 mg per dose","100 mg"),("90 mcg/puff","900 mcg"),("800 IUs","8000 IUs"),("600 International Units","6000 International Units"),("101 degrees F","110 degrees F"),("10+ mg","100 mg"),("2 cm or smaller","larger than 2 cm"),("maximum dose of 4 g","minimum dose of 4 g"),("1:1000","1:10000"),("10 mM","100 mM"),("longer than 2 cm","shorter than 2 cm")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("reference", "answer"), MORE_SAME)
+def test_conditions_ages_and_forms_in_other_words_are_not_flagged(reference, answer):
+    assert not answer_checks.number_differs(reference, answer) and not answer_checks.number_differs(answer, reference)
+
+
+@pytest.mark.parametrize(("reference", "answer"), MORE_DIFFER)
+def test_another_rate_form_or_bound_is_flagged(reference, answer):
+    assert answer_checks.number_differs(reference, answer)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("type 2L, 2J, the 3-M syndrome", ["2", "2", "3"]),
+        ("18 million U.S. adults", ["18000000"]),
+        ("5 fl oz of 10 mM solution", ["5floz", "10mmol/l"]),
+        ("a pressure of 120 over 80", ["120", "80"]),
+        ("Lose 5-10% over 6 months", ["5%", "10%", "6month"]),
+        ("5, 10, 20 mg", ["5mg", "10mg", "20mg"]),
+        ("Muscle strength 5/5, pain 4/10, in 2/3 of people", ["5", "5", "4", "10", "0.666666666667"]),
+        ("for an illness.2 Addressing", []),
+        ("can go without food for up to 12 hours", ["<12hour"]),
+    ],
+)
+def test_names_scores_and_footnotes_are_no_amounts(text, found):
+    assert [str(quantity) for quantity in quantities.find(text)] == found

@@ -110,3 +110,9 @@ def test_what_cannot_be_seen_is_blank():
 )
 def test_english_is_told_by_letters_and_small_words(text, english):
     assert texts.english(text) is english
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=127), max_size=80))
+def test_words_of_ascii_texts_are_those_of_the_general_pattern(text):
+    text = text.lower()
+    assert texts.ASCII_WORD.findall(text) == texts.WORD.findall(text)

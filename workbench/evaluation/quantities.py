@@ -10,7 +10,7 @@ How numbers are read:
 - "1.500" is 1.5, but 1500 where "1,500" would be 1.5.
 - A text too short to tell is read as the one it is compared with. Where neither tells, "1.500" agrees with 1.5 and with 1500.
 - Spaces and apostrophes part thousands ("1 000", "1'000"), but not a count before a form of drug: "2 500 mg tablets" are two.
-- "1:1000" is a dilution, 0.1%.
+- "1:1000" is a dilution or a titre.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import html
 import math
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -60,7 +61,7 @@ class Quantity:
     def amount(self) -> str:
         """The unit without the time that it is given in: "mg/kg" of "mg/kg/day"."""
         first, *below = self.unit.split("/")
-        return "/".join([first, *(part for part in below if part not in words.TIMES)])
+        return "/".join([first, *(part for part in below if part not in words.TIMES and part not in words.AT_A_TIME)])
 
     def same(self, other: Quantity) -> bool:
         """Whether both are one amount, whatever the units; a most and a least of it are two.
@@ -69,11 +70,17 @@ class Quantity:
         """
         if {self.bound, other.bound} == {words.AT_MOST, words.AT_LEAST}:
             return False
-        rates = self.unit != self.amount and other.unit != other.amount
-        left, right = (q.unit if rates else q.amount for q in (self, other))
+        rates = all(set(q.unit.split("/")[1:]) & set(words.TIMES) for q in (self, other))
+        left, right = (q.rate if rates else q.amount for q in (self, other))
         return _scale(left)[0] == _scale(right)[0] and any(
             _near(_base_value(left, one), _base_value(right, two)) for one in self.readings for two in other.readings
         )
+
+    @property
+    def rate(self) -> str:
+        """The unit with its time: "mg/kg/day" of "mg/kg/day", "mg/day" of "mg/dose/day"."""
+        first, *below = self.unit.split("/")
+        return "/".join([first, *(part for part in below if part not in words.AT_A_TIME)])
 
     @property
     def kind(self) -> str:
@@ -158,7 +165,7 @@ def _pattern(aliases: Iterable[str], capitals: Iterable[str] = ()) -> str:
     ordered = sorted(aliases, key=len, reverse=True)
     unspaced = [regex.escape(alias) for alias in ordered if texts.CHARACTERS.search(alias)]
     spaced = [regex.escape(alias) for alias in ordered if not texts.CHARACTERS.search(alias)]
-    exact = [f"(?-i:{regex.escape(alias)})" for alias in sorted(capitals, key=len, reverse=True)]
+    exact = [f"(?-i:{regex.escape(alias)})(?!\\.\\p{{L}})" for alias in sorted(capitals, key=len, reverse=True)]
     return rf"(?:(?:{'|'.join(unspaced) or '(?!)'})|(?:{'|'.join([*exact, *spaced])})(?:(?![{texts.LETTER}])|(?={words.ROUTES})))"
 
 
@@ -174,7 +181,11 @@ _COUNT = r"\d+(?:[ ']\d{3})*(?:[.,]\d+)*\s?"
 _DIVISOR = rf"(?:{_BELOW}|{_COUNT}{_BELOW_COUNTED})"
 _PER = rf"(?:\s?[/／∕]\s?{_DIVISOR}|\s(?:{_PER_WORD})\s{_DIVISOR}|\s(?:{_A_TIME})\s{_TIMES})"
 _PER_ONE = rf"(?:\s?[/／∕]\s?{_BELOW}|\s(?:{_PER_WORD})\s{_BELOW}|\s(?:{_A_TIME})\s{_TIMES})"
-_ADVERB = rf"\s(?:{'|'.join(words.ADVERBS)})(?!\p{{L}})"
+# "daily", "once weekly", "every day", "am Tag", "в день"
+_ADVERB = (
+    rf"(?:\s(?:once|einmal|une fois|una vez|один раз))?\s(?:(?:{'|'.join(words.ADVERBS)})(?!\p{{L}})"
+    rf"|(?:every|each|per|a|an|pro|par|por|al|à la|a la|в|am|jeden|jede|cada|chaque)\s{_TIMES})"
+)
 _of_spaced, _of_unspaced = (
     "|".join(
         regex.escape(word)
@@ -186,17 +197,17 @@ _of_spaced, _of_unspaced = (
 _MULTIPLE = rf"\s?(?P<multiple>(?:{_of_unspaced})|(?:{_of_spaced})(?!\p{{L}}))"
 _ALPHABETIC = r"\p{Latin}\p{Greek}\p{Cyrillic}\p{N}_"
 NUMBER = regex.compile(
-    rf"(?:(?<![{_ALPHABETIC}])|(?<=\bq)|(?<=\d\s?[x×]))(?<!\p{{Nd}}[.,:])"
+    rf"(?:(?<![{_ALPHABETIC}])|(?<=\bq)(?=\d{{1,2}}[hdw]\b)|(?<=\d\s?[x×]))(?<!\p{{Nd}}[.,:])"
     r"(?P<sign>(?<![\p{L}\p{N}\p{M}.,)%°-])(?<!\d\s)[-+](?=[\d.]))?"
     r"(?P<number>1\s?:\s?[1-9]\d{0,2}(?:[ ,.']?\d{3})+(?!\d)|1\s?:\s?[1-9]\d\d(?!\d)"  # a dilution, "1:1000"
-    r"|(?:\d+\s)?[1-5]/(?:2|3|4|5|6|8|10)(?![\d/])"  # "1/2", "2 3/4"
+    r"|(?:\d+\s)?(?:1/[2348]|2/3|3/[48]|[57]/8)(?![\d/])"  # "1/2", "2 3/4"
     r"|\d{1,3}(?:[ ']\d{3})+(?!\d)(?:[.,]\d+)?"
     r"|\d{1,2}(?:,\d\d)+,\d{3}(?!\d)"  # India's groups
     r"|\d+(?:[.,]\d+)*"
     r"|(?<![\p{L}\p{N}.])\.\d+)"
     r"(?:\s?[x×·*]\s?10(?:[\^*]\s?(?P<power>[-+]?\d+)|(?P<flat>3|6|9|12)(?=\s?/\s?[lL]))|\^(?P<exponent>[-+]?\d+)|e(?P<e>[-+]?\d{1,3})(?![\d.]))?"
     rf"(?:{_MULTIPLE})?"
-    rf"(?:[\s-]?(?P<unit>{_UNIT})(?P<per>{_PER}{{0,3}}(?:{_ADVERB})?)|(?P<rate>{_PER_ONE}{{0,3}}))",
+    rf"(?P<plus>\+(?=\s?\p{{L}}))?(?:(?P<gap>[\s-])?(?P<unit>{_UNIT})(?P<per>{_PER}{{0,3}}(?:{_ADVERB})?)|(?P<rate>{_PER_ONE}{{0,3}}))",
     regex.V1 | regex.IGNORECASE,
 )
 PER_PART = regex.compile(
@@ -204,12 +215,16 @@ PER_PART = regex.compile(
     regex.V1 | regex.IGNORECASE,
 )
 UNIT_BEFORE = regex.compile(r"(?<![\p{L}\p{N}]|\d\s)(?P<unit>mg|mcg|µg|ml|g|UI)\s$")
-ADVERB_AT_END = regex.compile(rf"\s(?P<adverb>{'|'.join(words.ADVERBS)})$", regex.IGNORECASE)
+ADVERB_AT_END = regex.compile(rf"\s(?:(?P<adverb>{'|'.join(words.ADVERBS)})|(?P<time>{_TIMES}))$", regex.V1 | regex.IGNORECASE)
 BOUND_SIGN = {bound: regex.compile(rf"(?:{signs})\s*$") for bound, signs in words.SIGNS.items()}
-BOUND_BEFORE = {
-    bound: regex.compile(rf"(?<![{_ALPHABETIC}])(?:{alternatives})\s?(?:about |approximately |the |de |von )?$", regex.IGNORECASE)
-    for bound, alternatives in words.WORDS_BEFORE.items()
-}
+_AGE_OR_ABOUT = r"(?:about |approximately |the |de |von |age |ages |the age of |age of )?"
+BOUND_COMPARED, BOUND_STATED = (
+    {
+        bound: regex.compile(rf"(?<![{_ALPHABETIC}])(?:{alternatives})\s?{_AGE_OR_ABOUT}$", regex.IGNORECASE)
+        for bound, alternatives in table.items()
+    }
+    for table in (words.COMPARED, words.STATED)
+)
 BOUND_AFTER = {
     bound: regex.compile(rf"\s?(?:{alternatives})", regex.IGNORECASE) for bound, alternatives in words.WORDS_AFTER.items()
 }
@@ -218,18 +233,24 @@ SURE_COMMA = regex.compile(r"(?<![\d.,])(?:0,\d+|\d+,(?:\d{1,2}|\d{4,}))(?![\d.,
 MARKDOWN = regex.compile(r"\*\*|__|(?<![\p{L}\p{N}])_|_(?![\p{L}\p{N}])|`")
 DECIMAL_DOT = regex.compile(r"(?<=\p{Nd})[·∙‧˙،](?=\p{Nd})(?!10\^)")  # "0·5 mg" in older British print
 SURE_POINT = regex.compile(r"(?<![\d.,])(?:0\.\d+|\d+\.(?:\d{1,2}|\d{4,}))(?![\d.,])|\d,\d{3}\.\d")
+FOOTNOTE = regex.compile(r"\p{L}\.$")  # "illness.2 Addressing"
+AMBIGUOUS = regex.compile(r"\d[.,]\d{3}(?!\d)")
+NUMBER_MAY_BEGIN = re.compile(r"[-+]?\.?\d")
+TWO_GROUPS = re.compile(r"\d{1,3} \d{3}")
 DECIMAL_COMMA_SCRIPT = regex.compile(r"[\p{Latin}\p{Cyrillic}\p{Greek}]")
 
 
 def find(text: str) -> tuple[Quantity, ...]:
     """Every number of a text with its unit, in order; the first of a range takes the unit of the last."""
     text = _plain(text)
-    return _find(text, _decimal_comma(text))
+    return _find(text, _decimal_comma(text) if AMBIGUOUS.search(text) else False)
 
 
 def find_in_both(reference: str, answer: str) -> tuple[tuple[Quantity, ...], tuple[Quantity, ...]]:
     """Numbers of two texts that speak of the same: where one does not tell how its commas are read, they are read as the other's."""
     left, right = _plain(reference), _plain(answer)
+    if not AMBIGUOUS.search(left) and not AMBIGUOUS.search(right):  # as in most texts: then nothing has to be told
+        return _find(left, False), _find(right, False)
     of_left, of_right = _decimal_comma(left), _decimal_comma(right)
     return _find(left, of_right if of_left is None else of_left), _find(right, of_left if of_right is None else of_right)
 
@@ -264,10 +285,10 @@ def _decimal_comma(text: str) -> bool | None:
 
 @functools.lru_cache(maxsize=16384)
 def _find(text: str, decimal_comma: bool | None) -> tuple[Quantity, ...]:
-    if not regex.search(r"\d", text):
-        return ()
     found: list[Quantity] = []
-    open_ones: list[int] = []  # numbers without a unit, which a joined one behind may bring
+    open_ones: list[
+        tuple[int, bool]
+    ] = []  # numbers without a unit, which a joined one behind may bring, and whether each is an age
     end_before = -1
     for match in _matches(text):
         unit, divisor = _unit_of(match, decimal_comma=bool(decimal_comma))
@@ -275,19 +296,25 @@ def _find(text: str, decimal_comma: bool | None) -> tuple[Quantity, ...]:
             open_ones = []
         end_before = match.end()
         if unit:
-            for place in open_ones:
+            for place, aged in open_ones:
+                if aged and unit not in words.TIMES:
+                    continue
                 one = found[place]
                 instead = None if one.instead is None else one.instead / divisor
                 found[place] = replace(one, value=one.value / divisor, instead=instead, unit=unit)
             open_ones = []
-        bound, labelled = _bound(text, match), words.LABEL.search(text[max(0, match.start() - LOOK_BEHIND) : match.start()])
+        before = text[max(0, match.start() - LOOK_BEHIND) : match.start()]
+        if not unit and FOOTNOTE.search(before):
+            continue
+        bound = _bound(text, match, unit)
+        labelled, aged = bool(words.LABEL.search(before)), bool(words.AGE.search(before))
         values = _worked_out(match, decimal_comma=bool(decimal_comma))
         # "1.500" may be a German's 1500; "1,500" with three decimals is hardly ever written of a dose
         undecided = decimal_comma is None and "," not in match.group("number")
         others = _worked_out(match, decimal_comma=True) if undecided else values
         for value, other in zip(values, others, strict=True):
             if not unit and value not in words.YEARS and not labelled:
-                open_ones.append(len(found))
+                open_ones.append((len(found), aged))
             found.append(Quantity(value / divisor, unit, bound, other / divisor if other != value else None))
     return tuple(found)
 
@@ -295,12 +322,18 @@ def _find(text: str, decimal_comma: bool | None) -> tuple[Quantity, ...]:
 def _matches(text: str) -> list[Any]:
     """Matches of NUMBER. Digits with a space between them are one number or two: "2 500 mg tablets" are two, and so is "day 1 500 mg"."""
     found = []
-    english = texts.english(text)
-    for match in NUMBER.finditer(text):
+    at = 0
+    # the long pattern is tried where a number may begin, and nowhere else
+    while start := NUMBER_MAY_BEGIN.search(text, at):
+        match = NUMBER.match(text, start.start()) or NUMBER.match(text, start.end() - 1)
+        if match is None:
+            at = start.end()
+            continue
+        at = match.end()
         written = match.group("number")
-        if regex.fullmatch(r"\d{1,3} \d{3}", written) and (
+        if TWO_GROUPS.fullmatch(written) and (
             (match.group("unit") and words.FORM_BEHIND.match(text, match.end()))
-            or (english and not written.endswith(" 000"))
+            or (texts.english(text) and not written.endswith(" 000"))
             or words.LABEL.search(text[max(0, match.start() - LOOK_BEHIND) : match.start()])
         ):
             space = match.start("number") + written.index(" ")
@@ -330,13 +363,13 @@ def _worked_out(match: Any, *, decimal_comma: bool) -> list[float]:
 
 def _values(written: str, *, decimal_comma: bool) -> list[float]:
     """What a written number is worth; several where it is a list without spaces ("1,2,3"), none where it is no number ("1.2.3")."""
-    if ":" in written:  # 1 in 1,000 is 0.1%
-        return [100 / int(regex.sub(r"\D", "", written.partition(":")[2]))]
+    if ":" in written:  # 1 in 1,000
+        return [1 / int(re.sub(r"\D", "", written.partition(":")[2]))]
     if "/" in written:
         whole, _, fraction = written.rpartition(" ")
         above, _, below = fraction.partition("/")
         return [float(whole or 0) + int(above) / int(below)]
-    digits = regex.sub(r"[\s']", "", written)
+    digits = written.replace(" ", "").replace("'", "")
     commas, points = digits.count(","), digits.count(".")
     if commas and points:
         mark, other = (",", ".") if digits.rfind(",") > digits.rfind(".") else (".", ",")
@@ -361,7 +394,9 @@ def _values(written: str, *, decimal_comma: bool) -> list[float]:
 
 def _unit_of(match: Any, *, decimal_comma: bool) -> tuple[str, float]:
     """The unit as we write it, and by what the number is divided where it is for several: "5 mg/100 ml"."""
-    unit = _written(match.group("unit"), ALIASES) if match.group("unit") else "%" if ":" in match.group("number") else ""
+    unit = _written(match.group("unit"), ALIASES) if match.group("unit") else "dilution" if ":" in match.group("number") else ""
+    if unit and _part_of_a_name(match):
+        unit = ""
     if not unit and (before := UNIT_BEFORE.search(match.string, max(0, match.start() - LOOK_BEHIND), match.start())):
         unit = _written(before.group("unit"), ALIASES)  # "mg 5", as in Italian
     divisor = 1.0
@@ -373,24 +408,49 @@ def _unit_of(match: Any, *, decimal_comma: bool) -> tuple[str, float]:
         if len(counts) == 1 and counts[0] and not (below[-1] == "m2" and counts[0] == BODY_SURFACE):
             divisor *= counts[0]
     if (adverb := ADVERB_AT_END.search(per)) and not set(below) & set(words.TIMES):
-        below.append(words.ADVERBS[adverb.group("adverb").lower()])
+        by_adverb = words.ADVERBS.get((adverb.group("adverb") or "").lower())
+        below.append(by_adverb or _written(adverb.group("time"), BELOW))
     return "/".join([unit, *below]), divisor
+
+
+def _part_of_a_name(match: Any) -> bool:
+    """Whether a single letter directly behind a number is no unit: "type 2L", "44U-QUIT"."""
+    if len(match.group("unit") or "") != 1 or match.group("gap") or not match.group("unit").isalpha():
+        return False
+    before = match.string[max(0, match.start() - LOOK_BEHIND) : match.start()]
+    return bool(words.LABEL.search(before)) or match.string[match.end() : match.end() + 1] == "-"
 
 
 def _written(alias: str, aliases: Mapping[str, str]) -> str:
     return CAPITALS.get(alias) or aliases[_key(alias)]
 
 
-def _bound(text: str, match: Any) -> str:
+def _bound(text: str, match: Any, unit: str) -> str:
     before = text[max(0, match.start() - LOOK_BEHIND) : match.start()]
     for bound, pattern in BOUND_SIGN.items():
-        if pattern.search(before):
-            return bound
-    said = [(found.start(), bound) for bound, pattern in BOUND_BEFORE.items() if (found := pattern.search(before))]
-    if said:
-        start, bound = min(said)
-        return _other(bound) if words.NEGATION.search(before[:start]) else bound
-    return next((bound for bound, pattern in BOUND_AFTER.items() if pattern.match(text, match.end())), "")
+        if sign := pattern.search(before):
+            return _other(bound) if words.NEGATION_BESIDE.search(before[: sign.start()]) else bound
+    compared = [(found.start(), bound, found) for bound, pattern in BOUND_COMPARED.items() if (found := pattern.search(before))]
+    stated = [(found.start(), bound) for bound, pattern in BOUND_STATED.items() if (found := pattern.search(before))]
+    if compared and (not stated or min(compared, key=_first)[0] <= min(stated, key=_first)[0]):
+        start, bound, found = min(compared, key=_first)
+        if found.group().startswith("over") and (unit in words.TIMES or before[:start].rstrip()[-1:].isdigit()):
+            return ""  # "over 30 minutes" is how long, "120 over 80" a pressure
+        if words.NEGATION_BESIDE.search(before[:start]):
+            return _other(bound)
+        return (
+            "" if words.NEGATION_NEAR.search(before[:start]) else bound
+        )  # "not recommended under 5 years" is "for above 5 years", or not
+    if stated:
+        return min(stated, key=_first)[1]
+    if match.group("plus"):
+        return words.AT_LEAST
+    after = next((bound for bound, pattern in BOUND_AFTER.items() if pattern.match(text, match.end())), "")
+    return "" if words.NEGATION_NEAR.search(before) else after
+
+
+def _first(said: tuple[Any, ...]) -> tuple[int, str]:
+    return said[0], said[1]
 
 
 def _other(bound: str) -> str:

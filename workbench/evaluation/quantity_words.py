@@ -14,6 +14,7 @@ UNITS: tuple[tuple[str, str, str], ...] = (
     ("nanogram", "ng", "ng nanogram nanograms нг 纳克 奈克"),
     ("kilogram", "kg", "kg kgs kilo kilos kilogram kilograms kilogramm kilogramme kilogrammes kilogramo kilogramos кг килограмм 千克 公斤 キログラム كغ كجم كغم كيلوغرام كيلوجرام किग्रा กก. กก กิโลกรัม"),
     ("pound", "lb", "lb lbs pound pounds"),
+    ("fluid_ounce", "floz", "fl oz"),
     ("ounce", "oz", "oz ounce ounces"),
     ("liter", "l", "l litre litres liter liters litro litros litri л литр литра литров 升 リットル لتر ลิตร"),
     ("milliliter", "ml", "ml mls cc cm3 millilitre millilitres milliliter milliliters mililitro mililitros мл миллилитр 毫升 ミリリットル مل ملل มล. มล มิลลิลิตร ซีซี миллилитров миллилитра ملليلتر ميليلتر मिलीलीटर मिली मि.ली. मि.ली एमएल millilitri mililitros"),
@@ -36,12 +37,13 @@ UNITS: tuple[tuple[str, str, str], ...] = (
     ("kilobecquerel", "kbq", "kbq"),
     ("megabecquerel", "mbq", "mbq"),
     ("gigabecquerel", "gbq", "gbq"),
+    ("dilution", "dilution", "1:"),
     ("milliequivalent", "meq", "meq meqs mval мэкв 毫当量 milliequivalents milliequivalent"),
-    ("international_unit", "iu", "iu i.u. =IE =I.E. internationale einheiten =UI =U.I. =U unit units einheit einheiten unité unités unidad unidades unità ед ме 单位 國際單位 国际单位 單位 単位 国際単位 وحدة وحدات وحدة दولية यूनिट ยูนิต единиц единицы 個單位 个单位 unidades unità =I.U."),
+    ("international_unit", "iu", "iu ius i.u. international unit international units =IE =I.E. internationale einheiten =UI =U.I. =U unit units einheit einheiten unité unités unidad unidades unità ед ме 单位 國際單位 国际单位 單位 単位 国際単位 وحدة وحدات وحدة दولية यूनिट ยูนิต единиц единицы 個單位 个单位 unidades unità =I.U."),
     ("mmHg", "mmhg", "mmhg mm hg torr 毫米汞柱"),
     ("kilopascal", "kpa", "kpa"),
     ("centimeter_H2O", "cmh2o", "cmh2o"),
-    ("meter", "m", "m metre metres meter meters"),
+    ("meter", "m", "=m metre metres meter meters"),
     ("centimeter", "cm", "cm centimetre centimetres centimeter centimeters см 厘米 公分 センチ سم ซม."),
     ("millimeter", "mm", "mm millimetre millimetres millimeter millimeters мм 毫米 مم มม."),
     ("micrometer", "µm", "µm um micron microns 微米"),
@@ -52,13 +54,13 @@ UNITS: tuple[tuple[str, str, str], ...] = (
     ("centimeter**2", "cm2", "cm2 cm^2"),
     ("second", "second", "second seconds sec secs sekunde sekunden seconde secondes segundo segundos secondo secondi сек секунд 秒 ثانية ثوان วินาที"),
     ("minute", "minute", "minute minutes min mins minuten minuto minutos minuti мин минут минута минуты 分钟 分鐘 分間 دقيقة دقائق मिनट นาที"),
-    ("hour", "hour", "hour hours hr hrs h std stunde stunden heure heures hora horas ora ore uur ч час часа часов 小时 小時 時間 ساعة ساعات घंटे घंटा ชั่วโมง"),
+    ("hour", "hour", "hour hours hr hrs =h std stunde stunden heure heures hora horas ora ore uur ч час часа часов 小时 小時 時間 ساعة ساعات घंटे घंटा ชั่วโมง"),
     ("day", "day", "day days tag tage tagen jour jours día días dia dias giorno giorni dag dagen день дня дней сутки суток 天 日 日間 يوم أيام يوما दिन วัน"),
-    ("week", "week", "week weeks wk wks woche wochen semaine semaines semana semanas settimana settimane неделя недели недель 周 週 週間 星期 أسبوع أسابيع सप्ताह สัปดาห์"),
+    ("week", "week", "week weeks wk wks woche wochen semaine semaines semana semanas settimana settimane неделя недели неделю недель 周 週 週間 星期 أسبوع أسابيع सप्ताह สัปดาห์"),
     ("month", "month", "month months monat monate monaten mois mes meses mese mesi месяц месяца месяцев 个月 個月 か月 ヶ月 カ月 شهر أشهر شهور महीने महीना เดือน mo mos mths мес"),
     ("year", "year", "year years yr yrs jahr jahre jahren ans année années año años anno anni ano anos год года лет 年 岁 歲 歳 سنة سنوات عام साल वर्ष ปี"),
-    ("degree_Celsius", "°c", "°c degrees celsius ° c celsius 度 ℃"),
-    ("degree_Fahrenheit", "°f", "°f ° f fahrenheit"),
+    ("degree_Celsius", "°c", "°c degrees celsius ° c celsius 度 ℃ degrees c"),
+    ("degree_Fahrenheit", "°f", "°f ° f fahrenheit degrees f degrees fahrenheit"),
     ("gray", "gy", "gy gray грей"),
     ("centigray", "cgy", "cgy"),
     ("millisievert", "msv", "msv"),
@@ -67,11 +69,13 @@ UNITS: tuple[tuple[str, str, str], ...] = (
     ("megahertz", "mhz", "mhz"),
     ("decibel_level", "db", "db decibel decibels"),
     ("kilocalorie", "kcal", "kcal 千卡"),
-    ("joule", "j", "joule joules"),
+    ("joule", "joule", "joule joules"),
     ("kilojoule", "kj", "kj"),
-    ("watt", "w", "watt watts"),
+    ("watt", "watt", "watt watts"),
     ("millivolt", "mv", "mv"),
-    ("milliampere", "ma", "ma"),
+    ("milliampere", "ma", "=mA"),
+    ("mmol", "mmol/l", "=mM"),
+    ("µmol", "µmol/l", "=μM =µM"),
     ("beat_a_minute", "bpm", "bpm beats/min /min"),
     ("percent_of_whole", "%", "% percent per cent pct prozent pour cent por ciento процент процентов 个百分点 بالمئة بالمائة"),
     ("time_of_many", "times", "times mal fois veces vezes volte раз раза 次 回 مرة مرات बार ครั้ง"),
@@ -90,20 +94,21 @@ UNITS: tuple[tuple[str, str, str], ...] = (
     ("dose", "dose", "dose doses dosis dosen dosi 剂"),
 )  # fmt: skip
 # which pint does not know, or takes for plain numbers
-OWN_UNITS = ("milliequivalent", "international_unit", "decibel_level", "beat_a_minute", "percent_of_whole", "time_of_many", "tablet",
+OWN_UNITS = ("dilution", "milliequivalent", "international_unit", "decibel_level", "beat_a_minute", "percent_of_whole", "time_of_many", "tablet",
              "capsule", "drop", "puff", "ampoule", "dose", "spoon", "large_spoon", "sachet", "spray", "patch", "suppository", "injection")  # fmt: skip
 # amounts of a drug, or of what it comes in
 DOSES = frozenset(
     ["g", "mg", "µg", "ng", "pg", "l", "ml", "cl", "dl", "µl", "mol", "mmol", "µmol", "nmol", "pmol", "iu", "miu", "µiu", "kiu", "megaiu", "meq",
-     "mci", "µci", "kbq", "mbq", "gbq", "%", "tablet", "capsule", "drop", "puff", "ampoule", "dose", "teaspoon", "tablespoon", "sachet", "spray",
+     "mci", "µci", "kbq", "mbq", "gbq", "dilution", "tablet", "capsule", "drop", "puff", "ampoule", "dose", "teaspoon", "tablespoon", "sachet", "spray",
      "patch", "suppository", "injection", "gy", "cgy"]
 )  # fmt: skip
 COUNTED_BELOW = frozenset(
     ["second", "minute", "hour", "day", "week", "month", "year", "l", "ml", "cl", "dl", "µl", "kg", "g", "m2", "cm2"]
 )
+AT_A_TIME = ("dose", "puff", "spray", "tablet", "capsule", "injection")  # "10 mg per dose" are 10 mg
 TIMES = ("second", "minute", "hour", "day", "week", "month", "year")
 DENOMINATOR_ONLY = {"d": "day", "j": "day", "wk": "week", "mo": "month"}  # "mg/kg/d": short beside a stroke only
-TWO_WORDS = ("per cent", "pour cent", "por ciento", "° c", "° f", "وحدة دولية", "mm hg", "degrees celsius", "internationale einheiten",
+TWO_WORDS = ("per cent", "pour cent", "por ciento", "° c", "° f", "وحدة دولية", "mm hg", "degrees celsius", "internationale einheiten", "international units", "international unit", "degrees c", "degrees f", "degrees fahrenheit", "fl oz",
              "cuillère à café")  # fmt: skip
 EXACT = "="  # before an alias that counts in these capitals alone: "IE" is a German unit, "ie" a word
 ADVERBS = {"daily": "day", "weekly": "week", "monthly": "month", "hourly": "hour", "yearly": "year", "annually": "year", "täglich": "day",
@@ -115,14 +120,17 @@ MULTIPLES = {  # words behind a number, and what they multiply it by
 }  # fmt: skip
 # between the first and the last of a range, or two values of one unit
 JOIN = regex.compile(
-    r"\s?(?:-|–|—|~|〜|至|到|から|/)\s?-?|,?\s(?:to|and|or|bis|und|oder|à|et|ou|a|hasta|y|o|al|e|до|и|или|إلى|أو|و|से|ถึง)\s-?",
+    r"\s?(?:-|–|—|~|〜|至|到|から|/)\s?-?|,\s(?:(?:and|or|und|oder|et|ou)\s)?"
+    r"|\s(?:to|and|or|over|bis|und|oder|à|et|ou|a|hasta|y|o|al|e|до|и|или|إلى|أو|و|से|ถึง)\s-?",
     regex.IGNORECASE,
 )
 # before a number that names something, so that the unit of the next is not its own
 LABEL = regex.compile(
-    r"(?:\p{L}-|\b(?:days?|omega|types?|grades?|stages?|phases?|groups?|class|aged?|weeks?|months?|years?|steps?|levels?|tage?|typ|grad|stadium|jours?|días?)|第)\s?$",
+    r"(?:\p{L}-|\b(?:days?|omega|types?|grades?|stages?|phases?|groups?|class|weeks?|months?|years?|steps?|levels?|tage?|typ|grad|stadium|jours?|días?|"
+    r"in|chromosomes?|exons?|figures?|factors?|hpv|out of)|第)\s?$",
     regex.IGNORECASE,
 )
+AGE = regex.compile(r"\bag(?:e|es|ed)\s$", regex.IGNORECASE)  # "aged 15 to 34 years", but not "aged 65 or 5 mg"
 ROUTES = r"(?-i:(?:IV|PO|IM|SC|SL|PR|TID|BID|QID|QD|OD|iv|po|im|sc|tid|bid|qid|od)\b)|[x×]\d"  # "10mgIV", "500mgx3"
 YEARS = range(1900, 2101)
 FORM_BEHIND = regex.compile(
@@ -130,25 +138,36 @@ FORM_BEHIND = regex.compile(
 )
 AT_MOST, AT_LEAST = "<", ">"
 SIGNS = {AT_MOST: "<=|=<|[<≤⩽≦‹]", AT_LEAST: ">=|=>|[>≥⩾≧›]"}
-WORDS_BEFORE = {
-    AT_MOST: "less than or equal to|less than|fewer than|lower than|younger than|smaller than|below|under|up to|at most|a maximum of|maximum of|maximum|max\\.?|"
-    "höchstens|weniger als|kleiner als|unter|maximal|bis zu|moins de|en dessous de|au plus|au maximum|maximum|jusqu'à|inférieure? à|menos de|menor de|"
-    "menor que|por debajo de|por debajo del|como máximo|hasta|inferior a|meno di|meno del|inferiore a|inferiore al|al massimo|abaixo de|no máximo|até|"
-    "менее|меньше|ниже|до|максимум|小于|少于|低于|不足|أقل من|น้อยกว่า|ต่ำกว่า|minder dan",
-    AT_LEAST: "greater than or equal to|more than|greater than|higher than|older than|larger than|above|over|at least|a minimum of|minimum of|minimum|min\\.|"
-    "exceed|exceeds|exceeding|mindestens|mehr als|größer als|über|plus de|au-dessus de|au moins|supérieure? à|dépasser|más de|mayor de|mayor que|"
-    "por encima de|por encima del|al menos|como mínimo|superior a|più di|più del|superiore a|superiore al|almeno|mais de|mais que|acima de|pelo menos|"
-    "более|больше|выше|свыше|превышать|минимум|大于|多于|高于|超过|至少|أكثر من|على الأقل|يزيد عن|يتجاوز|มากกว่า|สูงกว่า|เกิน|อย่างน้อย|meer dan",
+# comparatives, which "not" turns round
+COMPARED = {
+    AT_MOST: "less than or equal to|(?:less|fewer|lower|younger|smaller|shorter|thinner|lighter|weaker|slower|colder) than|below or equal to|below|under|"
+    "weniger als|kleiner als|unter|moins de|en dessous de|inférieure? à|menos de|menor de|menor que|por debajo de|por debajo del|inferior a|meno di|"
+    "meno del|inferiore a|inferiore al|abaixo de|менее|меньше|ниже|小于|少于|低于|不足|أقل من|น้อยกว่า|ต่ำกว่า|minder dan",
+    AT_LEAST: "(?:greater|\\p{L}+er|more) than or equal to|(?:\\p{L}+er|more) than|above or equal to|above|over|beyond|in excess of|exceed(?:s|ed|ing)?|"
+    "mehr als|größer als|über|plus de|au-dessus de|supérieure? à|dépasser|más de|mayor de|mayor que|por encima de|por encima del|superior a|"
+    "più di|più del|superiore a|superiore al|mais de|mais que|acima de|более|больше|выше|свыше|превышать|大于|多于|高于|超过|"
+    "أكثر من|يزيد عن|يتجاوز|มากกว่า|สูงกว่า|เกิน|meer dan",
 }
-WORDS_AFTER = {
-    AT_MOST: "or (?:less|lower|fewer|below|younger|under)|and (?:below|under|younger)|oder weniger|ou moins|o menos|o meno|ou menos|или менее|и менее|"
-    "以下|以内|或更少|未満|أو أقل|से कम|หรือน้อยกว่า",
-    AT_LEAST: "or (?:more|higher|above|greater|older|over)|and (?:above|over|older|up)|oder mehr|ou plus|o más|o più|ou mais|или более|и более|以上|或更多|"
-    "を超える|超|أو أكثر|से अधिक|से ज्यादा|ขึ้นไป|หรือมากกว่า",
+# what says a most or a least by itself
+STATED = {
+    AT_MOST: "up to|at most|as much as|no later than|within|(?:a )?max(?:\\.|imum|imal)?(?: \\p{L}+){0,3}(?: of)?|höchstens|maximal|bis zu|au plus|au maximum|jusqu'à|"
+    "como máximo|hasta|al massimo|no máximo|até|до|максимум",
+    AT_LEAST: "at least|(?:a )?min(?:\\.|imum|imal)(?: \\p{L}+){0,3}(?: of)?|mindestens|au moins|al menos|como mínimo|almeno|pelo menos|минимум|至少|على الأقل|อย่างน้อย",
 }
-# before such a word: "never more than" is a most
-NEGATION = regex.compile(
-    r"(?:\b(?:not|never|no|don't|cannot|without|avoid|avoiding|nicht|nie|niemals|keine?n?|ne|pas|jamais|sans|nunca|jamás|non|mai|senza|não|sem|niet|nooit|"
-    r"не|никогда|без)\b|n't\b|ليس|\bلا\b|بدون|不|勿|ไม่|मत|नहीं)[^.;!?\d<>]{0,25}$",
-    regex.IGNORECASE,
+_SMALL, _LARGE = (
+    "less|lower|fewer|below|younger|under|smaller|shorter|thinner",
+    "more|higher|above|greater|older|over|larger|longer|bigger|thicker|up",
 )
+WORDS_AFTER = {
+    AT_MOST: f"(?:or|and) (?:{_SMALL})\\b|max(?:imum)?\\b|oder weniger|ou moins|o menos|o meno|ou menos|или менее|и менее|以下|以内|或更少|未満|أو أقل|से कम|หรือน้อยกว่า",
+    AT_LEAST: f"(?:or|and) (?:{_LARGE})\\b|min(?:imum)\\b|oder mehr|ou plus|o más|o più|ou mais|или более|и более|以上|或更多|を超える|超|أو أكثر|से अधिक|से ज्यादा|ขึ้นไป|"
+    "หรือมากกว่า",
+}
+NEGATION = (
+    r"(?:\b(?:not|never|no|don't|cannot|without|avoid|avoiding|nicht|nie|niemals|keine?n?|ne|pas|jamais|sans|nunca|jamás|non|mai|senza|não|sem|niet|nooit|"
+    r"не|никогда|без)\b|n't\b|ليس|\bلا\b|بدون|不|勿|ไม่|मत|नहीं)"
+)
+# between a negation and what it turns round: "must not be given above", "ne pas prendre plus de"
+_GO_BETWEEN = r"(?:\s?(?:to|be|go|do|take|taken|give|given|use|used|doses?|the|should|prendre|tomar|nehmen|einnehmen|geben|prendere|должно|быть|принимать|تتناول|超|应|要|可|能)){0,3}"
+NEGATION_BESIDE = regex.compile(rf"{NEGATION}{_GO_BETWEEN}\s?$", regex.IGNORECASE)
+NEGATION_NEAR = regex.compile(rf"{NEGATION}[^.;!?\d<>]{{0,60}}$", regex.IGNORECASE)
