@@ -232,7 +232,10 @@ def prepare(
     )
     for note in reading.notes:
         print(f"  {note}", flush=True)
-    refuse_lost_specialties(last, reading, found)
+    known_before = set(last["shares"]) if last else set()
+    refuse_lost_specialties(
+        known_before & {texts.nfc(name) for name in config.SPECIALTIES} if config.SPECIALTIES else known_before, reading, found
+    )
     catalogue = take_stock(folder, reading.records, last, near=config.NEAR_DUPLICATE_THRESHOLD > 0, accept_edits=accept_edits)
     if last is not None:
         last = iterations.under_new_names(last, catalogue.renamed)
@@ -278,9 +281,13 @@ def prepare(
     return {**contents, "up_to_date": False}
 
 
-def refuse_lost_specialties(last: Mapping[str, Any] | None, reading: Reading, found: Found) -> None:
-    """UserError where a specialty seems to be gone, and only its file is not read any more."""
-    for name in sorted(set(last["shares"]) - set(reading.records)) if last is not None else ():
+def refuse_lost_specialties(known: set[str], reading: Reading, found: Found) -> None:
+    """UserError where a specialty seems to be gone, and only its file is not read any more.
+
+    Args:
+        known: the specialties of earlier iterations that are still wanted.
+    """
+    for name in sorted(known - set(reading.records)):
         for one in found.unread:
             if one.may_be_of(name):
                 raise UserError(

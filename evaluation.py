@@ -643,9 +643,13 @@ def print_table(output: Path) -> None:
         if row["missing"]:
             print(f"  {row['metric']:<23}  missing: {row['missing'][:80]}")
             continue
+        if not row["n"]:
+            print(f"  {row['metric']:<23}  no question of this split has a value")
+            continue
+        known = math.isfinite(row["ci_low"])
         print(
             f"  {row['metric']:<23}{row['base']:>9.3f}{row['tuned']:>9.3f}{row['difference']:>+12.3f}   "
-            f"{row['ci_low']:+.3f} to {row['ci_high']:+.3f}  "
+            + (f"{row['ci_low']:+.3f} to {row['ci_high']:+.3f}  " if known else f"{'too few to tell':<18}")
             + (f"{row['floor_tuned']:>6.3f}" if math.isfinite(row["floor_tuned"]) else f"{'–':>6}")
         )
     advice = files.read_json(output / "training_recommendations.json")

@@ -34,7 +34,11 @@ def in_words(headline: pd.DataFrame, scored: dict[str, Any], metric: str, looks:
         f"On {int(row['n'])} {split} questions the tuned model is better in {verdicts.count('better')} of {len(verdicts)} metrics, "
         f"worse in {verdicts.count('worse')}, and within noise in {verdicts.count('within noise')}.",
         f"{metric}: {row['base']:.3f} base, {row['tuned']:.3f} tuned, difference {row['difference']:+.3f} "
-        f"(95% interval {row['ci_low']:+.3f} to {row['ci_high']:+.3f}).",
+        + (
+            f"(95% interval {row['ci_low']:+.3f} to {row['ci_high']:+.3f})."
+            if math.isfinite(row["ci_low"])
+            else "(too few questions for an interval)."
+        ),
     ]
     if warning := little_above_floor(row):
         sentences.append(warning)
