@@ -41,8 +41,10 @@ def write_csv(table: pd.DataFrame, file: Any, *, header: bool = True) -> None:
     guarded = table.copy()
     for name in guarded.columns[[not pd.api.types.is_numeric_dtype(kind) for kind in guarded.dtypes]]:
         guarded[name] = guarded[name].map(files.csv_cell)
-    # texts in quotes: a carriage return outside of them would end the row
-    guarded.to_csv(file, index=False, float_format="%.6g", header=header, quoting=csv.QUOTE_NONNUMERIC)
+    for name in guarded.columns[[pd.api.types.is_float_dtype(kind) for kind in guarded.dtypes]]:
+        guarded[name] = guarded[name].map(lambda value: float(f"{value:.6g}"))
+    # texts in quotes: a carriage return outside of them would end the row. (pandas would quote numbers too, were they given a format.)
+    guarded.to_csv(file, index=False, header=header, quoting=csv.QUOTE_NONNUMERIC)
 
 
 def read_csv(path: Path) -> pd.DataFrame:
