@@ -311,3 +311,30 @@ def test_whole_and_exported_models_say_what_they_learnt_and_others_say_nothing(e
     settings = fine_tuning.TrainingConfig(DATASET_DIR=str(data), MODEL_NAME=str(exported[0]))
     with pytest.raises(UserError, match=r"MODEL_NAME=.*does not hold all"):
         fine_tuning.refuse_leaks(settings, str(exported[0]))
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ({"questions": ["What is gout now?", "What is flu now?"]}, ["What is gout now?", "What is flu now?"]),
+        ({"What is gout now?": "a", "Problem": "b"}, ["What is gout now?", "Problem"]),
+        ({"data": [{"question": "What is gout?"}], "more": ["What is flu?"]}, ["What is gout?", "What is flu?"]),
+        ({"What is gout now?": {"answer": "a", "input": "context"}}, ["What is gout now?", "context"]),
+        ({"1": {"question": "What is gout?"}}, ["What is gout?"]),
+        ([{"instruction": "What is gout?", "input": "Be brief"}], ["What is gout?", "Be brief"]),
+        ({"question": "What is gout?", "answer": "a"}, ["What is gout?"]),
+    ],
+)
+def test_no_question_of_a_benchmark_is_passed_over_whatever_its_form(tmp_path, content, found):
+    path = tmp_path / "b.json"
+    path.write_text(json.dumps(content))
+    assert [question.text for question in contamination.read([path])] == found
+
+
+@pytest.mark.parametrize("name", ["more.xlsx", "questions", "q.dat", ".q.json.icloud"])
+def test_a_file_of_a_benchmark_that_is_not_read_is_refused(tmp_path, name):
+    (tmp_path / "b.json").write_text('["What is gout?"]')
+    (tmp_path / "README.md").write_text("x")
+    (tmp_path / name).write_text("x")
+    with pytest.raises(UserError, match="is not read"):
+        contamination.find_files([str(tmp_path)])

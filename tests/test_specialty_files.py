@@ -374,3 +374,41 @@ def test_a_record_keeps_its_id_when_only_what_cannot_be_seen_changes(tmp_path, c
         write(tmp_path, "dataset_with_answers_x.json", json.dumps({"q": answer}))
         ids.append(read(tmp_path).records["x"][0].id)
     assert ids[0] == ids[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.csv", ",question,answer\n" + "".join(f'{i},"{q}","{a}"\n' for i, (q, a) in enumerate(PAIRS.items()))),  # pandas' to_csv
+        ("x.csv", "question,answer\n" + "".join(f'"{q}","{a}",\n' for q, a in PAIRS.items())),
+        ("x.csv", "question,answer,\n" + "".join(f'"{q}","{a}"\n' for q, a in PAIRS.items())),
+        ("x.csv", "|question|answer|\n|---|---|\n" + "".join(f'|{q}|"{a}"|\n' for q, a in PAIRS.items())),
+        ("dataset_with_answers_x.jsonl", ",\n".join(map(json.dumps, ROWS)) + ",\n"),
+        ("dataset_with_answers_x.jsonl", json.dumps(PAIRS, indent=1)),
+        ("dataset_with_answers_x.json", json.dumps([{"question": None, "prompt": r["question"], "answer": None, "response": r["answer"]} for r in ROWS])),
+        ("dataset_with_answers_x.json", json.dumps([{"question": None, "answer": None, "messages": [
+            {"role": None, "from": "human", "value": r["question"]}, {"role": "assistant", "content": None, "value": r["answer"]}]} for r in ROWS])),
+        ("dataset_with_answers_x.json", json.dumps([{"prompt": [{"role": "developer", "content": "s"}, {"role": "user", "content": r["question"]}],
+                                                     "completion": [{"role": "assistant", "content": r["answer"]}]} for r in ROWS])),
+    ],
+)  # fmt: skip
+def test_ordinary_odd_files_are_read(tmp_path, name, text):
+    assert found_pairs(write(tmp_path, name, text)) == PAIRS
+
+
+def test_a_filter_knows_specialties_that_rows_name_in_any_encoding(tmp_path):
+    rows = [{"question": "q", "answer": "a", "specialty": "Heart"}]
+    write(tmp_path, "dataset_with_answers_cardio.json", json.dumps(rows), "utf-16")
+    found = specialty_files.find_files(tmp_path, ["Heart"])
+    assert list(specialty_files.read_folder(tmp_path, skip_invalid=False, found=found, only=["Heart"]).records) == ["Heart"]
+
+
+def test_only_a_readme_stands_beside_data_in_silence(tmp_path):
+    write(tmp_path, "x.csv", CSV)
+    for name in ("README", "README.md", "LICENSE.txt", "license_questions.jsonl", "citations.xlsx", "readme_answers.txt"):
+        (tmp_path / name).write_text("x")
+    assert {one.path.name for one in specialty_files.find_files(tmp_path).unread} == {
+        "license_questions.jsonl",
+        "citations.xlsx",
+        "readme_answers.txt",
+    }

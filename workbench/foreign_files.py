@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import functools
 import gzip
 import io
 import json
@@ -26,6 +27,7 @@ from workbench.errors import UserError
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 FIELDS_SHOWN = 8
 EXCELS_LINE = re.compile(r'"?sep=.?"?\s*', re.IGNORECASE)  # "sep=;", which Excel writes before the header
+MARKDOWN_RULE = re.compile(r":?-{2,}:?|")  # below the header of a Markdown table
 GZIP = b"\x1f\x8b"
 REMEDIES = {  # of files that hold data in a form that is not read
     **dict.fromkeys([".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".docx", ".doc", ".rtf"], "save it as CSV (UTF-8)"),
@@ -37,6 +39,23 @@ REMEDIES = {  # of files that hold data in a form that is not read
     **dict.fromkeys([".tab", ".psv", ".txt"], "end its name in .csv, if it is a table"),
     **dict.fromkeys([".zip", ".tar", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".gz"], "unpack it"),
 }
+
+
+# of files that stand beside data and are none
+OTHER_KINDS = frozenset(
+    [".md", ".rst", ".py", ".ipynb", ".sh", ".r", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".html", ".css", ".toml", ".cfg", ".ini", ".log", ".lock",
+     ".bib", ".tex"]
+)  # fmt: skip
+README = re.compile(r"(?:readme|license|licence|changelog|copying|citation)(?:\.(?:md|txt|rst|cff))?", re.IGNORECASE)
+NOT_DATA = frozenset(["thumbs.db", "desktop.ini", "__macosx"])
+
+
+def stands_beside_data(path: Path) -> bool:
+    """Whether a file is hidden, a program's, a picture or a text about the data, by its name."""
+    name = path.name.lower()
+    return (
+        name in NOT_DATA or name.startswith((".", "~$")) or path.suffix.lower() in OTHER_KINDS or bool(README.fullmatch(name))
+    ) and not name.endswith(".icloud")
 
 
 def bytes_of(path: Path) -> bytes:
@@ -58,7 +77,7 @@ def text_of(path: Path) -> str:
             text = content.decode("utf-16")
         else:
             text = content.decode("utf-8-sig")
-            if "\0" in text[:100]:
+            if text[:100].count("\0") > 10:
                 raise UserError("is UTF-16 or UTF-32 without a byte-order mark, or no text. Save it as UTF-8")
     except UnicodeDecodeError as error:
         byte = content[error.start : error.start + 1]
@@ -99,7 +118,7 @@ def json_lines(text: str) -> list[Any]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                rows.append(parse_json(line))
+                rows.append(parse_json(line.rstrip().removesuffix(",")))
             except UserError as error:
                 raise UserError(f"line {number} {error}") from None
     return rows
@@ -123,7 +142,14 @@ def json_value(text: str, *, lines: bool) -> Any:
         lines: whether its name says that it holds JSON lines.
     """
     if lines and not text.lstrip().startswith("["):
-        return json_lines(text)
+        try:
+            return json_lines(text)
+        except UserError:
+            try:
+                return parse_json(text)
+            except UserError:
+                pass
+            raise
     try:
         return parse_json(text)
     except UserError:
@@ -181,6 +207,19 @@ class Table:
         shown = [name.strip() for name in text.partition("\n")[0].split("\t" if tabs else ",") if name.strip()]
         raise UserError(f"has the columns {listed(shown) or 'none'}; it needs {needs}")
 
+    @functools.cached_property
+    def _index(self) -> int:
+        """1 where the first column has no name, as pandas writes row numbers, else 0."""
+        return int(not self.columns[0])
+
+    def _fitted(self, row: list[str]) -> list[str]:
+        """A row without the empty fields that it has more than the header, or with those that the header has more than it."""
+        while len(row) > len(self.columns) and not row[-1].strip():
+            row = row[:-1]
+        while len(row) < len(self.columns) and not self.columns[len(row)] and not any(self.columns[len(row) :]):
+            row = [*row, ""]
+        return row
+
     def rows(self) -> Iterator[dict[str, str] | str]:
         """Each row by column, or what is wrong with it; UserError where the table cannot be read on."""
         # a space behind a comma is no part of a text, and must not make its quotes one
@@ -194,8 +233,11 @@ class Table:
                     continue
                 if not any(cell.strip() for cell in row):  # Excel's rows of nothing but commas
                     continue
+                if self.delimiter == "|" and all(MARKDOWN_RULE.fullmatch(cell.strip()) for cell in row):
+                    continue
+                row = self._fitted(row)
                 if len(row) == len(self.columns):
-                    if any(cell.strip() for name, cell in zip(self.columns, row, strict=True) if not name):
+                    if any(cell.strip() for name, cell in list(zip(self.columns, row, strict=True))[self._index :] if not name):
                         yield f"has a text under a column without a name; name it, or quote texts that hold {DELIMITERS[self.delimiter]}"
                     else:
                         yield dict(zip(self.columns, row, strict=True))

@@ -27,6 +27,7 @@ GRAM = 13
 NEAR = 0.9  # of the words of two questions; without answers to tell siblings apart it must be high
 PHRASE = 10  # records beyond which a run of words is a phrase
 FIELDS = ("question", "query", "prompt", "instruction", "input", "problem")
+NOT_QUESTIONS = {"answer", "response", "output", "completion", "id", "options", "choices", "answer_idx", "context", "source"}
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".parquet")
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 SET = "benchmark"  # what stands for the split in the list of what is set aside
@@ -48,17 +49,13 @@ def find_files(folders: Sequence[str]) -> list[Path]:
         folder = Path(given)
         if not folder.exists():
             raise UserError(f"CONTAMINATION_SETS: {folder}: there is no such folder.")
-        inside = (
-            [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if not path.name.startswith((".", "~$")))
-        )
-        unread = [
-            path
-            for path in inside
-            if _kind(path) not in SUFFIXES and path.suffix.lower() in foreign_files.REMEDIES and path.is_file()
-        ]
-        if unread:  # a benchmark passed over is one that is trained on
-            remedy = foreign_files.REMEDIES[unread[0].suffix.lower()]
-            raise UserError(f"CONTAMINATION_SETS: {unread[0]}: is not read; {remedy}, or take it out.")
+        inside = [folder] if folder.is_file() else sorted(folder.rglob("*"))
+        inside = [path for path in inside if not path.is_dir() and not foreign_files.stands_beside_data(path)]
+        if unread := [path for path in inside if _kind(path) not in SUFFIXES or not path.is_file()]:
+            remedy = foreign_files.REMEDIES.get(unread[0].suffix.lower(), "save it as JSON lines or CSV")
+            raise UserError(  # a benchmark passed over is one that is trained on
+                f"CONTAMINATION_SETS: {unread[0]}: is not read; {remedy}, or take it out."
+            )
         paths = [path for path in inside if _kind(path) in SUFFIXES and path.is_file()]
         if not paths:
             raise UserError(f"CONTAMINATION_SETS: {folder}: holds no {', '.join(SUFFIXES)} file.")
@@ -105,21 +102,28 @@ def _questions(path: Path) -> Iterator[str]:
             yield from _of_rows([row])
     else:
         value = foreign_files.json_value(text, lines=kind != ".json")
-        if isinstance(value, dict):
-            lists = [rows for rows in value.values() if isinstance(rows, list) and any(isinstance(row, dict) for row in rows)]
-            if lists:
-                yield from (
-                    name for name, other in value.items() if isinstance(other, str) and len(name.split()) > 2
-                )  # beside them: question to answer
-                yield from _of_rows(row for rows in lists for row in rows)
-            elif value and all(isinstance(row, dict) for row in value.values()):  # by the question's number
-                yield from _of_rows(value.values())
-            elif {str(name).lower() for name in value} & set(FIELDS):
-                yield from _of_rows([value])
+        yield from _of_value(value)
+
+
+def _of_value(value: Any) -> Iterator[str]:
+    """Questions of a JSON value. One too many does no harm; one too few is a benchmark that is trained on."""
+    if isinstance(value, list):
+        yield from _of_rows(value)
+    elif isinstance(value, dict):
+        names = {foreign_files.plain_name(name) for name in value}
+        if names & set(FIELDS) and names <= {*FIELDS, *NOT_QUESTIONS}:
+            yield from _of_rows([value])
+            return
+        for name, other in value.items():
+            text = len(str(name).split()) > 1 or str(name).endswith("?")
+            if isinstance(other, list):
+                yield from _of_rows(other)
+            elif isinstance(other, dict):
+                yield from _of_rows([name] if text else [other])
+                if text and {foreign_files.plain_name(field) for field in other} & set(FIELDS):
+                    yield from _of_rows([other])
             else:
-                yield from value
-        elif isinstance(value, list):
-            yield from _of_rows(value)
+                yield str(name)
 
 
 def _of_rows(rows: Any) -> Iterator[str]:

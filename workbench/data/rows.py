@@ -7,6 +7,7 @@ name its specialty.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,10 +26,11 @@ OTHER_NAMES = {SPECIALTY, "input", "id", "source", "system", "history", "url", "
 LIST_NAMES = {"data", "train", "questions", "items", "records", "rows", "examples", "dataset", "results", "qa", "pairs"}
 ABOUT_NAMES = {"version", "name", "title", "source", "license", "licence", "description", "date", "author", "url", "count", "total", "split", "info",
                "language"}  # fmt: skip
+ROW_NUMBER = re.compile(r"[a-z]{0,3}[-_]?\d+", re.IGNORECASE)  # "17", "q-17"
 KEY = "(its key)"  # what a row stands under, where that says more than a number
 NEEDS = "it needs question and answer (or response, or instruction and output, or messages)"
 ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant",
-         "chatbot": "assistant", "system": "system"}  # fmt: skip
+         "chatbot": "assistant", "system": "system", "developer": "system"}  # fmt: skip
 TURN_NAMES = {"role", "from", "content", "value", "text", "name", "weight"}
 
 
@@ -91,9 +93,7 @@ def _rows_in(value: Any) -> list[Any] | None:
     ):
         raise UserError(f"is one conversation {{{foreign_files.listed(list(value))}}}; put conversations into a list")
     if value and all(isinstance(one, dict) for one in value.values()):  # rows by their number
-        return [
-            row if str(name).isalnum() and any(map(str.isdigit, str(name))) else {**row, KEY: name} for name, row in value.items()
-        ]
+        return [row if ROW_NUMBER.fullmatch(str(name)) else {**row, KEY: name} for name, row in value.items()]
     lists = {
         name: one for name, one in value.items() if isinstance(one, list) and one and all(isinstance(row, dict) for row in one)
     }
@@ -105,9 +105,8 @@ def _rows_in(value: Any) -> list[Any] | None:
         )
     [(name, rows)] = lists.items()
     others = [other for other in value if other != name]
-    if foreign_files.plain_name(name) not in LIST_NAMES or any(
-        foreign_files.plain_name(other) not in ABOUT_NAMES for other in others
-    ):
+    known = all(foreign_files.plain_name(other) in ABOUT_NAMES and not isinstance(value[other], dict) for other in others)
+    if foreign_files.plain_name(name) not in LIST_NAMES or not known:
         raise UserError(
             f"holds a list under {name!r}{' beside other things' if others else ''}; put the list itself into the file"
         )
@@ -156,14 +155,20 @@ def _pair_of(row: Any, *, empty_is_absent: bool) -> Pair:
     if empty_is_absent:
         named = {name: value for name, value in named.items() if value or name in (*QUESTION_NAMES, *ANSWER_NAMES)}
     specialty = "" if named.get(SPECIALTY) is None else named[SPECIALTY]
-    question_name = next((name for name in QUESTION_NAMES if name in named), "question")
+    question_name = next(
+        (name for name in QUESTION_NAMES if named.get(name)), next((name for name in QUESTION_NAMES if name in named), "question")
+    )
     answer_name = next(
         (name for name in ANSWER_NAMES if named.get(name)), next((name for name in ANSWER_NAMES if name in named), "answer")
     )
     conversation = next((name for name in CONVERSATION_NAMES if isinstance(named.get(name), list)), None)
     question: Any
     answer: Any
-    if conversation and not (question_name in named and answer_name in named):
+    asked, answered = named.get(question_name), named.get(answer_name)
+    if isinstance(asked, list) and isinstance(answered, list):  # TRL's prompt and completion as messages
+        named |= {question_name: None, answer_name: None, CONVERSATION_NAMES[0]: [*asked, *answered]}
+        conversation, asked = CONVERSATION_NAMES[0], None
+    if conversation and not (asked and answered):
         question, answer = _turns(named[conversation])
         used = {conversation}
         named |= {name: "…" for turn in named[conversation] if isinstance(turn, dict) for name in turn if name not in TURN_NAMES}
@@ -200,7 +205,7 @@ def _turns(conversation: list[Any]) -> tuple[str, str]:
 def _turn(turn: Any) -> tuple[str, str]:
     """Who speaks, and the text."""
     role = _role(turn)
-    content = next((turn[name] for name in ("content", "value", "text") if name in turn), None) if role else None
+    content = next((turn[name] for name in ("content", "value", "text") if turn.get(name) is not None), None) if role else None
     if isinstance(content, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
         content = "\n".join(part["text"] for part in content)
     if role is None or not isinstance(content, str):
@@ -209,4 +214,4 @@ def _turn(turn: Any) -> tuple[str, str]:
 
 
 def _role(turn: Any) -> str | None:
-    return ROLES.get(str(turn.get("role", turn.get("from", ""))).lower()) if isinstance(turn, dict) else None
+    return ROLES.get(str(turn.get("role") or turn.get("from")).lower()) if isinstance(turn, dict) else None

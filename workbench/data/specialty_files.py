@@ -25,11 +25,6 @@ PREFIX = "dataset_with_answers_"
 FAULTS_SHOWN = 20
 CONTEXT_NAMES = {"input", "context", "contexts", "passage", "options", "history"}  # without these a question may be another one
 ROW_SUFFIXES, TABLE_SUFFIXES = (".json", ".jsonl", ".ndjson"), (".csv", ".tsv")
-NOT_DATA = {"thumbs.db", "desktop.ini", "__macosx"}
-# of files that stand beside data and are none
-OTHER_KINDS = {".md", ".rst", ".py", ".ipynb", ".sh", ".r", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".html", ".css", ".js", ".toml", ".cfg", ".ini", ".log",
-               ".lock", ".bib", ".tex"}  # fmt: skip
-READMES = ("readme", "license", "licence", "changelog", "copying", "citation")
 
 
 @dataclass(frozen=True)
@@ -103,13 +98,11 @@ def _why_not(path: Path) -> str | None:
     """None for a file that is read; why it is not and what to do for what looks like data; empty for anything else."""
     name, kind = path.name.lower(), kind_of(path)
     known = kind in ROW_SUFFIXES or kind in TABLE_SUFFIXES
-    if name in NOT_DATA or name.startswith("~$"):
-        return ""
     if name.startswith("._"):  # before any look into it
         return "is a Mac's note about another file, and holds no data; remove it" if known else ""
     if name.startswith(".") and name.endswith(".icloud"):
         return "is in iCloud and not on this machine; download it"
-    if name.startswith("."):
+    if name.startswith((".", "~$")) or name in foreign_files.NOT_DATA:
         return ""
     if path.is_symlink() and not path.exists():
         return "is a link to a file that is not there; restore the file, or remove the link"
@@ -127,7 +120,7 @@ def _why_not(path: Path) -> str | None:
         return None
     if kind in ROW_SUFFIXES:
         return f"name it {PREFIX}{path.name}, if it is a specialty's"
-    if not name.startswith(PREFIX) and (kind in OTHER_KINDS or name.startswith(READMES)):
+    if not name.startswith(PREFIX) and foreign_files.stands_beside_data(path):
         return ""
     return foreign_files.REMEDIES.get(
         path.suffix.lower(), f"save it as {PREFIX}{{specialty}}.json, .jsonl, .csv or .tsv, if it is a specialty's"
@@ -151,7 +144,7 @@ def _may_name_specialties(path: Path) -> bool:
     if kind_of(path) in TABLE_SUFFIXES:
         return True
     try:
-        return rows.SPECIALTY.encode() in foreign_files.bytes_of(path).lower()
+        return rows.SPECIALTY in foreign_files.text_of(path).lower()
     except (UserError, OSError):
         return True  # reading it says what is wrong
 

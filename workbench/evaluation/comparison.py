@@ -55,6 +55,8 @@ def read_csv(path: Path) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=dict.fromkeys(there, str), keep_default_na=False, na_values=[""])
     except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
         raise UserError(f"{path}: cannot be read ({error}). Restore it, or remove the folder that it stands in.") from None
+    if not isinstance(table.index, pd.RangeIndex) or names.duplicated().any():
+        raise UserError(f"{path}: has rows with more fields than its header. Restore it, or remove the folder that it stands in.")
     for name in there:
         table[name] = table[name].fillna("").map(files.from_csv_cell)
     return table
