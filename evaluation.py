@@ -536,6 +536,7 @@ def write_results(
     config: EvaluationConfig,
     inputs: Inputs,
     output: Path,
+    suite: MetricSuite,
     scored: dict[str, Any],
     advice: dict[str, Any],
     fingerprint: str,
@@ -585,7 +586,7 @@ def write_results(
     earlier = history.extend(
         output, scored["comparison"], scored["tuned"],
         {**scored["about"], "finished": look["time"], "evaluation": fingerprint, **spent(inputs, started)},
-        make_metrics(config.BERTSCORE_MODEL).bounds,
+        suite.bounds,
     )  # fmt: skip
     with files.atomic_open(output / history.NAME) as file:
         earlier.to_csv(file, index=False, float_format="%.6g")
@@ -822,7 +823,7 @@ def evaluate(config: EvaluationConfig, inputs: Inputs, output: Path, here: Any, 
                        "recipe": inputs.training.get("recipe", ""), "compute_dtype": precision}  # fmt: skip
     scored["judged"] = judged(config, scored, answering, stored_only=rescore) if config.JUDGE else None
     advice = recommend(config, suite, inputs, scored)
-    for sentence in write_results(config, inputs, output, scored, advice, fingerprint, started):
+    for sentence in write_results(config, inputs, output, suite, scored, advice, fingerprint, started):
         print(f"  {sentence}")
     contents = manifest.build(
         fingerprint,

@@ -8,8 +8,8 @@ decimal.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
-import functools
 import gzip
 import io
 import json
@@ -56,6 +56,11 @@ def stands_beside_data(path: Path) -> bool:
     return (
         name in NOT_DATA or name.startswith((".", "~$")) or path.suffix.lower() in OTHER_KINDS or bool(README.fullmatch(name))
     ) and not name.endswith(".icloud")
+
+
+def kind_of(path: Path) -> str:
+    """Its ending, without .gz and in lower case: ".json"."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 def bytes_of(path: Path) -> bytes:
@@ -126,13 +131,12 @@ def json_lines(text: str) -> list[Any]:
 
 def objects_in_lines(text: str) -> list[Any] | None:
     """Rows where each line is an object; None where it is not so."""
-    lines = [line.rstrip().removesuffix(",") for line in text.split("\n") if line.strip()]
+    lines = [line for line in text.split("\n") if line.strip()]
     if len(lines) < 2 or not all(line.lstrip().startswith("{") for line in lines):
         return None
-    try:
-        return [parse_json(line) for line in lines]
-    except UserError:
-        return None
+    with contextlib.suppress(UserError):
+        return json_lines(text)
+    return None
 
 
 def json_value(text: str, *, lines: bool) -> Any:
@@ -145,10 +149,8 @@ def json_value(text: str, *, lines: bool) -> Any:
         try:
             return json_lines(text)
         except UserError:
-            try:
+            with contextlib.suppress(UserError):
                 return parse_json(text)
-            except UserError:
-                pass
             raise
     try:
         return parse_json(text)
@@ -207,7 +209,7 @@ class Table:
         shown = [name.strip() for name in text.partition("\n")[0].split("\t" if tabs else ",") if name.strip()]
         raise UserError(f"has the columns {listed(shown) or 'none'}; it needs {needs}")
 
-    @functools.cached_property
+    @property
     def _index(self) -> int:
         """1 where the first column has no name, as pandas writes row numbers, else 0."""
         return int(not self.columns[0])
@@ -229,9 +231,7 @@ class Table:
         try:
             next((row for row in reader if any(cell.strip() for cell in row)), None)
             for row in reader:
-                if not row:
-                    continue
-                if not any(cell.strip() for cell in row):  # Excel's rows of nothing but commas
+                if not any(cell.strip() for cell in row):  # an empty line, or Excel's row of nothing but commas
                     continue
                 if self.delimiter == "|" and all(MARKDOWN_RULE.fullmatch(cell.strip()) for cell in row):
                     continue

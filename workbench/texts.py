@@ -1,7 +1,7 @@
 """Texts as they are compared: one Unicode form, the words of any script, and whether a text is in English.
 
 Two texts say the same where letters, digits, combining marks and symbols agree. Case, punctuation and white space do not count.
-Scripts that do not part words by spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan) are cut into characters, each with its
+Scripts that do not separate words by spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan) are cut into characters, each with its
 marks. Classes of characters are Unicode's, through the `regex` library; Python's own `re` leaves combining marks out of words.
 """
 
@@ -31,7 +31,7 @@ WORD = regex.compile(
     rf"{CHARACTER}+|[{LETTER}_]+(?:[.,/'+-][{LETTER}_]+)*%?|[+-]\p{{Nd}}+(?:[.,]\p{{Nd}}+)*%?|{SYMBOL}",
     regex.V1,
 )
-# a hyphen that is a finding or a charge: behind a number, an abbreviation ("HER2-", "IgG-", "Rh-"), or alone in brackets
+# a hyphen that is a finding or a charge: behind an abbreviation ("HER2-", "IgG-", "Rh-"), or alone in brackets
 NEGATIVE = regex.compile(
     r"(?<=(?<!\w)(?:\w*\p{L}\w*\p{Nd}|\w*\p{Nd}\w*\p{L}|\p{L}{1,2}|\w*\p{Lu}\w*\p{Lu}\w*))[-–](?![\w-]|\s(?:or|and|to|und|oder|bis|et|ou|y|o)\s)|(?<=\()[-–](?=\))"
 )
@@ -88,12 +88,17 @@ def is_blank(text: str) -> bool:
     return not VISIBLE.search(text)
 
 
+def compatible(text: str) -> str:
+    """Compatibility form (NFKC), signs of one meaning alike, and exponents and fractions apart from the number before them."""
+    if text.isascii():
+        return text
+    text = FRACTION_AFTER_NUMBER.sub(" ", SUPERSCRIPT.sub(lambda match: f"^{match.group()}", text))
+    return unicodedata.normalize("NFKC", IGNORED.sub("", text)).translate(ONE_FORM)
+
+
 def comparable(text: str) -> str:
-    """Lower case and compatibility form (NFKC), with exponents and fractions apart from the number before them."""
-    if not text.isascii():
-        text = SUPERSCRIPT.sub(lambda match: f"^{match.group()}", text)
-        text = FRACTION_AFTER_NUMBER.sub(" ", text)
-        text = unicodedata.normalize("NFKC", IGNORED.sub("", text)).translate(ONE_FORM)
+    """`compatible`, in lower case, with signs of findings ("HER2-") and of numbers told from hyphens."""
+    text = compatible(text)
     if "-" in text or "–" in text:
         text = EN_DASH_MINUS.sub("-", NEGATIVE.sub("⊖", text))
     if "%" in text:
@@ -149,14 +154,14 @@ def key_of_words(words: list[str]) -> int:
 def tokens(text: str) -> tuple[str, ...]:
     """Tokens by which answers are scored: lower-case runs of letters, digits and marks, and single characters of scripts without spaces.
 
-    Where all letters are ASCII these are rouge-score's tokens (without a stemmer).
+    Of ASCII texts these are rouge-score's tokens (without a stemmer).
     """
     return tuple(TOKEN.findall(nfc(text).lower()))
 
 
 @functools.lru_cache(maxsize=8192)
 def script_without_spaces(text: str) -> str:
-    """ "Han", "other" (kana, Thai and their kin) or "" of a text by what most of its letters are."""
+    """What most letters of a text are: "Han", "other" (kana, Thai and their kin), or "" for scripts with spaces."""
     if text.isascii():
         return ""
     letters = regex.findall(r"\p{L}", text)

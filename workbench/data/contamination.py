@@ -51,12 +51,12 @@ def find_files(folders: Sequence[str]) -> list[Path]:
             raise UserError(f"CONTAMINATION_SETS: {folder}: there is no such folder.")
         inside = [folder] if folder.is_file() else sorted(folder.rglob("*"))
         inside = [path for path in inside if not path.is_dir() and not foreign_files.stands_beside_data(path)]
-        if unread := [path for path in inside if _kind(path) not in SUFFIXES or not path.is_file()]:
+        if unread := [path for path in inside if foreign_files.kind_of(path) not in SUFFIXES or not path.is_file()]:
             remedy = foreign_files.REMEDIES.get(unread[0].suffix.lower(), "save it as JSON lines or CSV")
             raise UserError(  # a benchmark passed over is one that is trained on
                 f"CONTAMINATION_SETS: {unread[0]}: is not read; {remedy}, or take it out."
             )
-        paths = [path for path in inside if _kind(path) in SUFFIXES and path.is_file()]
+        paths = [path for path in inside if foreign_files.kind_of(path) in SUFFIXES and path.is_file()]
         if not paths:
             raise UserError(f"CONTAMINATION_SETS: {folder}: holds no {', '.join(SUFFIXES)} file.")
         found += paths
@@ -80,12 +80,8 @@ def read(paths: Sequence[Path]) -> list[BenchmarkQuestion]:
     return found
 
 
-def _kind(path: Path) -> str:
-    return Path(path.name.lower().removesuffix(".gz")).suffix
-
-
 def _questions(path: Path) -> Iterator[str]:
-    kind = _kind(path)
+    kind = foreign_files.kind_of(path)
     if kind == ".parquet":
         import pyarrow.parquet as pq
 

@@ -8,7 +8,7 @@ name its specialty.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ QUESTION_NAMES = ("question", "query", "prompt", "instruction")
 ANSWER_NAMES = ("answer", "response", "output", "completion", "long_answer")
 CONVERSATION_NAMES = ("messages", "conversations", "conversation")
 SPECIALTY = "specialty"
-# beside question and answer in one record; an object with these keys is no map of questions
+# what may stand beside a conversation in one record
 OTHER_NAMES = {SPECIALTY, "input", "id", "source", "system", "history", "url", "title", "category", "type", "text", "context",
                "explanation"}  # fmt: skip
 # what a list of rows may be called, and what may stand beside it
@@ -155,12 +155,7 @@ def _pair_of(row: Any, *, empty_is_absent: bool) -> Pair:
     if empty_is_absent:
         named = {name: value for name, value in named.items() if value or name in (*QUESTION_NAMES, *ANSWER_NAMES)}
     specialty = "" if named.get(SPECIALTY) is None else named[SPECIALTY]
-    question_name = next(
-        (name for name in QUESTION_NAMES if named.get(name)), next((name for name in QUESTION_NAMES if name in named), "question")
-    )
-    answer_name = next(
-        (name for name in ANSWER_NAMES if named.get(name)), next((name for name in ANSWER_NAMES if name in named), "answer")
-    )
+    question_name, answer_name = _name_used(named, QUESTION_NAMES), _name_used(named, ANSWER_NAMES)
     conversation = next((name for name in CONVERSATION_NAMES if isinstance(named.get(name), list)), None)
     question: Any
     answer: Any
@@ -177,11 +172,8 @@ def _pair_of(row: Any, *, empty_is_absent: bool) -> Pair:
     else:
         if named.get("answer") and named.get("response") and named["answer"] != named["response"]:
             raise RowError('has both "answer" and "response", and they differ; keep one of them')
-        question, answer, used = (
-            named.get(question_name),
-            named.get(answer_name),
-            {question_name, answer_name, "answer", "response"},
-        )
+        question, answer = asked, answered
+        used = {question_name, answer_name, "answer", "response"}
         if question_name == "instruction" and isinstance(named.get("input"), str):
             used.add("input")  # Alpaca's form: the instruction, then what it is about
             if isinstance(question, str) and not texts.is_blank(named["input"]):
@@ -192,6 +184,11 @@ def _pair_of(row: Any, *, empty_is_absent: bool) -> Pair:
         if name and name not in used and name != SPECIALTY and value not in (None, "", [], {})
     )
     return Pair(question, answer, specialty, unread)
+
+
+def _name_used(named: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The first of the names that holds something, else the first that is there, else the first."""
+    return next((name for name in names if named.get(name)), next((name for name in names if name in named), names[0]))
 
 
 def _turns(conversation: list[Any]) -> tuple[str, str]:

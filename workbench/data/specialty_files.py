@@ -96,7 +96,7 @@ def find_files(folder: Path, only: Sequence[str] = ()) -> Found:
 
 def _why_not(path: Path) -> str | None:
     """None for a file that is read; why it is not and what to do for what looks like data; empty for anything else."""
-    name, kind = path.name.lower(), kind_of(path)
+    name, kind = path.name.lower(), foreign_files.kind_of(path)
     known = kind in ROW_SUFFIXES or kind in TABLE_SUFFIXES
     if name.startswith("._"):  # before any look into it
         return "is a Mac's note about another file, and holds no data; remove it" if known else ""
@@ -110,7 +110,7 @@ def _why_not(path: Path) -> str | None:
         if known:
             return "is a folder; put the file itself here"
         kinds = {*ROW_SUFFIXES, *TABLE_SUFFIXES, *foreign_files.REMEDIES}
-        inside = sum(kind_of(one) in kinds for one in path.rglob("*") if not one.name.startswith((".", "~$")))
+        inside = sum(foreign_files.kind_of(one) in kinds for one in path.rglob("*") if not one.name.startswith((".", "~$")))
         return (
             f"is a folder with {inside} file{'s' * (inside > 1)} of data; put them here, or name it as DATA_DIR" if inside else ""
         )
@@ -127,21 +127,17 @@ def _why_not(path: Path) -> str | None:
     )
 
 
-def kind_of(path: Path) -> str:
-    """Its ending, without .gz and in lower case: ".json"."""
-    name = path.name.lower().removesuffix(".gz")
-    return Path(name).suffix
-
-
 def specialty_of(path: Path) -> str:
     """What a file's name says of its specialty."""
     name = path.name[: -len(".gz")] if path.name.lower().endswith(".gz") else path.name
-    stem = texts.nfc(Path(name).stem if kind_of(path) in (*ROW_SUFFIXES, *TABLE_SUFFIXES) else name.partition(".")[0])
+    stem = texts.nfc(
+        Path(name).stem if foreign_files.kind_of(path) in (*ROW_SUFFIXES, *TABLE_SUFFIXES) else name.partition(".")[0]
+    )
     return stem[len(PREFIX) :] if stem.lower().startswith(PREFIX) else stem
 
 
 def _may_name_specialties(path: Path) -> bool:
-    if kind_of(path) in TABLE_SUFFIXES:
+    if foreign_files.kind_of(path) in TABLE_SUFFIXES:
         return True
     try:
         return rows.SPECIALTY in foreign_files.text_of(path).lower()
@@ -153,7 +149,7 @@ def _may_name_specialties(path: Path) -> bool:
 
 
 def _pairs_of(path: Path) -> Iterator[Pair | str]:
-    text, kind = foreign_files.text_of(path), kind_of(path)
+    text, kind = foreign_files.text_of(path), foreign_files.kind_of(path)
     return rows.of_table(text, tabs=kind == ".tsv") if kind in TABLE_SUFFIXES else rows.of_json(text, lines=kind != ".json")
 
 
@@ -214,7 +210,10 @@ def read_folder(
     for name in only:
         if name not in reading.records:
             known = sorted(
-                {*reading.records, *(specialty_of(path) for path in find_files(folder).paths if kind_of(path) in ROW_SUFFIXES)}
+                {
+                    *reading.records,
+                    *(specialty_of(path) for path in find_files(folder).paths if foreign_files.kind_of(path) in ROW_SUFFIXES),
+                }
             )
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known[:6])}{' …' if len(known) > 6 else ''}."

@@ -9,7 +9,7 @@ How numbers are read:
 - "1,500" is 1500, but 1.5 in a language that uses the decimal comma, or where another number of the text shows one.
 - "1.500" is 1.5, but 1500 where "1,500" would be 1.5.
 - A text too short to tell is read as the one it is compared with. Where neither tells, "1.500" agrees with 1.5 and with 1500.
-- Spaces and apostrophes part thousands ("1 000", "1'000"), but not a count before a form of drug: "2 500 mg tablets" are two.
+- Spaces and apostrophes group thousands ("1 000", "1'000"), but not a count before a form of drug: "2 500 mg tablets" are two.
 - "1:1000" is a dilution or a titre.
 """
 
@@ -43,12 +43,13 @@ class Quantity:
         value: as written, signs, exponents and "million" worked out.
         unit: "mg", "mg/kg/day"; empty for a bare number.
         bound: "<" where the text calls it a most, ">" where it calls it a least, else empty.
+        instead: the value under the other reading of a comma or point, where nothing tells which is meant.
     """
 
     value: float
     unit: str
     bound: str = ""
-    instead: float | None = None  # the value under the other reading of a comma or point, where nothing tells which is meant
+    instead: float | None = None
 
     def __str__(self) -> str:
         return f"{self.bound}{self.value:.12g}{self.unit}"
@@ -230,9 +231,9 @@ BOUND_AFTER = {
 }
 # numbers that show what a comma is; "1,25-dihydroxy" is a name
 SURE_COMMA = regex.compile(r"(?<![\d.,])(?:0,\d+|\d+,(?:\d{1,2}|\d{4,}))(?![\d.,]|-\p{L})|\d\.\d{3},\d")
-MARKDOWN = regex.compile(r"\*\*|__|(?<![\p{L}\p{N}])_|_(?![\p{L}\p{N}])|`")
-DECIMAL_DOT = regex.compile(r"(?<=\p{Nd})[·∙‧˙،](?=\p{Nd})(?!10\^)")  # "0·5 mg" in older British print
 SURE_POINT = regex.compile(r"(?<![\d.,])(?:0\.\d+|\d+\.(?:\d{1,2}|\d{4,}))(?![\d.,])|\d,\d{3}\.\d")
+MARKDOWN = regex.compile(r"\*\*|__|(?<![\p{L}\p{N}])_|_(?![\p{L}\p{N}])|`")
+DECIMAL_DOT = regex.compile(r"(?<=\p{Nd})[·∙‧˙،](?=\p{Nd})(?!10[\^⁺⁻⁰¹²³⁴-⁹])")  # "0·5 mg" in older British print
 FOOTNOTE = regex.compile(r"\p{L}\.$")  # "illness.2 Addressing"
 AMBIGUOUS = regex.compile(r"\d[.,]\d{3}(?!\d)")
 NUMBER_MAY_BEGIN = re.compile(r"[-+]?\.?\d")
@@ -261,10 +262,7 @@ def _plain(text: str) -> str:
         text = html.unescape(text)
     text = MARKDOWN.sub("", text)
     if not text.isascii():
-        text = texts.SUPERSCRIPT.sub(lambda match: f"^{match.group()}", text)
-        text = texts.FRACTION_AFTER_NUMBER.sub(" ", text)
-        text = DECIMAL_DOT.sub(".", text)
-        text = unicodedata.normalize("NFKC", texts.IGNORED.sub("", text)).translate(texts.ONE_FORM)
+        text = texts.compatible(DECIMAL_DOT.sub(".", text))
         text = "".join(str(unicodedata.digit(c)) if c.isdecimal() and not c.isascii() else c for c in text).replace("ſ", "s")
     return " ".join(text.split())
 
@@ -286,9 +284,8 @@ def _decimal_comma(text: str) -> bool | None:
 @functools.lru_cache(maxsize=16384)
 def _find(text: str, decimal_comma: bool | None) -> tuple[Quantity, ...]:
     found: list[Quantity] = []
-    open_ones: list[
-        tuple[int, bool]
-    ] = []  # numbers without a unit, which a joined one behind may bring, and whether each is an age
+    # numbers without a unit, which a joined one behind may bring, and whether each is an age
+    open_ones: list[tuple[int, bool]] = []
     end_before = -1
     for match in _matches(text):
         unit, divisor = _unit_of(match, decimal_comma=bool(decimal_comma))
@@ -303,10 +300,10 @@ def _find(text: str, decimal_comma: bool | None) -> tuple[Quantity, ...]:
                 instead = None if one.instead is None else one.instead / divisor
                 found[place] = replace(one, value=one.value / divisor, instead=instead, unit=unit)
             open_ones = []
-        before = text[max(0, match.start() - LOOK_BEHIND) : match.start()]
+        before = _before(match)
         if not unit and FOOTNOTE.search(before):
             continue
-        bound = _bound(text, match, unit)
+        bound = _bound(match, unit)
         labelled, aged = bool(words.LABEL.search(before)), bool(words.AGE.search(before))
         values = _worked_out(match, decimal_comma=bool(decimal_comma))
         # "1.500" may be a German's 1500; "1,500" with three decimals is hardly ever written of a dose
@@ -334,7 +331,7 @@ def _matches(text: str) -> list[Any]:
         if TWO_GROUPS.fullmatch(written) and (
             (match.group("unit") and words.FORM_BEHIND.match(text, match.end()))
             or (texts.english(text) and not written.endswith(" 000"))
-            or words.LABEL.search(text[max(0, match.start() - LOOK_BEHIND) : match.start()])
+            or words.LABEL.search(_before(match))
         ):
             space = match.start("number") + written.index(" ")
             found += [one for one in (NUMBER.match(text, match.start(), space), NUMBER.match(text, space + 1)) if one]
@@ -417,16 +414,21 @@ def _part_of_a_name(match: Any) -> bool:
     """Whether a single letter directly behind a number is no unit: "type 2L", "44U-QUIT"."""
     if len(match.group("unit") or "") != 1 or match.group("gap") or not match.group("unit").isalpha():
         return False
-    before = match.string[max(0, match.start() - LOOK_BEHIND) : match.start()]
-    return bool(words.LABEL.search(before)) or match.string[match.end() : match.end() + 1] == "-"
+    return bool(words.LABEL.search(_before(match))) or match.string[match.end() : match.end() + 1] == "-"
 
 
 def _written(alias: str, aliases: Mapping[str, str]) -> str:
     return CAPITALS.get(alias) or aliases[_key(alias)]
 
 
-def _bound(text: str, match: Any, unit: str) -> str:
-    before = text[max(0, match.start() - LOOK_BEHIND) : match.start()]
+def _before(match: Any) -> str:
+    """The text before a number, as far as it may say something of it."""
+    return str(match.string[max(0, match.start() - LOOK_BEHIND) : match.start()])
+
+
+def _bound(match: Any, unit: str) -> str:
+    """Whether the words around a number make it a most or a least."""
+    before = _before(match)
     for bound, pattern in BOUND_SIGN.items():
         if sign := pattern.search(before):
             return _other(bound) if words.NEGATION_BESIDE.search(before[: sign.start()]) else bound
@@ -438,14 +440,13 @@ def _bound(text: str, match: Any, unit: str) -> str:
             return ""  # "over 30 minutes" is how long, "120 over 80" a pressure
         if words.NEGATION_BESIDE.search(before[:start]):
             return _other(bound)
-        return (
-            "" if words.NEGATION_NEAR.search(before[:start]) else bound
-        )  # "not recommended under 5 years" is "for above 5 years", or not
+        # "not recommended under 5 years" may be said as "for children above 5 years", or as "contraindicated under 5 years"
+        return "" if words.NEGATION_NEAR.search(before[:start]) else bound
     if stated:
         return min(stated, key=_first)[1]
     if match.group("plus"):
         return words.AT_LEAST
-    after = next((bound for bound, pattern in BOUND_AFTER.items() if pattern.match(text, match.end())), "")
+    after = next((bound for bound, pattern in BOUND_AFTER.items() if pattern.match(match.string, match.end())), "")
     return "" if words.NEGATION_NEAR.search(before) else after
 
 
