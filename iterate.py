@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Go round and round: prepare, train, evaluate, feed what the evaluation recommends, until it no longer pays.
+"""Repeat: prepare, train, evaluate, feed what the evaluation recommends, until it no longer pays.
 
     python iterate.py --demo N=3                                  the sample data and SmolLM2-135M
     python iterate.py N=4 PREPARATION="DATA_DIR=my_files"         your files
-    python iterate.py N=4 TRAINING="LORA_RANK=16 NUM_EPOCHS=5" EVALUATION="POLICY='learning curves' BUDGET=400"
+    python iterate.py N=4 TRAINING="LORA_RANK=16 NUM_EPOCHS=5" EVALUATION="POLICY=learning_curves BUDGET=400"
 
-Runs the three scripts as you would, and stops at N, when the last iteration gained no more than chance explains, when the pool is
-spent, or when nothing is recommended. All of that is judged by the eval split; the holdout decides nothing. Killed and run again, it
-goes on where it was. It ends with the table of iterations (`python evaluation.py --history`) and one sentence of advice.
+Runs the three scripts as you would, and stops at N, when the last iteration gained no more than chance explains, when the pool is empty,
+or when nothing is recommended. All of that is decided by the eval split; the holdout decides nothing. Killed and run again, it goes on
+where it was. It ends with the table of iterations (`python evaluation.py --history`) and one sentence of advice.
 """
 
 from __future__ import annotations
@@ -16,168 +16,219 @@ import shlex
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from workbench import children, devices, files, manifest, settings
-from workbench.errors import UserError, again, began_afresh, run_script
+from meerkat_workbench import recipes
+from meerkat_workbench.core import runs, settings, subprocesses
+from meerkat_workbench.core.errors import UserError, mark_fresh_done, resume_command, run_script
+from meerkat_workbench.core.settings import EXECUTION, Range, Renamed
 
-FOLDERS = ("OUTPUT_DIR", "DATASET_DIR", "FINETUNED_MODEL_PATH")
-PREPARE, TRAIN, EVALUATE = "dataset_preparation.py", "fine_tuning.py", "evaluation.py"
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from meerkat_workbench.tuning.artifacts import HistoryRow
+
+# --- settings
 
 
 class LoopConfig(settings.Settings):
     """Settings of the loop. Change a line, or give KEY=VALUE on the command line."""
 
     # Iterations at most, those that are there already among them.
-    N: int = 3
-    # Where the splits, the adapter and the evaluation go.
-    DATASETS: str = "datasets"
-    RESULTS: str = "results"
-    EVALUATIONS: str = "evaluation_results"
-    # What each script is given besides, as on its own command line, such as DATA_DIR=my_files; the same in each iteration.
-    PREPARATION: str = ""
-    # Such as LORA_RANK=16 NUM_EPOCHS=5.
-    TRAINING: str = ""
-    # Such as POLICY='learning curves' BUDGET=400.
-    EVALUATION: str = ""
+    N: Annotated[int, Range(1, 1000), EXECUTION] = 3
+    # Where the splits go.
+    DATASET_DIR: Annotated[str, EXECUTION, Renamed("DATASETS")] = "datasets"
+    # Where the adapter goes.
+    FINETUNED_MODEL_PATH: Annotated[str, EXECUTION, Renamed("RESULTS")] = "results"
+    # Where the evaluation goes.
+    EVALUATION_DIR: Annotated[str, EXECUTION, Renamed("EVALUATIONS")] = "evaluation_results"
+    # Settings of dataset_preparation.py, the same in each iteration: {DATA_DIR: my_files}, or DATA_DIR=my_files.
+    PREPARATION: Annotated[dict[str, object], EXECUTION] = {}
+    # Settings of fine_tuning.py: {LORA_RANK: 16, NUM_EPOCHS: 5}.
+    TRAINING: Annotated[dict[str, object], EXECUTION] = {}
+    # Settings of evaluation.py: {POLICY: learning_curves, BUDGET: 400}.
+    EVALUATION: Annotated[dict[str, object], EXECUTION] = {}
     # COMPUTE_DTYPE of training and evaluation: bf16, fp16 or fp32; "auto" takes what this device has hardware for.
-    COMPUTE_DTYPE: str = "auto"
+    COMPUTE_DTYPE: Annotated[Literal["auto", "bf16", "fp16", "fp32"], EXECUTION] = "auto"
 
 
-DEMO = {"DATASETS": "datasets/demo", "RESULTS": "results/demo", "EVALUATIONS": "evaluation_results/demo"}
+DEMO = {"DATASET_DIR": "datasets/demo", "FINETUNED_MODEL_PATH": "results/demo", "EVALUATION_DIR": "evaluation_results/demo"}
+HERE = Path(__file__).resolve().parent
+FOLDER_SETTINGS = ("OUTPUT_DIR", "DATASET_DIR", "FINETUNED_MODEL_PATH")
 
 
-def words(config: LoopConfig, name: str) -> list[str]:
-    """The arguments that a setting holds, as a shell would read them."""
-    try:
-        found = shlex.split(getattr(config, name))
-    except ValueError as error:
-        raise UserError(f"{name}={getattr(config, name)}: {error}. Write it as on the command line of the script.") from None
-    for argument in found:
-        if argument.split("=")[0] in FOLDERS:
-            raise UserError(
-                f"{name}: {argument} would part the scripts. DATASETS, RESULTS and EVALUATIONS name the loop's folders."
-            )
-    return found
+# --- the steps
+
+
+def iterate(config: LoopConfig, *, demo: bool = False, fresh: bool = False) -> str:
+    """Run the loop; returns why it ended, with what to do next.
+
+    Args:
+        demo: begin with the demo's settings of each script.
+        fresh: begin a new series, and set unfinished work aside.
+    """
+    loop = Loop(config, demo=demo)
+    options = ["--fresh"] if fresh else []
+    # 1. Prepare: what is there is up to date, or new files make another iteration
+    loop.run(loop.preparation, *options)
+    if fresh:
+        mark_fresh_done()
+    while True:
+        # 2. Train and evaluate
+        loop.run(loop.training, *options)
+        loop.run(loop.evaluation, *options)
+        options = []
+        # 3. Stop, or feed what is recommended
+        if reason := loop.reason_to_stop():
+            break
+        loop.run(loop.preparation, "--recommendations", str(loop.recommendations_file), iteration=loop.iteration() + 1)
+    # 4. All iterations beside each other
+    loop.run(loop.evaluation, "--history")
+    return reason
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A script and the arguments that give it its settings."""
+
+    script: str
+    arguments: Sequence[str]
 
 
 class Loop:
     """The three scripts on three folders, and what they have left there."""
 
     def __init__(self, config: LoopConfig, *, demo: bool) -> None:
-        self.config, self.demo = config, demo
-        self.datasets, self.results, self.evaluations = map(Path, (config.DATASETS, config.RESULTS, config.EVALUATIONS))
-        self.advice_file = self.evaluations / "training_recommendations.json"
-        precision = [] if config.COMPUTE_DTYPE == "auto" else [f"COMPUTE_DTYPE={config.COMPUTE_DTYPE}"]
-        self.given = {
-            PREPARE: [f"OUTPUT_DIR={self.datasets}", *words(config, "PREPARATION")],
-            TRAIN: [f"DATASET_DIR={self.datasets}", f"OUTPUT_DIR={self.results}", *precision, *words(config, "TRAINING")],
-            EVALUATE: [f"DATASET_DIR={self.datasets}", f"FINETUNED_MODEL_PATH={self.results}", f"OUTPUT_DIR={self.evaluations}",
-                       *precision, *words(config, "EVALUATION")],
-        }  # fmt: skip
+        from meerkat_workbench.tuning.artifacts import Recommendations
 
-    def run(self, script: str, *more: str, iteration: int | None = None) -> None:
-        """One script, as a user would start it; what it prints is seen, and its fault ends the loop.
+        self.config = config
+        self.datasets, self.results, self.evaluations = map(
+            Path, (config.DATASET_DIR, config.FINETUNED_MODEL_PATH, config.EVALUATION_DIR)
+        )
+        self.recommendations_file = self.evaluations / Recommendations.FILE
+        data, model, output = str(self.datasets), str(self.results), str(self.evaluations)
+        precision = {} if config.COMPUTE_DTYPE == "auto" else {"COMPUTE_DTYPE": config.COMPUTE_DTYPE}
+        self.preparation = stage(
+            "dataset_preparation", "DatasetConfig", "PREPARATION", config.PREPARATION, {"OUTPUT_DIR": data}, demo=demo
+        )
+        self.training = stage("fine_tuning", "TrainingConfig", "TRAINING", config.TRAINING,
+                              {"DATASET_DIR": data, "OUTPUT_DIR": model, **precision}, demo=demo)  # fmt: skip
+        self.evaluation = stage("evaluation", "EvaluationConfig", "EVALUATION", config.EVALUATION,
+                                {"DATASET_DIR": data, "FINETUNED_MODEL_PATH": model, "OUTPUT_DIR": output, **precision}, demo=demo)  # fmt: skip
+
+    def run(self, stage: Stage, *more: str, iteration: int | None = None) -> None:
+        """Run one script as a user would; its output is shown, and its error ends the loop.
 
         Args:
             iteration: that the script begins; by default it works on the one that is there.
         """
-        command = [script, *(["--demo"] if self.demo else []), *self.given[script], *more]
+        command = [stage.script, *stage.arguments, *more]
         print(f"\n[iteration {iteration or self.iteration() or 1}] python {shlex.join(command)}", flush=True)
-        ended = children.run([sys.executable, str(Path(__file__).resolve().parent / script), *command[1:]])
-        if ended < 0:
+        code = subprocesses.run([sys.executable, str(HERE / stage.script), *command[1:]])
+        if code < 0:
+            memory = " (often because memory ran out)" if code == -signal.SIGKILL else ""
             raise UserError(
-                f"{script} was ended by signal {-ended}{' (often for want of memory)' if ended == -signal.SIGKILL else ''}. "
-                f"Run {again()} again to go on."
+                f"was ended by signal {-code}{memory}", where=stage.script, remedy=f"Run {resume_command()} again to resume."
             )
-        if ended:
-            raise UserError(f"{script} ended with exit code {ended}. Mend what it names, and run {again()} again.")
+        if code:
+            remedy = f"Correct what it names, and run {resume_command()} again."
+            raise UserError(f"ended with exit code {code}", where=stage.script, remedy=remedy)
 
     def iteration(self) -> int:
-        """The one whose data is in place; 0 before the first."""
-        data = manifest.read(self.datasets)
-        return 0 if data is None else int(data["iteration"])
+        """The iteration whose data is in place; 0 before the first."""
+        from meerkat_workbench.tuning.artifacts import DatasetManifest
 
-    def pool(self) -> int:
-        ledger = files.read_json_lines(self.datasets / "iterations.jsonl")
-        return sum(ledger[-1]["sizes"]["pool"].values())
+        data = DatasetManifest.find(self.datasets)
+        return 0 if data is None else data.iteration
 
-    def gain(self, metric: str) -> dict[str, Any] | None:
-        """What the last iteration changed on the eval split, whether that is `better` or `worse`; None after the first."""
-        from workbench.evaluation import comparison, history
+    def last_change(self, metric: str) -> HistoryRow | None:
+        """What the last iteration changed on the eval split, turned so that more is better; None after the first."""
+        from meerkat_workbench.tuning.reporting import history
+        from meerkat_workbench.tuning.reporting.results import EvaluationResult
 
-        table = history.read(self.evaluations)
-        rows = table[(table["split"] == "eval") & (table["metric"] == metric) & table["change_low"].notna()]
-        rows = rows[rows["iteration"] == self.iteration()]
-        if rows.empty:
-            return None
-        found: dict[str, Any] = rows.iloc[-1].to_dict()
-        compared = comparison.read_csv(self.evaluations / "model_comparison.csv")
-        lower = bool(compared.loc[compared["metric"] == metric, "lower_is_better"].iloc[0])
-        low, high = (-found["change_high"], -found["change_low"]) if lower else (found["change_low"], found["change_high"])
-        found["better"], found["worse"] = low > 0, high < 0
-        return found
+        rows = history.read(self.evaluations)
+        row = history.changed_since(rows, iteration=self.iteration(), split="eval", metric=metric)
+        compared = EvaluationResult.read(self.evaluations).metrics
+        lower = any(one.lower_is_better for one in compared if one.metric == metric)
+        return None if row is None else history.turned(row, lower_is_better=lower)
 
     def adapter_before(self, number: int) -> Path:
         """The folder of the last adapter that an earlier iteration left."""
-        archive = self.results / files.ARCHIVE_NAME
-        found = [(made["iteration"], made["finished"], folder) for folder in archive.glob("*")
-                 if (made := manifest.read(folder)) and made["iteration"] < number]  # fmt: skip
-        return max(found)[2] if found else archive
+        from meerkat_workbench.tuning.artifacts import TrainingResult
+
+        found = [
+            (result.iteration, result.finished, folder)
+            for folder in runs.archived(self.results)
+            if (result := TrainingResult.find(folder)) and result.iteration < number
+        ]
+        return max(found)[2] if found else self.results / runs.ARCHIVE
 
     def reason_to_stop(self) -> str:
-        """Why there is to be no further iteration, with what to do instead; nothing where there is to be one."""
-        advice = files.read_json(self.advice_file)
-        metric, number = advice["steering_metric"], self.iteration()
-        gain = self.gain(metric)
+        """Why there is to be no further iteration, with what to do instead; empty where there is to be one."""
+        from meerkat_workbench.tuning.artifacts import Split, read_ledger, read_recommendations
+
+        advice, number = read_recommendations(self.recommendations_file), self.iteration()
+        metric, change = advice.steering_metric, self.last_change(advice.steering_metric)
         before = f"the one before it ({self.adapter_before(number)})"
-        if gain is not None and gain["worse"]:
+        by = f"{change.change:+.3f} (95% interval {change.change_low:+.3f} to {change.change_high:+.3f})" if change else ""
+        if change and change.change_high < 0:
+            return f"Iteration {number} is worse by {metric} on eval, {by}: keep {before}, and look at what was added."
+        if change and change.change_low <= 0:
             return (
-                f"Iteration {number} is worse by {metric} on eval, {gain['change']:+.3f} (95% interval {gain['change_low']:+.3f} to "
-                f"{gain['change_high']:+.3f}): keep {before}, and look at what was added."
-            )
-        if gain is not None and not gain["better"]:
-            return (
-                f"Iteration {number} changed {metric} on eval by {gain['change']:+.3f} (95% interval {gain['change_low']:+.3f} to "
-                f"{gain['change_high']:+.3f}), no more than chance explains: keep it or {before}, and gather new "
+                f"Iteration {number} changed {metric} on eval by {by}, no more than chance explains: keep it or {before}, and gather new "
                 "data or more eval questions before the next."
             )
-        if not self.pool():
-            return f"The pool is spent: use iteration {number} ({self.results}); only new data can help now."
-        if not advice["recommended_sample_increases"]:
-            return f"Nothing is recommended after iteration {number}: {advice['in_words'][0]}"
+        left = read_ledger(self.datasets)[-1].sizes.total(Split.POOL)
+        if not left:
+            return f"The pool is empty: use iteration {number} ({self.results}); only new data can help now."
+        if not advice.recommended_sample_increases:
+            return f"Nothing is recommended after iteration {number}: {advice.sentences[0]}"
         if number >= self.config.N:
-            told = f" ({gain['change']:+.3f} in {metric} on eval since the one before)" if gain else ""
+            gained = f" ({change.change:+.3f} in {metric} on eval since the one before)" if change else ""
             return (
-                f"Iteration {number} is done{told}, N={self.config.N} is reached and the pool still holds {self.pool():,} records: "
-                f"N={number + 1} goes on with {len(advice['recommended_sample_increases'])} specialties fed more."
+                f"Iteration {number} is done{gained}, N={self.config.N} is reached and the pool still holds {left:,} records: "
+                f"N={number + 1} continues with {len(advice.recommended_sample_increases)} specialties fed more."
             )
         return ""
 
 
+def stage(
+    script: str, config_class: str, setting: str, given: Mapping[str, object], folders: Mapping[str, object], *, demo: bool
+) -> Stage:
+    """A script's settings, checked now, as its arguments.
+
+    Args:
+        setting: the setting of the loop that holds `given`, for messages.
+        folders: settings that the loop gives all by itself.
+    """
+    recipe = recipes.load(HERE / f"{script}.py")
+    config: settings.Settings = getattr(recipe, config_class)()
+    if own := [name for name in given if name in FOLDER_SETTINGS]:
+        remedy = "DATASET_DIR, FINETUNED_MODEL_PATH and EVALUATION_DIR name the loop's folders."
+        raise UserError(f"{own[0]} would separate the scripts", where=setting, item=own[0], remedy=remedy)
+    try:
+        settings.update(config, {**(recipe.DEMO if demo else {}), **given, **folders})
+    except UserError as error:
+        raise UserError(str(error), where=setting) from None
+    return Stage(f"{script}.py", settings.as_arguments(config, recipe.DEMO))
+
+
+# --- on the command line
+
+
 def main() -> None:
     config, arguments = settings.load(LoopConfig, None, __doc__ or "", DEMO)
-    settings.check_range(config, "N", 1, 1000)
-    devices.check_choice(config.COMPUTE_DTYPE)
-    started, loop = time.time(), Loop(config, demo=arguments.demo)
-    fresh = ["--fresh"] if arguments.fresh else []
-    loop.run(PREPARE, *fresh)  # up to date, or what new files make of it
-    if arguments.fresh:
-        began_afresh()
-    while True:
-        loop.run(TRAIN, *fresh)
-        loop.run(EVALUATE, *fresh)
-        fresh = []
-        if stop := loop.reason_to_stop():
-            break
-        loop.run(PREPARE, "--recommendations", str(loop.advice_file), iteration=loop.iteration() + 1)
-    loop.run(EVALUATE, "--history")
-    if caution := files.read_json(loop.advice_file).get("caution"):
+    started = time.time()
+    reason = iterate(config, demo=arguments.demo, fresh=arguments.fresh)
+    from meerkat_workbench.tuning.artifacts import OutputFile, Recommendations, read_recommendations
+
+    output = Path(config.EVALUATION_DIR)
+    if caution := read_recommendations(output / Recommendations.FILE).caution:
         print(f"\n{caution}")
-    print(
-        f"\n{stop}\n{time.time() - started:.0f} s; open {loop.evaluations / 'progress.png'}, {loop.evaluations / 'report.html'}"
-    )
+    pictures = f"{output / OutputFile.PROGRESS}, {output / OutputFile.REPORT}"
+    print(f"\n{reason}\n{time.time() - started:.0f} s; open {pictures}")
 
 
 if __name__ == "__main__":

@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from workbench.evaluation import ranking, significance
+from meerkat_workbench.stats import significance
+from meerkat_workbench.tuning.allocation import ranking
 
 SPECIALTIES, QUESTIONS = 42, 10
 NAMES = [f"specialty{number:02d}" for number in range(SPECIALTIES)]

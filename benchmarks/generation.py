@@ -17,7 +17,6 @@ import hashlib
 import json
 import random
 import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -25,9 +24,9 @@ from typing import Any
 
 import side_by_side
 
+from meerkat_workbench.tuning import smollm2
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-from workbench import smollm2  # noqa: E402
 
 ARMS = ("plain", "static", "ours-in-turn", "ours-together", "ours-in-turn-refilled", "ours-together-refilled")
 LENGTH_MU, LENGTH_SIGMA = 4.7, 0.7  # new tokens of an answer where weights are random: about 140 in the mean
@@ -38,7 +37,7 @@ def prompts(options: argparse.Namespace, tokenizer: Any) -> list[tuple[int, ...]
         draw = random.Random(0)
         system = [draw.randrange(10, 1000) for _ in range(40)]
         return [tuple(system + [draw.randrange(10, 1000) for _ in range(draw.randint(8, 60))]) for _ in range(options.questions)]
-    from workbench import chat
+    from meerkat_workbench.tuning import chat
 
     asked = [question for path in sorted((ROOT / "examples" / "specialties").glob("*.json"))
              for question in list(json.loads(path.read_text(encoding="utf-8")))[::11]]  # fmt: skip
@@ -52,15 +51,16 @@ def load(options: argparse.Namespace) -> Any:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from workbench import devices, models
+    from meerkat_workbench.device import devices
+    from meerkat_workbench.tuning import llm
 
-    models.quiet()
+    llm.silence_libraries()
     if options.random_weights:
         base = random_weights.build(options.random_weights, load_in_4bit=True)
     else:
-        base = models.load_base(smollm2.NAME, load_in_4bit=True, precision=devices.native_precision())
+        base = llm.load_base(smollm2.NAME, load_in_4bit=True, precision=devices.native_precision())
     if options.adapter:
-        return models.load_adapter(base.eval(), Path(options.adapter), name="tuned")
+        return llm.load_adapter(base.eval(), Path(options.adapter), name="tuned")
     torch.manual_seed(1)
     settings = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
     model: Any = get_peft_model(base, settings, adapter_name="tuned")
@@ -82,16 +82,16 @@ def run_arm(options: argparse.Namespace) -> None:
     """One arm, in this process; prints a JSON line."""
     import torch
 
-    from workbench import models
-    from workbench.evaluation import asking
-    from workbench.evaluation.answers import AnswerStore, Question
-    from workbench.evaluation.decoding import Decoder, Decoding
+    from meerkat_workbench.tuning import llm
+    from meerkat_workbench.tuning.generation import generator
+    from meerkat_workbench.tuning.generation.decoding import Decoder, Decoding
+    from meerkat_workbench.tuning.generation.prediction_store import PredictionStore, Question
 
-    tokenizer = models.load_tokenizer(smollm2.NAME)  # random weights borrow it: it only has to know a pad token
+    tokenizer = llm.load_tokenizer(smollm2.NAME)  # random weights borrow it: it only has to know a pad token
     asked = prompts(options, tokenizer)
     if options.arm == "plain" and options.plain_questions:
         asked = asked[: options.plain_questions]
-    stops = () if options.random_weights else tuple(models.stop_ids(tokenizer))
+    stops = () if options.random_weights else tuple(llm.stop_ids(tokenizer))
     most = limits(options, len(asked))
     model = load(options)
     started = time.perf_counter()
@@ -110,26 +110,26 @@ def run_arm(options: argparse.Namespace) -> None:
                 steps_made.append(len(names))
                 return [-1 if step >= most[int(name)] else token for name, step, token in zip(names, steps, chosen, strict=True)]
 
-        asking.Decoder = Ending  # type: ignore[misc]
+        generator.Decoder = Ending  # type: ignore[misc]
         with tempfile.TemporaryDirectory() as folder:
-            store = AnswerStore(Path(folder))
+            store = PredictionStore(Path(folder))
             store.add = lambda answers: store.records.update({a.key: a for a in answers})  # type: ignore[method-assign]
-            size = options.batch or asking.find_batch_size(
+            size = options.batch or generator.find_batch_size(
                 model.device.type, questions, settings, model.config, 2 if together else 1
             )
-            asker = asking.Asker(store, Verbatim(), settings, size, refill=options.arm.endswith("refilled"))
+            asker = generator.Generator(store, Verbatim(), settings, size, refill=options.arm.endswith("refilled"))
             keys = {arm: [f"{arm}{i}" for i in range(len(asked))] for arm in ("base", "tuned")}
             if together:
-                asker.ask_together(model, {"base": None, "tuned": "tuned"}, questions, keys)
+                asker.generate_mixed(model, {"base": None, "tuned": "tuned"}, questions, keys)
             else:
                 for arm, adapter in (("base", None), ("tuned", "tuned")):
-                    asker.ask_in_turn(model, arm, adapter, questions, keys[arm])
+                    asker.generate_sequential(model, arm, adapter, questions, keys[arm])
             kept = {key: json.loads(answer.text) for key, answer in store.records.items()}
         found = {arm: [kept[key] for key in keys[arm]] for arm in keys}
     else:
         size = 1 if options.arm == "plain" else options.batch or 32
         for arm, adapter in (("base", None), ("tuned", "tuned")):
-            with asking.speaking_as(model, adapter):
+            with generator.active_adapter(model, adapter):
                 found[arm] = generate(model, asked, most, size, stops, tokenizer.pad_token_id)
     seconds = time.perf_counter() - started
     tokens = sum(len(ids) for answers in found.values() for ids in answers)
@@ -158,7 +158,7 @@ def generate(
     """transformers' own generation, batches in the order of the file, padded on the left."""
     import torch
 
-    from workbench import devices
+    from meerkat_workbench.device import devices
 
     found = []
     for start in range(0, len(asked), size):

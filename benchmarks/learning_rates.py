@@ -20,9 +20,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from meerkat_workbench.core import files
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-from workbench import files  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "learning_rates.csv"
 SPECIALTIES, PAIRS, LEAST_WORDS, MOST_WORDS = 8, 36, 12, 50

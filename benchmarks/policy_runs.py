@@ -17,17 +17,16 @@ import csv
 import json
 import random
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from learning_curves import run
+
+from meerkat_workbench.stats import significance
+from meerkat_workbench.tuning.allocation import policies
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-from learning_curves import run  # noqa: E402
-
-from workbench.evaluation import policies, significance  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "policy_runs.csv"
 POLICIES = (policies.LEARNING_CURVES, policies.THRESHOLD, policies.PROPORTIONAL)

@@ -10,7 +10,6 @@ benchmarks/results/precision.md.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,15 +17,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import side_by_side
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-import side_by_side  # noqa: E402
+from meerkat_workbench.device import devices
+from meerkat_workbench.device.devices import Precision
+from meerkat_workbench.tuning import llm
+from meerkat_workbench.tuning.generation.decoding import Decoder, Decoding, PromptRow
 
-from workbench import devices, models  # noqa: E402
-from workbench.devices import Precision  # noqa: E402
-from workbench.evaluation.decoding import Decoder, Decoding, Row  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 TOKENS, ROWS, NEW_TOKENS, SECONDS = 260, 32, 8, 2.0
 
@@ -64,8 +63,8 @@ def steps(precision: Precision, folder: Path) -> tuple[float, float]:
     """Seconds of a training step (forward, backward) on TOKENS tokens, and of a step of decoding for ROWS rows."""
     from peft import LoraConfig, get_peft_model
 
-    base: Any = models.load_base(str(folder), load_in_4bit=True, precision=precision)
-    models.keep_4bit_order(base)
+    base: Any = llm.load_base(str(folder), load_in_4bit=True, precision=precision)
+    llm.disable_4bit_reordering(base)
     model = get_peft_model(base, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
     ids = torch.randint(0, base.config.vocab_size, (6, TOKENS // 6), device=devices.device())
 
@@ -76,14 +75,14 @@ def steps(precision: Precision, folder: Path) -> tuple[float, float]:
 
     training = seconds_each(train)
     decoder = Decoder(model.eval(), Decoding(NEW_TOKENS, 0.0, 0, (base.config.vocab_size,), 0))
-    rows = [Row(str(n), tuple(range(20, 60))) for n in range(ROWS)]
+    rows = [PromptRow(str(n), tuple(range(20, 60))) for n in range(ROWS)]
     return training, seconds_each(lambda: decoder.decode(rows)) / NEW_TOKENS
 
 
 def main() -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    models.quiet()
+    llm.silence_libraries()
     print(f"{side_by_side.machine()}, bitsandbytes {metadata.version('bitsandbytes')}\n")
     print("| precision | product, GFLOP/s | 4-bit layer, ms | training step, s | decoding step, s |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:

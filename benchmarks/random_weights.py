@@ -33,7 +33,8 @@ def build(shape: str, *, load_in_4bit: bool, seed: int = 0, vocabulary: int = 0)
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from workbench import devices, models
+    from meerkat_workbench.device import devices
+    from meerkat_workbench.tuning import llm
 
     device, precision = devices.device(), devices.native_precision()
     dtype = devices.torch_dtype(precision)
@@ -51,7 +52,7 @@ def build(shape: str, *, load_in_4bit: bool, seed: int = 0, vocabulary: int = 0)
     }
     model = LlamaForCausalLM.from_pretrained(
         None, config=config, state_dict=weights, dtype=dtype, attn_implementation="sdpa",
-        device_map={"": str(device)}, quantization_config=models.quantization(load_in_4bit=load_in_4bit, precision=precision),
+        device_map={"": str(device)}, quantization_config=llm.quantization(load_in_4bit=load_in_4bit, precision=precision),
     )  # fmt: skip
     return model.requires_grad_(False)
 

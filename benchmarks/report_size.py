@@ -13,7 +13,6 @@ import contextlib
 import platform
 import random
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -22,9 +21,9 @@ from typing import Any
 
 import pandas as pd
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from workbench.evaluation import answer_checks, comparison, explorer, history, report
-from workbench.evaluation.metrics import MetricSuite, Table
+from meerkat_workbench.tuning.reporting import comparison, history, question_browser, report
+from meerkat_workbench.tuning.scoring import answer_checks
+from meerkat_workbench.tuning.scoring.metric_suite import MetricScores, MetricSuite
 
 METRICS = ("ROUGE-L", "token_f1", "medical_token_f1", "factual_exact_match", "length_ratio")
 Asked = tuple[str, str, str, str, str]  # specialty, question, reference, base's answer, tuned answer
@@ -44,7 +43,7 @@ def write_report(path: Path, asked: Sequence[Asked], *, past: bool = False, seed
         past: with an earlier iteration beside this one.
     """
     draw, suite = random.Random(seed), FewMetrics()
-    tables, scores = {}, Table()
+    tables, scores = {}, MetricScores()
     for place, arm in enumerate(("base", "tuned")):
         rows = [
             {"id": f"q{n}", "split": ("holdout", "eval")[n % 2], "specialty": row[0], "question": row[1], "reference": row[2],
@@ -108,7 +107,7 @@ def open_report(driver: Any, path: Path, fragment: str = "", patience: float = 6
 
 def from_folder(data: Path, count: int) -> list[Asked]:
     """Questions of specialty files; answers are cut from two other references."""
-    from workbench.data import specialty_files
+    from meerkat_workbench.tuning.data import specialty_files
 
     draw = random.Random(2)
     found = [record for of_one in specialty_files.read_folder(data, skip_invalid=True).records.values() for record in of_one]
@@ -125,7 +124,9 @@ def from_folder(data: Path, count: int) -> list[Asked]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--questions", type=int, nargs="+", default=[500, explorer.MOST, 2 * explorer.MOST])
+    parser.add_argument(
+        "--questions", type=int, nargs="+", default=[500, question_browser.MAX_QUESTIONS, 2 * question_browser.MAX_QUESTIONS]
+    )
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     if missing := browser_missing():

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import sys
 import tempfile
 import threading
 import time
@@ -22,11 +21,10 @@ from pathlib import Path
 import psutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from workbench.evaluation import scoring
-from workbench.evaluation.answers import Answer, AnswerStore, Question
-from workbench.evaluation.metrics import MetricSuite
+from meerkat_workbench.tuning.generation.prediction_store import Prediction, PredictionStore, Question
+from meerkat_workbench.tuning.scoring import score_run
+from meerkat_workbench.tuning.scoring.metric_suite import MetricSuite
 
 SPECIALTIES = 42
 
@@ -68,10 +66,10 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        store = AnswerStore(folder)
-        batch: list[Answer] = []
+        store = PredictionStore(folder)
+        batch: list[Prediction] = []
         for question, said in made_up(options.answers, options.words):
-            batch.append(Answer(question.id, question.id, "tuned", said, "stop", options.words))
+            batch.append(Prediction(question.id, question.id, "tuned", said, "stop", options.words))
             if len(batch) == 1000:
                 store.add(batch)
                 batch = []
@@ -82,13 +80,13 @@ def main() -> None:
         peak = Peak()
         peak.start()
         started = time.time()
-        store = AnswerStore(folder)
+        store = PredictionStore(folder)
         answers = ((question, store.records[question.id], None) for question, _ in made_up(options.answers, options.words))
-        table, _ = scoring.score(suite, answers, folder)
+        table, _ = score_run.score(suite, answers, folder)
         scored = time.time()
-        floors = scoring.floors(suite, table, 0)
+        floors = score_run.floors(suite, table, 0)
         with open(folder / "results.csv", "w", newline="", encoding="utf-8") as file:
-            scoring.write_csv(table, file)
+            score_run.write_csv(table, file)
         print(
             f"{os.cpu_count()} cores; {len(table):,} answers of {options.words} words, {size / 2**20:.0f} MiB: scored in {scored - started:.0f} s, "
             f"floors and CSV in {time.time() - scored:.0f} s; memory of the process's own {(before.rss - before.shared) / 2**20:.0f} MiB before, "

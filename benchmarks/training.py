@@ -27,7 +27,6 @@ from typing import Any
 import side_by_side
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 WARM_UP = 2  # steps
 # tokens of MedQuAD's question and answer in Llama-3's vocabulary: mean 270, log-normal but for a long tail that is cut
 LENGTH_MU, LENGTH_SIGMA, LONGEST = 5.25, 0.8, 2048
@@ -39,12 +38,12 @@ def examples(options: argparse.Namespace, vocabulary: int) -> list[dict[str, Any
     """The same for every arm: enough for all its steps, then `--eval` more to measure the final loss on."""
     wanted = options.global_batch * options.steps + options.eval
     if options.dataset:
-        from workbench import models
-        from workbench.data import dataset_folders
-        from workbench.training.examples import encode_records
+        from meerkat_workbench.tuning import llm
+        from meerkat_workbench.tuning.data import dataset_folders
+        from meerkat_workbench.tuning.training.examples import encode_records
 
         rows = dataset_folders.read_split(Path(options.dataset), "train").shuffle(seed=0)
-        found, _ = encode_records(rows, models.load_tokenizer(options.model), max_length=LONGEST,
+        found, _ = encode_records(rows, llm.load_tokenizer(options.model), max_length=LONGEST,
                                   long_examples="truncate", terminator="")  # fmt: skip
         if len(found) < wanted:
             sys.exit(f"{options.dataset}: has {len(found)} training examples, and {wanted} are needed; lower --steps.")
@@ -62,22 +61,23 @@ def examples(options: argparse.Namespace, vocabulary: int) -> list[dict[str, Any
 def load(options: argparse.Namespace, *, load_in_4bit: bool) -> Any:
     import random_weights
 
-    from workbench import devices, models
+    from meerkat_workbench.device import devices
+    from meerkat_workbench.tuning import llm
 
-    models.quiet()
+    llm.silence_libraries()
     if options.random_weights:
         return random_weights.build(options.random_weights, load_in_4bit=load_in_4bit)
-    return models.load_base(options.model, load_in_4bit=load_in_4bit, precision=devices.native_precision())
+    return llm.load_base(options.model, load_in_4bit=load_in_4bit, precision=devices.native_precision())
 
 
 def vocabulary_of(options: argparse.Namespace) -> int:
     import random_weights
 
-    from workbench import models
+    from meerkat_workbench.tuning import llm
 
     if options.random_weights:
         return int(random_weights.SHAPES[options.random_weights]["vocab_size"])
-    return int(models.load_config(options.model).vocab_size)
+    return int(llm.load_config(options.model).vocab_size)
 
 
 class Clock:
@@ -112,7 +112,7 @@ def lora() -> Any:
 
 
 def arguments(options: argparse.Namespace, kind: Any, folder: str, micro: int, **more: Any) -> Any:
-    from workbench import devices
+    from meerkat_workbench.device import devices
 
     precision = devices.native_precision()
     return kind(
@@ -128,9 +128,9 @@ def in_order(trainer: Any) -> Any:
     """Every arm takes the examples in the order in which they stand."""
     import torch
 
-    from workbench.training.keeping import KeepsBest
+    from meerkat_workbench.trainers.best_checkpoint import BestCheckpointMixin
 
-    if isinstance(trainer, KeepsBest):  # its batches are whole steps, in an order of its own
+    if isinstance(trainer, BestCheckpointMixin):  # its batches are whole steps, in an order of its own
         size = trainer.args.per_device_train_batch_size
         trainer.get_train_dataloader = lambda: torch.utils.data.DataLoader(
             trainer.train_dataset, batch_size=size, collate_fn=trainer.data_collator
@@ -146,7 +146,7 @@ def plain(options: argparse.Namespace, rows: list[dict[str, Any]], folder: str) 
     from peft import get_peft_model, prepare_model_for_kbit_training
     from transformers import Trainer, TrainingArguments
 
-    from workbench.training.examples import PadToLongest
+    from meerkat_workbench.tuning.training.examples import PadToLongest
 
     model = prepare_model_for_kbit_training(load(options, load_in_4bit=True))
     wrapped = get_peft_model(model, lora())
@@ -198,7 +198,7 @@ def unsloth(options: argparse.Namespace, rows: list[dict[str, Any]], folder: str
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    from workbench.training.examples import PadToLongest
+    from meerkat_workbench.tuning.training.examples import PadToLongest
 
     return SFTTrainer(
         model=model, processing_class=processing, data_collator=PadToLongest(processing.pad_token_id),
@@ -209,9 +209,9 @@ def unsloth(options: argparse.Namespace, rows: list[dict[str, Any]], folder: str
 
 def ours(options: argparse.Namespace, rows: list[dict[str, Any]], folder: str, *, load_in_4bit: bool = True) -> Any:
     """What fine_tuning.py does, with its own choice of micro-batches unless one is given."""
-    import fine_tuning
-    from workbench import devices
-    from workbench.training.examples import Example
+    from meerkat_workbench.device import devices
+    from meerkat_workbench.recipes import fine_tuning
+    from meerkat_workbench.tuning.training.examples import Example
 
     config = fine_tuning.TrainingConfig()
     given = {"OUTPUT_DIR": folder, "LOAD_IN_4BIT": load_in_4bit, "LORA_RANK": RANK, "LORA_ALPHA": ALPHA, "LORA_DROPOUT": 0.0,
@@ -247,9 +247,9 @@ ARMS = {
 
 def tokenizer(options: argparse.Namespace) -> Any:
     """The model's own; random weights borrow SmolLM2's, which only has to know a pad token."""
-    from workbench import models, smollm2
+    from meerkat_workbench.tuning import llm, smollm2
 
-    return models.load_tokenizer(smollm2.NAME if options.random_weights else options.model)
+    return llm.load_tokenizer(smollm2.NAME if options.random_weights else options.model)
 
 
 def run_arm(options: argparse.Namespace) -> None:
@@ -308,7 +308,7 @@ def final_loss(trainer: Any, rows: list[dict[str, Any]]) -> float:
     """Nats a supervised token on examples no arm was trained on, worked out the same way for all."""
     import torch
 
-    from workbench import devices
+    from meerkat_workbench.device import devices
 
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     nats = tokens = 0.0

@@ -23,7 +23,6 @@ from pathlib import Path
 import side_by_side
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 SPECIALTIES = "cardiology,dentistry,dermatology,neurology,psychiatry,urology"
 
 
@@ -32,10 +31,10 @@ def write_models(shape: str, model: Path, encoder: Path) -> None:
     import random_weights
     from transformers import BertConfig, BertModel
 
-    from workbench import models, smollm2
+    from meerkat_workbench.tuning import llm, smollm2
 
-    models.quiet()
-    tokenizer = models.load_tokenizer(smollm2.NAME)
+    llm.silence_libraries()
+    tokenizer = llm.load_tokenizer(smollm2.NAME)
     base = random_weights.build(shape, load_in_4bit=False, vocabulary=len(tokenizer))
     base.generation_config.eos_token_id = tokenizer.eos_token_id
     base.config.eos_token_id = tokenizer.eos_token_id
@@ -71,9 +70,9 @@ def main() -> None:
         place = Path(folder)
         started = time.perf_counter()
         # a process of its own, so that its memory on the GPU is free again
-        subprocess.run([sys.executable, "-c", "import sys; sys.path.insert(0, 'benchmarks'); import whole_loop; from pathlib import Path; "
+        subprocess.run([sys.executable, "-c", "import whole_loop; from pathlib import Path; "
                         f"whole_loop.write_models({options.shape!r}, Path({str(place / 'model')!r}), Path({str(place / 'encoder')!r}))"],
-                       check=True, cwd=ROOT)  # fmt: skip
+                       check=True, cwd=ROOT / "benchmarks")  # fmt: skip
         print(f"writing the model: {time.perf_counter() - started:.0f} s", flush=True)
         run(["dataset_preparation.py", "DATA_DIR=examples/specialties", f"SPECIALTIES={SPECIALTIES}", "CHAT_TEMPLATE=smollm2",
              f"OUTPUT_DIR={place / 'datasets'}", "HOLDOUT_SAMPLES_PER_SPECIALTY=5"])  # fmt: skip

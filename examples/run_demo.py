@@ -13,11 +13,10 @@ import textwrap
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from meerkat_workbench.core import subprocesses
+from meerkat_workbench.core.errors import run_script
 
-from workbench import children  # noqa: E402
-from workbench.errors import run_script  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 DATASETS, RESULTS, EVALUATION = (Path(name) / "demo" for name in ("datasets", "results", "evaluation_results"))
 ADVICE = EVALUATION / "training_recommendations.json"
@@ -31,7 +30,7 @@ def run(number: int, *command: str) -> float:
         flush=True,
     )
     started = time.time()
-    ended = children.run([sys.executable, *command], ROOT)
+    ended = subprocesses.run([sys.executable, *command], ROOT)
     if ended:
         sys.exit(f"step {number} ended with exit code {ended}; mend what it names and run `make run` again.")
     return time.time() - started

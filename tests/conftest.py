@@ -24,12 +24,12 @@ import hypothesis
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it
+from meerkat_workbench.core.errors import UserError
+
 # times are told by benchmarks: these machines are shared, and the first example loads what the others find there
 hypothesis.settings.register_profile("here", deadline=None, max_examples=60, derandomize=True)
 hypothesis.settings.load_profile("here")
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-from workbench.errors import UserError  # noqa: E402
 
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
@@ -149,7 +149,7 @@ def run_processes(count: int, *command: str, timeout: float = 600) -> subprocess
 def _run_here(command: Sequence[str], stdout: Path, stderr: Path, environment: dict[str, str], forks: bool = False) -> None:
     import numpy as np
 
-    from workbench import children
+    from meerkat_workbench.core import subprocesses
 
     os.setsid()  # so that what it starts can be ended with it
     np.random.seed()  # else all would go on from the same state
@@ -157,9 +157,8 @@ def _run_here(command: Sequence[str], stdout: Path, stderr: Path, environment: d
     for number, path in ((1, stdout), (2, stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     os.chdir(ROOT)
-    sys.path.insert(0, str(ROOT))
     if forks:
-        children.run = _run_forked
+        subprocesses.run = _run_forked
     _become(command)
 
 
@@ -191,7 +190,7 @@ def mistake(
     """Exit code and stderr of a script that is to refuse its command; here, as loading libraries anew takes 8 seconds."""
     import torch
 
-    from workbench import errors
+    from meerkat_workbench.core import errors
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # with more, the script would start again on all of them
     monkeypatch.setattr(sys, "argv", command)
@@ -217,7 +216,7 @@ def tiny_model() -> Path:
 @pytest.fixture(scope="session")
 def smollm2_model() -> Path:
     """The folder of the packaged model, converted once; skips where the package is not installed."""
-    from workbench import smollm2
+    from meerkat_workbench.tuning import smollm2
 
     pytest.importorskip("gguf")
     try:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from workbench.evaluation import answer_checks
+from meerkat_workbench.tuning.scoring import answer_checks
 
 
 @pytest.mark.parametrize(

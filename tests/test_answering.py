@@ -5,10 +5,10 @@ import csv
 import pytest
 from conftest import chat_server, evaluate_command, mistake, run_script, served
 
-from workbench import files, manifest
-from workbench.data import leaks
-from workbench.errors import UserError
-from workbench.evaluation import answers, asking, endpoint
+from meerkat_workbench.core import files, manifest
+from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.tuning.data import leakage
+from meerkat_workbench.tuning.generation import endpoint, generator, prediction_store
 
 FEW = ("MAX_SAMPLES_PER_SPECIALTY=3", "MAX_NEW_TOKENS=16", "BATCH_SIZE=8", "RETENTION=False")
 
@@ -42,7 +42,7 @@ def test_further_models_are_asked_in_the_same_batches_and_compared_with_the_base
     assert agree(said["base"], predictions(few, "base")) and agree(said["finetuned"], predictions(few, "finetuned"))
     assert not agree(said["terse"], said["base"])
     # its base is not in 4 bits any more, which tips many a tie of a model that knows nothing; token by token they agree
-    likeness = files.read_json(exported[0] / leaks.EXPORT)
+    likeness = files.read_json(exported[0] / leakage.EXPORT)
     assert likeness["merge"] > 0.95 and likeness["as_trained"] > 0.7
     with open(tmp_path / "scores" / "models_comparison.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -77,7 +77,7 @@ def test_a_server_answers_in_place_of_this_machine(small_run, exported, tmp_path
     ("text", "prompt", "answer", "reasoning"),
     [
         ("<think>\nhm\n</think>\n\nGout.", "…assistant\n", "Gout.", "hm"),
-        ("<think>\n\n</think>\n\nGout.", "…assistant\n", "Gout.", answers.EMPTY_THINKING),
+        ("<think>\n\n</think>\n\nGout.", "…assistant\n", "Gout.", prediction_store.EMPTY_THINKING),
         ("hm</think>\nGout.", "…assistant\n<think>\n", "Gout.", "hm"),  # opened by the template
         ("hm</think>\nGout.", "…assistant\n", "Gout.", "hm"),  # opened by a server's template
         ("<think>\nhm, hm, hm", "…assistant\n", "", "hm, hm, hm"),
@@ -87,7 +87,7 @@ def test_a_server_answers_in_place_of_this_machine(small_run, exported, tmp_path
     ],
 )
 def test_what_a_model_thinks_first_is_no_part_of_its_answer(text, prompt, answer, reasoning):
-    found = answers.without_thinking(answers.Answer("k", "q", "base", text, "stop", 9), prompt)
+    found = prediction_store.strip_thinking(prediction_store.Prediction("k", "q", "base", text, "stop", 9), prompt)
     assert (found.text, found.reasoning) == (answer, reasoning)
 
 
@@ -161,16 +161,17 @@ def test_a_request_that_fails_is_tried_again_and_then_a_failed_answer(tmp_path, 
 
     with chat_server(reply, finish="length") as address:
         asked = [
-            answers.Question(text, "eval", "x", text, "r", text, (), (("user", text),)) for text in ("gout", "bad luck", "croup")
+            prediction_store.Question(text, "eval", "x", text, "r", text, (), (("user", text),))
+            for text in ("gout", "bad luck", "croup")
         ]
-        store = answers.AnswerStore(tmp_path)
+        store = prediction_store.PredictionStore(tmp_path)
         model = endpoint.Endpoint(f"{address}/v1/", "m")
         settings = endpoint.ServerDecoding(8, 0.0, 1)
         keys = [question.id for question in asked]
-        assert asking.ask_endpoint(model, "base", asked, keys, store, settings, 2) == 3
+        assert generator.generate_remote(model, "base", asked, keys, store, settings, 2) == 3
         assert [(store.records[key].finish, store.records[key].text) for key in keys] == [
             ("length", "about gout"), ("failed", ""), ("length", "about croup"),
         ]  # fmt: skip
         assert "503" in store.records["bad luck"].error and seen["bad luck"] == 3
         with pytest.raises(UserError, match="not one of 1 requests"):
-            asking.ask_endpoint(model, "base", asked[1:2], keys[1:2], store, settings, 2)
+            generator.generate_remote(model, "base", asked[1:2], keys[1:2], store, settings, 2)

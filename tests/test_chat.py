@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from workbench import chat
-from workbench.errors import UserError
+from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.tuning import chat
 
 QUESTION, ANSWER, SYSTEM = "What is gout?", "Gout is a crystal arthritis.", "Be brief."
 
@@ -160,14 +160,14 @@ def test_marks_of_thinking_stay_in_an_answer_also_where_they_are_control_tokens(
 def test_a_pad_token_that_ends_a_turn_is_exchanged_for_one_of_its_own(tiny_model, tmp_path):
     from transformers import AutoTokenizer
 
-    from workbench import models
+    from meerkat_workbench.tuning import llm
 
     original = AutoTokenizer.from_pretrained(tiny_model)
-    for end in models.stop_ids(original):
+    for end in llm.stop_ids(original):
         original.pad_token = original.convert_ids_to_tokens(end)
         original.save_pretrained(tmp_path / str(end))
-        loaded = models.load_tokenizer(str(tmp_path / str(end)))
-        assert loaded.pad_token_id not in models.stop_ids(loaded)
+        loaded = llm.load_tokenizer(str(tmp_path / str(end)))
+        assert loaded.pad_token_id not in llm.stop_ids(loaded)
 
 
 @pytest.mark.parametrize("answer", ["a", "e", "|", "start", "<s>"])

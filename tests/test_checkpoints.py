@@ -6,9 +6,16 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
-from workbench import files
-from workbench.training import checkpoints
-from workbench.training.checkpoints import WHOLE, WholeCheckpoints, clear_torn, is_whole, newest_whole, seconds_until
+from meerkat_workbench.core import files
+from meerkat_workbench.trainers import checkpoints
+from meerkat_workbench.trainers.checkpoints import (
+    COMPLETE_MARKER,
+    AtomicCheckpointMixin,
+    is_complete,
+    latest_complete,
+    remove_incomplete,
+    seconds_at,
+)
 
 
 class Line(torch.nn.Module):
@@ -24,22 +31,22 @@ def trainer(folder, steps=6, **more):
     rows = [{"x": torch.tensor([1.0, n]), "labels": torch.tensor(float(n))} for n in range(12)]
     settings = {"save_steps": 2, "save_total_limit": 2, "max_steps": steps, "per_device_train_batch_size": 2} | more
     arguments = TrainingArguments(str(folder), use_cpu=True, report_to=[], disable_tqdm=True, save_strategy="steps", **settings)
-    return WholeCheckpoints(model=Line(), args=arguments, train_dataset=rows)
+    return AtomicCheckpointMixin(model=Line(), args=arguments, train_dataset=rows)
 
 
 def test_a_checkpoint_has_its_name_only_once_it_is_whole_and_the_disk_is_bounded(tmp_path):
     trainer(tmp_path).train()
     kept = sorted(path.name for path in tmp_path.iterdir())
     assert kept == ["checkpoint-4", "checkpoint-6"]
-    assert all(is_whole(tmp_path / name) for name in kept)
-    assert newest_whole(tmp_path) == tmp_path / "checkpoint-6"
-    assert files.read_json(tmp_path / "checkpoint-6" / WHOLE)["step"] == 6
+    assert all(is_complete(tmp_path / name) for name in kept)
+    assert latest_complete(tmp_path) == tmp_path / "checkpoint-6"
+    assert files.read_json(tmp_path / "checkpoint-6" / COMPLETE_MARKER)["step"] == 6
 
 
 def test_one_signal_that_comes_twice_at_once_stops_safely_and_a_second_one_at_once(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now[0])
-    stop = checkpoints.StopSafely(None)
+    stop = checkpoints.GracefulStop(None)
     with stop.listening():
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)  # from the group, and from the process that waits
@@ -51,20 +58,20 @@ def test_one_signal_that_comes_twice_at_once_stops_safely_and_a_second_one_at_on
 
 def test_the_seconds_of_earlier_parts_are_counted(tmp_path):
     first = trainer(tmp_path, steps=2)
-    first.counts_from(first.began - 1000)
+    first.set_start_time(first.began - 1000)
     first.train()
-    assert 1000 <= seconds_until(tmp_path / "checkpoint-2") < 1060
-    files.write_json(tmp_path / "checkpoint-2" / WHOLE, {"step": 2, "files": {}})  # as earlier versions wrote it
-    assert seconds_until(tmp_path / "checkpoint-2") == 0
+    assert 1000 <= seconds_at(tmp_path / "checkpoint-2") < 1060
+    files.write_json(tmp_path / "checkpoint-2" / COMPLETE_MARKER, {"step": 2, "files": {}})  # as earlier versions wrote it
+    assert seconds_at(tmp_path / "checkpoint-2") == 0
 
 
 def test_a_file_cut_short_or_lost_makes_a_checkpoint_not_whole_and_the_one_before_is_taken(tmp_path):
     trainer(tmp_path).train()
     optimizer = tmp_path / "checkpoint-6" / "optimizer.pt"
     optimizer.write_bytes(optimizer.read_bytes()[:-1])
-    assert newest_whole(tmp_path) == tmp_path / "checkpoint-4" and clear_torn(tmp_path) == ["checkpoint-6"]
-    (tmp_path / "checkpoint-4" / WHOLE).unlink()
-    assert newest_whole(tmp_path) is None and clear_torn(tmp_path) == ["checkpoint-4"]
+    assert latest_complete(tmp_path) == tmp_path / "checkpoint-4" and remove_incomplete(tmp_path) == ["checkpoint-6"]
+    (tmp_path / "checkpoint-4" / COMPLETE_MARKER).unlink()
+    assert latest_complete(tmp_path) is None and remove_incomplete(tmp_path) == ["checkpoint-4"]
 
 
 def test_a_disk_that_fills_up_while_a_checkpoint_is_written_leaves_the_last_one(tmp_path, monkeypatch):
@@ -89,4 +96,4 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written_leaves_the_last_one(
 
 def test_what_a_kill_left_half_written_is_cleared_away(tmp_path):
     (tmp_path / ".writing" / "checkpoint-8").mkdir(parents=True)
-    assert clear_torn(tmp_path) == [] and newest_whole(tmp_path) is None and not (tmp_path / ".writing").exists()
+    assert remove_incomplete(tmp_path) == [] and latest_complete(tmp_path) is None and not (tmp_path / ".writing").exists()

@@ -28,13 +28,13 @@ time.sleep(60)
 """
 PARENT = """
 import sys
-from workbench import children
-from workbench.errors import run_script
+from meerkat_workbench.core import subprocesses
+from meerkat_workbench.core.errors import run_script
 run_script(lambda: print("ended with", children.run([sys.executable, *sys.argv[1:]]), flush=True))
 """
 WITH_WORKERS = """
 import time
-from workbench import children
+from meerkat_workbench.core import subprocesses
 if __name__ == "__main__":
     {load}
     pool = children.workers()

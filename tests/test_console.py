@@ -8,7 +8,7 @@ import time
 import pytest
 from conftest import ROOT
 
-from workbench import console
+from meerkat_workbench.core import console
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_step_that_is_done_soon_says_nothing_more(capsys):
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
 def test_a_console_without_our_letters_is_written_to_in_plain_ones(encoding):
-    code = ("from workbench import console; console.speak_any_encoding(); "
+    code = ("from meerkat_workbench.core import console; console.speak_any_encoding(); "
             "print('… 心脏科 │ █ Ménière \\ud800 µg → 5–10')")  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": encoding}

@@ -7,9 +7,11 @@ import tiny_models
 import torch
 from conftest import evaluate_command, mistake, run_script, train_command
 
-from workbench import devices, files, manifest, models
-from workbench.errors import UserError
-from workbench.training.trainer import FrozenHeadLoss
+from meerkat_workbench.core import files, manifest
+from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.device import devices
+from meerkat_workbench.tuning import llm
+from meerkat_workbench.tuning.training.answer_trainer import FrozenHeadLoss
 
 OTHER = {"fp32": "bf16", "bf16": "fp32", "fp16": "fp32"}
 
@@ -76,7 +78,7 @@ def test_apples_gpu_is_used_only_where_a_trial_gives_the_cpus_results(monkeypatc
 @pytest.mark.parametrize("load_in_4bit", [True, False])
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_a_model_is_loaded_in_a_precision_and_computes_in_it(tiny_model, precision, load_in_4bit):
-    model = models.load_base(str(tiny_model), load_in_4bit=load_in_4bit, precision=precision)
+    model = llm.load_base(str(tiny_model), load_in_4bit=load_in_4bit, precision=precision)
     assert devices.precision_of(model) == precision
     wanted = devices.torch_dtype(precision)
     with torch.inference_mode(), devices.autocast(model):
@@ -111,7 +113,7 @@ def test_both_precisions_find_the_same_losses_and_answers_are_keyed_by_theirs(sm
 
 def settle(folder, wanted, name, *, fresh=False):
     own = devices.native_precision()
-    return manifest.settle_precision(folder, wanted, lambda precision: f"{name} in {precision}", own=own, fresh=fresh)
+    return manifest.resume_precision(folder, wanted, lambda precision: f"{name} in {precision}", own=own, fresh=fresh)
 
 
 def test_a_resumed_run_keeps_the_precision_it_began_with_and_says_so(tmp_path, capsys):
@@ -172,7 +174,7 @@ def test_an_fp16_loss_may_be_scaled_beyond_what_fp16_holds_and_its_gradient_is_r
 def test_the_estimate_of_activations_knows_how_wide_a_number_is():
     from types import SimpleNamespace
 
-    from workbench.training import plan
+    from meerkat_workbench.tuning.training import plan
 
     config = SimpleNamespace(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
                              intermediate_size=128, vocab_size=1000)  # fmt: skip
@@ -192,4 +194,4 @@ def test_a_tiny_model_made_for_tests_is_an_ordinary_model(tiny_model):
 def test_a_precision_that_the_device_emulates_is_named_so(monkeypatch):
     for native, said in (("fp32", "bf16, which this device emulates: fp32 is faster"), ("bf16", "bf16")):
         monkeypatch.setattr(devices, "native_precision", lambda native=native: native)
-        assert devices.in_words("bf16") == said and devices.in_words("fp32") == "fp32"
+        assert devices.describe_precision("bf16") == said and devices.describe_precision("fp32") == "fp32"

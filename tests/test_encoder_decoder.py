@@ -6,7 +6,7 @@ import json
 import pytest
 from conftest import ROOT, run_script
 
-from workbench import files
+from meerkat_workbench.core import files
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +71,14 @@ def test_its_loss_is_transformers_own_whatever_the_micro_batches(tiny_t5, tmp_pa
     import torch
     from transformers import Seq2SeqTrainingArguments, T5ForConditionalGeneration
 
-    from workbench.training.encoder_decoder import PairTrainer
+    from meerkat_workbench.tuning.training.seq2seq_trainer import Seq2SeqAnswerTrainer
 
     rows = [{"id": str(n), "input_ids": [5] * (3 + n) + [1], "labels": [7 + n] * (2 + n) + [1]} for n in range(5)]
     gradients = []
     for budget in (10**6, 24):
         model = T5ForConditionalGeneration.from_pretrained(tiny_t5, dropout_rate=0.0)
         arguments = Seq2SeqTrainingArguments(str(tmp_path), use_cpu=True, report_to=[], bf16=False)
-        trainer = PairTrainer(model=model, args=arguments, tokens_per_batch=budget, pad_token_id=0)
+        trainer = Seq2SeqAnswerTrainer(model=model, args=arguments, tokens_per_batch=budget, pad_token_id=0)
         loss = trainer.training_step(model, {"examples": rows})
         gradients.append(model.shared.weight.grad.clone())
         whole = model(**trainer.collate(rows)).loss
@@ -89,13 +89,13 @@ def test_its_loss_is_transformers_own_whatever_the_micro_batches(tiny_t5, tmp_pa
 def test_a_loss_that_is_no_number_names_its_step_and_records(tiny_t5, tmp_path):
     from transformers import Seq2SeqTrainingArguments, T5ForConditionalGeneration
 
-    from workbench.training.encoder_decoder import PairTrainer
-    from workbench.training.keeping import NotFiniteError
+    from meerkat_workbench.trainers.best_checkpoint import NotFiniteError
+    from meerkat_workbench.tuning.training.seq2seq_trainer import Seq2SeqAnswerTrainer
 
     model = T5ForConditionalGeneration.from_pretrained(tiny_t5)
     model.shared.weight.data.fill_(float("nan"))
     arguments = Seq2SeqTrainingArguments(str(tmp_path), use_cpu=True, report_to=[], bf16=False)
-    trainer = PairTrainer(model=model, args=arguments, tokens_per_batch=99, pad_token_id=0)
+    trainer = Seq2SeqAnswerTrainer(model=model, args=arguments, tokens_per_batch=99, pad_token_id=0)
     with pytest.raises(NotFiniteError, match=r"the loss of step 1 is not finite \(records abc123\)"):
         trainer.training_step(model, {"examples": [{"id": "abc123", "input_ids": [5, 1], "labels": [7, 1]}]})
 

@@ -11,24 +11,23 @@ import time
 import pytest
 from conftest import ROOT, evaluate_command, mistake, prepare_command, run_script
 
-from workbench import devices, files, manifest
-from workbench.evaluation import answers, asking
-from workbench.evaluation import decoding as decoding_module
-from workbench.evaluation.decoding import Decoder, Decoding, Row
+from meerkat_workbench.core import files, manifest
+from meerkat_workbench.device import devices
+from meerkat_workbench.tuning.generation import decoding as decoding_module
+from meerkat_workbench.tuning.generation import generator, prediction_store
+from meerkat_workbench.tuning.generation.decoding import Decoder, Decoding, PromptRow
 
 
 @pytest.fixture(scope="module", params=["bf16", "fp32"])
 def model_and_tokenizer(tiny_model, request):
-    from workbench import models
+    from meerkat_workbench.tuning import llm
 
-    models.quiet()
-    return models.load_base(str(tiny_model), load_in_4bit=True, precision=request.param).eval(), models.load_tokenizer(
-        str(tiny_model)
-    )
+    llm.silence_libraries()
+    return llm.load_base(str(tiny_model), load_in_4bit=True, precision=request.param).eval(), llm.load_tokenizer(str(tiny_model))
 
 
 def questions(tokenizer, count=6):
-    from workbench import chat
+    from meerkat_workbench.tuning import chat
 
     names = ("asthma", "migraine", "melanoma", "heart failure with reduced ejection fraction", "measles", "croup")[:count]
     rows = [
@@ -37,25 +36,25 @@ def questions(tokenizer, count=6):
          "messages": chat.messages(f"{name}: symptoms", "r", "")}
         for name in names
     ]  # fmt: skip
-    return answers.questions_of("holdout", rows, tokenizer, None)
+    return prediction_store.questions_of("holdout", rows, tokenizer, None)
 
 
 def decoding(tokenizer, temperature=0.0, seed=1, tokens=16):
-    from workbench import models
+    from meerkat_workbench.tuning import llm
 
-    return Decoding(tokens, temperature, seed, tuple(models.stop_ids(tokenizer)), tokenizer.pad_token_id)
+    return Decoding(tokens, temperature, seed, tuple(llm.stop_ids(tokenizer)), tokenizer.pad_token_id)
 
 
 def test_generation_stops_on_both_terminators(model_and_tokenizer):
-    from workbench import models
+    from meerkat_workbench.tuning import llm
 
     _, tokenizer = model_and_tokenizer
     vocabulary = tokenizer.get_vocab()
-    assert set(models.stop_ids(tokenizer)) == {vocabulary["<|eot_id|>"], vocabulary["<|end_of_text|>"]}
+    assert set(llm.stop_ids(tokenizer)) == {vocabulary["<|eot_id|>"], vocabulary["<|end_of_text|>"]}
 
 
 def decode(model, asked, settings, prefix=()):
-    return Decoder(model, settings, prefix).decode([Row(question.id, question.prompt_ids) for question in asked])
+    return Decoder(model, settings, prefix).decode([PromptRow(question.id, question.prompt_ids) for question in asked])
 
 
 def test_a_batch_of_unlike_lengths_answers_as_one_at_a_time_does(model_and_tokenizer):
@@ -84,21 +83,21 @@ def test_rows_that_leave_and_a_shared_prefix_change_no_answer(model_and_tokenize
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_rows_that_join_a_batch_under_way_get_the_answers_they_get_alone(tiny_model, monkeypatch, temperature):
-    from workbench import models
+    from meerkat_workbench.tuning import llm
 
     # in float32, where no rounding tips a tie
     model, tokenizer = (
-        models.load_base(str(tiny_model), load_in_4bit=False, precision="fp32").eval(),
-        models.load_tokenizer(str(tiny_model)),
+        llm.load_base(str(tiny_model), load_in_4bit=False, precision="fp32").eval(),
+        llm.load_tokenizer(str(tiny_model)),
     )
     monkeypatch.setattr(decoding_module, "LEAST_PREFIX", 1)
     asked, settings = questions(tokenizer), decoding(tokenizer, tokens=40, temperature=temperature)
-    rows = [Row(question.id, question.prompt_ids) for question in asked]
+    rows = [PromptRow(question.id, question.prompt_ids) for question in asked]
     prefix = decoding_module.shared_prefix([question.prompt_ids for question in asked])
     alone = [Decoder(model, settings).decode([row])[0] for row in rows]
     assert len({len(ids) for ids, _ in alone}) > 2  # they end at different steps
     joined = []
-    monkeypatch.setattr(decoding_module._Batch, "joined_by", _counted(decoding_module._Batch.joined_by, joined))
+    monkeypatch.setattr(decoding_module._Batch, "joined_by", _counted(decoding_module._Batch.merge, joined))
     for at_once in (2, 3):
         assert Decoder(model, settings, prefix).decode(rows, at_once, refill=True) == alone
         assert Decoder(model, settings, prefix).decode(rows, at_once) == alone
@@ -130,17 +129,17 @@ def test_greedy_answers_are_those_of_transformers_generate(model_and_tokenizer):
 
 
 def test_rows_of_base_and_adapter_in_one_batch_answer_as_each_does_alone(small_run, model_and_tokenizer):
-    from workbench import models
+    from meerkat_workbench.tuning import llm
 
     like, tokenizer = model_and_tokenizer
-    base = models.load_base(str(small_run["model"]), load_in_4bit=True, precision=devices.precision_of(like))
-    model = models.load_adapter(base, small_run["adapter"], name="tuned")
+    base = llm.load_base(str(small_run["model"]), load_in_4bit=True, precision=devices.precision_of(like))
+    model = llm.load_adapter(base, small_run["adapter"], name="tuned")
     asked, settings = questions(tokenizer), decoding(tokenizer)
-    rows = [Row(q.id, q.prompt_ids, name) for q in asked for name in (decoding_module.BASE, "tuned")]
+    rows = [PromptRow(q.id, q.prompt_ids, name) for q in asked for name in (decoding_module.NO_ADAPTER, "tuned")]
     mixed = Decoder(model, settings).decode(rows)
     apart = {}
     for adapter in (None, "tuned"):
-        with asking.speaking_as(model, adapter):
+        with generator.active_adapter(model, adapter):
             apart[adapter] = decode(model, asked, settings)
     assert apart[None] != apart["tuned"]
     for place, adapter in enumerate((None, "tuned")):
@@ -185,9 +184,9 @@ def test_out_of_memory_halves_the_rows_at_once_and_loses_no_answer(model_and_tok
 
     monkeypatch.setattr(Decoder, "decode", small_card)
     asked = questions(tokenizer)
-    store = answers.AnswerStore(tmp_path)
-    asker = asking.Asker(store, tokenizer, decoding(tokenizer), 6, refill=refill)
-    asker.ask_in_turn(model, "base", None, asked, [q.id for q in asked])
+    store = prediction_store.PredictionStore(tmp_path)
+    asker = generator.Generator(store, tokenizer, decoding(tokenizer), 6, refill=refill)
+    asker.generate_sequential(model, "base", None, asked, [q.id for q in asked])
     assert sizes[:3] == [(6, 6), (6, 3), (6, 2)]
     # the one that does not fit by itself is found and fails alone
     assert {name for name, answer in store.records.items() if answer.finish == "failed"} == {"melanoma"} and len(
@@ -199,11 +198,11 @@ def test_an_answer_is_kept_apart_by_prompt_model_settings_and_engine(model_and_t
     _, tokenizer = model_and_tokenizer
     one, two = questions(tokenizer, 2)
     keys = {
-        answers.answer_key(one, "base", decoding(tokenizer), "e"),
-        answers.answer_key(two, "base", decoding(tokenizer), "e"),
-        answers.answer_key(one, "tuned", decoding(tokenizer), "e"),
-        answers.answer_key(one, "base", decoding(tokenizer, tokens=17), "e"),
-        answers.answer_key(one, "base", decoding(tokenizer), "f"),
+        prediction_store.answer_key(one, "base", decoding(tokenizer), "e"),
+        prediction_store.answer_key(two, "base", decoding(tokenizer), "e"),
+        prediction_store.answer_key(one, "tuned", decoding(tokenizer), "e"),
+        prediction_store.answer_key(one, "base", decoding(tokenizer, tokens=17), "e"),
+        prediction_store.answer_key(one, "base", decoding(tokenizer), "f"),
     }
     assert len(keys) == 5
 
@@ -249,7 +248,7 @@ def test_answers_come_with_their_likelihood_under_the_base_and_its_own_are_the_l
 
 
 def test_general_and_safety_questions_are_asked_of_both_models_and_counted(small_run):
-    from workbench.evaluation import retention
+    from meerkat_workbench.tuning.scoring import retention
 
     rows = read(small_run["scores"], "retention.csv")
     assert [row["id"] for row in rows] == [item.id for item in retention.items()]
@@ -296,7 +295,7 @@ def test_run_again_unchanged_it_generates_nothing_and_counts_no_second_look(smal
 def test_rescoring_needs_no_model_and_gives_the_same(small_run):
     before = (small_run["scores"] / "model_comparison.csv").read_text()
     code = (
-        "import runpy, sys\nfrom workbench import models\n"
+        "import runpy, sys\nfrom meerkat_workbench.tuning import llm\n"
         "def refuse(*a, **k): raise AssertionError('a model was loaded')\nmodels.load_base = refuse\n"
         f"sys.argv = {evaluate_command(small_run, '--rescore')!r}\nrunpy.run_path('evaluation.py', run_name='__main__')"
     )
@@ -310,12 +309,12 @@ def lines_of(path):
 
 
 def test_a_store_keeps_what_a_kill_tore_and_whatever_a_model_wrote(tmp_path):
-    store = answers.AnswerStore(tmp_path)
-    odd = answers.Answer("k", "q", "base", "one\u2028two\x85three\r\nfour", "stop", 1)
+    store = prediction_store.PredictionStore(tmp_path)
+    odd = prediction_store.Prediction("k", "q", "base", "one\u2028two\x85three\r\nfour", "stop", 1)
     store.path.write_text('{"key": "torn')
-    store = answers.AnswerStore(tmp_path)
+    store = prediction_store.PredictionStore(tmp_path)
     store.add([odd])
-    assert answers.AnswerStore(tmp_path).records == {"k": odd}
+    assert prediction_store.PredictionStore(tmp_path).records == {"k": odd}
 
 
 def test_answers_that_failed_are_asked_again_by_the_same_command(small_run, tmp_path):
@@ -371,8 +370,10 @@ def test_base_answers_are_taken_over_by_the_evaluation_of_another_adapter(small_
 
 
 def test_a_failed_answer_of_another_process_is_kept_and_a_good_one_takes_its_place(tmp_path):
-    first, second = answers.AnswerStore(tmp_path), answers.AnswerStore(tmp_path, process=1)
-    good, failed = (answers.Answer("k", "q", "base", text, finish, 1) for text, finish in (("yes", "stop"), ("", "failed")))
+    first, second = prediction_store.PredictionStore(tmp_path), prediction_store.PredictionStore(tmp_path, process=1)
+    good, failed = (
+        prediction_store.Prediction("k", "q", "base", text, finish, 1) for text, finish in (("yes", "stop"), ("", "failed"))
+    )
     second.add([failed])
     first.gather_parts({"k"})
     assert first.records["k"].finish == "failed" and first.lacks("k")
@@ -381,7 +382,7 @@ def test_a_failed_answer_of_another_process_is_kept_and_a_good_one_takes_its_pla
     assert first.records["k"].text == "yes" and not list(tmp_path.glob("*part*"))
     second.add([failed])
     first.gather_parts({"k"})
-    assert answers.AnswerStore(tmp_path).records["k"].text == "yes"
+    assert prediction_store.PredictionStore(tmp_path).records["k"].text == "yes"
 
 
 def test_ask_prints_what_both_models_say(small_run):
@@ -449,7 +450,7 @@ def test_an_adapter_of_another_holdout_or_base_is_refused(small_run, tmp_path, t
 def test_text_that_a_spreadsheet_would_run_is_made_harmless_in_every_column(tmp_path):
     import pandas as pd
 
-    from workbench.evaluation import comparison
+    from meerkat_workbench.tuning.reporting import comparison
 
     table = pd.DataFrame([{"id": "1", "prediction": "=HYPERLINK(1)", "tuned_answer": "@SUM(1)", "ROUGE-L": -0.5}])
     with files.atomic_open(tmp_path / "a.csv") as file:
@@ -461,10 +462,10 @@ def test_text_that_a_spreadsheet_would_run_is_made_harmless_in_every_column(tmp_
 def test_a_score_that_is_mostly_style_is_called_so(tuned, floor, warned):
     import pandas as pd
 
-    from workbench.evaluation import conclusions
+    from meerkat_workbench.tuning.reporting import summary_text
 
     row = {"split": "eval", "metric": "ROUGE-L", "tuned": tuned, "floor_tuned": floor}
-    assert bool(conclusions.little_above_floor(row)) == warned
+    assert bool(summary_text.warn_near_floor(row)) == warned
     # and recommendations that rest on it are not to be relied on
-    assert ("before you feed by them" in conclusions.caution(pd.DataFrame([row]), "ROUGE-L")) == warned
-    assert not conclusions.caution(pd.DataFrame([{**row, "split": "holdout"}]), "ROUGE-L")
+    assert ("before you feed by them" in summary_text.caution(pd.DataFrame([row]), "ROUGE-L")) == warned
+    assert not summary_text.caution(pd.DataFrame([{**row, "split": "holdout"}]), "ROUGE-L")

@@ -6,9 +6,10 @@ import urllib.request
 import pytest
 from conftest import mistake, run_script, served, train_command
 
-from workbench import devices, models
-from workbench.errors import UserError
-from workbench.training import export
+from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.device import devices
+from meerkat_workbench.tuning import llm
+from meerkat_workbench.tuning.training import export
 
 
 def test_the_merged_model_opens_in_plain_transformers_and_stops_on_both_tokens(exported):
@@ -126,7 +127,7 @@ def test_an_adapter_on_shared_embeddings_is_merged_with_a_head_of_its_own(tied, 
     base = AutoModelForCausalLM.from_pretrained(tied["model"], dtype=torch.float32)
     with torch.no_grad():
         plain = base(ids).logits
-        adapted = models.load_adapter(base, tied["adapter"])(ids).logits
+        adapted = llm.load_adapter(base, tied["adapter"])(ids).logits
         merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)(ids).logits
     assert float((adapted - plain).abs().max()) > 0.5
     torch.testing.assert_close(merged, adapted, rtol=1e-3, atol=1e-3)

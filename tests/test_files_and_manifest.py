@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench import files, manifest
-from workbench.errors import UserError
+from meerkat_workbench.core import files, manifest
+from meerkat_workbench.core.errors import UserError
 
 
 def test_an_exception_while_writing_leaves_the_old_file_and_no_other(tmp_path):
@@ -31,7 +31,7 @@ def test_a_last_line_cut_off_by_a_kill_is_dropped_and_one_in_the_middle_refused(
 
 def test_a_second_process_is_told_who_holds_the_folder(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from workbench import files\n"
+        "import sys; from pathlib import Path; from meerkat_workbench.core import files\n"
         f"with files.output_lock(Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -53,8 +53,8 @@ def test_a_name_that_could_be_a_path_is_no_specialty(name):
 
 @pytest.mark.parametrize("text", ["=HYPERLINK(1)", "+1", "-1", "@x", "\tx"])
 def test_text_that_a_spreadsheet_would_run_is_guarded(text):
-    assert files.csv_cell(text) == "'" + text
-    assert files.csv_cell("plain = text") == "plain = text"
+    assert files.escape_formula(text) == "'" + text
+    assert files.escape_formula("plain = text") == "plain = text"
 
 
 def test_the_same_run_is_up_to_date_another_is_archived_and_an_unfinished_other_refused(tmp_path):
@@ -118,8 +118,8 @@ def test_looking_whether_a_run_may_start_moves_nothing_and_another_scripts_outpu
 
 @given(st.text(max_size=20))
 def test_a_guarded_cell_gives_back_its_text(text):
-    guarded = files.csv_cell(text)
-    assert files.from_csv_cell(guarded) == text
+    guarded = files.escape_formula(text)
+    assert files.unescape_formula(guarded) == text
     assert not guarded.startswith(("=", "+", "-", "@", "\t", "\r"))
 
 

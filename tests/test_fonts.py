@@ -2,7 +2,7 @@
 
 import pytest
 
-from workbench.evaluation import fonts
+from meerkat_workbench.output import fonts
 
 
 def test_latin_names_need_no_other_font():

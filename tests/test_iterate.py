@@ -12,9 +12,9 @@ import tiny_models
 from conftest import EVALUATION, ROOT, TRAINING, run_script
 
 import iterate
-from workbench import files, manifest
-from workbench.errors import UserError
-from workbench.evaluation import history
+from meerkat_workbench.core import files, manifest
+from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.tuning.reporting import history
 
 
 def folders(base):

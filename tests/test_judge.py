@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from conftest import chat_server, evaluate_command, run_script
 
-from workbench.evaluation import judge
-from workbench.evaluation.answers import AnswerStore
-from workbench.evaluation.endpoint import Endpoint
+from meerkat_workbench.tuning.generation import judge
+from meerkat_workbench.tuning.generation.endpoint import Endpoint
+from meerkat_workbench.tuning.generation.prediction_store import PredictionStore
 
 
 def graded(a, b):
@@ -63,7 +63,7 @@ def test_a_reply_that_cannot_be_read_is_counted_and_never_scored():
     ["", "{", "[1]", '{"A": 1, "B": 2}', graded(0, 3), graded(3, 6), graded(2.5, 3), graded(True, 3), graded("4", 3), "null"],
 )
 def test_grades_out_of_range_or_of_another_kind_are_no_grades(reply):
-    assert judge.read(reply) is None
+    assert judge.read_grades(reply) is None
 
 
 def test_the_script_asks_the_judge_stores_its_replies_and_reports_them(small_run, tmp_path):
@@ -95,9 +95,9 @@ def test_replies_are_asked_for_once_and_taken_over_from_an_archived_evaluation(t
 
     with chat_server(reply) as address:
         endpoint = Endpoint(address, "m")
-        earlier = AnswerStore(tmp_path / "archive" / "iteration_001")
+        earlier = PredictionStore(tmp_path / "archive" / "iteration_001")
         first = judge.ask(endpoint, asked, earlier, 2, stored_only=False)
         assert len(calls) == 4 and judge.table(asked, first)["readable"].all()
-        assert judge.ask(endpoint, asked, AnswerStore(tmp_path), 2, stored_only=False) == first and len(calls) == 4
+        assert judge.ask(endpoint, asked, PredictionStore(tmp_path), 2, stored_only=False) == first and len(calls) == 4
     other = Endpoint(address, "another")
-    assert judge.ask(other, asked, AnswerStore(tmp_path), 2, stored_only=True) == [None] * 4
+    assert judge.ask(other, asked, PredictionStore(tmp_path), 2, stored_only=True) == [None] * 4

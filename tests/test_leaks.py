@@ -11,11 +11,13 @@ from conftest import evaluate_command, mistake, pairs, prepare_command, run_scri
 import dataset_preparation as preparation
 import evaluation
 import fine_tuning
-from workbench import chat, files, manifest
-from workbench.data import contamination, dataset_folders, leaks
-from workbench.data.near_duplicates import fingerprint
-from workbench.data.records import make_record
-from workbench.errors import UserError
+from meerkat_workbench.core import files, manifest
+from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.text import contamination
+from meerkat_workbench.text.near_duplicates import fingerprint
+from meerkat_workbench.tuning import chat
+from meerkat_workbench.tuning.data import dataset_folders, leakage
+from meerkat_workbench.tuning.data.records import make_record
 
 VIGNETTE = (
     "A 54 year old man comes to the clinic because of pain in his left big toe that began last night after a large dinner "
@@ -34,15 +36,17 @@ def records(*questions):
 
 def found_in(training, *questions):
     asked = [contamination.BenchmarkQuestion("set/test.jsonl", text) for text in questions]
-    return {row: kind for row, (kind, _) in contamination.find(training, fingerprint(training, near=True), asked).items()}
+    return {
+        row: kind for row, (kind, _) in contamination.find_contaminated(training, fingerprint(training, near=True), asked).items()
+    }
 
 
 def test_a_question_of_a_fixed_set_however_it_is_written_stops_training_and_names_both():
     fixed = {"holdout": records("What is gout?"), "eval": records("What are the long term effects of untreated type 2 diabetes?")}
-    questions = leaks.FixedQuestions(fixed, 0.8)
+    questions = leakage.HeldOutIndex(fixed, 0.8)
 
     def refuse(*training, questions=questions):
-        leaks.refuse(questions.repeated_in(training), "here", "")
+        leakage.raise_on_leaks(questions.repeated_in(training), "here", "")
 
     refuse(*records("What is asthma?", "What are the effects of type 1 diabetes?"))
     with pytest.raises(
@@ -54,7 +58,7 @@ def test_a_question_of_a_fixed_set_however_it_is_written_stops_training_and_name
     )
     with pytest.raises(UserError, match=r"near-duplicate as .* of the eval set"):
         refuse(near)
-    refuse(make_record("y", near.question, near.response + " more"), questions=leaks.FixedQuestions(fixed, 0))
+    refuse(make_record("y", near.question, near.response + " more"), questions=leakage.HeldOutIndex(fixed, 0))
 
 
 def test_thirteen_words_in_a_row_of_a_benchmark_are_found_in_question_and_answer():
@@ -91,7 +95,7 @@ def test_benchmarks_are_read_in_every_form_they_come_in(tmp_path):
     (folder / "e.json").write_text(json.dumps({"9876": {"QUESTION": "Seven?"}}))
     (folder / "f.json").write_text(json.dumps({"data": [{"query": "Eight?"}, "Nine?"]}))
     pq.write_table(pa.table({"question": ["Ten?"]}), folder / "g.parquet")
-    assert [q.text for q in contamination.read(contamination.find_files([str(folder)]))] == [
+    assert [q.text for q in contamination.read_questions(contamination.find_files([str(folder)]))] == [
         "One?", "Two?", "Three?", "Four?", "Five?", "Six?", "Seven?", "Eight?", "Nine?", "Ten?"]  # fmt: skip
 
 
@@ -105,7 +109,7 @@ def test_a_benchmark_that_cannot_be_read_is_refused_by_name(tmp_path, name, cont
         (tmp_path / "set").mkdir()
         (tmp_path / "set" / name).write_text(content)
     with pytest.raises(UserError, match=f"CONTAMINATION_SETS: .*{words}"):
-        contamination.read(contamination.find_files([str(tmp_path / "set")]))
+        contamination.read_questions(contamination.find_files([str(tmp_path / "set")]))
 
 
 def test_contaminated_records_are_left_out_listed_and_told(config, tmp_path, capsys):
@@ -213,61 +217,61 @@ def two_iterations(config, tmp_path):
     return tmp_path / "out", first
 
 
-def learner(splits, **more):
-    return [leaks.Learner("it", {"inputs": {"splits": splits, **more.pop("inputs", {})}, **more}, "Leave it.")]
+def trained_model(splits, **more):
+    return [leakage.TrainedModel("it", {"inputs": {"splits": splits, **more.pop("inputs", {})}, **more}, "Leave it.")]
 
 
-def look_into(folder, learners):
-    return leaks.refuse_learnt(folder, leaks.FixedQuestions.of(folder), learners)
+def look_into(folder, trained_models):
+    return leakage.check_trained_models(folder, leakage.HeldOutIndex.of(folder), trained_models)
 
 
 def test_a_model_of_an_earlier_iteration_passes_only_if_all_that_it_learnt_is_known_and_lies_there(two_iterations):
     folder, first = two_iterations
-    look_into(folder, learner(first))
+    look_into(folder, trained_model(first))
     for unknown in (
-        learner({**first, "train": "of another series"}),
-        learner(
+        trained_model({**first, "train": "of another series"}),
+        trained_model(
             first, settings={"INIT_ADAPTER": "results/archive/iteration_000"}
         ),  # by a version that did not write down the chain
-        learner(first, inputs={"trained_on": [leaks.UNKNOWN, first["train"]]}),
+        trained_model(first, inputs={"trained_on": [leakage.UNKNOWN, first["train"]]}),
     ):
         with pytest.raises(UserError, match=r"^it: was trained beside another .* does not hold all .* Leave it\.$"):
             look_into(folder, unknown)
     files.remove(folder / "archive" / "iteration_001" / "train_dataset")
     with pytest.raises(UserError, match="does not hold all"):
-        look_into(folder, learner(first))
+        look_into(folder, trained_model(first))
 
 
 def test_of_two_folders_that_name_the_same_train_set_the_one_that_was_edited_is_looked_into_too(two_iterations):
     folder, first = two_iterations
-    look_into(folder, learner(first))
+    look_into(folder, trained_model(first))
     copy = folder / "archive" / "iteration_001b"
     shutil.copytree(folder / "archive" / "iteration_001", copy)
     asked = dataset_folders.read_records(folder, "holdout")
     plant(copy, next(record for record in asked if record.specialty == "oncology"))
     with pytest.raises(UserError, match=r"iteration_001b: 1 training records .*\n.*oncology"):
-        look_into(folder, learner(first))
+        look_into(folder, trained_model(first))
     # a model that was trained on the edited set says so by the records, not by the name
     held = dataset_folders.hash_of_ids(copy, "train")
     with pytest.raises(UserError, match="iteration_001b: 1 training records"):
-        look_into(folder, learner(first, inputs={"trained_on": [held]}))
+        look_into(folder, trained_model(first, inputs={"trained_on": [held]}))
 
 
 def test_what_could_not_be_looked_into_is_said_or_refused_where_it_matters(two_iterations):
     folder, first = two_iterations
     now = manifest.read(folder)["splits"]
-    assert look_into(folder, learner(now)) == look_into(folder, learner(first)) == []
-    [said] = look_into(folder, learner({**now, "train": "of a series begun anew"}))
+    assert look_into(folder, trained_model(now)) == look_into(folder, trained_model(first)) == []
+    [said] = look_into(folder, trained_model({**now, "train": "of a series begun anew"}))
     assert said.startswith(f"it: not all that it was trained on lies in {folder} and its archive, so that was not looked")
     # an archive on another disk, with a link in its place
     (folder / "archive").rename(folder.parent / "elsewhere")
     (folder / "archive").symlink_to(folder.parent / "elsewhere")
-    assert look_into(folder, learner(first)) == []
+    assert look_into(folder, trained_model(first)) == []
     (folder / "archive" / "iteration_001" / "manifest.json").write_text("{")
-    assert look_into(folder, learner(now)) == []
+    assert look_into(folder, trained_model(now)) == []
     with pytest.raises(UserError, match=r"does not hold all that it was trained on \(.*iteration_001 cannot be read\)"):
-        look_into(folder, learner(first))
-    [said] = look_into(folder, [leaks.Learner("MODELS: other", None, "")])
+        look_into(folder, trained_model(first))
+    [said] = look_into(folder, [leakage.TrainedModel("MODELS: other", None, "")])
     assert said == "MODELS: other: what it was trained on is not known here; it may have learnt what is asked"
 
 
@@ -276,34 +280,38 @@ def test_the_train_sets_of_a_series_that_was_set_aside_are_looked_into_too(confi
     first = manifest.read(tmp_path / "out")["splits"]
     with files.output_lock(tmp_path / "out"):
         preparation.prepare(config, {}, fresh=True)
-    assert look_into(tmp_path / "out", learner(first)) == []
+    assert look_into(tmp_path / "out", trained_model(first)) == []
     plant(tmp_path / "out" / "archive" / "series")
     with pytest.raises(UserError, match="series: 1 training records say the same"):
-        look_into(tmp_path / "out", learner(first))
+        look_into(tmp_path / "out", trained_model(first))
 
 
 def test_whole_and_exported_models_say_what_they_learnt_and_others_say_nothing(exported, small_run, tmp_path, monkeypatch):
     training = manifest.read(small_run["adapter"])
-    assert leaks.training_of(str(small_run["adapter"])) == training
-    from_export = leaks.training_of(str(exported[0]))
-    assert leaks.trained_on(from_export) == leaks.trained_on(training) == [training["inputs"]["splits"]["train"]]
+    assert leakage.read_training_record(str(small_run["adapter"])) == training
+    from_export = leakage.read_training_record(str(exported[0]))
+    assert (
+        leakage.training_set_hashes(from_export)
+        == leakage.training_set_hashes(training)
+        == [training["inputs"]["splits"]["train"]]
+    )
     for of_another in (["of somebody else"], {"inputs": None}, {"inputs": {"splits": {"train": "x"}}}):
         files.write_json(tmp_path / "manifest.json", of_another)
-        assert leaks.training_of(str(tmp_path)) is None
+        assert leakage.read_training_record(str(tmp_path)) is None
     # the same file on the Hub, as far as this machine has it
     snapshot = tmp_path / "models--owner--name" / "snapshots" / "1"
     snapshot.mkdir(parents=True)
-    shutil.copy(exported[0] / leaks.EXPORT, snapshot)
+    shutil.copy(exported[0] / leakage.EXPORT, snapshot)
     (snapshot.parent.parent / "refs").mkdir()
     (snapshot.parent.parent / "refs" / "main").write_text("1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert leaks.training_of("owner/name") == from_export and leaks.training_of("owner/another") is None
+    assert leakage.read_training_record("owner/name") == from_export and leakage.read_training_record("owner/another") is None
 
     def blocked(*_):
         raise RuntimeError("403 by the proxy")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", blocked)
-    assert leaks.training_of("owner/name") == from_export and leaks.training_of("owner/another") is None
+    assert leakage.read_training_record("owner/name") == from_export and leakage.read_training_record("owner/another") is None
     # going on from the exported model as a base: beside other fixed sets it is refused, by the name of the setting
     data = tmp_path / "data"
     made = run_script("dataset_preparation.py", f"DATA_DIR={small_run['files']}", f"OUTPUT_DIR={data}", "RANDOM_SEED=7")
@@ -328,7 +336,7 @@ def test_whole_and_exported_models_say_what_they_learnt_and_others_say_nothing(e
 def test_no_question_of_a_benchmark_is_passed_over_whatever_its_form(tmp_path, content, found):
     path = tmp_path / "b.json"
     path.write_text(json.dumps(content))
-    assert [question.text for question in contamination.read([path])] == found
+    assert [question.text for question in contamination.read_questions([path])] == found
 
 
 @pytest.mark.parametrize("name", ["more.xlsx", "questions", "q.dat", ".q.json.icloud"])

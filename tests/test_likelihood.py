@@ -3,30 +3,29 @@
 import pytest
 import torch
 
-from workbench import devices
-from workbench.evaluation import likelihood, retention
-from workbench.evaluation.answers import Store
+from meerkat_workbench.device import devices
+from meerkat_workbench.tuning.generation import likelihood
+from meerkat_workbench.tuning.generation.prediction_store import JsonlStore
+from meerkat_workbench.tuning.scoring import retention
 
 
 @pytest.fixture(scope="module", params=["bf16", "fp32"])
 def decoder(tiny_model, request):
-    from workbench import models
+    from meerkat_workbench.tuning import llm
 
-    models.quiet()
-    return models.load_base(str(tiny_model), load_in_4bit=True, precision=request.param).eval(), models.load_tokenizer(
-        str(tiny_model)
-    )
+    llm.silence_libraries()
+    return llm.load_base(str(tiny_model), load_in_4bit=True, precision=request.param).eval(), llm.load_tokenizer(str(tiny_model))
 
 
 @pytest.fixture(scope="module", params=["bf16", "fp32"])
 def encoder_decoder(tmp_path_factory, request):
     import random_weights
 
-    from workbench import models
+    from meerkat_workbench.tuning import llm
 
     folder = tmp_path_factory.mktemp("t5")
     random_weights.tiny_t5(folder, ["What is asthma?", "Asthma is a disease of the airways."])
-    return models.load_base(str(folder), load_in_4bit=False, precision=request.param).eval(), models.load_tokenizer(str(folder))
+    return llm.load_base(str(folder), load_in_4bit=False, precision=request.param).eval(), llm.load_tokenizer(str(folder))
 
 
 def own_loss(model, prompt, ids):
@@ -54,7 +53,7 @@ def check_losses(model, tokenizer, tmp_path):
     ]
     texts = [likelihood.Text(f"k{n}", tuple(tokenizer(prompt)["input_ids"]), answer) for n, (prompt, answer) in enumerate(pairs)]
     store, tolerance = (
-        Store(tmp_path, "likelihoods", likelihood.Likelihood),
+        JsonlStore(tmp_path, "likelihoods", likelihood.Likelihood),
         {"bf16": 0.03, "fp32": 1e-4}[devices.precision_of(model)],
     )
     likelihood.measure(model, None, tokenizer, texts, store)

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from workbench.errors import UserError
-from workbench.evaluation import bertscore
-from workbench.evaluation.metrics import BUILT_IN, MetricSuite, shuffled_within
+from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.tuning.scoring import bertscore
+from meerkat_workbench.tuning.scoring.metric_suite import BUILT_IN, MetricSuite, shuffle_within_groups
 
 PAIRS = [("Gout is a crystal arthritis.", "Gout is an arthritis."), ("Rest and fluids.", "Antibiotics."), ("A fever.", "")]
 
@@ -77,14 +77,14 @@ def test_bertscore_of_equal_texts_is_one_of_empty_ones_zero_and_padding_changes_
 
 def test_shuffling_gives_no_answer_to_its_own_question_and_stays_in_the_specialty():
     groups = ["a"] * 5 + ["b"] * 2 + ["c"]
-    order = shuffled_within(groups, seed=1)
+    order = shuffle_within_groups(groups, seed=1)
     assert sorted(order) == list(range(8))
     assert all(groups[row] == groups[other] for row, other in enumerate(order))
     assert all(row != other for row, other in enumerate(order) if groups[row] != "c")
 
 
 def test_a_lexicon_of_the_users_own_decides_what_a_medical_term_is(tmp_path):
-    from workbench.evaluation import medical_metrics
+    from meerkat_workbench.tuning.scoring import medical_metrics
 
     path = tmp_path / "terms.txt"
     path.write_text("Heart failure\nheart\n\ngout\n", encoding="utf-8")
@@ -128,13 +128,13 @@ def test_intervals_end_at_what_a_metric_can_be_and_one_of_the_users_may_say_what
 def test_two_questions_give_no_interval_beyond_the_possible():
     import pandas as pd
 
-    from workbench.evaluation import comparison
-    from workbench.evaluation.metrics import Table
+    from meerkat_workbench.tuning.reporting import comparison
+    from meerkat_workbench.tuning.scoring.metric_suite import MetricScores
 
     base = pd.DataFrame({"id": ["1", "2"], "split": "holdout", "specialty": "x"} | {key: [0.0, 0.1] for key in BUILT_IN})
     tuned = base.assign(**{key: [0.9, 0.5] for key in BUILT_IN})
     floors = ({"holdout": {}}, {"holdout": {}})
-    table = comparison.by_metric(base, tuned, MetricSuite(), Table(), floors, 0).set_index("metric")
+    table = comparison.by_metric(base, tuned, MetricSuite(), MetricScores(), floors, 0).set_index("metric")
     assert (
         table.loc["ROUGE-L", "ci_high"] == 1 and table.loc["ROUGE-L", "tuned_high"] == 1 and table.loc["ROUGE-L", "base_low"] == 0
     )
@@ -146,7 +146,8 @@ def test_two_questions_give_no_interval_beyond_the_possible():
 def test_checks_of_english_words_are_made_of_english_references_alone():
     import pandas as pd
 
-    from workbench.evaluation import answer_checks, comparison
+    from meerkat_workbench.tuning.reporting import comparison
+    from meerkat_workbench.tuning.scoring import answer_checks
 
     references = [
         "The treatment is rest, and the fever is not to be treated by you.",

@@ -9,8 +9,8 @@ import pytest
 import tiny_models
 from conftest import ROOT, run_script
 
-from workbench import chat, models, smollm2
-from workbench.errors import UserError
+from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.tuning import chat, llm, smollm2
 
 TEXT = "Ā fever! of 38,5 °C <|x|> naïve 発熱"
 
@@ -66,9 +66,9 @@ def gemma(folder):
     ],
 )
 def test_tokenizers_of_every_family_load_stop_where_their_template_ends_a_turn_and_lose_no_text(tmp_path, make, stops, pad):
-    loaded = models.load_tokenizer(str(make(tmp_path / "model")))
-    assert set(loaded.convert_ids_to_tokens(models.stop_ids(loaded))) == stops
-    assert loaded.pad_token == pad if pad else loaded.pad_token_id not in models.stop_ids(loaded)
+    loaded = llm.load_tokenizer(str(make(tmp_path / "model")))
+    assert set(loaded.convert_ids_to_tokens(llm.stop_ids(loaded))) == stops
+    assert loaded.pad_token == pad if pad else loaded.pad_token_id not in llm.stop_ids(loaded)
     assert loaded.decode(loaded(TEXT, add_special_tokens=False)["input_ids"], skip_special_tokens=True) == TEXT
 
 
@@ -98,13 +98,13 @@ def test_a_broken_tokenizer_file_is_one_line(tiny_model, tmp_path, name, content
     shutil.copytree(tiny_model, tmp_path / "model")
     (tmp_path / "model" / name).write_text(content)
     with pytest.raises(UserError, match="cannot be loaded") as error:
-        models.load_tokenizer(str(tmp_path / "model"))
+        llm.load_tokenizer(str(tmp_path / "model"))
     assert "\n" not in str(error.value)
 
 
 def test_the_toy_of_earlier_versions_is_named_with_what_takes_its_place():
     with pytest.raises(UserError, match="MODEL_NAME=smollm2"):
-        models.locate("embedded")
+        llm.locate("embedded")
 
 
 def test_smollm2_answers_in_english_in_4_bits_and_its_weights_are_the_packages(smollm2_model):
@@ -112,15 +112,15 @@ def test_smollm2_answers_in_english_in_4_bits_and_its_weights_are_the_packages(s
     import torch
     from safetensors.torch import load_file
 
-    from workbench import devices
-    from workbench.evaluation.decoding import Decoder, Decoding, Row
+    from meerkat_workbench.device import devices
+    from meerkat_workbench.tuning.generation.decoding import Decoder, Decoding, PromptRow
 
-    model = models.load_base("smollm2", load_in_4bit=True, precision=devices.native_precision()).eval()
-    tokenizer = models.load_tokenizer("smollm2")
+    model = llm.load_base("smollm2", load_in_4bit=True, precision=devices.native_precision()).eval()
+    tokenizer = llm.load_tokenizer("smollm2")
     render = chat.JinjaTemplate.read(smollm2_model).render
     prompt = render("What is asthma?", None, "You are a medical assistant. Answer accurately and concisely.")
-    decoding = Decoding(24, 0.0, 0, tuple(models.stop_ids(tokenizer)), tokenizer.pad_token_id)
-    [(ids, _)] = Decoder(model, decoding).decode([Row("q", tuple(chat.encode_prompt(tokenizer, prompt)))])
+    decoding = Decoding(24, 0.0, 0, tuple(llm.stop_ids(tokenizer)), tokenizer.pad_token_id)
+    [(ids, _)] = Decoder(model, decoding).decode([PromptRow("q", tuple(chat.encode_prompt(tokenizer, prompt)))])
     answer = tokenizer.decode(ids)
     assert answer.startswith("Asthma is") and any(word in answer for word in ("airways", "respiratory", "breath", "lungs"))
     # one tensor as the package itself holds it
@@ -156,14 +156,16 @@ def test_smollm2_is_named_where_its_package_is_missing_or_another(monkeypatch, t
 
 def test_writing_the_model_takes_one_new_folder():
     def run(*arguments):
-        return subprocess.run([sys.executable, "-m", "workbench.models", *arguments], cwd=ROOT, capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, "-m", "meerkat_workbench.tuning.llm", *arguments], cwd=ROOT, capture_output=True, text=True
+        )
 
     assert run().returncode == 2 and "OUTPUT_FOLDER" in run().stderr
     assert "exists already" in run("tests").stderr
 
 
 def test_a_tokenizer_of_another_model_is_refused_before_anything_is_loaded(tiny_model):
-    known = models.load_config(str(tiny_model)).vocab_size
-    models.check_vocabulary(str(tiny_model), known - 1)
+    known = llm.load_config(str(tiny_model)).vocab_size
+    llm.check_vocabulary(str(tiny_model), known - 1)
     with pytest.raises(UserError, match="do not belong together"):
-        models.check_vocabulary(str(tiny_model), known)
+        llm.check_vocabulary(str(tiny_model), known)

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.data.near_duplicates import FixedIndex, fingerprint, near_duplicate
-from workbench.data.records import make_record
+from meerkat_workbench.text.near_duplicates import FixedIndex, fingerprint, near_duplicate
+from meerkat_workbench.tuning.data.records import make_record
 
 LONG = "Wash the area with soap and water, keep it dry, and see a doctor if redness spreads or fever begins within two days"
 
@@ -77,7 +77,7 @@ def test_fingerprints_are_the_same_in_another_process_and_order():
 
     rows = [record(f"question {n}", f"{LONG} {n}") for n in range(5)]
     code = (
-        "from workbench.data.near_duplicates import fingerprint; from workbench.data.records import make_record\n"
+        "from meerkat_workbench.text.near_duplicates import fingerprint; from meerkat_workbench.tuning.data.records import make_record\n"
         f"rows = [make_record('x', f'question {{n}}', {LONG!r} + f' {{n}}') for n in range(5)]\n"
         "print(fingerprint(rows, near=True).bands.sum())"
     )

@@ -6,8 +6,8 @@ import random
 import pytest
 import torch
 
-from workbench.training import packing, plan, recomputation
-from workbench.training.trainer import FrozenHeadLoss, add_answer_loss
+from meerkat_workbench.tuning.training import activation_checkpointing, packing, plan
+from meerkat_workbench.tuning.training.answer_trainer import FrozenHeadLoss, add_answer_loss
 
 
 def drawn(count, seed=0, longest=60, vocabulary=500):
@@ -41,7 +41,7 @@ def gradients(model, groups):
     total = 0.0
     for group in groups:
         with packing.packed(model.get_base_model()):
-            loss = model(**packing.join(group), answer_loss=True).loss
+            loss = model(**packing.collate_pack(group), answer_loss=True).loss
             loss.backward()
         total += float(loss)
     return total, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -71,7 +71,7 @@ def test_packed_examples_give_the_loss_and_gradients_of_single_ones(model):
 
 
 def test_a_padded_batch_gives_the_loss_of_the_pack(model):
-    from workbench.training.examples import PadToLongest
+    from meerkat_workbench.tuning.training.examples import PadToLongest
 
     rows = drawn(4)
     padded = model(**PadToLongest(0)(rows), answer_loss=True).loss
@@ -83,7 +83,7 @@ def test_no_example_sees_another(model):
     losses = []
     for neighbour in (second, other):
         with packing.packed(model.get_base_model()), torch.no_grad():
-            losses.append(model(**packing.join([neighbour, first]), answer_loss=True).losses)
+            losses.append(model(**packing.collate_pack([neighbour, first]), answer_loss=True).losses)
     mine = sum(label != -100 for label in first["labels"])
     torch.testing.assert_close(losses[0][-mine:], losses[1][-mine:])
     assert not torch.allclose(losses[0][:2], losses[1][:2])
@@ -95,7 +95,7 @@ def test_recomputation_changes_no_gradient(model, checkpointing):
     model.train()
     expected = gradients(model, [rows])
     model.enable_input_require_grads()
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=recomputation.options(checkpointing))
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=activation_checkpointing.options(checkpointing))
     assert_same(gradients(model, [rows]), expected)
 
 
@@ -123,13 +123,13 @@ def test_packs_need_their_own_attention_and_say_so(model):
 def test_models_that_packs_would_train_wrongly_are_refused():
     from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig
 
-    from workbench.errors import UserError
+    from meerkat_workbench.core.errors import UserError
 
-    packing.check(LlamaConfig(), 10_000)
-    packing.check(MistralConfig(sliding_window=4096), 4096)
+    packing.check_attention(LlamaConfig(), 10_000)
+    packing.check_attention(MistralConfig(sliding_window=4096), 4096)
     for config in (MistralConfig(sliding_window=4096), Gemma3TextConfig(sliding_window=512)):
         with pytest.raises(UserError, match="cannot be packed"):
-            packing.check(config, 5000)
+            packing.check_attention(config, 5000)
 
 
 def test_micro_batches_recompute_no_more_than_memory_asks_for():

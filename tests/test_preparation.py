@@ -10,10 +10,10 @@ import tiny_models
 from conftest import SHARED_DATA, pairs, run_script, write_specialty
 
 import dataset_preparation as preparation
-from workbench import files, manifest
-from workbench.data import dataset_folders, iterations
-from workbench.errors import UserError
-from workbench.texts import key_of_words, words_of
+from meerkat_workbench.core import files, manifest
+from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.text.texts import key_of_words, words_of
+from meerkat_workbench.tuning.data import dataset_folders, iterations
 
 
 @pytest.fixture
@@ -237,9 +237,9 @@ def test_killed_while_the_new_iteration_takes_its_place_it_ends_the_same(config,
 
     original_rename, original_replace = Path.rename, os.replace
     armed = {"on": False}
-    from workbench.data import series
+    from meerkat_workbench.tuning.data import iteration_store
 
-    whole = series.finish_interrupted
+    whole = iteration_store.finish_swap
 
     def armed_finish(folder):
         if (folder / manifest.BUILDING / manifest.MANIFEST).exists() and not armed["on"]:
@@ -248,7 +248,7 @@ def test_killed_while_the_new_iteration_takes_its_place_it_ends_the_same(config,
             monkeypatch.setattr(os, "replace", dying(original_replace))
         return whole(folder)
 
-    monkeypatch.setattr(series, "finish_interrupted", armed_finish)
+    monkeypatch.setattr(iteration_store, "finish_interrupted", armed_finish)
     with contextlib.suppress(KeyboardInterrupt):
         preparation.update_training_data(config, {"urology": 0.9})
     monkeypatch.setattr(Path, "rename", original_rename)
@@ -363,7 +363,7 @@ def test_a_full_disk_ends_with_one_line_and_leaves_the_finished_iteration(config
     preparation.create_datasets(config)
     code = (
         "import errno, runpy, sys, pyarrow\n"
-        "from workbench.data import dataset_folders\n"
+        "from meerkat_workbench.tuning.data import dataset_folders\n"
         "def full(*a): raise OSError(errno.ENOSPC, 'No space left on device', 'train_dataset')\n"
         "dataset_folders.write_split = full\n"
         f"sys.argv = ['dataset_preparation.py', 'DATA_DIR={config.DATA_DIR}', 'OUTPUT_DIR={config.OUTPUT_DIR}', 'SYSTEM_MESSAGE=Other.']\n"
@@ -491,7 +491,7 @@ def test_going_back_tells_iterations_apart_by_number_though_their_records_are_th
 
 
 def test_sets_that_were_changed_by_hand_are_made_anew(config, tmp_path, capsys):
-    from workbench import chat
+    from meerkat_workbench.tuning import chat
 
     out = tmp_path / "out"
     preparation.create_datasets(config)
@@ -527,10 +527,10 @@ def test_a_rename_goes_together_with_settings_and_advice_under_the_old_name(conf
     preparation.update_training_data(config, {"cardiology": 0.9})
     assert ledger(config)[-1]["shares"]["heart"] == 0.9
     then, now = ledger(config)
-    assert iterations.names_since(then, now) == {"cardiology": "heart"} and iterations.names_since(now, then) == {
+    assert iterations.renamed_since(then, now) == {"cardiology": "heart"} and iterations.renamed_since(now, then) == {
         "heart": "cardiology"
     }
-    assert iterations.under_new_names(then, {"cardiology": "heart"})["sizes"]["train"].keys() == now["sizes"]["train"].keys()
+    assert iterations.with_new_names(then, {"cardiology": "heart"})["sizes"]["train"].keys() == now["sizes"]["train"].keys()
 
 
 def test_only_the_specialties_that_are_named_are_prepared_from_files_of_one_and_of_several(config, specialty_files):

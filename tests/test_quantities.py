@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.evaluation import answer_checks, medical_metrics, quantities
+from meerkat_workbench.text import quantities
+from meerkat_workbench.tuning.scoring import answer_checks, medical_metrics
 
 # a dose of {} mg in ten languages; {} is a number with a decimal point, or with a comma where that is the custom
 NOTATIONS = (

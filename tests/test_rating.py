@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from workbench.errors import UserError
-from workbench.evaluation import rating
+from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.tuning.reporting import rating
 
 
 def tables(count=12):
@@ -118,7 +118,7 @@ def test_what_is_no_rating_is_named_by_file_and_line(tmp_path, change, words):
 
 def test_the_script_makes_a_sheet_and_reads_it_back(small_run, monkeypatch, capsys):
     import evaluation
-    from workbench import errors
+    from meerkat_workbench.core import errors
 
     folder = small_run["scores"]
 
@@ -136,7 +136,7 @@ def test_the_script_makes_a_sheet_and_reads_it_back(small_run, monkeypatch, caps
 
 
 def test_a_sheet_holds_what_the_models_wrote_though_the_csv_is_guarded(tmp_path):
-    from workbench.evaluation import comparison
+    from meerkat_workbench.tuning.reporting import comparison
 
     base, tuned = tables()
     texts = [

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workbench.evaluation import learning_curves, observations, policies
-from workbench.evaluation.learning_curves import Observations
-from workbench.evaluation.ranking import rank_specialties
-from workbench.evaluation.recommendations import Stock, advice, default_budget, feed, whole
+from meerkat_workbench.tuning.allocation import curve_data, learning_curves, policies
+from meerkat_workbench.tuning.allocation.learning_curves import Observations
+from meerkat_workbench.tuning.allocation.ranking import rank_specialties
+from meerkat_workbench.tuning.allocation.recommendations import PoolState, advice, allocate, default_budget, round_allocation
 
 NAMES = [f"s{number:02d}" for number in range(20)]
 
@@ -20,7 +20,7 @@ def scores(low, n=12, seed=0):
 
 
 def stock(pool=20, share=0.5, names=NAMES):
-    return Stock(dict.fromkeys(names, share), dict.fromkeys(names, 50), dict.fromkeys(names, 15), dict.fromkeys(names, pool))
+    return PoolState(dict.fromkeys(names, share), dict.fromkeys(names, 50), dict.fromkeys(names, 15), dict.fromkeys(names, pool))
 
 
 def seen(curve, trained, noise=0.0, questions=16, seed=0):
@@ -37,7 +37,7 @@ def fed(evidence, of=None, see=None, **more):
     of = of or stock()
     see = see or seen(lambda x: 0.3 + 0.0 * x, [[0.0] * len(of.shares), [15.0] * len(of.shares)])
     asked = {"policy": "threshold", "budget": None, "objective": "mean", "iterations": [1], "seed": 0}
-    return feed(evidence, of, see, **(asked | more))
+    return allocate(evidence, of, see, **(asked | more))
 
 
 def told(evidence, feeding, **more):
@@ -90,7 +90,7 @@ def test_without_a_budget_it_is_what_raising_the_lowest_fifth_to_80_percent_adds
     # where these have all they can have, a tenth of the training set
     low = [item.specialty for item in evidence[:4]]
     given = stock()
-    spent = Stock(
+    spent = PoolState(
         {name: 1.0 if name in low else 0.5 for name in NAMES},
         given.share_base,
         given.train,
@@ -100,8 +100,8 @@ def test_without_a_budget_it_is_what_raising_the_lowest_fifth_to_80_percent_adds
 
 
 def test_whole_records_keep_the_sum_and_the_pools():
-    assert whole(np.array([1.5, 1.5, 1.0]), np.array([9.0, 9.0, 9.0]), 4) == [2, 1, 1]
-    assert whole(np.array([2.0, 0.4, 0.6]), np.array([2.0, 9.0, 9.0]), 3) == [2, 0, 1]
+    assert round_allocation(np.array([1.5, 1.5, 1.0]), np.array([9.0, 9.0, 9.0]), 4) == [2, 1, 1]
+    assert round_allocation(np.array([2.0, 0.4, 0.6]), np.array([2.0, 9.0, 9.0]), 3) == [2, 0, 1]
 
 
 def test_curves_are_read_from_what_past_shares_bought():
@@ -174,7 +174,7 @@ def test_an_empty_pool_is_told_with_how_many_new_questions_it_would_take():
     see = seen(lambda x: 0.2 + 0.3 * (1 - np.exp(-x / 60)), [[0.0] * 20, [15.0] * 20], noise=0.02)
     evidence = rank_specialties(scores(0.2), seed=0)
     pools = stock()
-    spent = Stock(pools.shares, pools.share_base, pools.train, {name: 0 if name == "s00" else 20 for name in NAMES})
+    spent = PoolState(pools.shares, pools.share_base, pools.train, {name: 0 if name == "s00" else 20 for name in NAMES})
     feeding = fed(evidence, spent, see, policy="learning curves", budget=50)
     needed = feeding.of("s00").new_records_needed
     # 0.3 * exp(-15/60) * (1 - exp(-n/60)) = 0.01 at n = 2.6
@@ -218,7 +218,7 @@ def test_observations_are_means_over_eval_questions_and_the_scatter_of_scores_an
                 for name in "ab" for k in range(4) for split in ("eval", "holdout")]  # fmt: skip
         return pd.DataFrame(rows)
 
-    found = observations.collect(
+    found = curve_data.collect_observations(
         table(0.0), [table(0.1), table(0.2)], [{"a": 5, "b": 6}, {"a": 7}], ["a", "b", "c"], "ROUGE-L", sign=1
     )
     assert found.trained.tolist() == [[0, 0, 0], [5, 6, 0], [7, 0, 0]]
@@ -227,23 +227,25 @@ def test_observations_are_means_over_eval_questions_and_the_scatter_of_scores_an
         and np.isnan(found.means[:, 2]).all()
     )
     assert found.sd_question == pytest.approx(np.std([0, 0.1, 0.2, 0.3], ddof=1)) and found.sd_change < 1e-3
-    assert observations.collect(table(0.0), [table(0.1)], [{}], ["a"], "ROUGE-L", sign=-1).means[1, 0] == pytest.approx(-0.25)
+    assert curve_data.collect_observations(table(0.0), [table(0.1)], [{}], ["a"], "ROUGE-L", sign=-1).means[
+        1, 0
+    ] == pytest.approx(-0.25)
 
 
 def test_a_raise_adds_what_preparation_counts_and_a_specialty_at_80_percent_is_never_stuck_below_it():
     # of 56 records 65% are 36 and 80% are 45, as preparation rounds them
-    demo = Stock(dict.fromkeys(NAMES, 0.65), dict.fromkeys(NAMES, 56), dict.fromkeys(NAMES, 20), dict.fromkeys(NAMES, 20))
+    demo = PoolState(dict.fromkeys(NAMES, 0.65), dict.fromkeys(NAMES, 56), dict.fromkeys(NAMES, 20), dict.fromkeys(NAMES, 20))
     evidence = rank_specialties(scores(0.2), seed=0)
     given = fed(evidence, demo).of("s00")
     assert (given.recommended_share, given.records_added) == (0.8, 9)
-    almost = Stock({**demo.shares, "s00": 0.792857}, demo.share_base, demo.train, demo.pool)
+    almost = PoolState({**demo.shares, "s00": 0.792857}, demo.share_base, demo.train, demo.pool)
     assert fed(evidence, almost).of("s00").records_added == 1 and demo.share_with("s00", 5) == pytest.approx(41 / 56, abs=1e-6)
-    raised = Stock({**demo.shares, "s00": 0.8}, demo.share_base, demo.train, demo.pool)
+    raised = PoolState({**demo.shares, "s00": 0.8}, demo.share_base, demo.train, demo.pool)
     assert (fed(evidence, raised).of("s00").recommended_share, fed(evidence, raised).of("s00").records_added) == (1.0, 11)
 
 
 def test_with_a_budget_the_threshold_rule_has_the_same_80_percent():
-    demo = Stock(dict.fromkeys(NAMES, 0.65), dict.fromkeys(NAMES, 56), dict.fromkeys(NAMES, 20), dict.fromkeys(NAMES, 20))
+    demo = PoolState(dict.fromkeys(NAMES, 0.65), dict.fromkeys(NAMES, 56), dict.fromkeys(NAMES, 20), dict.fromkeys(NAMES, 20))
     see = seen(lambda x: np.linspace(0.1, 0.5, 20), [[0.0] * 20, [20.0] * 20])
     feeding = fed(rank_specialties(scores(0.2), seed=0), demo, see, budget=20)
     assert [feeding.of(name).records_added for name in NAMES[:4]] == [9, 9, 2, 0]
@@ -268,7 +270,7 @@ def test_means_of_other_questions_are_not_compared():
         return pd.DataFrame([{"id": f"q{k}", "split": "eval", "specialty": "a", "ROUGE-L": 0.1 * k + shift} for k in places])
 
     # an evaluation of two of eight questions says nothing beside one of all; one of seven does, on those seven
-    found = observations.collect(
+    found = curve_data.collect_observations(
         table(range(8)), [table([0, 1]), table(range(7), 0.1), table(range(8), 0.2)], [{"a": 1}] * 3, ["a"], "ROUGE-L", sign=1
     )
     assert np.isnan(found.means[1, 0]) and found.questions.tolist() == [7]

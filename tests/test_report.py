@@ -7,7 +7,7 @@ import pytest
 import report_size
 from conftest import TOPICS
 
-from workbench.evaluation import explorer, history
+from meerkat_workbench.tuning.reporting import history, question_browser
 
 pytestmark = pytest.mark.skipif(bool(report_size.browser_missing()), reason=report_size.browser_missing())
 
@@ -150,18 +150,18 @@ def test_parts_of_a_marked_text_join_to_the_text_and_alternate():
         ("a", ""),
         (" a  b", "  a\tb "),
     ):
-        parts = explorer.marked(other, text)
+        parts = question_browser.marked(other, text)
         assert "".join(parts) == text
-    assert explorer.marked("one two three", "one 2 three") == ["one ", "2 ", "three"]
-    assert explorer.marked("x", "y")[0] == ""
+    assert question_browser.marked("one two three", "one 2 three") == ["one ", "2 ", "three"]
+    assert question_browser.marked("x", "y")[0] == ""
 
 
 def test_of_too_many_questions_the_worst_and_a_random_choice_are_shown(monkeypatch):
-    monkeypatch.setattr(explorer, "MOST", 10)
+    monkeypatch.setattr(question_browser, "MOST", 10)
     change = [math.nan, *(float(n) for n in range(40))]
-    chosen = explorer.choose(change, 1)
-    assert chosen[:5] == [1, 2, 3, 4, 5] and len(set(chosen)) == 10 and chosen != explorer.choose(change, 2)
-    assert explorer.choose(change[:8], 1)[-1] == 0  # without a score it stands last
+    chosen = question_browser.choose(change, 1)
+    assert chosen[:5] == [1, 2, 3, 4, 5] and len(set(chosen)) == 10 and chosen != question_browser.choose(change, 2)
+    assert question_browser.choose(change[:8], 1)[-1] == 0  # without a score it stands last
 
 
 def results(scores):
@@ -171,7 +171,7 @@ def results(scores):
 
 
 def test_history_pairs_an_iteration_with_the_one_before_and_replaces_what_is_done_again(tmp_path):
-    from workbench import files
+    from meerkat_workbench.core import files
 
     about = {
         "evaluation": "f1",
@@ -206,7 +206,7 @@ def test_history_pairs_an_iteration_with_the_one_before_and_replaces_what_is_don
         == history.answers_before(tmp_path, {**later, "alike": "x"})
     )
     # an evaluation of an earlier version lacks what it cost
-    first.drop(columns=list(history.LATER)).to_csv(archive / history.NAME, index=False)
+    first.drop(columns=list(history.ADDED_COLUMNS)).to_csv(archive / history.NAME, index=False)
     assert list(history.extend(tmp_path, comparison, frame, later)["iteration"]) == [1, 2]
     assert "–" in history.as_text(history.extend(tmp_path, comparison, frame, later), "ROUGE-L")
     assert list(history.extend(tmp_path, comparison, frame, {**later, "alike": "other"})["iteration"]) == [2]
@@ -214,7 +214,7 @@ def test_history_pairs_an_iteration_with_the_one_before_and_replaces_what_is_don
 
 @pytest.mark.parametrize("content", ["", "a,b\n1,2\n", '"torn'])
 def test_a_broken_history_is_named_with_its_remedy(tmp_path, content):
-    from workbench.errors import UserError
+    from meerkat_workbench.core.errors import UserError
 
     (tmp_path / history.NAME).write_text(content)
     with pytest.raises(UserError, match="Restore it, or remove"):
@@ -231,6 +231,6 @@ def test_a_broken_history_is_named_with_its_remedy(tmp_path, content):
     ],
 )
 def test_what_differs_is_marked_in_any_script_and_joined_parts_are_the_text(other, text, parts):
-    from workbench.evaluation import explorer
+    from meerkat_workbench.tuning.reporting import question_browser
 
-    assert explorer.marked(other, text) == parts and "".join(parts) == text
+    assert question_browser.marked(other, text) == parts and "".join(parts) == text

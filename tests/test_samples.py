@@ -6,8 +6,8 @@ import sys
 
 from conftest import ROOT
 
-from workbench.data.near_duplicates import candidate_pairs, fingerprint, near_duplicate
-from workbench.data.specialty_files import read_folder
+from meerkat_workbench.text.near_duplicates import candidate_pairs, fingerprint, near_duplicate
+from meerkat_workbench.tuning.data.specialty_files import read_folder
 
 SAMPLES = ROOT / "examples" / "specialties"
 FACTS = ("definition", "symptoms", "causes", "diagnosis", "treatment", "prevention", "outlook")

@@ -7,9 +7,10 @@ import tracemalloc
 import pandas as pd
 import pytest
 
-from workbench.evaluation import comparison, scoring, text_metrics
-from workbench.evaluation.answers import Answer, AnswerStore, Question
-from workbench.evaluation.metrics import MetricSuite
+from meerkat_workbench.tuning.generation.prediction_store import Prediction, PredictionStore, Question
+from meerkat_workbench.tuning.reporting import comparison
+from meerkat_workbench.tuning.scoring import score_run, text_metrics
+from meerkat_workbench.tuning.scoring.metric_suite import MetricSuite
 
 
 class Suite(MetricSuite):
@@ -30,16 +31,16 @@ def rows(count=24, words=6):
         failed = n == 5
         said = "" if failed else text[: len(text) // 2] + f" =other {n}"
         found.append(
-            (question, Answer(f"k{n}", f"id{n}", "base", said, "failed" if failed else "stop", 3), None if n % 4 else 0.5)
+            (question, Prediction(f"k{n}", f"id{n}", "base", said, "failed" if failed else "stop", 3), None if n % 4 else 0.5)
         )
     return found
 
 
 def scored(tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr(scoring, "CHUNK", chunk)
+    monkeypatch.setattr(score_run, "CHUNK", chunk)
     suite = Suite("nowhere/to-be-found")
-    table, said = scoring.score(suite, iter(rows()), tmp_path)
-    return table, said, scoring.floors(suite, table, 0), scoring.corpus_bleu(table)
+    table, said = score_run.score(suite, iter(rows()), tmp_path)
+    return table, said, score_run.floors(suite, table, 0), score_run.corpus_bleu(table)
 
 
 def test_chunks_change_no_score_no_floor_and_no_corpus_bleu(tmp_path, monkeypatch):
@@ -65,30 +66,30 @@ def test_a_metric_that_fails_in_one_chunk_is_missing_as_a_whole_and_a_measured_o
 def test_the_csv_written_in_chunks_is_the_one_written_at_once_and_runs_no_formula(tmp_path, monkeypatch):
     table, *_ = scored(tmp_path, monkeypatch, 5)
     parts, whole = io.StringIO(), io.StringIO()
-    scoring.write_csv(table, parts)
+    score_run.write_csv(table, parts)
     comparison.write_csv(table, whole)
     assert parts.getvalue() == whole.getvalue() and parts.getvalue().count("\n") == 25
     assert not list(tmp_path.glob(".texts-*"))
 
 
 def test_a_store_and_a_table_hold_places_and_scores_not_texts(tmp_path, monkeypatch):
-    monkeypatch.setattr(scoring, "CHUNK", 100)
+    monkeypatch.setattr(score_run, "CHUNK", 100)
     monkeypatch.setattr(comparison.answer_checks, "check", lambda *_, **__: {})  # it remembers some thousands of texts
     count, long = 2000, "word " * 400  # 4 MB of answers, and as much of references
-    store = AnswerStore(tmp_path)
-    store.add([Answer(f"k{n}", f"id{n}", "base", f"{n} {long}", "stop", 1) for n in range(count)])
+    store = PredictionStore(tmp_path)
+    store.add([Prediction(f"k{n}", f"id{n}", "base", f"{n} {long}", "stop", 1) for n in range(count)])
     question = Question("id", "eval", "a", "?", long, "", ())
 
     class Plain(MetricSuite):
         def score(self, pairs, *, measured=None):
-            from workbench.evaluation.metrics import Table
+            from meerkat_workbench.tuning.scoring.metric_suite import MetricScores
 
-            return Table(scores={"length": [float(len(answer)) for _, answer in pairs]})
+            return MetricScores(scores={"length": [float(len(answer)) for _, answer in pairs]})
 
     gc.collect()
     tracemalloc.start()
-    again = AnswerStore(tmp_path)
-    table, _ = scoring.score(Plain("nowhere/x"), ((question, again.records[f"k{n}"], None) for n in range(count)), tmp_path)
+    again = PredictionStore(tmp_path)
+    table, _ = score_run.score(Plain("nowhere/x"), ((question, again.records[f"k{n}"], None) for n in range(count)), tmp_path)
     held, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(table) == count and table["prediction"].iloc[7] == f"7 {long}" and again.records["k9"].text.startswith("9 word")

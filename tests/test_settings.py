@@ -4,8 +4,8 @@ from conftest import ROOT
 import dataset_preparation
 import evaluation
 import fine_tuning
-from workbench import settings
-from workbench.errors import UserError
+from meerkat_workbench.core import settings
+from meerkat_workbench.core.errors import UserError
 
 
 class Config(settings.Settings):

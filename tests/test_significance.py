@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from workbench.evaluation import significance
-from workbench.evaluation.ranking import rank_specialties
+from meerkat_workbench.stats import significance
+from meerkat_workbench.tuning.allocation.ranking import rank_specialties
 
 DIFFERENCES = [0.3, 0.1, -0.2, 0.4, 0.5, 0.1, 0.0, 0.2]
 

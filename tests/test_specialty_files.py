@@ -10,10 +10,10 @@ from conftest import SHARED_DATA, write_specialty
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench import texts as texts_alike
-from workbench.chat import LLAMA3_TOKENS, ControlTokens
-from workbench.data import specialty_files
-from workbench.errors import UserError
+from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.text import texts as texts_alike
+from meerkat_workbench.tuning.chat import LLAMA3_TOKENS, ControlTokens
+from meerkat_workbench.tuning.data import specialty_files
 
 
 def read(folder, **keywords):

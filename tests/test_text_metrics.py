@@ -8,7 +8,7 @@ import unicodedata
 import pytest
 from conftest import ROOT, SHARED_DATA
 
-from workbench.evaluation import medical_metrics, text_metrics, wordnet
+from meerkat_workbench.tuning.scoring import medical_metrics, text_metrics, wordnet
 
 
 def texts():
@@ -93,7 +93,7 @@ def test_meteor_is_nltks_on_words_without_punctuation():
 
 
 def test_without_wordnet_meteor_is_missing_with_its_remedy(monkeypatch):
-    from workbench.evaluation.metrics import MetricSuite
+    from meerkat_workbench.tuning.scoring.metric_suite import MetricSuite
 
     def missing():
         raise wordnet.WordNetMissingError(wordnet.REMEDY)
@@ -157,7 +157,7 @@ def test_medical_token_f1_counts_medical_words_alone():
 
 
 def test_accents_and_greek_do_not_break_a_metric():
-    from workbench.evaluation.metrics import MetricSuite
+    from meerkat_workbench.tuning.scoring.metric_suite import MetricSuite
 
     table = MetricSuite().score([("Ménière, 5 µg, α-blocker", "Ménière 5 µg"), ("ναυτία", "ναυτία"), ("x", "")])
     assert not set(table.missing) - {"METEOR", "log_perplexity"}
@@ -165,13 +165,13 @@ def test_accents_and_greek_do_not_break_a_metric():
 
 
 def test_scores_from_all_cores_are_those_of_one_and_the_workers_serve_all_chunks_and_end(monkeypatch):
-    from workbench.evaluation import metrics
+    from meerkat_workbench.tuning.scoring import metric_suite
 
     pairs = [pair for pair in texts() for _ in range(2)]
-    one = metrics.MetricSuite().score(pairs)
-    monkeypatch.setattr(metrics, "ENOUGH_FOR_CORES", 2)
-    monkeypatch.setattr(metrics.os, "cpu_count", lambda: 2)
-    suite = metrics.MetricSuite()
+    one = metric_suite.MetricSuite().score(pairs)
+    monkeypatch.setattr(metric_suite, "ENOUGH_FOR_CORES", 2)
+    monkeypatch.setattr(metric_suite.os, "cpu_count", lambda: 2)
+    suite = metric_suite.MetricSuite()
     assert suite.score(pairs).scores == one.scores
     workers = list(suite._workers._processes.values())
     assert suite.score(pairs).scores == one.scores and list(suite._workers._processes.values()) == workers
@@ -228,13 +228,13 @@ def test_words_of_other_languages_have_no_english_stems_and_synonyms():
 
 
 def test_what_cannot_be_computed_in_a_language_is_missing_with_its_reason(tmp_path):
-    from workbench.evaluation import scoring
-    from workbench.evaluation.answers import Answer, Question
-    from workbench.evaluation.metrics import MetricSuite
+    from meerkat_workbench.tuning.generation.prediction_store import Prediction, Question
+    from meerkat_workbench.tuning.scoring import score_run
+    from meerkat_workbench.tuning.scoring.metric_suite import MetricSuite
 
-    rows = [(Question(str(n), "holdout", "x", "?", text, "", ()), Answer(str(n), "k", "base", text, "stop", 1), None)
+    rows = [(Question(str(n), "holdout", "x", "?", text, "", ()), Prediction(str(n), "k", "base", text, "stop", 1), None)
             for n, text in enumerate(LANGUAGES[name] for name in ("Arabic", "Hindi", "Korean"))]  # fmt: skip
-    table, said = scoring.score(MetricSuite(), rows, tmp_path)
+    table, said = score_run.score(MetricSuite(), rows, tmp_path)
     assert table["ROUGE-L"].tolist() == [1, 1, 1]
     assert "English alone" in said.missing["bertscore_f1"] and "MEDICAL_LEXICON" in said.missing["medical_token_f1"]
     assert "no reference holds a dose" in said.missing["factual_exact_match"]

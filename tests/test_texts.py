@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench import texts
+from meerkat_workbench.text import texts
 
 
 def test_words_keep_decimals_signs_and_ranges_and_lose_punctuation():
@@ -109,7 +109,7 @@ def test_what_cannot_be_seen_is_blank():
     ],
 )
 def test_english_is_told_by_letters_and_small_words(text, english):
-    assert texts.english(text) is english
+    assert texts.is_english(text) is english
 
 
 @given(st.text(alphabet=st.characters(max_codepoint=127), max_size=80))

@@ -13,16 +13,17 @@ import psutil
 import pytest
 from conftest import ROOT, mistake, prepare_command, run_processes, run_script, train_command
 
-from workbench import chat, files, manifest
-from workbench.errors import UserError
-from workbench.training.examples import PadToLongest, encode_records
+from meerkat_workbench.core import files, manifest
+from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.tuning import chat
+from meerkat_workbench.tuning.training.examples import PadToLongest, encode_records
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_model):
-    from workbench import models
+    from meerkat_workbench.tuning import llm
 
-    return models.load_tokenizer(str(tiny_model))
+    return llm.load_tokenizer(str(tiny_model))
 
 
 def row(question="What is gout?", answer="Gout is an arthritis.", template=chat.render_llama3):
@@ -79,7 +80,7 @@ def test_loss_at_supervised_positions_is_the_models_own_loss(tiny_model, tokeniz
     import torch
     from transformers import AutoModelForCausalLM
 
-    from workbench.training.trainer import add_answer_loss
+    from meerkat_workbench.tuning.training.answer_trainer import add_answer_loss
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     examples, _ = encode([row(), row(answer="Gout is an arthritis that hurts, mostly in the big toe.")], tokenizer)
@@ -229,19 +230,19 @@ def test_several_gpus_are_used_by_starting_again_through_accelerate(monkeypatch)
 
     import torch
 
-    from workbench import processes
+    from meerkat_workbench.device import distributed
 
     started = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(os, "execv", lambda path, command: started.append(command))
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setattr(sys, "argv", ["fine_tuning.py", "NUM_EPOCHS=1"])
-    processes.use_every_gpu(3)
+    distributed.launch_on_all_gpus(3)
     [command] = started
     assert command[1:3] == ["-m", "accelerate.commands.launch"] and command[-2:] == ["fine_tuning.py", "NUM_EPOCHS=1"]
     assert command[command.index("--num_processes") + 1] == "3"
     monkeypatch.setenv("LOCAL_RANK", "0")
-    processes.use_every_gpu(None)
+    distributed.launch_on_all_gpus(None)
     assert len(started) == 1
 
 
@@ -281,9 +282,9 @@ def test_two_processes_with_whole_or_sharded_bases_train_as_one_does_where_one_h
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 8])
 def test_every_example_is_in_one_step_of_each_epoch_whatever_the_processes(processes):
-    from workbench.training.keeping import StepShares
+    from meerkat_workbench.trainers.best_checkpoint import ResumableBatchSampler
 
-    shares = [StepShares(21, 8 // processes, seed=7, process=rank, processes=processes) for rank in range(processes)]
+    shares = [ResumableBatchSampler(21, 8 // processes, seed=7, process=rank, processes=processes) for rank in range(processes)]
     epochs = []
     for epoch in (0, 1):
         for share in shares:
@@ -298,14 +299,14 @@ def test_every_example_is_in_one_step_of_each_epoch_whatever_the_processes(proce
 def trainer(small_run, tmp_path, request):
     """A trainer of the tiny model in NF4, in either precision, as fine_tuning.py makes it."""
     import fine_tuning
-    from workbench import models
+    from meerkat_workbench.tuning import llm
 
     config = fine_tuning.TrainingConfig(
         DATASET_DIR=str(small_run["data"]), OUTPUT_DIR=str(tmp_path), LORA_DROPOUT=0.0, SAMPLE_QUESTIONS=0
     )
-    tokenizer, precision = models.load_tokenizer(str(small_run["model"])), request.param
+    tokenizer, precision = llm.load_tokenizer(str(small_run["model"])), request.param
     train, evaluation, _ = fine_tuning.load_examples(config, tokenizer)
-    model = models.load_base(str(small_run["model"]), load_in_4bit=True, precision=precision)
+    model = llm.load_base(str(small_run["model"]), load_in_4bit=True, precision=precision)
     micro_batches = fine_tuning.cut_steps(config, model, train, precision)
     return fine_tuning.make_trainer(config, model, tokenizer, train, evaluation, micro_batches, precision)
 
@@ -362,17 +363,17 @@ def test_a_gradient_that_overflows_stops_a_run_unless_a_lower_scale_of_an_fp16_l
     assert not torch.isfinite(torch.as_tensor(trainer._clip_grad_norm(trainer.model)))
     # a few such steps are told; a run of nothing else learnt nothing
     trainer.state.global_step = 3
-    trainer.check_learnt()
+    trainer.check_not_all_skipped()
     assert "1 steps were skipped" in capsys.readouterr().out
     trainer.state.global_step = 1
     with pytest.raises(UserError, match="nothing was learnt"):
-        trainer.check_learnt()
+        trainer.check_not_all_skipped()
 
 
 def test_embeddings_and_head_are_in_the_runs_precision_the_base_packed_and_the_adapter_fp32(trainer):
     import torch
 
-    from workbench import devices
+    from meerkat_workbench.device import devices
 
     dtype = devices.torch_dtype(devices.precision_of(trainer.model))
     assert trainer.accelerator.mixed_precision == ("no" if dtype == torch.float32 else "bf16")

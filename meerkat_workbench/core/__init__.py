@@ -1,0 +1,1 @@
+"""Settings, runs, files, errors, subprocesses and console output. Knows no task and imports no torch."""

@@ -1,0 +1,95 @@
+"""What a script does when its user, or the machine, makes a mistake: one line, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import sys
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from meerkat_workbench.core import console
+
+EXIT_FAILED = 1
+EXIT_MISTAKE = 2
+EXIT_INTERRUPTED = 130
+# errors of the operating system that the user can mend
+USER_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST,
+               errno.ENAMETOOLONG, errno.ELOOP)  # fmt: skip
+
+_fresh_done = False  # whether this process has already set aside what `--fresh` was given for
+
+
+def mark_fresh_done() -> None:
+    """Note that `--fresh` is done: given once more, it would set aside the run that the user wants to resume."""
+    global _fresh_done
+    _fresh_done = True
+
+
+def resume_command() -> str:
+    """What to run to resume after a stop, in words."""
+    return "the same command, without --fresh," if _fresh_done and "--fresh" in sys.argv else "the same command"
+
+
+class UserError(Exception):
+    """A mistake that the user can mend.
+
+    Args:
+        fault: what is wrong, as a clause that follows `where` and `item`.
+        where: the file, folder, setting or option that is at fault.
+        item: the record, row, name or value in it.
+        remedy: what to do, in whole sentences.
+    """
+
+    def __init__(self, fault: str, *, where: str | Path = "", item: str = "", remedy: str = "") -> None:
+        self.fault, self.where, self.item, self.remedy = fault, str(where), item, remedy
+        clause = ": ".join(part for part in (self.where, item, fault) if part)
+        if remedy and not clause.endswith((".", "?", "!")):
+            clause += "."
+        super().__init__(f"{clause} {remedy}" if remedy else clause)
+
+
+class CheckFailedError(Exception):
+    """A result failed its own check, so the run is no success. The text says what was found and where it lies."""
+
+
+def did_you_mean(name: str, known: Collection[str], otherwise: str = "", *, cutoff: float = 0.6) -> str:
+    """`Did you mean …?` with the nearest known name; `otherwise` where none is near."""
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return f"Did you mean {nearest[0]}?" if nearest else otherwise
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script's `main` and turn an error into one line on stderr and an exit code.
+
+    `UserError` and a full disk exit with 2, `CheckFailedError` with 1, Ctrl-C with 130. Any other error is a bug of ours and
+    keeps its traceback.
+    """
+    console.allow_any_encoding()
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_MISTAKE)
+    except CheckFailedError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
+    except BrokenPipeError:
+        # the reader of the output is gone; what is still in the buffer must not fail again when Python exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"stopped, because nothing reads the output any more. Run {resume_command()} again to resume.", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
+    except OSError as error:
+        if error.errno not in USER_ERRNOS:
+            raise
+        where = error.filename or "the output folder"
+        print(
+            f"error: {where}: {error.strerror}. No finished output was overwritten. "
+            f"Mend that (free some space, or name another file or OUTPUT_DIR) and run {resume_command()} again.",
+            file=sys.stderr,
+        )
+        sys.exit(EXIT_MISTAKE)
+    except KeyboardInterrupt:
+        print(f"\nstopped. Run {resume_command()} again to resume.", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)

@@ -1,0 +1,133 @@
+"""Files that are complete or absent: atomic writes, JSON lines, hashes, and the cache folder."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from meerkat_workbench.core.errors import UserError
+
+
+def cache_folder() -> Path:
+    """Folder for what is made once and may be deleted at any time: MEERKAT_CACHE, or the user's cache folder of this system."""
+    from platformdirs import user_cache_path
+
+    given = os.environ.get("MEERKAT_CACHE", "")
+    return Path(given).expanduser() if given else user_cache_path("meerkat-workbench")
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic_open(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a file that takes its name only once it is whole; an exception leaves what was there before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else "") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        fsync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_open(path) as file:
+        file.write(text)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def write_json_lines(path: Path, values: Iterable[Any]) -> None:
+    with atomic_open(path) as file:
+        for value in values:
+            file.write(json_line(value))
+
+
+def json_line(value: Any) -> str:
+    """A JSON value as one line."""
+    return json.dumps(value, ensure_ascii=False) + "\n"
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file of ours; UserError with the remedy where it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file.") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder, not a file.") from None
+    except (ValueError, RecursionError) as error:  # also a number too long for Python, and bytes that are not UTF-8
+        raise UserError(f"{path}: is not valid JSON ({error}). Restore it, or remove its folder and run again.") from None
+
+
+def read_json_lines(path: Path, *, drop_torn_tail: bool = False) -> list[Any]:
+    """Values of a JSON-lines file; with `drop_torn_tail` a last line cut off by a kill is left out."""
+    return [value for _, _, value in json_lines(path, drop_torn_tail=drop_torn_tail)]
+
+
+def json_lines(path: Path, *, drop_torn_tail: bool = False) -> Iterator[tuple[int, int, Any]]:
+    """Of each line of a JSON-lines file: where it starts, its length in bytes, its value; no more than a line is held."""
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - what is opened here is closed below
+    except FileNotFoundError:
+        return
+    with file:
+        at, size = 0, os.fstat(file.fileno()).st_size
+        for number, line in enumerate(file, start=1):  # only a line end ends a line: a text may hold other separators of Unicode
+            try:
+                value = json.loads(
+                    line.removeprefix(codecs.BOM_UTF8).decode("utf-8", errors="replace" if drop_torn_tail else "strict")
+                )
+            except (ValueError, RecursionError):
+                if drop_torn_tail and at + len(line) >= size:
+                    return
+                raise UserError(f"{path}, line {number}: is not valid JSON. Restore the file, or run with --fresh.") from None
+            yield at, len(line), value
+            at += len(line)
+
+
+def sha256_file(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of(value: Any) -> str:
+    """Hash of a JSON value, the same whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()
+
+
+def short_hash(text: str) -> str:
+    """128 bits of SHA-256 as 32 hexadecimal digits: the form of record ids."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def sha256_folder(folder: Path, pattern: str = "*") -> str:
+    """One hash over the names and contents of the files in a folder (not of folders below it)."""
+    return sha256_of({path.name: sha256_file(path) for path in sorted(folder.glob(pattern)) if path.is_file()})
+
+
+def remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

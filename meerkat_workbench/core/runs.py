@@ -1,0 +1,420 @@
+"""A run: one program at work in one output folder.
+
+`manifest.json` is written last: where it stands, the output is finished. A run has a fingerprint, a hash of its inputs and of the
+settings on which the result depends. Running again with the same fingerprint finds the output up to date, or resumes it. With
+another fingerprint, a finished output is moved to `archive/`, and an unfinished one stops the script. Nothing finished is
+overwritten.
+
+    with Run(folder, TrainingResult, ranks=ranks, fresh=fresh) as run:
+        if run.find(fingerprint) is RunState.FINISHED:
+            return run.finished()
+        ...                  # every check that can fail, before anything is moved
+        run.claim()
+        ...                  # the work, in run.workspace
+        return run.finish(TrainingResult, settings, iteration=3, ...)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Collection, Iterator
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+
+from meerkat_workbench.core import artifacts, files, settings
+from meerkat_workbench.core.artifacts import Artifact
+from meerkat_workbench.core.errors import UserError, mark_fresh_done
+
+MANIFEST = "manifest.json"
+IN_PROGRESS = "in_progress.json"
+LOCK = ".lock"
+ARCHIVE = "archive"
+BUILDING = ".building"  # a folder in the making, beside the files that it will replace
+MOVING = "moving"  # marks an archived run whose files are still being moved
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
+# not part of a run: the archive, the lock, and the README that is committed with the folder
+NOT_OF_A_RUN = frozenset([ARCHIVE, LOCK, f"{LOCK}.pid", "README.md"])
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "pyarrow", "rensa",
+             "numpy", "scipy", "statsmodels", "nltk", "rouge-score", "sacrebleu")  # fmt: skip
+
+T = TypeVar("T")
+
+
+class RunState(enum.Enum):
+    """What an output folder holds of the run that is asked for."""
+
+    NEW = "new"
+    RESUME = "resume"
+    FINISHED = "finished"
+
+
+class Ranks(Protocol):
+    """The processes of one run, of which this is one."""
+
+    @property
+    def is_main(self) -> bool: ...
+
+    @property
+    def count(self) -> int: ...
+
+    def wait(self) -> None:
+        """Wait until every process has come here."""
+
+    def agree(self, decide: Callable[[], T]) -> T:
+        """What `decide` returns in the main process, in all of them; a UserError of it is raised in all."""
+
+
+class OneProcess:
+    """Ranks of a run that has one process."""
+
+    is_main, count = True, 1
+
+    def wait(self) -> None:
+        pass
+
+    def agree(self, decide: Callable[[], T]) -> T:
+        return decide()
+
+
+class Manifest(Artifact, frozen=True, kw_only=True):
+    """What a run was made from and with; each program has a subclass of its own.
+
+    Attributes:
+        stage: the program, by a name that stays when a script is renamed.
+        settings: every setting of the run, for people; code reads the properties of the subclasses.
+        compute_dtype: what the run computed in; empty where it used no model.
+        restored_from, arguments: of prepared data only.
+    """
+
+    STAGE: ClassVar[str] = ""
+    SCRIPT: ClassVar[str] = ""  # what makes such an output, for messages
+
+    version: int = 2
+    stage: str
+    fingerprint: str
+    command: str = ""
+    settings: dict[str, Any] = {}
+    code: dict[str, Any] = {}
+    libraries: dict[str, str] = {}
+    python: str = ""
+    finished: str = ""
+    seconds: float = 0.0
+    iteration: int
+    device: str = ""
+    compute_dtype: str = ""
+
+    @classmethod
+    def require(cls, folder: Path) -> Self:
+        """The manifest of an input folder.
+
+        Raises:
+            UserError: the folder is missing, unfinished or another program's; names the command that makes it.
+        """
+        if not folder.is_dir():
+            raise UserError("there is no such folder", where=folder, remedy=f"`python {cls.SCRIPT}` makes it.")
+        manifest = read_manifest(folder)
+        if manifest is None:
+            begun = (folder / IN_PROGRESS).exists() or (folder / BUILDING).exists()
+            fault = "is unfinished" if begun else f"has no {MANIFEST}"
+            raise UserError(fault, where=folder, remedy=f"Run `python {cls.SCRIPT}` first; it resumes where it was.")
+        if not isinstance(manifest, cls):
+            raise UserError(f"was made by {type(manifest).SCRIPT}, where the output of {cls.SCRIPT} belongs", where=folder)
+        return manifest
+
+    @classmethod
+    def find(cls, folder: Path) -> Self | None:
+        """The manifest of a finished output of this program, or None."""
+        manifest = read_manifest(folder)
+        return manifest if isinstance(manifest, cls) else None
+
+
+M = TypeVar("M", bound=Manifest)
+
+
+class InProgress(Artifact, frozen=True, kw_only=True):
+    """`in_progress.json`: a run that has begun in a folder and not ended."""
+
+    fingerprint: str
+    command: str = "unknown"
+    started: str = ""
+    compute_dtype: str = ""
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a finished output, as the class of the program that made it; None where there is none."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    value = files.read_json(path)
+    for kind in _subclasses(Manifest):
+        if isinstance(value, dict) and "fingerprint" in value and kind.upgrade(value).get("stage") == kind.STAGE:
+            return artifacts.from_json(kind, value, path)
+    raise UserError("is not a manifest of this workbench", where=path, remedy="Remove it, or name another folder.")
+
+
+def _subclasses(kind: type[Manifest]) -> Iterator[type[Manifest]]:
+    for one in kind.__subclasses__():
+        if one.STAGE:
+            yield one
+        yield from _subclasses(one)
+
+
+def read_in_progress(folder: Path) -> InProgress | None:
+    """The run that has begun in a folder and not ended, also where a finished output was reopened; None where there is none."""
+    path = folder / IN_PROGRESS
+    return artifacts.read(InProgress, path) if path.exists() else None
+
+
+class Run(Generic[M]):
+    """One program at work in one output folder; a context manager that holds the folder's lock.
+
+    Args:
+        folder: the output folder.
+        kind: the manifest class of the program.
+        ranks: the processes of the run; the main one alone locks, moves and writes.
+        fresh: set an unfinished run, or what no run left, aside.
+        kept: names that stay where they are when an iteration is archived. A run that keeps some is built in a folder beside the
+            present files, and takes their place when it is finished.
+    """
+
+    def __init__(
+        self, folder: Path, kind: type[M], *, ranks: Ranks | None = None, fresh: bool = False, kept: Collection[str] = ()
+    ) -> None:
+        self.folder, self.kind, self.fresh, self.kept = folder, kind, fresh, frozenset(kept)
+        self.ranks: Ranks = ranks or OneProcess()
+        self.started = time.time()
+        self.fingerprint, self.compute_dtype, self.state = "", "", RunState.NEW
+        self._lock = contextlib.ExitStack()
+
+    @property
+    def beside(self) -> bool:
+        """Whether the run is built beside the present files."""
+        return bool(self.kept)
+
+    @property
+    def workspace(self) -> Path:
+        """Where the run writes."""
+        return self.folder / BUILDING if self.beside else self.folder
+
+    def __enter__(self) -> Self:
+        if self.ranks.is_main:
+            self._lock.enter_context(locked(self.folder))
+            if self.beside:
+                self._swap()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._lock.close()
+
+    # --- what is there
+
+    def finished(self) -> M:
+        """The manifest that lies in the folder."""
+        return self.kind.require(self.folder)
+
+    def find(self, fingerprint: str, compute_dtype: str = "") -> RunState:
+        """What the folder holds of this run; touches nothing. Every process gets the same answer.
+
+        Raises:
+            UserError: another program's output, an unfinished run with another fingerprint, or files that no run left.
+        """
+        self.fingerprint, self.compute_dtype = fingerprint, compute_dtype
+        self.state = self.ranks.agree(self._find)
+        return self.state
+
+    def _find(self) -> RunState:
+        done, begun = read_manifest(self.folder), read_in_progress(self.folder)
+        if done is not None:
+            if not isinstance(done, self.kind):
+                remedy = f"Name another OUTPUT_DIR for {self.kind.SCRIPT}."
+                raise UserError(f"holds the output of {type(done).SCRIPT}", where=self.folder, remedy=remedy)
+            if done.fingerprint == self.fingerprint:
+                return RunState.FINISHED
+        elif self.beside:
+            return RunState.NEW
+        elif begun is not None and not self.fresh:
+            if begun.fingerprint == self.fingerprint:
+                return RunState.RESUME
+            remedy = f"Finish it with its own command ({begun.command}), or add --fresh to set it aside."
+            raise UserError("holds an unfinished run with other inputs or settings", where=self.folder, remedy=remedy)
+        elif begun is None and (stray := run_files(self.folder)) and not self.fresh:
+            remedy = "Name another OUTPUT_DIR, or add --fresh to move what is there into its archive folder."
+            raise UserError(f"holds {stray[0].name}, which no run of this script left", where=self.folder, remedy=remedy)
+        return RunState.NEW
+
+    def was_reopened(self) -> bool:
+        """Whether a finished output is being worked on again, by a run that was killed. Every process gets the same answer."""
+        return self.ranks.agree(lambda: self.state is RunState.FINISHED and (self.folder / IN_PROGRESS).exists())
+
+    def up_to_date(self) -> M | None:
+        """The manifest of this very run, where `find` found it finished."""
+        return self.finished() if self.state is RunState.FINISHED else None
+
+    # --- taking the folder
+
+    def claim(self) -> None:
+        """Take the folder: move aside what is there of other runs, and mark it as being worked on. All processes wait for it."""
+        self.ranks.agree(self._claim)
+        self.ranks.wait()
+
+    def _claim(self) -> None:
+        if self.beside:
+            if self.fresh:
+                files.remove(self.workspace)
+                if run_files(self.folder):
+                    archive(self.folder, "series")
+                mark_fresh_done()
+            files.remove(self.workspace)
+            self.workspace.mkdir(parents=True)
+            return
+        if self.state is RunState.NEW:
+            done, begun = read_manifest(self.folder), read_in_progress(self.folder)
+            if done is not None:
+                archive(self.folder, done.iteration)
+            elif run_files(self.folder):
+                archive(self.folder, "unknown" if begun is None else "unfinished")
+            if self.fresh:
+                mark_fresh_done()
+        if self.state is not RunState.RESUME:
+            progress = InProgress(fingerprint=self.fingerprint, command=settings.command_line(), started=now(),
+                                  compute_dtype=self.compute_dtype)  # fmt: skip
+            artifacts.write(self.folder / IN_PROGRESS, progress)
+
+    # --- the end
+
+    def manifest(self, config: settings.Settings, **more: Any) -> M:
+        """The manifest of this run.
+
+        Args:
+            config: its settings.
+            more: what the program's own class adds.
+        """
+        return self.kind(
+            stage=self.kind.STAGE, fingerprint=self.fingerprint, command=settings.command_line(), settings=settings.as_dict(config),
+            code=git_state(), libraries=library_versions(), python=platform.python_version(), finished=now(),
+            seconds=round(time.time() - self.started, 1), **{"compute_dtype": self.compute_dtype} | more,
+        )  # fmt: skip
+
+    def finish(self, manifest: M) -> M:
+        """Write the manifest, the last act of a run; a run that was built beside the present files takes their place."""
+        artifacts.write(self.workspace / MANIFEST, manifest)
+        if self.beside:
+            self._swap()
+        (self.folder / IN_PROGRESS).unlink(missing_ok=True)
+        return manifest
+
+    def _swap(self) -> None:
+        """Let a finished run take the place of the present files; safe to repeat after a kill at any point."""
+        building = self.folder / BUILDING
+        coming = read_manifest(building)
+        if coming is None:
+            return
+        present = read_manifest(self.folder)
+        if present is not None and present.iteration != coming.iteration:
+            archive(self.folder, present.iteration, keep={*self.kept, BUILDING})
+        for entry in sorted(building.iterdir(), key=lambda path: path.name == MANIFEST):
+            target = self.folder / entry.name
+            if target.is_dir():
+                files.remove(target)
+            os.replace(entry, target)
+        building.rmdir()
+
+
+# --- folders
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Own an output folder; UserError names the process that owns it already."""
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    holder = folder / f"{LOCK}.pid"
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        pid = holder.read_text().strip() if holder.exists() else "unknown"
+        fault = f"another run (process {pid}) is writing here"
+        raise UserError(fault, where=folder, remedy="Wait for it, stop it, or name another OUTPUT_DIR.") from None
+    try:
+        holder.write_text(str(os.getpid()))
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def run_files(folder: Path) -> list[Path]:
+    """What a run left in an output folder.
+
+    Left out are `NOT_OF_A_RUN`, empty folders (TRL's trainer makes its checkpoint folder when it is built), and folders that are
+    outputs themselves, such as results/demo in results.
+    """
+    if not folder.is_dir():
+        return []
+    entries = sorted(path for path in folder.iterdir() if path.name not in NOT_OF_A_RUN)
+    return [path for path in entries if not path.is_dir() or (any(path.iterdir()) and not (path / LOCK).exists())]
+
+
+def archive(folder: Path, iteration: int | str, *, keep: Collection[str] = ()) -> Path:
+    """Move a run's files, except those named in `keep`, to `archive/iteration_NNN`, or under another name.
+
+    Its manifest goes last, so that the same call finishes the move after a kill.
+    """
+    base = f"iteration_{iteration:03d}" if isinstance(iteration, int) else iteration
+    target, number = folder / ARCHIVE / base, 2
+    while target.exists() and any(target.iterdir()) and not (target / MOVING).exists():
+        target, number = folder / ARCHIVE / f"{base}_{number}", number + 1
+    target.mkdir(parents=True, exist_ok=True)
+    (target / MOVING).touch()
+    entries = [entry for entry in run_files(folder) if entry.name not in keep]
+    for entry in sorted(entries, key=lambda path: path.name in (MANIFEST, IN_PROGRESS)):
+        entry.rename(target / entry.name)
+    (target / MOVING).unlink()
+    return target
+
+
+def archived(folder: Path) -> list[Path]:
+    """Folders in the archive of an output folder, sorted by name."""
+    return sorted(path for path in (folder / ARCHIVE).glob("*") if path.is_dir())
+
+
+# --- what a manifest says of the machine and the code
+
+
+def now() -> str:
+    return time.strftime(TIME_FORMAT)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries on which results depend, as far as they are installed."""
+    found = {}
+    for name in LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the code and whether it was edited since; empty outside a git checkout."""
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():  # an installed package may lie in a checkout of something else
+        return {}
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(here), *arguments], capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=20
+        ).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return {}

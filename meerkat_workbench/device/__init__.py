@@ -1,0 +1,1 @@
+"""Devices, distributed processes, model downloads and experiment tracking. Knows no task."""

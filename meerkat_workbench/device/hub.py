@@ -1,0 +1,120 @@
+"""Models on the Hugging Face Hub and in folders: downloads that fail clearly, hashes of weights, uploads."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from meerkat_workbench.core import console, files
+from meerkat_workbench.core.errors import UserError
+
+T = TypeVar("T")
+
+
+def silence_libraries() -> None:
+    """Silence what libraries print that no user of the scripts can act on; errors are still raised."""
+    import logging
+    import warnings
+
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    for name in ("bitsandbytes", "accelerate", "trl", "httpx", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft|accelerate|torch)(\..*)?")
+    warnings.filterwarnings(
+        "ignore", category=UserWarning, module=r"(transformers|trl|peft|accelerate|torch|bitsandbytes)(\..*)?"
+    )
+
+
+def load(name: str, call: Callable[[], T], *, any_error: bool = False) -> T:
+    """Call a library's loader, and turn what goes wrong with a model's files into one line.
+
+    Args:
+        name: a Hub name or a folder.
+        any_error: for files that are parsed by code which raises any kind of error, as the tokenizers library does.
+
+    Raises:
+        UserError: the files are missing, broken or cannot be downloaded.
+    """
+    try:
+        return call()
+    except Exception as error:
+        if not any_error and not isinstance(error, OSError | ValueError):
+            raise
+        first = " ".join(str(error).split())[:300]
+        if Path(name).is_dir():
+            raise UserError(f"cannot be loaded: {first}", where=name) from error
+        raise UserError(
+            "is not on this machine and could not be downloaded",
+            where=name,
+            remedy="Check the name and the network, set HF_TOKEN for a gated model, or give a local folder. (--demo needs neither.) "
+            f"Hugging Face said: {first}",
+        ) from error
+
+
+def locate(name: str, example: str) -> str:
+    """A model's folder, or its Hub name, from a setting.
+
+    Args:
+        example: a Hub name, for messages.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError("is a folder without config.json, so it is no model", where=name, remedy="Name a model's folder.")
+        return str(path)
+    if name.count("/") > 1 or name.startswith((".", "/", "~")):
+        remedy = f"Name a model's folder or a Hub name such as {example}."
+        raise UserError("there is no such folder", where=name, remedy=remedy)
+    return name
+
+
+def load_config(location: str) -> Any:
+    """A model's configuration, without its weights."""
+    from transformers import AutoConfig
+
+    return load(location, lambda: AutoConfig.from_pretrained(location))
+
+
+@functools.cache  # an 8B base is 16 GB to read, and a run asks more than once
+def weights_hash(location: str | Path) -> str:
+    """Identity of a model's weights: the SHA-256 over its safetensors files, or its Hub name and revision."""
+    path = Path(location)
+    if path.is_dir():
+        with console.working(f"reading the weights of {location}", announced=False):
+            return files.sha256_folder(path, "*.safetensors")
+    config = load_config(str(location))
+    return files.sha256_of([str(location), getattr(config, "_commit_hash", None)])
+
+
+def token(environment_file: Path = Path(".env")) -> str:
+    """HF_TOKEN from the environment, or from a line `HF_TOKEN=…` of `.env`; UserError where there is none."""
+    found = os.environ.get("HF_TOKEN", "")
+    if not found and environment_file.is_file():
+        for line in environment_file.read_text(encoding="utf-8-sig").splitlines():
+            name, _, value = line.strip().removeprefix("export ").partition("=")
+            if name.strip() == "HF_TOKEN":
+                found = value.strip().strip("'\"")
+    if not found:
+        raise UserError("needs HF_TOKEN", where="--push", remedy="Set it in the environment, or as a line HF_TOKEN=… of .env.")
+    return found
+
+
+def push(folder: Path, repository: str, access_token: str) -> str:
+    """Upload a folder to a private repository of the Hub; returns its address."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=access_token)
+    try:
+        address = str(api.create_repo(repository, private=True, exist_ok=True))
+        api.upload_folder(repo_id=repository, folder_path=str(folder))
+    except Exception as error:  # network, rights, names: whatever the Hub or the way to it says
+        said = " ".join(str(error).split())[:240]
+        remedy = f"{folder} is complete and stays. The Hub said: {said}"
+        raise UserError("could not be uploaded", where=f"--push {repository}", remedy=remedy) from error
+    return address

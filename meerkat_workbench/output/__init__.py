@@ -1,0 +1,1 @@
+"""Tables, plots, fonts and HTML pages. Knows no task."""

@@ -1,0 +1,134 @@
+"""Tables as CSV files that spreadsheets open safely and that read back as they were written.
+
+A `Row` class is the schema of a small table: its fields are the columns, its `FILE` is the file's name. Large tables are data frames.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import msgspec
+import pandas as pd
+
+from meerkat_workbench.core import files
+from meerkat_workbench.core.errors import UserError
+
+FORMULA = re.compile(r"'*[=+\-@\t\r]")  # text that a spreadsheet runs, or such text behind apostrophes
+DIGITS = 6  # significant digits of a number
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of a table. A number that is not known is NaN."""
+
+    FILE: ClassVar[str] = ""
+
+
+RowType = TypeVar("RowType", bound=Row)
+
+
+def escape_formula(value: Any) -> Any:
+    """Text that a spreadsheet would run as a formula, made harmless by a leading apostrophe (OWASP's rule).
+
+    Text that has the apostrophe already gets another, so that `unescape_formula` gives back what was written.
+    """
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
+
+
+def unescape_formula(value: Any) -> Any:
+    """What `escape_formula` was given."""
+    return value[1:] if isinstance(value, str) and value.startswith("'") and FORMULA.match(value) else value
+
+
+def write_frame(frame: pd.DataFrame, file: Any, *, header: bool = True) -> None:
+    """Write a data frame to an open file."""
+    guarded = frame.copy()
+    for name in guarded.columns[[not pd.api.types.is_numeric_dtype(kind) for kind in guarded.dtypes]]:
+        guarded[name] = guarded[name].map(escape_formula)
+    for name in guarded.columns[[pd.api.types.is_float_dtype(kind) for kind in guarded.dtypes]]:
+        guarded[name] = guarded[name].map(lambda value: float(f"{value:.{DIGITS}g}"))
+    # texts in quotes: a carriage return outside of them would end the row. (pandas would quote numbers too, were they given a format.)
+    guarded.to_csv(file, index=False, header=header, quoting=csv.QUOTE_NONNUMERIC)
+
+
+def read_frame(path: Path, texts: Collection[str]) -> pd.DataFrame:
+    """A table as a data frame.
+
+    Args:
+        texts: columns that hold text: a specialty called "01" or "NA" is no number and no missing value.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
+    remedy = "Restore it, or remove the folder that it stands in."
+    try:
+        names = pd.read_csv(path, nrows=0).columns
+        present = [name for name in names if name in texts]
+        table = pd.read_csv(path, dtype=dict.fromkeys(present, str), keep_default_na=False, na_values=[""])
+    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
+        raise UserError(f"cannot be read ({error})", where=path, remedy=remedy) from None
+    if not isinstance(table.index, pd.RangeIndex) or names.duplicated().any():
+        raise UserError("has rows with more fields than its header", where=path, remedy=remedy)
+    for name in present:
+        table[name] = table[name].fillna("").map(unescape_formula)
+    return table
+
+
+def to_frame(rows: Iterable[Row], kind: type[Row]) -> pd.DataFrame:
+    """Rows as a data frame with the columns of their class."""
+    names = [field.name for field in msgspec.structs.fields(kind)]
+    return pd.DataFrame([[_plain(getattr(row, name)) for name in names] for row in rows], columns=names)
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, str) else value  # an enum of texts too
+
+
+def write_rows(path: Path, rows: Iterable[RowType], kind: type[RowType]) -> None:
+    """Write a table; a file without rows still has its header."""
+    with files.atomic_open(path) as file:
+        write_frame(to_frame(rows, kind), file)
+
+
+def read_rows(path: Path, kind: type[RowType]) -> list[RowType]:
+    """A table's rows.
+
+    Raises:
+        UserError: the file is missing or broken, or lacks a column that has no default.
+    """
+    fields = msgspec.structs.fields(kind)
+    texts = [field.name for field in fields if _holds_text(field.type)]
+    frame = read_frame(path, texts)
+    for field in fields:
+        if field.required and field.name not in frame:
+            fault = f"lacks the column {field.name}"
+            raise UserError(fault, where=path, item=field.name, remedy="Restore it, or remove the folder that it stands in.")
+    present = [field for field in fields if field.name in frame]
+    columns = [frame[field.name].tolist() for field in present]
+    found = []
+    for number, values in enumerate(zip(*columns, strict=True), start=2):
+        cells = {field.name: _cell(value, field.type) for field, value in zip(present, values, strict=True)}
+        try:
+            found.append(msgspec.convert(cells, kind, strict=False))
+        except msgspec.ValidationError as error:
+            raise UserError(str(error), where=path, item=f"line {number}", remedy="Restore it.") from None
+    return found
+
+
+def _holds_text(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, str)
+
+
+def _cell(value: Any, kind: Any) -> Any:
+    if kind is float:
+        return math.nan if value is None else float(value)
+    return int(value) if kind is int and isinstance(value, float) and value.is_integer() else value
+
+
+def where(rows: Sequence[RowType], **wanted: Any) -> list[RowType]:
+    """The rows whose fields have these values."""
+    return [row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())]

@@ -1,0 +1,1 @@
+"""Intervals, tests, shrinkage and rater agreement. Knows no task."""

@@ -1,0 +1,35 @@
+"""Agreement: between raters (Fleiss' kappa), and of one judgement with another (Wilson's interval)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def fleiss_kappa(ratings: NDArray[np.int_]) -> float:
+    """Fleiss' kappa of (items, raters) categories, through statsmodels; NaN with one rater or no item."""
+    from statsmodels.stats import inter_rater
+
+    if ratings.ndim != 2 or ratings.shape[1] < 2 or not len(ratings):
+        return math.nan
+    counts, _ = inter_rater.aggregate_raters(ratings)
+    return float(inter_rater.fleiss_kappa(counts))
+
+
+def wilson(agreed: float, total: int) -> tuple[float, float]:
+    """Wilson's 95% interval of a fraction (through statsmodels); NaN where there is nothing to count."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    if not total:
+        return math.nan, math.nan
+    low, high = proportion_confint(agreed, total, method="wilson")
+    return float(low), float(high)
+
+
+def fraction_agreeing(one: Sequence[float], other: Sequence[float]) -> float:
+    """How many of the signs in `one` are those in `other`; a zero in `one` counts half."""
+    left, right = np.asarray(one, float), np.asarray(other, float)
+    return float(np.where(left == 0, 0.5, np.sign(left) == np.sign(right)).sum())

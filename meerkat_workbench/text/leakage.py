@@ -1,0 +1,59 @@
+"""Held-out texts that stand in training texts too, however they are written."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic
+
+from meerkat_workbench.text.near_duplicates import FixedIndex, P, fingerprint
+
+
+@dataclass(frozen=True)
+class Leak(Generic[P]):
+    """A training text, and the held-out text that says the same; `held_out_set` is the name of its set."""
+
+    training: P
+    reason: str
+    held_out_set: str
+    held_out: P
+
+
+class HeldOutIndex(Generic[P]):
+    """Held-out texts to compare training texts with.
+
+    Args:
+        sets: texts by the name of their set.
+        threshold: Jaccard index from which texts are near-duplicates; 0 finds equal left sides and identical right sides only.
+    """
+
+    def __init__(self, sets: Mapping[str, Sequence[P]], threshold: float) -> None:
+        self.near = threshold > 0
+        with without_gc():
+            self.indexes = {
+                name: FixedIndex(texts, fingerprint(texts, near=self.near), threshold) for name, texts in sets.items()
+            }
+
+    def leaks_in(self, training: Sequence[P]) -> list[Leak[P]]:
+        """The training texts that say the same as a held-out one."""
+        with without_gc():
+            fingerprints = fingerprint(training, near=self.near)
+            return [
+                Leak(training[row], reason, name, other)
+                for name, index in self.indexes.items()
+                for row, (reason, other) in index.matches(training, fingerprints).items()
+            ]
+
+
+@contextmanager
+def without_gc() -> Iterator[None]:
+    """Suspend garbage collection: records form no cycles, there may be a million, and each full collection would visit them all."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()

@@ -1,0 +1,1 @@
+"""Parts for any Hugging Face trainer: atomic checkpoints, best checkpoint, resumable sampler, token budget."""

@@ -1,0 +1,40 @@
+"""What a trainer needs of an evaluator: a record of each evaluation, and which one is the best."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeVar
+
+from meerkat_workbench.core.artifacts import Artifact
+
+
+class Evaluation(Artifact, frozen=True, kw_only=True):
+    """One evaluation of a model while it is trained; tasks add their measures in a subclass."""
+
+    step: int
+    epoch: float
+
+
+E = TypeVar("E", bound=Evaluation)
+
+
+class Evaluator(Protocol[E]):
+    """Measures a model while it is trained.
+
+    Attributes:
+        kind: class of the record.
+        primary_metric: the measure that decides which weights are kept, for messages.
+        greater_is_better: whether more of it is better.
+    """
+
+    kind: type[E]
+    primary_metric: str
+    greater_is_better: bool
+
+    def evaluate(self, trainer: Any) -> E:
+        """Measure the trainer's model; every process of the run calls it and gets the same record."""
+
+    def primary(self, evaluation: E) -> float:
+        """The value of the primary metric."""
+
+    def logged(self, evaluation: E) -> dict[str, float]:
+        """What goes into the training log and to experiment trackers."""

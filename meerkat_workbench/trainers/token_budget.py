@@ -1,0 +1,298 @@
+"""An optimizer step cut into micro-batches by a budget of tokens, not by a count of examples.
+
+`TokenBudgetTrainer` stands between a task's trainer class and the library's. How a kind of model computes its loss is a `StepLoss`
+that it is given; checkpoints, the best weights and the order of examples are objects of this package. So one optimizer step is
+`training_step` below and the loss's `summed`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from transformers import Trainer, TrainerControl
+
+from meerkat_workbench.core import console
+from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.device import devices
+from meerkat_workbench.trainers import checkpoints
+from meerkat_workbench.trainers.batch_sampler import EXAMPLES, step_loader
+from meerkat_workbench.trainers.best_checkpoint import BestCheckpoint, CatchUpEvaluation
+
+MIN_LOSS_SCALE = 1.0  # of an fp16 loss: a gradient that overflows at this scale is not a matter of scaling
+
+
+class LossExample(Protocol):
+    """An example as the trainer sees it."""
+
+    @property
+    def id(self) -> str: ...
+
+
+X = TypeVar("X", bound=LossExample)
+
+
+@dataclass(frozen=True)
+class TokenLosses:
+    """Losses of a micro-batch, token by token; all tensors are (supervised tokens,).
+
+    Attributes:
+        nats: loss of each token.
+        correct: whether the model would have chosen it.
+        example: index of the example that it belongs to.
+    """
+
+    nats: torch.Tensor
+    correct: torch.Tensor
+    example: torch.Tensor
+
+
+class StepLoss(Protocol[X]):
+    """How a kind of model computes the loss of examples."""
+
+    def supervised(self, example: X) -> int:
+        """Tokens of an example that the loss counts."""
+
+    def length(self, example: X) -> int:
+        """Tokens of an example that the budget counts."""
+
+    def micro_batches(self, examples: Sequence[X], budget: int) -> list[list[X]]:
+        """The examples in groups of at most `budget` tokens each; one that is longer stands alone."""
+
+    def summed(self, model: torch.nn.Module, examples: Sequence[X]) -> torch.Tensor:
+        """Sum of the loss over the supervised tokens of a micro-batch in nats, (), with its gradient."""
+
+    def token_losses(self, model: torch.nn.Module, examples: Sequence[X]) -> TokenLosses:
+        """Losses of each supervised token of a micro-batch."""
+
+    def context(self, model: torch.nn.Module) -> contextlib.AbstractContextManager[Any]:
+        """A context for forward and backward of a micro-batch."""
+
+
+class NotFiniteError(UserError):
+    """A loss or gradient that is not a number: what comes after it would be lost."""
+
+    def __init__(self, what: str, step: int, examples: Sequence[LossExample] = ()) -> None:
+        names = ", ".join(str(example.id)[:8] for example in examples[:8]) + (" …" if len(examples) > 8 else "")
+        super().__init__(
+            f"is not finite{f' (records {names})' if names else ''}",
+            where=f"{what} of step {step}",
+            item=names,
+            remedy="Lower LEARNING_RATE, then run the same command with --fresh. The last good checkpoint and the best adapter so far "
+            "are kept in OUTPUT_DIR.",
+        )
+
+
+class TokenBudgetTrainer(Trainer, Generic[X]):
+    """Mixin for a class of a Hugging Face trainer: steps cut by tokens, atomic checkpoints, best weights, resumable order.
+
+    A batch of the data loader is what this process contributes to an optimizer step. The loss of a micro-batch is summed and divided
+    by the supervised tokens of the whole step, over all processes, so that the optimizer sees the same gradient however the step is
+    cut. Where memory runs out the budget is halved and the step begins again. `configure` must be called after construction.
+    """
+
+    examples: Sequence[X]
+    step_loss: StepLoss[X]
+    best: BestCheckpoint[Any]
+    tokens_per_batch: int
+    skipped_steps = 0  # of this process since it began
+    lockstep = False  # with a sharded base each pass gathers weights, so all processes must make equally many
+
+    def configure(
+        self, *, examples: Sequence[X], step_loss: StepLoss[X], best: BestCheckpoint[Any], tokens_per_batch: int
+    ) -> None:
+        """Give the trainer its parts.
+
+        Args:
+            examples: the training set; the dataset that the library's trainer was built with is not used.
+            tokens_per_batch: tokens of a micro-batch; an example that is longer makes one of its own.
+        """
+        self.examples, self.step_loss, self.best, self.tokens_per_batch = examples, step_loss, best, tokens_per_batch
+        self.train_dataset = examples
+        self.started = time.time()
+        self.add_callback(CatchUpEvaluation(self))
+
+    # --- one optimizer step
+
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, list[X]], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward over this process's examples of a step; returns the loss in nats per supervised token."""
+        examples = inputs[EXAMPLES]
+        model.train()
+        self.count_tokens(sum(map(self.step_loss.length, examples)))
+        supervised = max(1, self._sum_over_processes(sum(map(self.step_loss.supervised, examples))))
+        longest = max(map(self.step_loss.length, examples), default=0)
+
+        def attempt(budget: int) -> torch.Tensor:
+            self.tokens_per_batch = budget
+            return self._forward_backward(model, examples, supervised)
+
+        def halved(budget: int) -> None:
+            model.zero_grad(set_to_none=True)
+            print(f"  memory ran out; micro-batches hold {budget:,} tokens from here on", flush=True)
+
+        loss = devices.halve_on_oom(self.tokens_per_batch, attempt, minimum=longest, halved=halved, failed=self._out_of_memory)
+        if not torch.isfinite(loss):
+            raise NotFiniteError("loss", self.state.global_step + 1, examples)
+        return loss
+
+    def _forward_backward(self, model: torch.nn.Module, examples: Sequence[X], supervised: int) -> torch.Tensor:
+        passes = self.passes(examples)
+        total = torch.zeros((), device=self.accelerator.device)
+        for number, (group, counts) in enumerate(passes, start=1):
+            last = number == len(passes)
+            # DDP averages gradients over processes, while `supervised` is the sum over all of them
+            scale = self.accelerator.num_processes / supervised if counts else 0.0
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model), self._loss_context():
+                with self.compute_loss_context_manager():
+                    loss = self.step_loss.summed(model, group) * scale
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+    def passes(self, examples: Sequence[X]) -> list[tuple[list[X], bool]]:
+        """(micro-batch, counts) pairs; padding passes keep ranks with fewer micro-batches in lockstep."""
+        groups = self.step_loss.micro_batches(examples, self.tokens_per_batch)
+        wanted = len(groups)
+        if self.lockstep:
+            wanted = int(self.accelerator.gather(torch.tensor([wanted], device=self.accelerator.device)).max())
+        # DDP waits for all, so a process that has no example in an epoch's last step makes one pass as well
+        padding = max(1, wanted) - len(groups)
+        return [(group, True) for group in groups] + [([self.examples[0]], False) for _ in range(padding)]
+
+    def _loss_context(self) -> contextlib.AbstractContextManager[Any]:
+        return self.step_loss.context(self.accelerator.unwrap_model(self.model))
+
+    def _sum_over_processes(self, number: int) -> int:
+        if self.accelerator.num_processes == 1:
+            return number
+        return int(self.accelerator.reduce(torch.tensor(number, device=self.accelerator.device), "sum"))
+
+    def _out_of_memory(self, budget: int, longest: int) -> None:
+        """Raise the UserError of a step that may not, or cannot, be cut smaller."""
+        if self.accelerator.num_processes > 1:  # DDP cannot begin a step again that others have begun with it
+            raise UserError(
+                f"a GPU's memory ran out at {budget:,} tokens a micro-batch",
+                where="MAX_TOKENS_PER_BATCH",
+                remedy=f"Run the same command with MAX_TOKENS_PER_BATCH={budget // 2}; it resumes from the last checkpoint.",
+            )
+        if budget <= longest:
+            raise UserError(
+                f"the GPU's memory does not hold one example of {longest:,} tokens",
+                where="MAX_SEQ_LENGTH",
+                remedy="Lower MAX_SEQ_LENGTH or LORA_RANK, or set ACTIVATION_CHECKPOINTING=full.",
+            )
+
+    def count_tokens(self, tokens: int) -> None:
+        """Told how many tokens each step has; for trainers that log them."""
+
+    # --- the order of examples
+
+    def get_train_dataloader(self) -> Any:
+        """A batch is what this process has of an optimizer step."""
+        return step_loader(
+            self.examples, self.args.per_device_train_batch_size, self.args.seed, self.accelerator.process_index,
+            self.accelerator.num_processes,
+        )  # fmt: skip
+
+    # --- gradients
+
+    def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
+        norm = super()._clip_grad_norm(model)
+        # under fp16 the scale of the loss begins too high: gradients that overflow are skipped, and the scale is halved
+        scaler = getattr(self.accelerator, "scaler", None)
+        if not math.isfinite(float(norm)):
+            if scaler is None or scaler.get_scale() <= MIN_LOSS_SCALE:
+                raise NotFiniteError("gradient", self.state.global_step + 1)
+            self.skipped_steps += 1
+        return norm
+
+    def check_not_all_skipped(self) -> None:
+        """UserError where every step of an fp16 run was skipped because its gradients overflowed; a line where some were."""
+        if not self.skipped_steps:
+            return
+        if self.skipped_steps >= self.state.global_step:
+            raise UserError(
+                f"all {self.skipped_steps} steps were skipped because their gradients overflow in fp16, so nothing was learnt",
+                where="COMPUTE_DTYPE",
+                remedy="Run the same command with --fresh COMPUTE_DTYPE=fp32, or for more steps.",
+            )
+        if self.accelerator.is_main_process:
+            print(f"  {self.skipped_steps} steps were skipped while the scale of the fp16 loss was found", flush=True)
+
+    def train(self, *arguments: Any, **keywords: Any) -> Any:
+        _sync_trained_only(self.model)
+        return super().train(*arguments, **keywords)
+
+    def _wrap_model(self, model: torch.nn.Module, *arguments: Any, **keywords: Any) -> torch.nn.Module:
+        """With a sharded base, wrap in DDP here: accelerate refuses DDP on GPUs for any model that holds a sharded tensor."""
+        if not self.lockstep or isinstance(model, torch.nn.parallel.DistributedDataParallel):
+            wrapped: torch.nn.Module = super()._wrap_model(model, *arguments, **keywords)
+            return wrapped
+        in_mixed_precision = self.accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
+        return torch.nn.parallel.DistributedDataParallel(in_mixed_precision)
+
+    # --- evaluations and checkpoints
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Evaluate, keep the weights where they are the best so far, and log the measures."""
+        evaluation = self.best.update(self)
+        metrics = {f"eval_{name}": value for name, value in self.best.evaluator.logged(evaluation).items()}
+        self.log(metrics)
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        if self.best.patience_is_over:
+            self.control.should_training_stop = True
+            if self.accelerator.is_main_process:
+                since, metric = self.best.evaluations_since_best(), self.best.evaluator.primary_metric
+                print(f"  no better {metric} in {since} evaluations, so training ends here", flush=True)
+        return metrics
+
+    def token_losses(self, examples: Sequence[X]) -> Iterator[tuple[list[X], TokenLosses]]:
+        """Losses of examples under the present weights, micro-batch by micro-batch; call it without gradients."""
+        model = self.accelerator.unwrap_model(self.model)
+        for group, counts in self.passes(examples):
+            with self.accelerator.autocast(), self._loss_context():
+                found = self.step_loss.token_losses(model, group)
+            if counts:
+                yield group, TokenLosses(found.nats.cpu(), found.correct.cpu(), found.example.cpu())
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        save: Callable[[], None] = lambda: super(TokenBudgetTrainer, self)._save_checkpoint(model, trial)  # noqa: E731
+        checkpoints.save_atomically(self, save, Path(self.args.output_dir), seconds=time.time() - self.started)
+
+
+def _sync_trained_only(model: torch.nn.Module) -> None:
+    """Let DDP leave alone what is not trained: every process has read it from the same files.
+
+    It would otherwise send the first process's weights to all others at the start (6 GB for 8B in 4 bits), and buffers each step.
+    """
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    torch.nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+        model, [*frozen, *(name for name, _ in model.named_buffers())]
+    )
+
+
+def time_two_steps(trainer: TokenBudgetTrainer[Any]) -> float:
+    """Seconds that an optimizer step takes, from forward and backward of two; changes no state."""
+    random_state, cuda_state = torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    seconds, total = [], 0
+    with console.working("timing two steps"):
+        for batch in itertools.islice(trainer.get_train_dataloader(), 2):
+            started = time.perf_counter()
+            trainer.training_step(model, batch)
+            devices.synchronize()
+            seconds.append(time.perf_counter() - started)
+            total += sum(map(trainer.step_loss.length, batch[EXAMPLES]))
+            model.zero_grad(set_to_none=True)
+    torch.set_rng_state(random_state)
+    if cuda_state is not None:
+        torch.cuda.set_rng_state(cuda_state)
+    trainer.count_tokens(-total)
+    return min(seconds)

@@ -1,0 +1,1 @@
+"""The task of progressive QLoRA fine-tuning and evaluation."""

@@ -1,0 +1,1 @@
+"""Scores to recommendations: which specialties get more training records."""

@@ -1,0 +1,867 @@
+"""Every artifact of the tuning task: what one room or script writes and another reads, with its file's name.
+
+Each class has one reader and one writer: `core.artifacts` for JSON, `output.tables` for CSV. Folders made by earlier versions are
+brought to the present form by `old_formats`.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import msgspec
+
+from meerkat_workbench.core import artifacts
+from meerkat_workbench.core.artifacts import Artifact
+from meerkat_workbench.core.jsonl_store import KeyedRecord
+from meerkat_workbench.core.runs import Manifest
+from meerkat_workbench.output.tables import Row
+from meerkat_workbench.trainers.evaluator import Evaluation
+from meerkat_workbench.tuning import old_formats
+
+BASE, TUNED = "base", "tuned"  # names of the two systems that every evaluation has
+
+
+class Split(enum.StrEnum):
+    """The splits of the prepared data."""
+
+    HOLDOUT = "holdout"
+    EVAL = "eval"
+    TRAIN = "train"
+    POOL = "pool"
+
+
+FIXED = (Split.HOLDOUT, Split.EVAL)  # drawn once, and never trained on
+
+
+class Role(enum.StrEnum):
+    """Where a record belongs; the register remembers the first four."""
+
+    HOLDOUT = "holdout"
+    EVAL = "eval"
+    OPEN = "open"  # may be trained on
+    GONE = "gone"  # was open, and is in no file at present
+    SET_ASIDE = "set_aside"  # repeats a fixed record or a benchmark question
+
+
+class Finish(enum.StrEnum):
+    """How an answer ended."""
+
+    STOP = "stop"
+    LENGTH = "length"  # cut off at MAX_NEW_TOKENS
+    FAILED = "failed"  # there is no answer
+
+
+class SystemKind(enum.StrEnum):
+    """How a system answers: the base model, an adapter on it, a whole model, or a server."""
+
+    BASE = "base"
+    ADAPTER = "adapter"
+    MODEL = "model"
+    ENDPOINT = "endpoint"
+
+
+class Verdict(enum.StrEnum):
+    """What the interval of a difference allows to say; NONE for metrics that only describe."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    NOISE = "within noise"
+    NONE = ""
+
+
+# --- prepared data
+
+
+class SplitHashes(msgspec.Struct, frozen=True):
+    """Hash of the record ids of each split, in whatever order they lie."""
+
+    holdout: str
+    eval: str
+    train: str
+    pool: str
+
+    def of(self, split: Split) -> str:
+        return str(getattr(self, split))
+
+
+class Sizes(msgspec.Struct, frozen=True):
+    """Records by split and specialty."""
+
+    holdout: dict[str, int]
+    eval: dict[str, int]
+    train: dict[str, int]
+    pool: dict[str, int]
+    set_aside: dict[str, int] = {}
+
+    def of(self, split: Split) -> dict[str, int]:
+        found: dict[str, int] = getattr(self, split)
+        return found
+
+    def total(self, split: Split) -> int:
+        return sum(self.of(split).values())
+
+
+class UpstreamChanges(msgspec.Struct, frozen=True):
+    """How many records of the files changed since the iteration before."""
+
+    added: int = 0
+    edited: int = 0
+    removed: int = 0
+    returned: int = 0
+    fixed_waiting: int = 0  # edited or removed records of a fixed set, which keeps their old text
+
+
+class SpecialtyChanges(msgspec.Struct, frozen=True):
+    """Specialties that came, went or were renamed since the iteration before; `absent` are all that have no record now."""
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    returned: tuple[str, ...] = ()
+    renamed: dict[str, str] = {}
+    absent: tuple[str, ...] = ()
+
+
+class LoadNotes(msgspec.Struct, frozen=True):
+    """What reading the files left out."""
+
+    identical_dropped: int = 0
+    invalid_skipped: int = 0
+
+
+class ContaminationSummary(msgspec.Struct, frozen=True):
+    """Benchmark questions that were looked for, and records that hold one, by benchmark file and by how they were found."""
+
+    questions: int
+    records: int
+    by_file: dict[str, int]
+    by_kind: dict[str, int]
+
+
+class IterationRecord(Artifact, frozen=True, kw_only=True):
+    """One line of the ledger: an iteration's shares, sizes and hashes, what it was derived from, and what changed upstream.
+
+    Attributes:
+        adjustments: the shares that this iteration was given.
+        specialty_adjustments: the shares in the script, taken in this iteration or before.
+        original_names: of renamed specialties, the name under which their records are known.
+        shares: (train + eval) / share_base, by specialty; share_base is all records but the holdout.
+        capped: records that a share asks for and that do not exist, by specialty.
+        small_specialties: holdout questions of specialties that have fewer than wanted.
+        template_sha256: of the chat template's rendering of a probe.
+    """
+
+    FILE: ClassVar[str] = "iterations.jsonl"
+
+    iteration: int
+    made: str
+    derived_from: SplitHashes | None = None
+    adjustments: dict[str, float] = {}
+    specialty_adjustments: dict[str, float] = {}
+    recommendations_sha256: str = ""
+    comparability_break: str = ""
+    changes: UpstreamChanges = UpstreamChanges()
+    specialties: SpecialtyChanges | None = None  # None in lines of the first versions
+    original_names: dict[str, str] = msgspec.field(name="known_as", default_factory=dict)
+    shares: dict[str, float]
+    share_base: dict[str, int]
+    capped: dict[str, int] = {}
+    small_specialties: dict[str, int] = {}
+    sizes: Sizes
+    hashes: SplitHashes
+    template_sha256: str = ""
+    settings: dict[str, Any] = {}
+    notes: LoadNotes = LoadNotes()
+    contamination: ContaminationSummary | None = None
+    restored_from: int | None = None
+    version: int = 2
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        return self.specialties.absent if self.specialties else ()
+
+
+class DatasetInputs(msgspec.Struct, frozen=True):
+    """The specialty files of a preparation, by name and SHA-256."""
+
+    data_dir: str
+    files: dict[str, str]
+
+
+class DatasetManifest(Manifest, frozen=True, kw_only=True):
+    """What a prepared folder holds."""
+
+    STAGE: ClassVar[str] = "preparation"
+    SCRIPT: ClassVar[str] = "dataset_preparation.py"
+
+    inputs: DatasetInputs
+    splits: SplitHashes
+    arguments: tuple[str, ...] = ()
+    recommendations_sha256: str = ""
+    restored_from: int | None = None
+
+    @classmethod
+    def upgrade(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return old_formats.manifest(value)
+
+    @property
+    def system_message(self) -> str:
+        return str(self.settings["SYSTEM_MESSAGE"])
+
+    @property
+    def near_duplicate_threshold(self) -> float:
+        return float(self.settings["NEAR_DUPLICATE_THRESHOLD"])
+
+    @property
+    def output_dir(self) -> Path:
+        return Path(self.settings["OUTPUT_DIR"])
+
+
+class SetAsideRecord(Artifact, frozen=True, kw_only=True):
+    """One line of `set_aside.jsonl`: a record that is not trained on, and the fixed record or benchmark question that it repeats."""
+
+    FILE: ClassVar[str] = "set_aside.jsonl"
+
+    id: str
+    specialty: str
+    question: str
+    reason: str
+    split: str  # of the record that it repeats, or "benchmark"
+    like: str
+    like_specialty: str
+    like_question: str
+
+
+class WaitingRecord(msgspec.Struct, frozen=True):
+    """A fixed record that was edited or removed upstream and keeps its old text."""
+
+    id: str
+    specialty: str
+    split: str
+    question: str
+    upstream: str
+
+
+class SpecialtyStatistics(msgspec.Struct, frozen=True):
+    """Sizes and mean lengths of one specialty."""
+
+    share: float
+    share_base: int
+    holdout: int
+    eval: int
+    train: int
+    pool: int
+    set_aside: int
+    question_words_mean: float
+    answer_words_mean: float
+
+
+class DatasetStatistics(Artifact, frozen=True, kw_only=True):
+    """`dataset_stats.json`, for people."""
+
+    FILE: ClassVar[str] = "dataset_stats.json"
+
+    iteration: int
+    total: dict[str, int]
+    specialties: dict[str, SpecialtyStatistics]
+    fixed_records_changed_upstream: tuple[WaitingRecord, ...] = ()
+    share_is: str = "(train + eval) / share_base; share_base is all records of the specialty but the holdout"
+
+
+class HoldoutEvaluation(Artifact, frozen=True, kw_only=True):
+    """One line of `holdout_looks.jsonl`: a finished evaluation that has seen this holdout."""
+
+    FILE: ClassVar[str] = "holdout_looks.jsonl"
+
+    fingerprint: str
+    time: str = ""
+    adapter: str = ""
+
+
+# --- training
+
+
+class LossSummary(msgspec.Struct, frozen=True):
+    """Token-weighted loss (nats per token), perplexity and accuracy of a set of examples."""
+
+    examples: int
+    tokens: int
+    loss: float
+    perplexity: float
+    token_accuracy: float
+
+
+class SampleAnswer(msgspec.Struct, frozen=True):
+    """What the model answered to one eval question while it was trained."""
+
+    question: str
+    reference: str
+    answer: str
+
+
+class EvalPoint(Evaluation, frozen=True, kw_only=True):
+    """One evaluation on the eval split during training, a line of `eval_history.jsonl`."""
+
+    FILE: ClassVar[str] = "eval_history.jsonl"
+
+    examples: int
+    tokens: int
+    loss: float
+    perplexity: float
+    token_accuracy: float
+    rouge_l: float | None = msgspec.field(name="ROUGE-L", default=None)
+    bertscore_f1: float | None = None
+    answers: tuple[SampleAnswer, ...] = ()
+    specialties: dict[str, LossSummary] = {}
+
+    @property
+    def overall(self) -> LossSummary:
+        return LossSummary(self.examples, self.tokens, self.loss, self.perplexity, self.token_accuracy)
+
+    def brief(self) -> Self:
+        """Without the single answers and specialties."""
+        return msgspec.structs.replace(self, answers=(), specialties={})
+
+
+class TrainingInputs(msgspec.Struct, frozen=True):
+    """What an adapter was trained on: prepared data, every train set that it learnt from, and the base's weights (hashes)."""
+
+    dataset: str
+    splits: SplitHashes
+    trained_on: tuple[str, ...]
+    base_weights: str
+
+
+class TrainingOutputs(msgspec.Struct, frozen=True):
+    """SHA-256 of the adapter's weights, or of the whole model's."""
+
+    adapter: str
+
+
+class TrainingResult(Manifest, frozen=True, kw_only=True):
+    """What a training run gave.
+
+    Attributes:
+        kept, before: the evaluation whose weights were kept, and the one before the first step.
+        tokens: tokens that were trained on; None where an earlier version did not count them.
+        recipe: hash of the settings on which the result depends; equal for iterations that compare.
+    """
+
+    STAGE: ClassVar[str] = "training"
+    SCRIPT: ClassVar[str] = "fine_tuning.py"
+
+    inputs: TrainingInputs
+    outputs: TrainingOutputs
+    processes: int = 1
+    kept: EvalPoint
+    before: EvalPoint
+    tokens: int | None = None
+    recipe: str = ""
+
+    @classmethod
+    def upgrade(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return old_formats.manifest(value)
+
+    @property
+    def base_model(self) -> str:
+        return str(self.settings["MODEL_NAME"])
+
+    @property
+    def encoder_decoder(self) -> bool:
+        return self.settings.get("MODEL_TYPE") == "encoder-decoder"
+
+    @property
+    def load_in_4bit(self) -> bool:
+        return bool(self.settings["LOAD_IN_4BIT"])
+
+
+class TrainingConfigFile(Artifact, frozen=True, kw_only=True):
+    """`training_config.json`, for people: the settings, and what was planned and kept."""
+
+    FILE: ClassVar[str] = "training_config.json"
+
+    settings: dict[str, Any]
+    iteration: int
+    kept: EvalPoint
+    audit: tuple[str, ...]
+    trainable_parameters: int
+    seconds_a_step: float
+
+
+class SpecialtyEvalRow(Row, frozen=True, kw_only=True):
+    """`eval_by_specialty.csv`: a row for each evaluation and specialty."""
+
+    FILE: ClassVar[str] = "eval_by_specialty.csv"
+
+    step: int
+    epoch: float
+    specialty: str
+    examples: int
+    tokens: int
+    loss: float
+    perplexity: float
+    token_accuracy: float
+
+
+class SpecialtyLearningRow(Row, frozen=True, kw_only=True):
+    """`learning_by_specialty.csv`: eval loss of each specialty before training and with the weights that were kept."""
+
+    FILE: ClassVar[str] = "learning_by_specialty.csv"
+
+    specialty: str
+    examples: int
+    tokens: int
+    loss_before: float
+    loss_after: float
+    loss_change: float
+    token_accuracy_before: float
+    token_accuracy_after: float
+    learnt: bool
+
+
+class SampleAnswerRow(Row, frozen=True, kw_only=True):
+    """`sample_answers.csv`: what the model answered to the same few questions at each evaluation."""
+
+    FILE: ClassVar[str] = "sample_answers.csv"
+
+    question: str
+    step: int
+    epoch: float
+    answer: str
+    reference: str
+
+
+class ExportInputs(msgspec.Struct, frozen=True):
+    """What an exported model learnt from."""
+
+    splits: SplitHashes
+    trained_on: tuple[str, ...] = ()
+
+
+class Likeness(msgspec.Struct, frozen=True):
+    """How alike an exported model and its adapter are.
+
+    Attributes:
+        answers: questions that both were asked.
+        equal, word_overlap: fraction of equal answers, and mean overlap of their words (Jaccard).
+        merge: fraction of tokens that the merged model chooses as the adapter on the same base does.
+        as_trained: the same, against the adapter on the base as it was trained.
+        precision: in which weights were merged.
+    """
+
+    answers: int
+    equal: float
+    word_overlap: float
+    merge: float
+    as_trained: float
+    precision: str
+
+
+class ExportRecord(Artifact, frozen=True, kw_only=True):
+    """`export.json`: what lies in an exported model's folder, also on the Hub."""
+
+    FILE: ClassVar[str] = "export.json"
+
+    adapter: str = ""
+    inputs: ExportInputs
+    likeness: Likeness | None = None
+    version: int = 2
+
+    @classmethod
+    def upgrade(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return old_formats.export_record(value)
+
+
+# --- evaluation
+
+
+class Prediction(KeyedRecord, frozen=True, kw_only=True):
+    """What a system answered, a line of `predictions.jsonl`. The key names prompt, weights, settings and engine.
+
+    The file holds the whole `text`; `prediction_store.strip_thinking` moves what a reasoning model wrote first to `reasoning`.
+    """
+
+    FILE: ClassVar[str] = "predictions.jsonl"
+
+    id: str
+    system: str = msgspec.field(name="arm")
+    text: str
+    finish: Finish
+    tokens: int
+    error: str = ""
+    reasoning: str = ""
+    thinking_unfinished: bool = False
+
+
+class Likelihood(KeyedRecord, frozen=True, kw_only=True):
+    """Mean loss per token of a text in nats, a line of `likelihoods.jsonl`; None where the text has no token."""
+
+    FILE: ClassVar[str] = "likelihoods.jsonl"
+
+    loss: float | None
+
+
+class LoadRecord(msgspec.Struct, frozen=True):
+    """How one load of a model answered: for which systems, in which order, with how many questions at once."""
+
+    systems: tuple[str, ...]
+    order: str
+    batch_size: int
+    batches: str
+
+
+class GenerationRecord(Artifact, frozen=True, kw_only=True):
+    """How answers were made: identities of the systems, answers made in this run, and each load of a model."""
+
+    engine: str
+    generated: int = 0
+    identities: dict[str, str] = msgspec.field(name="arms", default_factory=dict)
+    largest_logit_change: dict[str, float] = {}
+    loads: tuple[LoadRecord, ...] = ()
+
+    def after(self, earlier: GenerationRecord | None) -> GenerationRecord:
+        """This record together with that of the run whose answers it kept, as when they were only scored again."""
+        if earlier is None:
+            return self
+        changes = {**earlier.largest_logit_change, **self.largest_logit_change}
+        return msgspec.structs.replace(self, largest_logit_change=changes, loads=(*earlier.loads, *self.loads))
+
+
+class CorpusBleu(msgspec.Struct, frozen=True):
+    """Corpus BLEU of each system on one split, from 0 to 100, and sacrebleu's signature."""
+
+    signature: str
+    scores: dict[str, float]
+
+
+class EvaluationInputs(msgspec.Struct, frozen=True):
+    """Hashes of the adapter, the base's weights and the data."""
+
+    adapter: str
+    base_weights: str
+    dataset: str
+    splits: SplitHashes
+
+
+class EvaluationManifest(Manifest, frozen=True, kw_only=True):
+    """What an evaluation was made from and with; `failed` counts answers and grades that could not be had."""
+
+    STAGE: ClassVar[str] = "evaluation"
+    SCRIPT: ClassVar[str] = "evaluation.py"
+
+    inputs: EvaluationInputs
+    failed: int = 0
+    run: GenerationRecord
+    missing: dict[str, str] = {}
+    corpus_bleu: dict[str, CorpusBleu] = {}
+
+    @classmethod
+    def upgrade(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return old_formats.manifest(value)
+
+
+class MetricComparison(Row, frozen=True, kw_only=True):
+    """`model_comparison.csv`: base and tuned model in one metric on one split; intervals are of 95%."""
+
+    FILE: ClassVar[str] = "model_comparison.csv"
+
+    split: str
+    metric: str
+    n: int
+    base: float
+    tuned: float
+    difference: float
+    ci_low: float
+    ci_high: float
+    p: float
+    base_low: float
+    base_high: float
+    tuned_low: float
+    tuned_high: float
+    floor_base: float
+    floor_tuned: float
+    verdict: Verdict
+    lower_is_better: bool
+    signature: str
+    missing: str
+
+    @property
+    def has_interval(self) -> bool:
+        return math.isfinite(self.ci_low)
+
+
+class SystemComparison(Row, frozen=True, kw_only=True):
+    """`models_comparison.csv`: any system against the base; `score` stands where `tuned` stands in `MetricComparison`."""
+
+    FILE: ClassVar[str] = "models_comparison.csv"
+
+    split: str
+    metric: str
+    n: int
+    base: float
+    score: float
+    difference: float
+    ci_low: float
+    ci_high: float
+    p: float
+    base_low: float
+    base_high: float
+    tuned_low: float
+    tuned_high: float
+    floor_base: float
+    floor_tuned: float
+    verdict: Verdict
+    lower_is_better: bool
+    signature: str
+    missing: str
+    model: str
+
+    @classmethod
+    def of(cls, row: MetricComparison, model: str) -> SystemComparison:
+        values = msgspec.structs.asdict(row)
+        return cls(score=values.pop("tuned"), model=model, **values)
+
+
+class SpecialtyPerformance(Row, frozen=True, kw_only=True):
+    """`specialty_performance.csv`: base and tuned model in one metric, split and specialty.
+
+    Attributes:
+        detectable: the smallest difference that this specialty alone would have shown, corrected for all specialties.
+        p_adjusted: over the specialties (Benjamini-Hochberg).
+        shrunk: the difference drawn toward that of all specialties.
+    """
+
+    FILE: ClassVar[str] = "specialty_performance.csv"
+
+    split: str
+    metric: str
+    specialty: str
+    n: int
+    base: float
+    tuned: float
+    difference: float
+    ci_low: float
+    ci_high: float
+    p: float
+    tuned_low: float
+    tuned_high: float
+    detectable: float
+    lower_is_better: bool
+    p_adjusted: float
+    shrunk: float
+    verdict: Verdict
+
+
+class CheckComparison(Row, frozen=True, kw_only=True):
+    """`answer_checks.csv`: answers that fail a check, by model, and those of one model only."""
+
+    FILE: ClassVar[str] = "answer_checks.csv"
+
+    split: str
+    check: str
+    says: str
+    n: int
+    base: int
+    tuned: int
+    only_base: int
+    only_tuned: int
+    p: float
+    p_adjusted: float
+
+
+class HistoryRow(Row, frozen=True, kw_only=True):
+    """`history.csv`: one iteration's score in one metric and split, and its paired change since the evaluation before.
+
+    Attributes:
+        evaluation: fingerprint of the evaluation.
+        comparability_key: column `alike`: equal for evaluations whose scores compare.
+        train: records that were trained on; `share`, the fraction of all records but the holdout that is used.
+    """
+
+    FILE: ClassVar[str] = "history.csv"
+
+    iteration: int
+    finished: str
+    evaluation: str
+    alike: str
+    adapter: str
+    recipe: str = ""
+    train: int
+    share: float = math.nan
+    train_seconds: float = math.nan
+    train_tokens: float = math.nan
+    seconds: float = math.nan
+    split: str
+    metric: str
+    n: int
+    base: float
+    tuned: float
+    tuned_low: float
+    tuned_high: float
+    difference: float
+    ci_low: float
+    ci_high: float
+    change: float = math.nan
+    change_low: float = math.nan
+    change_high: float = math.nan
+    change_p: float = math.nan
+
+
+class PolicyDecision(msgspec.Struct, frozen=True):
+    """What a policy was given, and what it expects; None where a rule expects nothing."""
+
+    name: str
+    budget: int
+    objective: str | dict[str, float]
+    iterations: tuple[int, ...] = ()
+    expected_gain: float | None = None
+    expected_gain_of_natural_mix: float | None = None
+    probability_better_than_natural_mix: float | None = None
+    probability_that_training_helps: float | None = None
+    probability_that_specialties_gain_differently: float | None = None
+    natural_mix_kept: bool = False
+
+
+class SpecialtyAdvice(msgspec.Struct, frozen=True):
+    """How one specialty stands on the eval split, what it is given, and why; None where it cannot be known."""
+
+    specialty: str
+    n: int
+    mean: float | None
+    shrunk: float | None
+    shrunk_se: float | None
+    others: float | None
+    p_below_others: float | None
+    p_adjusted: float | None
+    probability_among_worst: float | None
+    supported: bool
+    questions_to_settle: int | None
+    current_share: float
+    recommended_share: float
+    records_added: int
+    records_left: int
+    expected_gain: float | None = None
+    expected_gain_low: float | None = None
+    expected_gain_high: float | None = None
+    new_records_needed: int | None = None
+    reason: str = ""
+
+
+class Recommendations(Artifact, frozen=True, kw_only=True):
+    """`training_recommendations.json`: the specification's three keys, and the evidence beside them."""
+
+    FILE: ClassVar[str] = "training_recommendations.json"
+
+    low_performance_specialties: tuple[str, ...] = ()
+    recommended_sample_increases: dict[str, float]
+    overall_improvement: dict[str, float | None] = {}
+    measured_lowest_without_support: tuple[str, ...] = ()
+    steering_metric: str = ""
+    steering_split: str = "eval"
+    policy: PolicyDecision | None = None
+    sentences: tuple[str, ...] = msgspec.field(name="in_words", default=())
+    evidence: tuple[SpecialtyAdvice, ...] = ()
+    caution: str = ""
+    iteration: int | None = None
+    overall_improvement_split: str = ""
+    version: int = 2
+
+
+class RatingKeyEntry(msgspec.Struct, frozen=True):
+    """Which question a line of the sheet shows, and whose answer is A."""
+
+    id: str
+    a: str
+
+
+class RatingKey(Artifact, frozen=True, kw_only=True):
+    """`rating_key.json`: what the raters must not see."""
+
+    FILE: ClassVar[str] = "rating_key.json"
+
+    sheet: str
+    questions: dict[str, RatingKeyEntry]
+
+
+class RatingSheetRow(Row, frozen=True, kw_only=True):
+    """`rating_sheet.csv`: one question with both answers in random order."""
+
+    FILE: ClassVar[str] = "rating_sheet.csv"
+
+    sheet: str
+    number: int
+    specialty: str
+    question: str
+    answer_a: str
+    answer_b: str
+    better: str = ""
+    comment: str = ""
+
+
+class RatingResult(Row, frozen=True, kw_only=True):
+    """`rating_results.csv`: preferences over all questions and by specialty; `net` is from -1 (always the base) to 1."""
+
+    FILE: ClassVar[str] = "rating_results.csv"
+
+    specialty: str
+    questions: int
+    ratings: int
+    tuned_wins: int
+    ties: int
+    base_wins: int
+    net: float
+    ci_low: float
+    ci_high: float
+    p: float
+
+
+class MetricAgreement(Row, frozen=True, kw_only=True):
+    """`rating_agreement.csv`: how often a metric prefers the answer that the raters prefer, with a Wilson interval."""
+
+    FILE: ClassVar[str] = "rating_agreement.csv"
+
+    metric: str
+    questions: int
+    agrees: float
+    ci_low: float
+    ci_high: float
+
+
+# --- files that are not records
+
+
+class OutputFile(enum.StrEnum):
+    """Names of files that people open and that no program reads back, and of tables that are data frames."""
+
+    REPORT = "report.html"
+    SPECIALTY_ANALYSIS = "specialty_analysis.png"
+    MODEL_COMPARISON = "model_comparison.png"
+    PROGRESS = "progress.png"
+    TRAINING_CURVES = "training_curves.png"
+    TRAINING_LOG = "training_log.jsonl"
+    RATING_PAGE = "rating_sheet.html"
+    RETENTION = "retention.csv"
+    JUDGE_RESULTS = "judge_results.csv"
+
+
+def answers_file(system: str) -> str:
+    """Name of the table of a system's scored answers."""
+    return f"{'finetuned' if system == TUNED else system}_model_results.csv"
+
+
+def read_ledger(folder: Path) -> list[IterationRecord]:
+    """The iterations of a prepared folder, oldest first; none before the first."""
+    return artifacts.read_lines(IterationRecord, folder / IterationRecord.FILE)
+
+
+def read_recommendations(path: Path) -> Recommendations:
+    """What an evaluation recommends, from its `training_recommendations.json`."""
+    return artifacts.read(Recommendations, path)
+
+
+def by_specialty(counts: Mapping[str, float], name: str) -> float:
+    """A specialty's value, 0 where it has none."""
+    return counts.get(name, 0)

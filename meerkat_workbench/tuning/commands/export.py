@@ -1,0 +1,135 @@
+"""`fine_tuning.py --export`: merge an adapter into its base, compare the two, describe the model, and upload it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meerkat_workbench.core import artifacts, console, files
+from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.device import devices, hub
+from meerkat_workbench.device.devices import ComputeDtype
+from meerkat_workbench.tuning import llm
+from meerkat_workbench.tuning.artifacts import (
+    DatasetManifest,
+    ExportInputs,
+    ExportRecord,
+    Likeness,
+    Split,
+    TrainingResult,
+)
+from meerkat_workbench.tuning.data import dataset_folders, ledger
+from meerkat_workbench.tuning.scoring import eval_samples
+from meerkat_workbench.tuning.training import export, results
+
+QUESTIONS = 32  # asked of the adapter and of the merged model, to say how alike they are
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What is exported, and where to.
+
+    Attributes:
+        adapter: the output folder of a training run.
+        data: the prepared folder that it was trained on.
+        evaluation: folder of an evaluation of the adapter, for the model card.
+        target: the folder of the exported model.
+        repository: a Hub repository to upload to; empty for none.
+    """
+
+    adapter: Path
+    data: Path
+    evaluation: Path
+    target: Path
+    repository: str
+    compute_dtype: ComputeDtype
+
+
+def run(request: ExportRequest) -> None:
+    """Export a model.
+
+    Raises:
+        UserError: the folders do not fit, or the upload fails.
+        CheckFailedError: the merged model does not answer as the adapter does.
+    """
+    training, data = TrainingResult.require(request.adapter), DatasetManifest.require(request.data)
+    target = request.target
+    if not results.holds_adapter(request.adapter):
+        fault = "holds a model that was trained whole, so there is nothing to merge"
+        raise UserError(fault, where=request.adapter, remedy="Use the folder itself.")
+    if target.exists() and any(target.iterdir()):
+        raise UserError("is not empty", where=f"--export {target}", remedy="Name a folder that does not exist yet.")
+    hub.silence_libraries()
+    token = hub.token() if request.repository else ""
+    base = llm.locate(training.base_model)
+    llm.check_base(training.inputs.base_weights, base, where=request.adapter, expected=training.base_model,
+                   remedy="Restore the base, or train again.")  # fmt: skip
+    record = ledger.find_iteration(request.data, training.iteration)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    written = target.with_name(f".{target.name}.writing")  # it takes its name once it is checked
+    precision = devices.resolve_precision(request.compute_dtype, encoder_decoder=training.encoder_decoder)
+    likeness = _Merge(request, training, base, precision).run(written)
+    export.check(likeness, written, target)
+    adapter = training.outputs.adapter
+    scores = export.scores_of(request.evaluation, adapter)
+    files.write_text(written / "README.md", export.model_card(training, data, record.sizes, scores, likeness))
+    inputs = ExportInputs(training.inputs.splits, training.inputs.trained_on)
+    artifacts.write(written / ExportRecord.FILE, ExportRecord(adapter=adapter, inputs=inputs, likeness=likeness))
+    if target.exists():  # an empty folder
+        target.rmdir()
+    os.replace(written, target)
+    if not scores:
+        print(
+            f"  {request.evaluation} holds no evaluation of this adapter, so the model card has no scores. EVALUATION_DIR= names another "
+            "folder"
+        )
+    print(f"exported to {target}: `transformers serve {target}`, or pipeline('text-generation', '{target}')")
+    if request.repository:
+        print(f"uploaded to {hub.push(target, request.repository, token)}")
+
+
+class _Merge:
+    """Merging, and asking both models the same questions."""
+
+    def __init__(self, request: ExportRequest, training: TrainingResult, base: str, precision: devices.Precision) -> None:
+        self.request, self.training, self.base, self.precision = request, training, base, precision
+        self.tokenizer: Any = llm.load_tokenizer(str(request.adapter))
+        split = dataset_folders.read_split(request.data, Split.EVAL)
+        self.questions = eval_samples.questions(split, self.tokenizer, QUESTIONS, encoder_decoder=training.encoder_decoder)
+
+    def run(self, written: Path) -> Likeness:
+        """Write the merged model to `written`; returns how alike it and the adapter are."""
+        with console.working(f"asking the adapter {len(self.questions)} questions, in {self.precision}"):
+            before = self._answers(self._adapter_model())
+
+        def choices(model: Any) -> list[int]:
+            return eval_samples.next_choices(self.questions, before, model.eval(), self.tokenizer)
+
+        with console.working(f"merging into {self.request.target}"):
+            unmerged = export.merge(self.base, self.request.adapter, written, self.precision, choices)
+        with console.working("asking the merged model"):
+            model = llm.load_base(str(written), load_in_4bit=False, precision=self.precision)
+            after, merged = self._answers(model), choices(model)
+        texts = [eval_samples.as_texts(self.questions, answers, self.tokenizer) for answers in (before, after)]
+        equal, overlap = export.answer_overlap(*texts)
+        likeness = Likeness(
+            answers=len(self.questions), equal=equal, word_overlap=overlap, merge=export.fraction_equal(unmerged, merged),
+            as_trained=export.fraction_equal([token for ids in before for token in ids], merged), precision=self.precision,
+        )  # fmt: skip
+        trained_base = "its 4-bit base" if self.training.load_in_4bit else "its base"
+        print(
+            f"  same next token as the adapter on the base that it was merged with: {100 * likeness.merge:.1f}% of the time\n"
+            f"  same next token as the adapter on {trained_base}: {100 * likeness.as_trained:.0f}% of the time; "
+            f"{100 * equal:.0f}% of {len(self.questions)} answers are equal word for word, and answers share "
+            f"{100 * overlap:.0f}% of their words"
+        )
+        return likeness
+
+    def _adapter_model(self) -> Any:
+        base = llm.load_base(self.base, load_in_4bit=self.training.load_in_4bit, precision=self.precision)
+        return llm.load_adapter(base, self.request.adapter)
+
+    def _answers(self, model: Any) -> list[tuple[int, ...]]:
+        return eval_samples.greedy_answers(self.questions, model, self.tokenizer)

@@ -1,0 +1,1 @@
+"""Specialty files to holdout, eval, train and pool. Imports no torch."""

@@ -1,0 +1,1 @@
+"""Answers of the base model, the tuned model and others."""

@@ -1,0 +1,295 @@
+"""Every answer of every system, and how likely models find them: from the stores, the models of this machine, and servers."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.core.jsonl_store import JsonlStore
+from meerkat_workbench.device import devices
+from meerkat_workbench.device.distributed import Processes
+from meerkat_workbench.tuning.artifacts import BASE, GenerationRecord, Likelihood, LoadRecord, Prediction
+from meerkat_workbench.tuning.generation import decoding, generator, likelihood, prediction_store
+from meerkat_workbench.tuning.generation.decoding import Decoding
+from meerkat_workbench.tuning.generation.endpoint import Endpoint, ServerDecoding
+from meerkat_workbench.tuning.generation.likelihood import Text
+from meerkat_workbench.tuning.generation.prediction_store import PredictionStore
+from meerkat_workbench.tuning.generation.questions import RETENTION, Question
+from meerkat_workbench.tuning.generation.systems import Loading, System, load_models
+
+ENGINE = "batches that rows leave when done, v1"  # part of the keys of answers
+MAX_TEXTS = 5000  # texts whose likelihood is measured at once; more would only take memory
+Batching = Literal["auto", "mixed", "sequential"]  # values of BATCHING
+
+
+@dataclass
+class GenerationJob:
+    """A system with its questions, in the same order for all, and the keys of their answers."""
+
+    system: System
+    questions: list[Question]
+    keys: list[str]
+    tokenizer: Any
+    decoding: Decoding | ServerDecoding
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How models are asked.
+
+    Attributes:
+        batch_size: questions at once; None finds a number.
+        batching: whether base and adapters answer in the same batches ("mixed"), one after the other, or "auto".
+        continuous: whether waiting questions take the place of answered ones in a batch; None: on a GPU.
+        requests: at a server at once.
+    """
+
+    batch_size: int | None
+    batching: Batching
+    continuous: bool | None
+    requests: int
+    loading: Loading
+
+
+@dataclass(frozen=True)
+class ScoredText:
+    """A question, its answer, and the base's mean loss per token on the answer in nats; None where there is none."""
+
+    question: Question
+    prediction: Prediction
+    loss: float | None
+
+
+class GenerationRun:
+    """One evaluation's answers; several processes share what is not stored yet.
+
+    Args:
+        output: the folder of the stores; answers of archived evaluations below it are taken over.
+        jobs: by system, the base first.
+        base: where the base is; unused where nothing is asked.
+    """
+
+    def __init__(
+        self, output: Path, jobs: Mapping[str, GenerationJob], base: str, options: GenerationOptions, ranks: Processes
+    ) -> None:
+        self.output, self.jobs, self.base, self.options, self.ranks = output, jobs, base, options, ranks
+        self._generated, self._logit_change = 0, dict[str, float]()
+        self._loads: list[LoadRecord] = []
+        self._wanted = {key for job in jobs.values() for key in job.keys}
+        if ranks.is_main:
+            self._open()
+            self._merge_parts()  # what the processes of a killed run had stored
+            adopted = sum(self.store.adopt(path, self._wanted) for path in prediction_store.archived_files(output))
+            if adopted:
+                print(f"  {adopted} answers are taken over from an earlier evaluation of the same model and questions")
+            wanted = self._text_keys()
+            for path in prediction_store.archived_files(output, Likelihood.FILE):
+                self.likelihoods.adopt(path, wanted)
+        ranks.wait()
+        if not ranks.is_main:
+            self._open()
+        ranks.wait()  # before the first process adds to what the others have to plan by
+
+    @property
+    def base_system(self) -> System:
+        return self.jobs[BASE].system
+
+    @property
+    def record(self) -> GenerationRecord:
+        """How the answers were made, for the manifest."""
+        identities = {name: job.system.identity for name, job in self.jobs.items()}
+        return GenerationRecord(engine=ENGINE, generated=self._generated, identities=identities,
+                                largest_logit_change=self._logit_change, loads=tuple(self._loads))  # fmt: skip
+
+    def _open(self) -> None:
+        self.store = PredictionStore(self.output, self.ranks.rank)
+        self.likelihoods: JsonlStore[Likelihood] = JsonlStore(
+            self.output, Path(Likelihood.FILE).stem, Likelihood, self.ranks.rank
+        )
+
+    def _merge_parts(self) -> None:
+        self.store.merge_parts(self._wanted)
+        self.likelihoods.merge_parts(self._text_keys())
+
+    # --- what is there
+
+    def check_complete(self) -> None:
+        for name, job in self.jobs.items():
+            prediction_store.check_complete(job.questions, job.keys, self.store, name)
+
+    def answers(self, system: str) -> Iterator[ScoredText]:
+        """Each question of a system with its answer."""
+        job = self.jobs[system]
+        for question, key, text in zip(job.questions, job.keys, self._answer_texts(job), strict=True):
+            prediction = prediction_store.strip_thinking(self.store.records[key], question.prompt)
+            yield ScoredText(question, prediction, None if text is None else self._loss(text.key))
+
+    def losses_of_references(self, system: str) -> dict[str, float]:
+        """A system's mean loss per token on the reference of each retention question, by the question's id."""
+        found = {}
+        for question, text in self._reference_texts(self.jobs[system]):
+            loss = self._loss(text.key)
+            if loss is not None:
+                found[question.id] = loss
+        return found
+
+    def _loss(self, key: str) -> float | None:
+        record = self.likelihoods.records.get(key)
+        return None if record is None else record.loss
+
+    # --- which texts have a likelihood
+
+    def _text_keys(self) -> set[str]:
+        references = (text for job in self.jobs.values() for _, text in self._reference_texts(job))
+        return {text.key for text in itertools.chain(references, self._all_answer_texts())}
+
+    def _reference_texts(self, job: GenerationJob) -> list[tuple[Question, Text]]:
+        """References of the retention questions, whose likelihood is measured under the system itself."""
+        if not job.system.is_local:
+            return []
+        return [
+            (question, self._text(question, question.reference, job)) for question in job.questions if question.split == RETENTION
+        ]
+
+    def _all_answer_texts(self) -> Iterator[Text]:
+        return (text for job in self.jobs.values() for text in self._answer_texts(job) if text is not None)
+
+    def _answer_texts(self, job: GenerationJob) -> Iterator[Text | None]:
+        """For each answer, the text to measure under the base model; None if there is no answer or the base is remote."""
+        base = self.jobs[BASE]
+        for question, key in zip(base.questions, job.keys, strict=True):
+            stored = self.store.records.get(key) if base.system.is_local and question.split != RETENTION else None
+            answer = stored and prediction_store.strip_thinking(stored, question.prompt)
+            yield self._text(question, answer.text, base) if answer and answer.text else None
+
+    def _text(self, question: Question, text: str, job: GenerationJob) -> Text:
+        return Text(likelihood.key_of(question.prompt, text, job.system.identity), question.prompt_ids, text)
+
+    # --- making what is not there
+
+    def generate(self) -> None:
+        """Make every answer and likelihood that is not stored yet."""
+        # planned by all from the same files, before any of them adds to its own
+        planned = [job.system for job in self.jobs.values() if job.system.is_local and self._lacks_any(job)]
+        if self.ranks.is_main:
+            self._ask_servers()
+        if planned:
+            self._ask_models(planned)
+        self.ranks.wait()
+        if self.ranks.is_main:
+            self._merge_parts()
+
+    def _lacks_any(self, job: GenerationJob) -> bool:
+        """Whether a model of this machine has anything left to do."""
+        texts = [text for _, text in self._reference_texts(job)]
+        if any(map(self.store.lacks, job.keys)) or any(self.likelihoods.lacks(text.key) for text in texts):
+            return True
+        if job.system.name != BASE:
+            return False
+        # the base also measures how likely every system's answers are
+        return any(map(self.store.lacks, self._wanted)) or any(
+            self.likelihoods.lacks(text.key) for text in self._all_answer_texts()
+        )
+
+    def _ask_models(self, planned: Sequence[System]) -> None:
+        """The models of this machine, each loaded once, the base and its adapters last."""
+        for model, systems in load_models(planned, self.base, self.options.loading):
+            self._answer(model, systems)
+            for system in systems:
+                references = [text for _, text in self._reference_texts(self.jobs[system.name])]
+                self._measure(model, system.adapter, functools.partial(iter, references), system)
+            if any(system.name == BASE for system in systems):
+                self._exchange_answers()
+                self._measure(model, None, self._all_answer_texts, self.jobs[BASE].system)
+            del model  # so that it is gone before the next one is loaded
+
+    def _exchange_answers(self) -> None:
+        """Let every process know what all have answered."""
+        self.ranks.wait()
+        if self.ranks.is_main:
+            self._merge_parts()
+        self.ranks.wait()
+        if not self.ranks.is_main:
+            self.store.reload()
+            self.likelihoods.reload()
+
+    def _answer(self, model: Any, systems: Sequence[System]) -> None:
+        """Make the answers that the systems of one loaded model lack."""
+        lacking = [system for system in systems if any(map(self.store.lacks, self.jobs[system.name].keys))]
+        if not lacking:
+            return
+        sample = self.jobs[lacking[0].name]
+        for system in lacking:
+            if system.adapter:
+                question = self.jobs[system.name].questions[0]
+                self._logit_change[system.name] = generator.check_adapter_has_effect(model, system.adapter, question)
+        alike = [system for system in lacking if self.jobs[system.name].questions == sample.questions]
+        mixed = use_mixed_batches(self.options.batching, model, len(alike))
+        # a GPU's step costs nearly the same for more rows, so that a free place is a loss; a CPU's costs less for fewer
+        continuous = model.device.type == "cuda" if self.options.continuous is None else self.options.continuous
+        continuous = continuous and decoding.has_full_attention(model.config)
+        size = self._batch_size(model, sample, len(alike) if mixed else 1)
+        order = "mixed" if mixed else "sequential"
+        self._loads.append(
+            LoadRecord(tuple(system.name for system in lacking), order, size, "continuous" if continuous else "static")
+        )
+        if self.ranks.is_main:
+            device = f"{devices.describe()}, in {devices.describe_precision(self.options.loading.precision)}"
+            print(f"asking {len(sample.questions)} questions, {size} at a time, {order}, on {device}", flush=True)
+        assert isinstance(sample.decoding, Decoding)
+        asker = generator.Generator(self.store, sample.tokenizer, sample.decoding, size, self.ranks.rank, self.ranks.count,
+                                    refill=continuous)  # fmt: skip
+        if mixed:
+            keys = {system.name: self.jobs[system.name].keys for system in alike}
+            adapters = {system.name: system.adapter for system in alike}
+            self._generated += asker.generate_mixed(model, adapters, sample.questions, keys)
+        for system in lacking:
+            if not mixed or system not in alike:
+                job = self.jobs[system.name]
+                self._generated += asker.generate_sequential(model, system.name, system.adapter, job.questions, job.keys)
+
+    def _batch_size(self, model: Any, sample: GenerationJob, systems: int) -> int:
+        """Questions at once, the same in all processes: they take turns at the batches of one plan."""
+        if self.options.batch_size is not None:
+            return self.options.batch_size
+        assert isinstance(sample.decoding, Decoding)
+        found = generator.find_batch_size(model.device.type, sample.questions, sample.decoding, model.config, systems)
+        return self.ranks.smallest(min(found, math.ceil(len(sample.questions) / self.ranks.count)))
+
+    def _measure(self, model: Any, adapter: str | None, texts: Callable[[], Iterable[Text]], system: System) -> None:
+        """Measure this process's part of the texts whose likelihood is not stored yet."""
+        # divided before any is stored, so that all processes count alike; keys first, since the texts may be many
+        lacking = list(dict.fromkeys(text.key for text in texts() if self.likelihoods.lacks(text.key)))
+        mine = set(lacking[self.ranks.rank :: self.ranks.count])
+        left = (text for text in texts() if text.key in mine)
+        while batch := list(itertools.islice(left, MAX_TEXTS)):
+            likelihood.measure(model, adapter, self.jobs[system.name].tokenizer, batch, self.likelihoods)
+
+    def _ask_servers(self) -> None:
+        for job in self.jobs.values():
+            if job.system.is_local or not any(map(self.store.lacks, job.keys)):
+                continue
+            endpoint = Endpoint(job.system.source, job.system.served_as)
+            print(f"asking {endpoint.address} for {job.system.name}: questions {endpoint.stay_or_leave()}", flush=True)
+            assert isinstance(job.decoding, ServerDecoding)
+            self._generated += generator.generate_remote(
+                endpoint, job.system.name, job.questions, job.keys, self.store, job.decoding, self.options.requests
+            )
+
+
+def use_mixed_batches(batching: Batching, model: Any, systems: int) -> bool:
+    """Whether base and adapters answer in the same batches: on a GPU, where a step costs the same for more rows."""
+    if systems < 2 or batching == "sequential":
+        return False
+    if not generator.supports_mixed_batches(model):
+        if batching == "mixed":
+            fault = "a weight-decomposed adapter (DoRA) cannot answer beside others"
+            raise UserError(fault, where="BATCHING=mixed", remedy="Use BATCHING=auto.")
+        return False
+    return bool(batching == "mixed" or model.device.type == "cuda")

@@ -1,0 +1,110 @@
+"""What each system is asked, and under which keys its answers are stored."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.tuning import llm
+from meerkat_workbench.tuning.artifacts import FIXED
+from meerkat_workbench.tuning.data import dataset_folders
+from meerkat_workbench.tuning.data.dataset_folders import PreparedRecord, PreparedSplit
+from meerkat_workbench.tuning.generation import prediction_store, systems
+from meerkat_workbench.tuning.generation.decoding import Decoding
+from meerkat_workbench.tuning.generation.endpoint import Endpoint, ServerDecoding
+from meerkat_workbench.tuning.generation.generation_run import ENGINE, GenerationJob
+from meerkat_workbench.tuning.generation.questions import RETENTION, answer_key
+from meerkat_workbench.tuning.generation.subject import EvaluationSubject
+from meerkat_workbench.tuning.generation.systems import System
+
+__all__ = ["RETENTION", "DecodingOptions", "check_all_stored", "check_servers", "first_record", "make_jobs", "read_fixed_splits"]
+SERVER_ENGINE = "server"  # in place of ENGINE, for answers of a server
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """How answers are decoded: the settings MAX_NEW_TOKENS, TEMPERATURE and RANDOM_SEED."""
+
+    max_new_tokens: int
+    temperature: float
+    seed: int
+
+    def on_this_machine(self, tokenizer: Any) -> Decoding:
+        stop = tuple(llm.stop_ids(tokenizer))
+        return Decoding(self.max_new_tokens, self.temperature, self.seed, stop, tokenizer.pad_token_id)
+
+    def on_server(self) -> ServerDecoding:
+        return ServerDecoding(self.max_new_tokens, self.temperature, self.seed)
+
+
+def read_fixed_splits(folder: Path) -> dict[str, PreparedSplit]:
+    """Holdout and eval of a prepared folder; UserError where both are empty."""
+    splits = {str(split): dataset_folders.read_split(folder, split) for split in FIXED}
+    if not any(map(len, splits.values())):
+        raise UserError("holdout and eval are empty, so there is nothing to ask", where=folder)
+    return splits
+
+
+def first_record(splits: Mapping[str, PreparedSplit]) -> PreparedRecord:
+    """A record that shows how prompts are laid out."""
+    record: PreparedRecord = next(records[0] for records in splits.values() if len(records))
+    return record
+
+
+def make_jobs(
+    planned: Sequence[System],
+    subject: EvaluationSubject,
+    splits: Mapping[str, Sequence[PreparedRecord]],
+    more: Mapping[str, Sequence[PreparedRecord]],
+    decoding: DecodingOptions,
+    limit: int | None,
+) -> dict[str, GenerationJob]:
+    """The questions of each system, in the same order for all, by the system's name.
+
+    Args:
+        more: records that are asked beside the splits, without a limit.
+        limit: questions of each specialty and split; None for all.
+    """
+    message = subject.data.system_message
+    jobs: dict[str, GenerationJob] = {}
+    for system in planned:
+        tokenizer = systems.load_tokenizer(system, subject.adapter)
+        alike = next((job for job in jobs.values() if systems.same_prompts(system, job.system)), None)
+        if alike is not None:  # one list for all, since there may be many questions
+            questions = alike.questions
+        else:
+            questions = systems.questions_for(system, splits, tokenizer, limit, message)
+            questions += systems.questions_for(system, more, tokenizer, None, message)
+        chosen = decoding.on_server() if tokenizer is None else decoding.on_this_machine(tokenizer)
+        engine = SERVER_ENGINE if tokenizer is None else ENGINE
+        keys = [answer_key(question, system.identity, dataclasses.asdict(chosen), engine) for question in questions]
+        jobs[system.name] = GenerationJob(system, questions, keys, tokenizer, chosen)
+    return jobs
+
+
+def check_servers(planned: Sequence[System], judge: str) -> None:
+    """UserError where a server that is to be asked does not answer, or does not know its model.
+
+    Args:
+        judge: address and model of a judge; empty for none.
+    """
+    for system in planned:
+        if not system.is_local:
+            Endpoint(system.source, system.served_as).check()
+    if judge:
+        address, _, model = judge.partition(" ")
+        Endpoint(address, model.strip()).check()
+
+
+def check_all_stored(output: Path, jobs: Mapping[str, GenerationJob]) -> None:
+    """UserError where an answer that is to be scored again is not stored."""
+    if absent := {key for job in jobs.values() for key in job.keys} - prediction_store.stored_keys(output):
+        raise UserError(
+            f"{len(absent)} answers of these models and settings are not stored, so they cannot be scored again",
+            where=output,
+            remedy="Leave --rescore out, or give the settings they were made with.",
+        )

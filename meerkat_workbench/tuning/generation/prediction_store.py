@@ -1,0 +1,64 @@
+"""Answers as they are stored and as they are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from meerkat_workbench.core import files, runs
+from meerkat_workbench.core.jsonl_store import JsonlStore
+from meerkat_workbench.tuning import chat
+from meerkat_workbench.tuning.artifacts import Finish, Prediction
+from meerkat_workbench.tuning.generation.questions import Question
+
+EMPTY_THINKING = "(empty)"  # in place of a thinking block that holds nothing, so that it is counted
+
+
+def strip_thinking(prediction: Prediction, prompt: str) -> Prediction:
+    """The answer as it is scored: without a leading `<think>…</think>`, which moves to `reasoning`.
+
+    A block that was never closed holds no answer: the text is then empty. Where the template opened the block for the model, or a server
+    left its start out, the thinking ends at `</think>` all the same.
+    """
+    text = prediction.text.lstrip()
+    opened = text.startswith(chat.THINK) or prompt.rstrip().endswith(chat.THINK)
+    reasoning, closed, rest = text.partition(chat.END_OF_THINKING)
+    if not opened and not closed:
+        return prediction
+    reasoning = reasoning.removeprefix(chat.THINK).strip()
+    return msgspec.structs.replace(
+        prediction, text=rest.strip() if closed else "", reasoning=reasoning or EMPTY_THINKING, thinking_unfinished=not closed
+    )
+
+
+class PredictionStore(JsonlStore[Prediction]):
+    """`predictions.jsonl`. A failed answer stays until it is asked for again."""
+
+    def __init__(self, folder: Path, rank: int = 0) -> None:
+        super().__init__(folder, Path(Prediction.FILE).stem, Prediction, rank)
+
+    def lacks(self, key: str) -> bool:
+        return key not in self.records or self.records[key].finish == Finish.FAILED
+
+    def _takes(self, record: Prediction) -> bool:
+        return self.lacks(record.key) and (record.finish != Finish.FAILED or record.key not in self.records)
+
+
+def archived_files(folder: Path, name: str = Prediction.FILE) -> list[Path]:
+    """Files of answers, or of other records, of the earlier evaluations in a folder."""
+    return [path / name for path in runs.archived(folder) if (path / name).is_file()]
+
+
+def stored_keys(folder: Path) -> set[str]:
+    """Keys of every answer that a folder holds, those of archived evaluations among them."""
+    paths = [folder / Prediction.FILE, *archived_files(folder)]
+    return {row["key"] for path in paths for _, _, row in files.json_lines(path, drop_torn_tail=True)}
+
+
+def check_complete(questions: Sequence[Question], keys: Sequence[str], store: PredictionStore, system: str) -> None:
+    """RuntimeError unless every question has its answer: a missing one is a bug of ours."""
+    missing = [question.id for question, key in zip(questions, keys, strict=True) if key not in store.records]
+    if missing:
+        raise RuntimeError(f"{len(missing)} questions have no {system} answer, the first is {missing[0]}")

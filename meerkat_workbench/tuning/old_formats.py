@@ -1,0 +1,57 @@
+"""Artifacts of earlier versions in the present form. Every such conversion is here, and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+STAGE_OF_SCRIPT = {"dataset_preparation.py": "preparation", "fine_tuning.py": "training", "evaluation.py": "evaluation"}
+UNKNOWN_TRAIN_SET = "unknown"  # stands for train sets that were not recorded
+
+
+def manifest(value: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 named its script in `made_by`, and filed the adapter's hash, an output of training, under `inputs`."""
+    if value.get("version", 1) >= 2:
+        return value
+    stage = STAGE_OF_SCRIPT.get(value.get("made_by", ""), "")
+    new = {name: one for name, one in value.items() if name != "made_by"} | {"version": 2, "stage": stage}
+    if stage == "training":
+        return _training(new)
+    if stage == "evaluation":
+        new["run"] = _generation_record(value.get("run", {}))
+        new["corpus_bleu"] = {
+            split: {"signature": one["signature"], "scores": {name: score for name, score in one.items() if name != "signature"}}
+            for split, one in value.get("corpus_bleu", {}).items()
+        }
+    return new
+
+
+def _training(value: dict[str, Any]) -> dict[str, Any]:
+    inputs = dict(value["inputs"])
+    adapter = inputs.pop("adapter", "")
+    if "trained_on" not in inputs:  # what an adapter that it went on from had learnt was not recorded
+        before = [UNKNOWN_TRAIN_SET] if value.get("settings", {}).get("INIT_ADAPTER") else []
+        inputs["trained_on"] = [*before, inputs["splits"]["train"]]
+    return {**value, "inputs": inputs, "outputs": {"adapter": adapter}}
+
+
+def _generation_record(run: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 recorded the last load of a model alone."""
+    new = {name: one for name, one in run.items() if name in ("engine", "generated", "arms", "largest_logit_change")}
+    if "batch_size" in run:
+        new["loads"] = [{"systems": list(run.get("arms", {})), "order": run["order"], "batch_size": run["batch_size"],
+                         "batches": run.get("batches", "static")}]  # fmt: skip
+    return {"engine": "unknown", **new}
+
+
+def export_record(value: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 had the likeness beside the other fields."""
+    if value.get("version", 1) >= 2:
+        return value
+    names = ("answers", "equal", "word_overlap", "merge", "as_trained", "precision")
+    new = {name: one for name, one in value.items() if name not in names}
+    if all(name in value for name in names):
+        new["likeness"] = {name: value[name] for name in names}
+    inputs = dict(new.get("inputs", {}))
+    if "splits" in inputs and "trained_on" not in inputs:
+        inputs["trained_on"] = [inputs["splits"]["train"]]
+    return {**new, "inputs": inputs, "version": 2}

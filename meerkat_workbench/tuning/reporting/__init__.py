@@ -1,0 +1,1 @@
+"""Scores to tables, charts, the report and rating sheets."""

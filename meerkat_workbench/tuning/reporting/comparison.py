@@ -1,0 +1,203 @@
+"""Scores to tables: base against tuned, by metric, by check and by specialty, each difference with its interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from meerkat_workbench.output import tables
+from meerkat_workbench.output.tables import write_rows
+from meerkat_workbench.stats import significance
+from meerkat_workbench.text import texts
+from meerkat_workbench.tuning.artifacts import (
+    BASE,
+    FIXED,
+    TUNED,
+    CheckComparison,
+    MetricComparison,
+    SpecialtyPerformance,
+    Split,
+    SystemComparison,
+    Verdict,
+)
+from meerkat_workbench.tuning.scoring import answer_checks
+from meerkat_workbench.tuning.scoring.answer_table import AnswerTable
+from meerkat_workbench.tuning.scoring.metric_suite import MetricScores, MetricSuite
+from meerkat_workbench.tuning.scoring.score_run import Floors, ScoreRun
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Base against tuned and the other systems.
+
+    Attributes:
+        metrics: the tuned model, a row for each split and metric.
+        systems: every system but the base.
+        specialties, checks: of base and tuned model.
+    """
+
+    metrics: list[MetricComparison]
+    systems: list[SystemComparison]
+    specialties: list[SpecialtyPerformance]
+    checks: list[CheckComparison]
+
+    @property
+    def headline(self) -> list[MetricComparison]:
+        """The rows of the split that is reported: the holdout's, or those of eval where no holdout was asked."""
+        return headline(self.metrics)
+
+    def write(self, folder: Path) -> None:
+        write_rows(folder / MetricComparison.FILE, self.metrics, MetricComparison)
+        write_rows(folder / SpecialtyPerformance.FILE, self.specialties, SpecialtyPerformance)
+        write_rows(folder / CheckComparison.FILE, self.checks, CheckComparison)
+        if len({row.model for row in self.systems}) > 1:
+            write_rows(folder / SystemComparison.FILE, self.systems, SystemComparison)
+
+
+def headline(rows: Sequence[MetricComparison]) -> list[MetricComparison]:
+    """The rows of the split that is reported: the holdout's, or those of the first split where no holdout was asked."""
+    split = Split.HOLDOUT if any(row.split == Split.HOLDOUT for row in rows) else rows[0].split
+    return tables.where(rows, split=split)
+
+
+def compare(scored: ScoreRun, suite: MetricSuite, seed: int) -> Comparison:
+    """Compare every system with the base."""
+    by_system = {
+        name: by_metric(scored.base, table, suite, scored.metrics, scored.floors[BASE], scored.floors[name], seed)
+        for name, table in scored.tables.items()
+        if name != BASE
+    }
+    return Comparison(
+        metrics=by_system[TUNED],
+        systems=[SystemComparison.of(row, name) for name, rows in by_system.items() for row in rows],
+        specialties=by_specialty(scored.base, scored.tuned, suite, seed),
+        checks=by_check(scored.base, scored.tuned),
+    )
+
+
+def _pairs(base: AnswerTable, tuned: AnswerTable, split: str, metric: str) -> pd.DataFrame:
+    """Questions of a split on which both systems have a score: specialty, base and tuned."""
+    pairs = pd.DataFrame({"specialty": base.specialties, BASE: base.scores(metric), TUNED: tuned.scores(metric)})
+    return pairs[base.splits == split].dropna(subset=[BASE, TUNED])
+
+
+def verdict(low: float, high: float, suite: MetricSuite, metric: str) -> Verdict:
+    """What the interval of a difference allows to say; NONE for a metric that only describes."""
+    if suite.is_descriptive(metric):
+        return Verdict.NONE
+    if suite.lower_is_better(metric):
+        low, high = -high, -low
+    return Verdict.BETTER if low > 0 else Verdict.WORSE if high < 0 else Verdict.NOISE
+
+
+def by_metric(
+    base: AnswerTable, tuned: AnswerTable, suite: MetricSuite, scores: MetricScores, base_floors: Floors, tuned_floors: Floors, seed: int
+) -> list[MetricComparison]:  # fmt: skip
+    """A row for each split and metric."""
+    rows = []
+    for split in FIXED:
+        if not (base.splits == split).any():
+            continue
+        for metric in suite.names():
+            pairs = _pairs(base, tuned, split, metric)
+            strata = list(pairs["specialty"])
+            least, most = suite.bounds(metric)
+            difference = significance.stratified(list(pairs[TUNED] - pairs[BASE]), strata, test=True, seed=seed)
+            difference = difference.within(least - most, most - least)
+            one, other = (significance.stratified(list(pairs[name]), strata).within(least, most) for name in (BASE, TUNED))
+            rows.append(
+                MetricComparison(
+                    split=str(split), metric=metric, n=difference.n, base=one.mean, tuned=other.mean, difference=difference.mean,
+                    ci_low=difference.low, ci_high=difference.high, p=difference.p, base_low=one.low, base_high=one.high,
+                    tuned_low=other.low, tuned_high=other.high, floor_base=base_floors.get(split, {}).get(metric, math.nan),
+                    floor_tuned=tuned_floors.get(split, {}).get(metric, math.nan),
+                    verdict=verdict(difference.low, difference.high, suite, metric), lower_is_better=suite.lower_is_better(metric),
+                    signature=scores.signatures.get(metric, ""), missing=scores.missing.get(metric, ""),
+                )
+            )  # fmt: skip
+    return rows
+
+
+def by_check(base: AnswerTable, tuned: AnswerTable) -> list[CheckComparison]:
+    """A row for each split and check.
+
+    Checks that look for English words are made where the reference is not in another language. p is two-sided for "as often in either",
+    from the questions on which the two differ (McNemar's test, exact), adjusted over the checks (Benjamini-Hochberg).
+    """
+    rows: list[CheckComparison] = []
+    in_english = base.references.map(texts.is_english).ne(False)
+    for split in FIXED:
+        here = (base.splits == split) & ~base.failed & ~tuned.failed
+        counts = []
+        for check, says in answer_checks.CHECKS.items():
+            looked_at = (here & in_english if check in answer_checks.ENGLISH_ONLY else here).to_numpy(bool)
+            if looked_at.any():
+                left, right = base.fails(check)[looked_at], tuned.fails(check)[looked_at]
+                counts.append((check, says, left, right, int((left & ~right).sum()), int((right & ~left).sum())))
+        p_values = [significance.mcnemar_p(only_base, only_tuned) for *_, only_base, only_tuned in counts]
+        adjusted = significance.false_discovery_adjusted(p_values) if counts else []
+        rows += [
+            CheckComparison(
+                split=str(split), check=check, says=says, n=len(left), base=int(left.sum()), tuned=int(right.sum()),
+                only_base=only_base, only_tuned=only_tuned, p=p, p_adjusted=p_adjusted,
+            )
+            for (check, says, left, right, only_base, only_tuned), p, p_adjusted in zip(counts, p_values, adjusted, strict=True)
+        ]  # fmt: skip
+    return rows
+
+
+def by_specialty(base: AnswerTable, tuned: AnswerTable, suite: MetricSuite, seed: int) -> list[SpecialtyPerformance]:
+    """A row for each split, metric and specialty."""
+    return [
+        row
+        for split in FIXED
+        for metric in suite.names()
+        for row in _specialties(_pairs(base, tuned, split, metric), sorted(base.of_split(split).specialties.unique()), split, metric,
+                                suite, seed)
+    ]  # fmt: skip
+
+
+def _specialties(
+    pairs: pd.DataFrame, specialties: Sequence[str], split: Split, metric: str, suite: MetricSuite, seed: int
+) -> list[SpecialtyPerformance]:
+    """One metric on one split; p values are adjusted over the specialties, and differences shrunk toward their mean."""
+    least, most = suite.bounds(metric)
+    parts = [pairs[pairs["specialty"] == specialty] for specialty in specialties]
+    differences = [(part[TUNED] - part[BASE]).to_numpy(float) for part in parts]
+    estimates = [significance.paired(values.tolist(), seed).within(least - most, most - least) for values in differences]
+    adjusted = significance.false_discovery_adjusted([estimate.p for estimate in estimates])
+    rows = []
+    for place, (name, shrunk) in enumerate(zip(specialties, _shrunk(differences), strict=True)):
+        difference, values = estimates[place], differences[place]
+        one, other = (significance.mean_interval(list(parts[place][system])).within(least, most) for system in (BASE, TUNED))
+        sd = float(values.std(ddof=1)) if len(values) > 1 else math.nan
+        found = verdict(difference.low, difference.high, suite, metric)
+        certain = adjusted[place] <= significance.ALPHA or found is Verdict.NONE
+        rows.append(
+            SpecialtyPerformance(
+                split=str(split), metric=metric, specialty=name, n=difference.n, base=one.mean, tuned=other.mean,
+                difference=difference.mean, ci_low=difference.low, ci_high=difference.high, p=difference.p, tuned_low=other.low,
+                tuned_high=other.high, detectable=significance.smallest_detectable(sd, difference.n, len(specialties)),
+                lower_is_better=suite.lower_is_better(metric), p_adjusted=adjusted[place], shrunk=shrunk,
+                verdict=found if certain else Verdict.NOISE,
+            )
+        )  # fmt: skip
+    return rows
+
+
+def _shrunk(groups: Sequence[np.ndarray]) -> list[float]:
+    """The mean of each group, shrunk; NaN where it has no value, or there are not two groups that have."""
+    there = [place for place, group in enumerate(groups) if len(group)]
+    found = [math.nan] * len(groups)
+    if len(there) > 1:
+        variance = max(significance.pooled_variance(groups), 1e-12)
+        means = np.array([groups[place].mean() for place in there])
+        shrunk, _ = significance.shrink(means, variance / np.array([len(groups[place]) for place in there]))
+        for place, value in zip(there, shrunk, strict=True):
+            found[place] = float(value)
+    return found

@@ -1,0 +1,150 @@
+"""The report's interactive charts: Vega-Lite specifications, made with Altair, drawn by Vega in the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from meerkat_workbench.output import plots
+from meerkat_workbench.tuning.artifacts import (
+    BASE,
+    TUNED,
+    HistoryRow,
+    SpecialtyPerformance,
+    Split,
+    SystemComparison,
+    Verdict,
+)
+
+DIFFERENCE, SCORES = "tuned minus base", "scores"  # the two views of the forest plot
+COLOURS = {str(Verdict.BETTER): plots.BETTER, str(Verdict.WORSE): plots.WORSE, str(Verdict.NOISE): plots.NEUTRAL,
+           BASE: plots.BASE, TUNED: plots.TUNED}  # fmt: skip
+Point = dict[str, Any]  # one datum of a chart: the fields that its encodings name
+Specification = dict[str, Any]  # Vega-Lite
+
+
+def specialties(rows: Sequence[SpecialtyPerformance], steering: str) -> Specification:
+    """Forest plot: a line for each specialty, by metric and split of choice; differences coloured where the adjusted p allows it."""
+    shown = [row for row in rows if not math.isnan(row.difference + row.ci_low)]
+    points: list[Point] = []
+    for row in shown:
+        common = {"specialty": row.specialty.replace("_", " "), "metric": row.metric, "split": row.split, "n": row.n}
+        points += [
+            {**common, "view": DIFFERENCE, "at": row.difference, "low": row.ci_low, "high": row.ci_high,
+             "verdict": str(row.verdict or Verdict.NOISE), "adjusted p": row.p_adjusted, "shrunk": row.shrunk,
+             "detectable": row.detectable, "order": row.difference},
+            {**common, "view": SCORES, "at": row.base, "verdict": BASE, "order": row.tuned},
+            {**common, "view": SCORES, "at": row.tuned, "low": row.tuned_low, "high": row.tuned_high, "verdict": TUNED,
+             "order": row.tuned},
+        ]  # fmt: skip
+    choices = [
+        _choice("metric", [row.metric for row in shown], steering),
+        _choice("split", [row.split for row in shown], Split.EVAL),
+        _choice("view", [DIFFERENCE, SCORES], DIFFERENCE),
+    ]
+    return _forest(points, "specialty", choices, ["adjusted p:Q", "shrunk:Q", "detectable:Q"])
+
+
+def metrics(rows: Sequence[SystemComparison]) -> Specification:
+    """A line for each metric: each model's difference from the base."""
+    # metrics that only describe have scales of their own
+    shown = [row for row in rows if not row.missing and row.verdict is not Verdict.NONE and not math.isnan(row.difference)]
+    points = [
+        {"metric": row.metric + (" ↓" if row.lower_is_better else ""), "model": row.model, "split": row.split, "n": row.n,
+         "at": row.difference, "low": row.ci_low, "high": row.ci_high, "base": row.base, "score": row.score,
+         "floor": row.floor_tuned, "verdict": str(row.verdict)}
+        for row in shown
+    ]  # fmt: skip
+    choices = [_choice("split", [row.split for row in shown], Split.HOLDOUT)]
+    if len({row.model for row in shown}) > 1:
+        choices.append(_choice("model", [row.model for row in shown], TUNED))
+    order = list(dict.fromkeys(str(point["metric"]) for point in points))
+    return _forest(points, "metric", choices, ["base:Q", "score:Q", "floor:Q"], order=order)
+
+
+def history(rows: Sequence[HistoryRow], steering: str) -> Specification:
+    """Score of base and tuned model by iteration, with the tuned model's interval."""
+    points: list[Point] = []
+    for row in rows:
+        if not math.isnan(row.tuned):
+            common = {"iteration": row.iteration, "metric": row.metric, "split": row.split, "n": row.n}
+            points += [{**common, "verdict": BASE, "at": row.base},
+                       {**common, "verdict": TUNED, "at": row.tuned, "low": row.tuned_low, "high": row.tuned_high}]  # fmt: skip
+    choices = [
+        _choice("metric", [row.metric for row in rows], steering),
+        _choice("split", [row.split for row in rows], Split.HOLDOUT),
+    ]
+    base = _chart(points, choices).encode(x=alt.X("iteration:O", axis=alt.Axis(labelAngle=0)), color=_colour(points))
+    line = base.mark_line(point=True).encode(
+        y=alt.Y("at:Q", title=None, scale=alt.Scale(zero=False)),
+        tooltip=[alt.Tooltip(name, format=".3f") for name in ("at:Q", "low:Q", "high:Q")] + [alt.Tooltip("n:Q")],
+    )
+    bar = base.mark_rule(strokeWidth=2, opacity=0.5).encode(y="low:Q", y2="high:Q")
+    return _finished(alt.layer(bar, line), choices, height=220)
+
+
+def _forest(
+    points: list[Point],
+    name: str,
+    choices: Sequence[alt.Parameter],
+    more: Sequence[str],
+    *,
+    order: list[str] | None = None,
+) -> Specification:
+    """Points with their intervals, a line for each item; without `order` the item of the lowest "order" is on top."""
+    lines = len({point[name] for point in points})
+    sort: Any = order or alt.EncodingSortField(field="order", op="max", order="ascending")
+    base = _chart(points, choices).encode(
+        y=alt.Y(f"{name}:N", sort=sort, title=None, axis=alt.Axis(labelLimit=180, grid=True)),
+        color=_colour(points),
+        tooltip=[
+            alt.Tooltip(f"{name}:N"),
+            alt.Tooltip("n:Q"),
+            *(alt.Tooltip(field, format=".3f") for field in ("at:Q", "low:Q", "high:Q", *more)),
+        ],
+    )
+    point = base.mark_point(filled=True, size=55, opacity=1).encode(x=alt.X("at:Q", title=None, scale=alt.Scale(zero=False)))
+    bar = base.mark_rule(strokeWidth=2.4).encode(x="low:Q", x2="high:Q")
+    zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[4, 3]).encode(x="zero:Q")
+    if any(choice.name == "view" for choice in choices):
+        zero = zero.transform_filter(f"view == {DIFFERENCE!r}")
+    return _finished(alt.layer(zero, bar, point), choices, height=max(120, 17 * lines))
+
+
+def _colour(points: Sequence[Point]) -> alt.Color:
+    """The same colour for the same verdict or model everywhere; the legend names what the chart has."""
+    there = [name for name in COLOURS if any(point["verdict"] == name for point in points)]
+    scale = alt.Scale(domain=there, range=[COLOURS[name] for name in there])
+    return alt.Color("verdict:N", scale=scale, title=None, legend=alt.Legend(orient="top", labelFontSize=12))
+
+
+def _choice(name: str, options: Sequence[str], first: str) -> alt.Parameter:
+    """A list to choose from; `first` is chosen at the start where it is among the options."""
+    options = list(dict.fromkeys(map(str, options)))
+    value = str(first) if first in options else options[0] if options else ""
+    return alt.param(name=name, value=value, bind=alt.binding_select(options=options, name=f"{name} "))
+
+
+def _chart(points: Sequence[Point], choices: Sequence[alt.Parameter]) -> alt.Chart:
+    """A chart of the points whose fields are what is chosen."""
+    chart = alt.Chart(alt.Data(values=_without_nan(points)))
+    for choice in choices:
+        chart = chart.transform_filter(f"datum.{choice.name} == {choice.name}")
+    return chart
+
+
+def _finished(chart: Any, choices: Sequence[alt.Parameter], *, height: int) -> Specification:
+    finished = chart.add_params(*choices).properties(width="container", height=height)
+    found: Specification = finished.configure_view(stroke=None).configure_axis(labelFontSize=12).to_dict()
+    return found
+
+
+def _without_nan(points: Sequence[Point]) -> list[Point]:
+    """Numbers to four digits, without those that JSON cannot hold."""
+    return [
+        {name: round(value, 4) if isinstance(value, float) else value for name, value in point.items() if value == value}
+        for point in points
+    ]

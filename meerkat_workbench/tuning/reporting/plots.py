@@ -1,0 +1,148 @@
+"""The pictures of an evaluation: every specialty with its interval, every metric with its floor, every iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from meerkat_workbench.output import fonts, plots
+from meerkat_workbench.output.tables import where
+from meerkat_workbench.stats.significance import ALPHA
+from meerkat_workbench.tuning.artifacts import HistoryRow, MetricComparison, SpecialtyPerformance, Split, Verdict
+
+PROGRESS_METRICS = ("ROUGE-L", "METEOR", "bertscore_f1", "factual_exact_match")
+VERDICT_COLOURS = {
+    Verdict.BETTER: plots.BETTER,
+    Verdict.WORSE: plots.WORSE,
+    Verdict.NOISE: plots.NEUTRAL,
+    Verdict.NONE: plots.NEUTRAL,
+}
+LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8, "loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 3}
+
+
+def specialty_analysis(path: Path, rows: Sequence[SpecialtyPerformance], supported: Collection[str]) -> str:
+    """Forest plot: base and tuned score of each specialty, and their paired difference with its 95% interval.
+
+    Args:
+        rows: of one metric and split.
+        supported: specialties that the recommendations name; they are marked.
+
+    Returns:
+        What is to be said of the letters of names, in one sentence; empty where there is nothing.
+    """
+    plt = plots.pyplot()
+    # the lowest at the bottom, those without a score below them
+    ordered = sorted(rows, key=lambda row: (row.tuned == row.tuned, row.tuned))
+    labels = fonts.labels([row.specialty.replace("_", " ") for row in ordered])
+    with plt.rc_context({"font.family": labels.families}):
+        height = 1.8 + 0.235 * len(ordered)
+        figure, (left, right) = plt.subplots(
+            1, 2, figsize=(11, height), sharey=True, width_ratios=(1.15, 1), constrained_layout=True
+        )
+        _draw_scores(left, ordered, labels.texts, supported)
+        _draw_differences(right, ordered)
+        for axis in (left, right):
+            plots.tidy(axis)
+            axis.grid(axis="y", color=plots.GRID)
+            axis.set_axisbelow(True)
+            axis.set_ylim(-0.8, len(ordered) - 0.2)
+            axis.legend(**LEGEND)
+        note = f"{ordered[0].split} split; questions in brackets" + ("; ▸ recommended for more data" if supported else "")
+        figure.suptitle(f"{ordered[0].metric} by specialty ({note})", fontsize=11)
+        figure.savefig(path, dpi=plots.DPI)
+        plt.close(figure)
+    return labels.note()
+
+
+def _draw_scores(axis: Any, rows: Sequence[SpecialtyPerformance], labels: Sequence[str], supported: Collection[str]) -> None:
+    places = range(len(rows))
+    tuned = [row.tuned for row in rows]
+    known = [score for score in tuned if score == score]
+    axis.hlines(
+        places, [row.tuned_low for row in rows], [row.tuned_high for row in rows], color=plots.TUNED, alpha=0.35, linewidth=3
+    )
+    axis.plot([row.base for row in rows], places, "o", color=plots.BASE, markersize=4.5, label="base")
+    axis.plot(tuned, places, "o", color=plots.TUNED, markersize=5.5, label="tuned, 95% interval")
+    if known:
+        axis.axvline(sum(known) / len(known), color=plots.TUNED, linestyle=":", linewidth=1, label="mean")
+    direction = " (lower is better)" if rows[0].lower_is_better else ""
+    axis.set(xlabel=f"{rows[0].metric}{direction}", yticks=list(places))
+    marks = ["▸ " if row.specialty in supported else "" for row in rows]
+    axis.set_yticklabels([f"{mark}{label} ({row.n})" for mark, label, row in zip(marks, labels, rows, strict=True)], fontsize=8)
+
+
+def _draw_differences(axis: Any, rows: Sequence[SpecialtyPerformance]) -> None:
+    for place, row in enumerate(rows):
+        colour = VERDICT_COLOURS[row.verdict]
+        axis.hlines(place, row.ci_low, row.ci_high, color=colour, linewidth=2.2)
+        axis.plot(row.difference, place, "o", color=colour, markersize=5)
+    for verdict in (Verdict.BETTER, Verdict.WORSE, Verdict.NOISE):
+        axis.plot([], [], "o-", color=VERDICT_COLOURS[verdict], label=verdict)
+    axis.axvline(0, color="0.3", linewidth=0.8)
+    axis.set(xlabel=f"tuned minus base, {rows[0].metric}, 95% interval\n(coloured where the adjusted p is at most {ALPHA})")
+
+
+def model_comparison(path: Path, rows: Sequence[MetricComparison]) -> None:
+    """Base and tuned model in every metric, with the 95% interval of their difference and the floor of each metric.
+
+    Args:
+        rows: of one split.
+    """
+    plt = plots.pyplot()
+    # metrics that only describe have scales of their own
+    shown = [row for row in rows if not row.missing and row.verdict is not Verdict.NONE][::-1]
+    places = range(len(shown))
+    height = 1.9 + 0.36 * len(shown)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, height), sharey=True, width_ratios=(1.2, 1), constrained_layout=True)
+    left.barh([place + 0.19 for place in places], [row.base for row in shown], 0.36, color=plots.BASE, label="base")
+    left.barh([place - 0.19 for place in places], [row.tuned for row in shown], 0.36, color=plots.TUNED, label="tuned")
+    floors = {"color": "black", "linewidth": 1.4}
+    left.vlines([row.floor_base for row in shown], [p + 0.01 for p in places], [p + 0.37 for p in places], **floors)
+    left.vlines([row.floor_tuned for row in shown], [p - 0.37 for p in places], [p - 0.01 for p in places],
+                label="floor: answers shuffled within a specialty", **floors)  # fmt: skip
+    left.set(yticks=list(places), xlabel="mean over questions")
+    left.set_yticklabels([f"{row.metric}{' ↓' if row.lower_is_better else ''}" for row in shown])
+    for place, row in enumerate(shown):
+        colour = VERDICT_COLOURS[row.verdict]
+        right.hlines(place, row.ci_low, row.ci_high, color=colour, linewidth=2.4)
+        right.plot(row.difference, place, "o", color=colour)
+        right.annotate(f"{row.difference:+.3f}", (row.ci_high, place), (6, -3), textcoords="offset points", fontsize=8)
+    right.axvline(0, color="0.3", linewidth=0.8)
+    right.set(xlabel="tuned minus base, 95% interval")
+    right.margins(x=0.18)
+    for axis in (left, right):
+        plots.tidy(axis)
+    left.legend(**LEGEND)
+    absent = [row.metric for row in rows if row.missing]
+    title = f"Base and tuned model, {rows[0].split} split, {max((row.n for row in shown), default=0)} questions"
+    figure.suptitle(title + (f" (missing: {', '.join(absent)})" if absent else ""), fontsize=11)
+    figure.savefig(path, dpi=plots.DPI)
+    plt.close(figure)
+
+
+def progress(path: Path, history: Sequence[HistoryRow], steering: str) -> None:
+    """Score of base and tuned model by iteration, a panel for each metric, the tuned one with its 95% interval.
+
+    Args:
+        steering: the metric in the first panel.
+    """
+    plt = plots.pyplot()
+    shown = where(history, split=Split.HOLDOUT) or list(history)
+    there = {row.metric for row in shown}
+    names = [steering, *(name for name in PROGRESS_METRICS if name in there and name != steering)]
+    figure, axes = plt.subplots(1, len(names), figsize=(3.1 * len(names), 3.1), constrained_layout=True, squeeze=False)
+    for axis, name in zip(axes[0], names, strict=True):
+        rows = sorted(where(shown, metric=name), key=lambda row: (row.iteration, row.finished))
+        places = range(len(rows))  # two evaluations of one iteration are drawn beside each other
+        error = ([row.tuned - row.tuned_low for row in rows], [row.tuned_high - row.tuned for row in rows])
+        axis.plot(places, [row.base for row in rows], "o--", color=plots.BASE, markersize=4, label="base")
+        axis.errorbar(places, [row.tuned for row in rows], yerr=error, fmt="o-", color=plots.TUNED, markersize=5, capsize=3,
+                      label="tuned, 95% interval")  # fmt: skip
+        axis.set(title=name, xlabel="iteration", xticks=list(places), xticklabels=[row.iteration for row in rows])
+        axis.margins(x=0.2)
+        plots.tidy(axis)
+    figure.suptitle(f"Iteration after iteration, {shown[0].split} split", fontsize=11)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    figure.savefig(path, dpi=plots.DPI)
+    plt.close(figure)

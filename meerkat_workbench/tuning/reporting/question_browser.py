@@ -1,0 +1,122 @@
+"""Every question of an evaluation as the report's browser shows it: answers cut where they differ from the reference."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import msgspec
+import regex
+from rapidfuzz.distance import LCSseq
+
+from meerkat_workbench.text import texts
+from meerkat_workbench.tuning.artifacts import TUNED
+from meerkat_workbench.tuning.scoring.answer_checks import CHECKS
+from meerkat_workbench.tuning.scoring.score_run import ScoreRun
+
+MAX_QUESTIONS = 5000  # questions in one file; a browser opens them within three seconds
+# a word, or a character of a script without spaces, with the white space behind it
+WORD_WITH_SPACE = regex.compile(rf"^\s+|(?:{texts.CHARACTER}|(?:(?!{texts.CHARACTER})\S)+)\s*", regex.V1)
+# punctuation around a word; signs count: "<7%" is not ">7%", "-5" and ".5" not "5", "A-" not "A"
+OUTER_PUNCTUATION = regex.compile(r"^(?:(?!\.\d)[\p{P}--[%–-]])+|[\p{P}--[%–-]]+$", regex.V1)
+
+
+class BrowserRow(msgspec.Struct, frozen=True):
+    """One question; texts are in parts, in turn equal to the other text and not (`marked`).
+
+    Attributes:
+        reference: against the tuned answer; `answers`, by system, against the reference.
+        scores: by system, in the order of `Browser.metrics`.
+        checks: by system, the checks that its answer fails.
+    """
+
+    id: str
+    split: str
+    specialty: str
+    question: str
+    reference: list[str]
+    answers: dict[str, list[str]]
+    finish: dict[str, str]
+    scores: dict[str, list[float | None]]
+    checks: dict[str, list[str]]
+
+
+class Browser(msgspec.Struct, frozen=True):
+    """What the browser's script reads; `of` is the number of all questions."""
+
+    systems: list[str]
+    metrics: list[str]
+    steering: str
+    lower_is_better: list[str]
+    checks: dict[str, str]
+    of: int
+    rows: list[BrowserRow]
+
+    def to_json(self) -> Any:
+        return msgspec.to_builtins(self)
+
+
+def contents(scored: ScoreRun, metrics: Sequence[str], steering: str, lower_is_better: Collection[str], seed: int) -> Browser:
+    """The questions, the worst regressions of the tuned model in the steering metric first.
+
+    Args:
+        lower_is_better: those of `metrics` where less is better.
+    """
+    change = (scored.tuned.scores(steering) - scored.base.scores(steering)) * (-1 if steering in lower_is_better else 1)
+    chosen = choose(list(change), seed)
+    tables = {name: table.rows(chosen) for name, table in scored.tables.items()}
+    scores = {name: [_rounded(row) for row in table.score_matrix(metrics)] for name, table in tables.items()}
+    checks = {name: table.check_matrix() for name, table in tables.items()}
+    rows = []
+    for place, answers in enumerate(zip(*tables.values(), strict=True)):
+        by_system = dict(zip(tables, answers, strict=True))
+        one, reference = answers[0], answers[0].reference
+        rows.append(
+            BrowserRow(
+                id=one.id, split=one.split, specialty=one.specialty, question=one.question,
+                reference=marked(by_system[TUNED].prediction, reference),
+                answers={name: marked(reference, answer.prediction) for name, answer in by_system.items()},
+                finish={name: answer.finish for name, answer in by_system.items()},
+                scores={name: scores[name][place] for name in tables},
+                checks={name: [check for check, fails in zip(CHECKS, checks[name][place], strict=True) if fails] for name in tables},
+            )
+        )  # fmt: skip
+    return Browser(list(tables), list(metrics), steering, sorted(lower_is_better), dict(CHECKS), len(scored.base), rows)
+
+
+def choose(change: Sequence[float], seed: int) -> list[int]:
+    """Rows of the questions that are shown: all, or of too many the worst regressions and a random half beside them."""
+    order = sorted(range(len(change)), key=lambda i: (math.isnan(change[i]), change[i]))
+    if len(order) <= MAX_QUESTIONS:
+        return order
+    worst, rest = order[: MAX_QUESTIONS // 2], order[MAX_QUESTIONS // 2 :]
+    drawn = set(random.Random(seed).sample(rest, MAX_QUESTIONS - len(worst)))
+    return worst + [i for i in rest if i in drawn]
+
+
+def marked(other: str, text: str) -> list[str]:
+    """`text` in parts, in turn equal to `other` and not; joined they are `text` again.
+
+    Words are aligned by their longest common subsequence (rapidfuzz), case and punctuation aside.
+    """
+    pieces = WORD_WITH_SPACE.findall(text)
+    there, here = (
+        [OUTER_PUNCTUATION.sub("", texts.nfc(piece.strip())).casefold() for piece in found]
+        for found in (WORD_WITH_SPACE.findall(other), pieces)
+    )
+    parts, same = [""], True
+    for operation in LCSseq.opcodes(there, here):
+        added = "".join(pieces[operation.dest_start : operation.dest_end])
+        if not added:
+            continue
+        if (operation.tag == "equal") != same:
+            parts.append("")
+            same = not same
+        parts[-1] += added
+    return parts
+
+
+def _rounded(values: Any) -> list[float | None]:
+    return [None if math.isnan(value) else round(float(value), 4) for value in values]

@@ -1,0 +1,199 @@
+"""`report.html`: one file that opens offline in any browser; all text of models and files is escaped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from meerkat_workbench.core import files
+from meerkat_workbench.output import page
+from meerkat_workbench.output.tables import where
+from meerkat_workbench.stats import significance
+from meerkat_workbench.stats.significance import Estimate
+from meerkat_workbench.tuning.artifacts import (
+    BASE,
+    FIXED,
+    TUNED,
+    HistoryRow,
+    MetricComparison,
+    Recommendations,
+    Split,
+    SystemComparison,
+    Verdict,
+)
+from meerkat_workbench.tuning.reporting import interactive_plots, question_browser, summary_text
+from meerkat_workbench.tuning.reporting.comparison import Comparison
+from meerkat_workbench.tuning.reporting.question_browser import Browser
+from meerkat_workbench.tuning.scoring.answer_table import AnswerTable
+from meerkat_workbench.tuning.scoring.judge import JudgeSummary
+from meerkat_workbench.tuning.scoring.retention import RetentionSummary
+from meerkat_workbench.tuning.scoring.score_run import ScoreRun
+
+HERE = Path(__file__).parent
+TEMPLATE, STYLE, SCRIPT = HERE / "report.html.j2", HERE / "report.css", HERE / "report.js"
+SHOWN_METRICS = ("ROUGE-L", "METEOR", "bertscore_f1", "token_f1", "factual_exact_match", "medical_token_f1")
+TIE_MARGIN = 0.02  # a question whose score changed less counts as the same
+MAX_REGRESSIONS = 5  # shown above all else
+VERDICT_WORDS = {
+    Verdict.BETTER: "The tuned model is better",
+    Verdict.WORSE: "The tuned model is worse",
+    Verdict.NOISE: "No difference beyond chance",
+}
+MOSTLY_STYLE = "The tuned model scores better, mostly by style"
+
+
+@dataclass(frozen=True)
+class Heading:
+    """What the report says of the evaluation as a whole.
+
+    Attributes:
+        facts: models, questions and decoding, by what they are called.
+        sentences: what may be concluded.
+    """
+
+    iteration: int
+    facts: Mapping[str, object]
+    sentences: Sequence[str]
+
+
+@dataclass(frozen=True)
+class ReportContents:
+    """Everything that the report shows; retention and judge are None where they were not asked."""
+
+    heading: Heading
+    scored: ScoreRun
+    comparison: Comparison
+    history: Sequence[HistoryRow]
+    recommendations: Recommendations
+    retention: RetentionSummary | None
+    judged: JudgeSummary | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class HeadlineCard:
+    """The verdict of the steering metric on the holdout, and questions better, the same and worse.
+
+    Attributes:
+        verdict: colours the card; NONE where a better score is mostly style.
+        better, worse: of `metrics` that have a verdict.
+        won, same, lost: of `n` questions, beyond a margin of `tie`; `net` is won less lost, from -1 to 1.
+    """
+
+    split: str
+    verdict: Verdict
+    words: str
+    base: float
+    tuned: float
+    difference: float
+    ci_low: float
+    ci_high: float
+    metrics: int
+    better: int
+    worse: int
+    won: int
+    same: int
+    lost: int
+    n: int
+    tie: float
+    net: Estimate
+
+
+@dataclass(frozen=True)
+class Regression:
+    """A question on which the tuned model lost, with the answers."""
+
+    id: str
+    split: str
+    specialty: str
+    question: str
+    reference: str
+    base: str
+    tuned: str
+    change: float
+
+
+def write(path: Path, contents: ReportContents) -> None:
+    """Render the report."""
+    comparison, metric = contents.comparison, contents.recommendations.steering_metric
+    present = [row for row in comparison.metrics if not row.missing]
+    lower = {row.metric for row in present if row.lower_is_better}
+    names = list(dict.fromkeys(row.metric for row in present))
+    browser = question_browser.contents(contents.scored, names, metric, lower, contents.seed)
+    charts = {
+        "metrics": interactive_plots.metrics(comparison.systems),
+        "forest": interactive_plots.specialties(comparison.specialties, metric),
+    }
+    earlier = _iterations(contents.history, metric)
+    if earlier:
+        charts["iterations"] = interactive_plots.history(contents.history, metric)
+    text = page.render(
+        TEMPLATE,
+        heading=contents.heading,
+        card=headline_card(contents.scored.base, contents.scored.tuned, comparison.headline, metric),
+        worst=_regressions(browser, metric),
+        tables={str(split): rows for split in FIXED if (rows := where(comparison.metrics, split=split))},
+        models=_models(comparison.systems),
+        checks=_headline_checks(comparison),
+        retention=contents.retention, judged=contents.judged, advice=contents.recommendations, metric=metric, history=earlier,
+        specialties=sorted(set(contents.scored.base.specialties)), explorer=browser.to_json(), charts=charts,
+        **page.libraries(STYLE, SCRIPT),
+    )  # fmt: skip
+    files.write_text(path, text)
+
+
+def headline_card(base: AnswerTable, tuned: AnswerTable, headline: Sequence[MetricComparison], metric: str) -> HeadlineCard:
+    """What is on top of the report."""
+    rows = [row for row in headline if not row.missing]
+    row = where(rows, metric=metric)[0]
+    here = base.splits == row.split
+    change = (tuned.scores(metric)[here] - base.scores(metric)[here]) * (-1 if row.lower_is_better else 1)
+    change = change.dropna()
+    won = np.sign(change.where(change.abs() > TIE_MARGIN, 0.0))
+    net = significance.stratified(won.tolist(), base.specialties.loc[won.index].tolist()).within(-1, 1)
+    verdict, words = row.verdict, VERDICT_WORDS[row.verdict]
+    if verdict is Verdict.BETTER and summary_text.warn_near_floor(row):
+        verdict, words = Verdict.NONE, MOSTLY_STYLE
+    verdicts = [one.verdict for one in rows if one.verdict is not Verdict.NONE]
+    return HeadlineCard(
+        split=row.split, verdict=verdict, words=words, base=row.base, tuned=row.tuned, difference=row.difference, ci_low=row.ci_low,
+        ci_high=row.ci_high, metrics=len(verdicts), better=verdicts.count(Verdict.BETTER), worse=verdicts.count(Verdict.WORSE),
+        won=int((won > 0).sum()), same=int((won == 0).sum()), lost=int((won < 0).sum()), n=len(won), tie=TIE_MARGIN, net=net,
+    )  # fmt: skip
+
+
+def _headline_checks(comparison: Comparison) -> list[object]:
+    split = comparison.headline[0].split
+    return list(where(comparison.checks, split=split))
+
+
+def _regressions(browser: Browser, metric: str) -> list[Regression]:
+    """The questions on which the tuned model lost most; they come first in the browser."""
+    place, sign = browser.metrics.index(metric), -1 if metric in browser.lower_is_better else 1
+    found: list[Regression] = []
+    for row in browser.rows:
+        base, tuned = (row.scores[system][place] for system in (BASE, TUNED))
+        if len(found) == MAX_REGRESSIONS or base is None or tuned is None or sign * (tuned - base) >= -TIE_MARGIN:
+            break
+        texts = {system: "".join(row.answers[system]) for system in (BASE, TUNED)}
+        found.append(Regression(row.id, row.split, row.specialty, row.question, "".join(row.reference), texts[BASE], texts[TUNED],
+                                sign * (tuned - base)))  # fmt: skip
+    return found
+
+
+def _models(rows: Sequence[SystemComparison]) -> list[SystemComparison]:
+    """A row for each model and shown metric of the holdout; none where only the tuned model was asked."""
+    if len({row.model for row in rows}) < 2:
+        return []
+    shown = [row for row in where(rows, split=Split.HOLDOUT) if row.metric in SHOWN_METRICS and not row.missing]
+    return sorted(shown, key=lambda row: (row.metric, -row.score if not math.isnan(row.score) else math.inf))
+
+
+def _iterations(history: Sequence[HistoryRow], metric: str) -> list[HistoryRow]:
+    """A row for each iteration of the steering metric on the holdout; none before there are two."""
+    shown = where(history, metric=metric, split=Split.HOLDOUT)
+    return shown if len(shown) > 1 else []

@@ -1,0 +1,209 @@
+"""What an evaluation leaves and prints: tables, charts, recommendations, the report, and the closing table."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from meerkat_workbench.core import artifacts, console, files, runs
+from meerkat_workbench.output import tables
+from meerkat_workbench.output.tables import where
+from meerkat_workbench.tuning.artifacts import (
+    EvaluationManifest,
+    HoldoutEvaluation,
+    MetricComparison,
+    OutputFile,
+    Recommendations,
+    Split,
+    read_recommendations,
+)
+from meerkat_workbench.tuning.data import iterations
+from meerkat_workbench.tuning.generation.subject import EvaluationSubject
+from meerkat_workbench.tuning.reporting import history, plots, report, summary_text
+from meerkat_workbench.tuning.reporting.comparison import Comparison, headline
+from meerkat_workbench.tuning.reporting.history import Bounds, EvaluationId
+from meerkat_workbench.tuning.reporting.report import Heading, ReportContents
+from meerkat_workbench.tuning.scoring import judge, retention
+from meerkat_workbench.tuning.scoring.judge import JudgedQuestion
+from meerkat_workbench.tuning.scoring.score_run import ScoreRun
+
+MAX_SPECIALTIES_PRINTED = 12
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """A finished evaluation.
+
+    Attributes:
+        metrics: base and tuned model in every metric on holdout and eval.
+        recommendations: for the next iteration.
+    """
+
+    folder: Path
+    manifest: EvaluationManifest
+    metrics: list[MetricComparison]
+    recommendations: Recommendations
+
+    @classmethod
+    def read(cls, folder: Path) -> EvaluationResult:
+        return cls(
+            folder,
+            EvaluationManifest.require(folder),
+            tables.read_rows(folder / MetricComparison.FILE, MetricComparison),
+            read_recommendations(folder / Recommendations.FILE),
+        )
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that an evaluation found out; `judged` is None where no judge was asked."""
+
+    scored: ScoreRun
+    comparison: Comparison
+    recommendations: Recommendations
+    judged: list[JudgedQuestion] | None
+
+    @property
+    def failed(self) -> int:
+        """Answers and grades that could not be had; running again asks for them."""
+        return self.scored.failed + sum(not one.answered for one in self.judged or ())
+
+
+def evaluation_id(subject: EvaluationSubject, key: str, fingerprint: str, started: float) -> EvaluationId:
+    """What the history says of this evaluation.
+
+    Args:
+        key: its comparability key.
+        started: `time.time()` at its start.
+    """
+    record, training = subject.record, subject.training
+    used = record.sizes.total(Split.TRAIN) + record.sizes.total(Split.EVAL)
+    return EvaluationId(
+        iteration=subject.iteration, finished=runs.now(), evaluation=fingerprint, comparability_key=key,
+        adapter=training.outputs.adapter, recipe=training.recipe, train=record.sizes.total(Split.TRAIN),
+        share=used / max(1, sum(record.share_base.values())), train_seconds=training.seconds,
+        train_tokens=math.nan if training.tokens is None else training.tokens, seconds=time.time() - started,
+    )  # fmt: skip
+
+
+def write(
+    output: Path, subject: EvaluationSubject, found: Findings, now: EvaluationId, bounds: Bounds, facts: Mapping[str, object],
+    judge_name: str, seed: int,
+) -> list[str]:  # fmt: skip
+    """Write tables, charts, recommendations and the report; returns what they say in sentences.
+
+    Args:
+        bounds: the least and the most that a metric can be.
+        facts: models, questions and decoding, for the report's heading.
+        judge_name: of the model that graded; empty for none.
+    """
+    scored, comparison, metric = found.scored, found.comparison, found.recommendations.steering_metric
+    for system, table in scored.tables.items():
+        table.write(output, system)
+    comparison.write(output)
+    if scored.retention is not None:
+        retention.write(output, scored.retention)
+    if found.judged is not None:
+        judge.write(output, found.judged)
+    artifacts.write(output / Recommendations.FILE, found.recommendations)
+    _draw(output, comparison, found.recommendations)
+    elsewhere = None if scored.retention is None else retention.summarise(scored.retention)
+    judged = None if found.judged is None else judge.summarise(found.judged, judge_name)
+    # another policy or metric is no other evaluation of the holdout
+    evaluation = HoldoutEvaluation(
+        fingerprint=files.sha256_of([now.comparability_key, now.adapter]), time=runs.now(), adapter=now.adapter
+    )
+    times = iterations.count_holdout_evaluation(subject.data_folder, evaluation)
+    sentences = summary_text.summary_sentences(comparison, scored, metric, times)
+    sentences += [*(elsewhere.sentences if elsewhere else []), *(judged.sentences if judged else [])]
+    earlier = history.extend(output, comparison.metrics, scored.tuned, now, bounds)
+    history.write(output, earlier)
+    plots.progress(output / OutputFile.PROGRESS, earlier, metric)
+    heading = Heading(subject.iteration, {**facts, "evaluations of this holdout": times}, sentences)
+    report.write(
+        output / OutputFile.REPORT,
+        ReportContents(heading, scored, comparison, earlier, found.recommendations, elsewhere, judged, seed),
+    )
+    return sentences
+
+
+def _draw(output: Path, comparison: Comparison, recommendations: Recommendations) -> None:
+    """The two charts of the comparison."""
+    on_eval = any(row.split == Split.EVAL for row in comparison.specialties)
+    split = Split.EVAL if on_eval else comparison.headline[0].split
+    rows = where(comparison.specialties, split=split, metric=recommendations.steering_metric)
+    supported = recommendations.low_performance_specialties
+    if note := plots.specialty_analysis(output / OutputFile.SPECIALTY_ANALYSIS, rows, supported):
+        print(f"  {note}")
+    plots.model_comparison(output / OutputFile.MODEL_COMPARISON, comparison.headline)
+
+
+def facts_of(
+    subject: EvaluationSubject, scored: ScoreRun, *, base: str, models: Mapping[str, object], decoding: str
+) -> dict[str, object]:
+    """What the report's heading says of models and questions.
+
+    Args:
+        base: where and in what the base's answers were computed.
+        models: further models by name, as the settings have them.
+    """
+    kind = "model" if subject.training.settings.get("FULL_FINE_TUNING") else "adapter"
+    splits = scored.base.splits
+    counts = ", ".join(f"{int((splits == split).sum())} {split}" for split in dict.fromkeys(splits))
+    return {
+        "base": f"{subject.base_name} ({base})",
+        "tuned": f"{kind} in {subject.adapter}, kept at step {subject.training.kept.step}",
+        **models,
+        "iteration": subject.iteration,
+        "questions": counts,
+        "system message, both": subject.data.system_message or "(none)",
+        "decoding, both": decoding,
+    }
+
+
+def print_result(result: EvaluationResult, preparation: str) -> None:
+    """The closing table: the headline figures, and which specialties to feed next.
+
+    Args:
+        preparation: the command that makes the next iteration.
+    """
+    rows = headline(result.metrics)
+    print()
+    console.print_table(
+        [rows[0].split, "base", "tuned", "difference", "95% interval", "floor"], [_cells(row) for row in rows], indent=""
+    )
+    for row in rows:
+        if row.missing:
+            print(f"{row.metric} is missing: {row.missing[:120]}")
+    advice = result.recommendations
+    print("\nnext iteration")
+    for sentence in advice.sentences:
+        print(f"  {sentence}")
+    _print_increases(advice, result.folder)
+    pictures = (OutputFile.REPORT, OutputFile.SPECIALTY_ANALYSIS, OutputFile.MODEL_COMPARISON)
+    print(f"\nopen {', '.join(str(result.folder / name) for name in pictures)}")
+    if advice.recommended_sample_increases:
+        print(f"next: {preparation}")
+    else:
+        print("next: choose shares yourself in specialty_adjustments (dataset_preparation.py), or gather more eval questions")
+
+
+def _cells(row: MetricComparison) -> Sequence[str]:
+    if row.missing or not row.n:
+        return [f"  {row.metric}", "–", "–", "–", "missing" if row.missing else "no value", "–"]
+    interval = f"{row.ci_low:+.3f} to {row.ci_high:+.3f}" if row.has_interval else "too few to tell"
+    floor = f"{row.floor_tuned:.3f}" if math.isfinite(row.floor_tuned) else "–"
+    return [f"  {row.metric}", f"{row.base:.3f}", f"{row.tuned:.3f}", f"{row.difference:+.3f}", interval, floor]
+
+
+def _print_increases(advice: Recommendations, folder: Path) -> None:
+    """The specialties that get more records, those that get most first."""
+    fed = sorted((item for item in advice.evidence if item.records_added), key=lambda item: -item.records_added)
+    for item in fed[:MAX_SPECIALTIES_PRINTED]:
+        records = f"{item.records_added} record{'s' * (item.records_added != 1)}"
+        print(f"    {item.specialty:<28} share {item.current_share:.2f} -> {item.recommended_share:.2f}, {records}")
+    if len(fed) > MAX_SPECIALTIES_PRINTED:
+        print(f"    … and {len(fed) - MAX_SPECIALTIES_PRINTED} more, in {folder / Recommendations.FILE}")

@@ -1,0 +1,1 @@
+"""Answers to metric scores and answer checks."""

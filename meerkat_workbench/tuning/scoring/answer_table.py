@@ -1,0 +1,164 @@
+"""A system's scored answers: a row for each question, with every check and metric."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from meerkat_workbench.core import files
+from meerkat_workbench.output import tables
+from meerkat_workbench.tuning.artifacts import Finish, answers_file
+from meerkat_workbench.tuning.scoring.answer_checks import CHECKS
+
+ROWS_AT_ONCE = 5000  # rows that are formatted at once when the table is written
+
+
+class Column(enum.StrEnum):
+    """Columns of a table of answers; those of checks and metrics follow them."""
+
+    ID = "id"
+    SPLIT = "split"
+    SPECIALTY = "specialty"
+    QUESTION = "question"
+    REFERENCE = "reference"
+    PREDICTION = "prediction"
+    REASONING = "reasoning"
+    FINISH = "finish_reason"
+    TOKENS = "tokens"
+    ERROR = "error"
+
+
+TEXT_COLUMNS = frozenset(Column) - {Column.TOKENS}
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredQuestion:
+    """A question with a system's answer, as people read it."""
+
+    id: str
+    split: str
+    specialty: str
+    question: str
+    reference: str
+    prediction: str
+    finish: str
+
+
+class AnswerTable:
+    """`base_model_results.csv`, `finetuned_model_results.csv` and their like, as a data frame with named columns."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self.frame = frame
+
+    @classmethod
+    def read(cls, folder: Path, system: str) -> AnswerTable:
+        """A system's table of a finished evaluation."""
+        return cls(tables.read_frame(folder / answers_file(system), TEXT_COLUMNS))
+
+    def write(self, folder: Path, system: str) -> None:
+        with files.atomic_open(folder / answers_file(system)) as file:
+            for start in range(0, max(1, len(self.frame)), ROWS_AT_ONCE):
+                tables.write_frame(self.frame.iloc[start : start + ROWS_AT_ONCE], file, header=start == 0)
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def __iter__(self) -> Iterator[AnsweredQuestion]:
+        names = (Column.ID, Column.SPLIT, Column.SPECIALTY, Column.QUESTION, Column.REFERENCE, Column.PREDICTION, Column.FINISH)
+        for row in zip(*(self.frame[name] for name in names), strict=True):
+            yield AnsweredQuestion(*row)
+
+    # --- columns
+
+    @property
+    def ids(self) -> pd.Series:
+        return self.frame[Column.ID].astype(str)
+
+    @property
+    def splits(self) -> pd.Series:
+        return self.frame[Column.SPLIT]
+
+    @property
+    def specialties(self) -> pd.Series:
+        return self.frame[Column.SPECIALTY]
+
+    @property
+    def references(self) -> pd.Series:
+        return self.frame[Column.REFERENCE]
+
+    @property
+    def predictions(self) -> pd.Series:
+        return self.frame[Column.PREDICTION]
+
+    @property
+    def failed(self) -> pd.Series:
+        """Whether there is no answer, (rows,)."""
+        return self.frame[Column.FINISH] == Finish.FAILED
+
+    @property
+    def with_reasoning(self) -> int:
+        """Answers that begin with a thinking block."""
+        return int((self.frame[Column.REASONING] != "").sum())
+
+    def has_metric(self, name: str) -> bool:
+        return name in self.frame
+
+    def scores(self, metric: str) -> pd.Series:
+        """A metric's value of each answer, NaN where it has none."""
+        return self.frame[metric]
+
+    def fails(self, check: str) -> np.ndarray:
+        """Whether each answer fails a check (`answer_checks.CHECKS`), (rows,) of bool."""
+        return self.frame[check].to_numpy(bool)
+
+    def score_matrix(self, metrics: Sequence[str]) -> np.ndarray:
+        """(rows, metrics) of float."""
+        return self.frame[list(metrics)].to_numpy(float)
+
+    def check_matrix(self) -> np.ndarray:
+        """(rows, checks) of bool, in the order of `CHECKS`."""
+        return self.frame[list(CHECKS)].to_numpy(bool)
+
+    # --- parts
+
+    def where(self, mask: Any) -> AnswerTable:
+        """The rows that a boolean mask selects."""
+        return AnswerTable(self.frame[mask])
+
+    def rows(self, places: Sequence[int]) -> AnswerTable:
+        """The rows at these places, in this order."""
+        return AnswerTable(self.frame.iloc[list(places)])
+
+    def of_split(self, split: str) -> AnswerTable:
+        return self.where(self.splits == split)
+
+    def answered(self) -> AnswerTable:
+        """Without answers that failed."""
+        return self.where(~self.failed)
+
+    def scores_by_specialty(self, metric: str) -> dict[str, list[float]]:
+        """Known values of a metric, by specialty."""
+        known = self.frame[self.scores(metric).notna()]
+        return {str(name): part[metric].tolist() for name, part in known.groupby(Column.SPECIALTY)}
+
+    def with_renamed_specialties(self, renamed: Mapping[str, str]) -> AnswerTable:
+        """The same table under other names of specialties; `renamed` is old name to new."""
+        if not renamed:
+            return self
+        return AnswerTable(self.frame.assign(**{Column.SPECIALTY: self.specialties.replace(dict(renamed))}))
+
+
+def paired_changes(now: AnswerTable, before: AnswerTable, split: str, metric: str) -> tuple[list[float], list[str]]:
+    """Change of a metric on the questions of a split that both tables have a value for, and the specialty of each."""
+    left, right = (
+        pd.DataFrame({"id": table.ids, "score": table.scores(metric), "specialty": table.specialties})
+        for table in (now.of_split(split), before.of_split(split))
+    )
+    both = left.merge(right, on="id", suffixes=("", "_before")).dropna(subset=["score", "score_before"])
+    return (both["score"] - both["score_before"]).tolist(), both["specialty"].tolist()

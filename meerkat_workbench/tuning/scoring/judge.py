@@ -1,0 +1,227 @@
+"""An optional judge: a model behind an endpoint grades both answers of a question, in both orders.
+
+A judge prefers what it reads first more often than it should (Zheng et al. 2023), so each question is graded twice with the answers
+exchanged, and counts only where both replies can be read. A reply that cannot is counted and never scored.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from meerkat_workbench.core import files
+from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.output import tables
+from meerkat_workbench.stats import significance
+from meerkat_workbench.tuning.artifacts import Finish, OutputFile, Split, Verdict
+from meerkat_workbench.tuning.generation import generator
+from meerkat_workbench.tuning.generation.endpoint import Endpoint, ServerDecoding
+from meerkat_workbench.tuning.generation.prediction_store import PredictionStore, archived_files
+from meerkat_workbench.tuning.generation.questions import JUDGE, Question
+from meerkat_workbench.tuning.scoring.answer_table import AnswerTable
+from meerkat_workbench.tuning.scoring.score_run import ScoreRun
+
+CRITERIA = {
+    "factual_accuracy": "is it medically correct, and does it agree with the reference",
+    "fluency": "is it clear, well written and whole",
+    "relevance": "does it answer the question that was asked, within the named specialty",
+    "advice_to_see_a_doctor": "does it send the reader to a clinician where a careful clinician would",
+}
+MIN_GRADE, MAX_GRADE = 1, 5
+VERSION = "v1"
+SYSTEM = (
+    "You grade answers to medical questions. Grade each answer by itself, whatever its length and place. Reply with one JSON object "
+    'and nothing else: {"A": {'
+    + ", ".join(f'"{name}": n' for name in CRITERIA)
+    + '}, "B": {the same}}, each n a whole number from '
+    f"{MIN_GRADE} (bad) to {MAX_GRADE} (good). " + " ".join(f"{name}: {means}." for name, means in CRITERIA.items())
+)
+REPLY_TOKENS = 512
+MAX_ANSWER_CHARACTERS = 6000  # of an answer that a judge is shown
+OBJECT = re.compile(r"\{.*\}", re.DOTALL)
+Grades = dict[str, float]  # by criterion
+
+
+@dataclass(frozen=True)
+class JudgedQuestion:
+    """A question with the grades of both answers, each the mean of the two orders.
+
+    Attributes:
+        answered: whether both requests were answered.
+        base, tuned: None unless both replies could be read.
+        swayed: whether the preference followed the order of the answers; None where there are no grades.
+    """
+
+    id: str
+    specialty: str
+    question: str
+    answered: bool
+    base: Grades | None
+    tuned: Grades | None
+    swayed: bool | None
+
+    @property
+    def readable(self) -> bool:
+        return self.base is not None
+
+
+@dataclass(frozen=True)
+class CriterionRow:
+    """One criterion, tuned against base."""
+
+    criterion: str
+    n: int
+    base: float
+    tuned: float
+    difference: float
+    ci_low: float
+    ci_high: float
+    p_adjusted: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class JudgeSummary:
+    """A row for each criterion, and what they say."""
+
+    rows: list[CriterionRow]
+    sentences: list[str]
+
+
+def parse_address(setting: str) -> tuple[str, str]:
+    """Address and model of the setting JUDGE."""
+    parts = setting.split()
+    if len(parts) != 2 or not setting.startswith(("http://", "https://")):
+        remedy = "Give address and model, such as JUDGE='http://HOST:PORT MODEL'."
+        raise UserError("is not an address and a model", where=f"JUDGE={setting}", remedy=remedy)
+    return parts[0], parts[1]
+
+
+def questions(base: AnswerTable, tuned: AnswerTable) -> list[Question]:
+    """Two questions for the judge of each one that both models answered: base as A, then tuned as A.
+
+    Args:
+        base, tuned: their answers, a row for each question in the same order.
+    """
+    found = []
+    for one, other in zip(base, tuned, strict=True):
+        if Finish.FAILED in (one.finish, other.finish):
+            continue
+        for order, (a, b) in enumerate(((one, other), (other, one))):
+            text = (
+                f"Specialty: {one.specialty.replace('_', ' ')}\nQuestion: {one.question}\nReference answer: {one.reference}\n\n"
+                f"Answer A:\n{a.prediction[:MAX_ANSWER_CHARACTERS]}\n\nAnswer B:\n{b.prediction[:MAX_ANSWER_CHARACTERS]}"
+            )
+            turns = (("system", SYSTEM), ("user", text))
+            found.append(Question(f"{one.id}|{order}", JUDGE, one.specialty, one.question, "", text, (), turns))
+    return found
+
+
+def judge_run(
+    setting: str, scored: ScoreRun, store: PredictionStore, requests: int, *, stored_only: bool
+) -> list[JudgedQuestion]:
+    """Have the answers to the holdout questions graded by the judge that the setting JUDGE names."""
+    base, tuned = (table.of_split(Split.HOLDOUT) for table in (scored.base, scored.tuned))
+    return judge_answers(Endpoint(*parse_address(setting)), base, tuned, store, requests, stored_only=stored_only)
+
+
+def judge_answers(
+    endpoint: Endpoint, base: AnswerTable, tuned: AnswerTable, store: PredictionStore, requests: int, *, stored_only: bool
+) -> list[JudgedQuestion]:
+    """Have both models' answers graded; replies are stored like answers.
+
+    Args:
+        requests: how many may be under way at once.
+        stored_only: ask nothing; what is not stored is not answered.
+    """
+    asked = questions(base, tuned)
+    keys = [key_of(question, f"{endpoint.address} {endpoint.model}") for question in asked]
+    for path in archived_files(store.path.parent):
+        store.adopt(path, set(keys))
+    if not stored_only and any(map(store.lacks, keys)):
+        print(f"asking {endpoint.address} to judge {len(asked) // 2} questions: answers {endpoint.stay_or_leave()}", flush=True)
+        generator.generate_remote(endpoint, JUDGE, asked, keys, store, ServerDecoding(REPLY_TOKENS, 0.0, 0), requests)
+    replies = [store.records.get(key) for key in keys]
+    texts = [None if reply is None or reply.finish == Finish.FAILED else reply.text for reply in replies]
+    return combine(asked, texts)
+
+
+def key_of(question: Question, judge: str) -> str:
+    """Identity of a reply; `judge` is address and model."""
+    return files.sha256_of([question.messages, judge, VERSION])[:32]
+
+
+def read_grades(reply: str) -> dict[str, dict[str, int]] | None:
+    """Grades of A and B by criterion; None unless every one is there and a whole number in range."""
+    match = OBJECT.search(reply)
+    try:
+        grades = json.loads(match.group() if match else "null")
+        found = {answer: {name: grades[answer][name] for name in CRITERIA} for answer in "AB"}
+    except (ValueError, TypeError, KeyError):
+        return None
+    numbers = [value for grades in found.values() for value in grades.values()]
+    fine = all(isinstance(value, int) and not isinstance(value, bool) and MIN_GRADE <= value <= MAX_GRADE for value in numbers)
+    return found if fine else None
+
+
+def combine(asked: Sequence[Question], replies: Sequence[str | None]) -> list[JudgedQuestion]:
+    """Both orders of each question as one; `replies` are None where a request failed."""
+    found = []
+    for first, both in zip(asked[::2], zip(replies[::2], replies[1::2], strict=True), strict=True):
+        one, other = (None if reply is None else read_grades(reply) for reply in both)
+        base = tuned = swayed = None
+        if one and other:
+            base = {name: (one["A"][name] + other["B"][name]) / 2 for name in CRITERIA}
+            tuned = {name: (one["B"][name] + other["A"][name]) / 2 for name in CRITERIA}
+            ahead = [sum(grades["A"].values()) - sum(grades["B"].values()) for grades in (one, other)]  # of what was read first
+            swayed = ahead[0] * ahead[1] > 0
+        name = first.id.rpartition("|")[0]
+        found.append(JudgedQuestion(name, first.specialty, first.question, None not in both, base, tuned, swayed))
+    return found
+
+
+def write(folder: Path, judged: Sequence[JudgedQuestion]) -> None:
+    """`judge_results.csv`: a row for each question."""
+    rows = []
+    for one in judged:
+        row: dict[str, Any] = {"id": one.id, "specialty": one.specialty, "question": one.question, "answered": one.answered,
+                               "readable": one.readable, "swayed": one.swayed}  # fmt: skip
+        for name in CRITERIA:
+            row |= {f"base_{name}": one.base and one.base[name], f"tuned_{name}": one.tuned and one.tuned[name]}
+        rows.append(row)
+    with files.atomic_open(folder / OutputFile.JUDGE_RESULTS) as file:
+        tables.write_frame(pd.DataFrame(rows), file)
+
+
+def summarise(judged: Sequence[JudgedQuestion], judge: str) -> JudgeSummary:
+    """Every criterion, tuned against base; `judge` is the model's name."""
+    graded = [(one, one.base, one.tuned) for one in judged if one.base and one.tuned]
+    strata = [one.specialty for one, _, _ in graded]
+    estimates = {
+        name: significance.stratified([tuned[name] - base[name] for _, base, tuned in graded], strata, test=True)
+        for name in CRITERIA
+    }
+    # four criteria are four chances of a false alarm
+    adjusted = significance.false_discovery_adjusted([estimate.p for estimate in estimates.values()])
+    rows = []
+    for (name, estimate), p in zip(estimates.items(), adjusted, strict=True):
+        difference = estimate.within(MIN_GRADE - MAX_GRADE, MAX_GRADE - MIN_GRADE)
+        verdict = Verdict.NOISE if not p <= significance.ALPHA else Verdict.BETTER if difference.mean > 0 else Verdict.WORSE
+        base, tuned = (significance.mean_interval([pair[side][name] for pair in graded]).mean for side in (1, 2))  # type: ignore[index]
+        rows.append(CriterionRow(name.replace("_", " "), difference.n, base, tuned, difference.mean, difference.low, difference.high, p,
+                                 verdict))  # fmt: skip
+    sentences = [
+        f"{judge} graded {len(graded)} of {len(judged)} holdout questions, each in both orders, from {MIN_GRADE} to {MAX_GRADE}."
+    ]
+    if unread := len(judged) - len(graded):
+        sentences.append(f"On {unread} its reply could not be read, or it gave none; they are not scored.")
+    if graded:
+        swayed = sum(bool(one.swayed) for one, _, _ in graded)
+        sentences.append(f"On {swayed} its preference followed the order of the answers.")
+    return JudgeSummary(rows if graded else [], sentences)

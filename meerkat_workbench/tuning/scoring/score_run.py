@@ -1,0 +1,240 @@
+"""Every answer scored, a chunk at a time: the texts held in memory do not grow with the questions.
+
+Scores are few bytes per answer and stay in memory. Questions, references and answers lie in an Arrow file that is mapped into memory and
+is gone when the tables are. The tables read like any other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from meerkat_workbench.tuning.artifacts import BASE, FIXED, TUNED, CorpusBleu, Finish
+from meerkat_workbench.tuning.generation.generation_run import GenerationRun, ScoredText
+from meerkat_workbench.tuning.generation.questions import RETENTION
+from meerkat_workbench.tuning.scoring import answer_checks, retention, text_metrics
+from meerkat_workbench.tuning.scoring.answer_table import AnswerTable, Column
+from meerkat_workbench.tuning.scoring.metric_suite import (
+    MEASURED,
+    REASONS_WITHOUT_VALUE,
+    MetricScores,
+    MetricSuite,
+    shuffle_within_groups,
+)
+from meerkat_workbench.tuning.scoring.retention import RetentionAnswer
+
+CHUNK = 5000  # answers scored at once
+TEXTS = (Column.QUESTION, Column.REFERENCE, Column.PREDICTION, Column.REASONING, Column.ERROR)
+SCHEMA = pa.schema([(str(name), pa.string()) for name in TEXTS])
+Floors = Mapping[str, Mapping[str, float]]  # split to metric to floor
+
+
+@dataclass(frozen=True)
+class ScoreRun:
+    """Scored answers of every system.
+
+    Attributes:
+        tables: by system, the base first, a row for each question in the same order.
+        metrics: what is to be said of the metrics of the tuned model; its scores are the tables' columns.
+        floors: by system, the value of each metric when answers are shuffled among the questions of a specialty.
+        corpus_bleu: by split.
+        retention: answers to general and safety questions; None where they were not asked.
+    """
+
+    tables: dict[str, AnswerTable]
+    metrics: MetricScores
+    floors: dict[str, Floors]
+    corpus_bleu: dict[str, CorpusBleu]
+    retention: list[RetentionAnswer] | None
+
+    @property
+    def base(self) -> AnswerTable:
+        return self.tables[BASE]
+
+    @property
+    def tuned(self) -> AnswerTable:
+        return self.tables[TUNED]
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """Metrics that could not be computed, with the reason."""
+        return self.metrics.missing
+
+    @property
+    def failed(self) -> int:
+        return sum(int(table.failed.sum()) for table in self.tables.values())
+
+
+def score_answers(suite: MetricSuite, run: GenerationRun, folder: Path, *, seed: int, with_retention: bool) -> ScoreRun:
+    """Score every answer of every system, and say what could not be scored.
+
+    Args:
+        folder: where texts may lie while the tables are in use.
+    """
+    run.check_complete()
+    count = sum(len(job.questions) for job in run.jobs.values())
+    print(f"scoring {count} answers in {len(suite.names())} metrics …", flush=True)
+    tables: dict[str, AnswerTable] = {}
+    scores: dict[str, MetricScores] = {}
+    found_floors: dict[str, Floors] = {}
+    bleu: dict[str, CorpusBleu] = {}
+    for system in run.jobs:
+        given = (scored for scored in run.answers(system) if scored.question.split != RETENTION)
+        tables[system], scores[system] = score(suite, given, folder)
+        found_floors[system] = floors(suite, tables[system], seed)
+        for split, (value, signature) in corpus_bleu(tables[system]).items():
+            before = bleu[split].scores if split in bleu else {}
+            bleu[split] = CorpusBleu(bleu[split].signature if split in bleu else signature, {**before, system: value})
+    missing = {name: reason for one in scores.values() for name, reason in one.missing.items()}
+    _print_notes(missing, scores[TUNED].notes, tables)
+    answers = retention_answers(run) if with_retention else None
+    return ScoreRun(tables, replace(scores[TUNED], missing=missing), found_floors, bleu, answers)
+
+
+def _print_notes(missing: Mapping[str, str], notes: Iterable[str], tables: Mapping[str, AnswerTable]) -> None:
+    for name, reason in missing.items():
+        print(f"  {name} is missing: {reason}")
+    for note in notes:
+        print(f"  {note}")
+    for system, table in tables.items():
+        if count := table.with_reasoning:
+            lost = int(table.fails(answer_checks.THINKING_UNFINISHED).sum())
+            more = f"; {lost} never end it and hold no answer (raise MAX_NEW_TOKENS)" if lost else ""
+            print(
+                f"  {count} answers of {system} begin with a thinking block: it is not scored, and is in the column reasoning{more}"
+            )
+
+
+def retention_answers(run: GenerationRun) -> list[RetentionAnswer]:
+    """What every system answers to general and safety questions."""
+    found = []
+    items = {item.id: item for item in retention.items()}
+    for system in run.jobs:
+        losses = run.losses_of_references(system)
+        for scored in run.answers(system):
+            if scored.question.split == RETENTION:
+                prediction = scored.prediction
+                text = None if prediction.finish == Finish.FAILED else prediction.text
+                loss = losses.get(scored.question.id, math.nan)
+                found.append(retention.judge_answer(items[scored.question.id], system, text, loss))
+    return found
+
+
+def score(suite: MetricSuite, answers: Iterable[ScoredText], folder: Path) -> tuple[AnswerTable, MetricScores]:
+    """A row for each question with every check and metric, and what is to be said of the metrics.
+
+    Args:
+        answers: in the order of the rows.
+        folder: where the texts may lie while the table is in use.
+
+    Returns:
+        The table, and `MetricScores` without scores: these are the table's columns.
+    """
+    said, frames = MetricScores(), []
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".texts-") as temporary:
+        path = Path(temporary) / "texts.arrow"
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
+            for chunk in _chunks(answers):
+                scores = suite.score(
+                    [_pair(scored) for scored in chunk], measured={"log_perplexity": [one.loss for one in chunk]}
+                )
+                said.missing |= scores.missing
+                said.signatures |= scores.signatures
+                said.notes = scores.notes  # the last says it of all
+                frame = _frame(chunk, scores)
+                writer.write_table(pa.Table.from_pandas(frame[list(TEXTS)], schema=SCHEMA, preserve_index=False))
+                frames.append(frame.drop(columns=list(TEXTS)).copy())  # a view would hold the texts
+        # mapped, and held by the mapping alone once the folder is gone
+        texts = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    frame = pd.concat(frames, ignore_index=True)
+    _mark_missing(said, frame, suite)
+    for name in TEXTS:
+        frame[name] = pd.Series(pd.arrays.ArrowExtensionArray(texts[name]))
+    order = [str(name) for name in Column]
+    return AnswerTable(frame[[*order, *(name for name in frame.columns if name not in order)]]), said
+
+
+def _pair(scored: ScoredText) -> tuple[str, str] | None:
+    """Reference and answer; None for an answer that failed."""
+    return None if scored.prediction.finish == Finish.FAILED else (scored.question.reference, scored.prediction.text)
+
+
+def _frame(chunk: Iterable[ScoredText], scores: MetricScores) -> pd.DataFrame:
+    """A row for each question: what was asked, what was answered and how it ended, every check and metric."""
+    rows = [
+        {
+            Column.ID: one.question.id, Column.SPLIT: str(one.question.split), Column.SPECIALTY: one.question.specialty,
+            Column.QUESTION: one.question.question, Column.REFERENCE: one.question.reference, Column.PREDICTION: one.prediction.text,
+            Column.FINISH: str(one.prediction.finish), Column.TOKENS: one.prediction.tokens, Column.ERROR: one.prediction.error,
+            Column.REASONING: one.prediction.reasoning,
+            **answer_checks.check(one.question.reference, one.prediction.text, one.prediction.finish,
+                                  thinking_unfinished=one.prediction.thinking_unfinished),
+        }
+        for one in chunk
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows)
+    frame.columns = pd.Index([str(name) for name in frame.columns])
+    for name, values in scores.scores.items():
+        frame[name] = pd.array(values, dtype="Float64").to_numpy(dtype=float, na_value=np.nan)
+    return frame
+
+
+def _chunks(answers: Iterable[ScoredText]) -> Iterator[list[ScoredText]]:
+    rows = iter(answers)
+    while chunk := list(itertools.islice(rows, CHUNK)):
+        yield chunk
+
+
+def _mark_missing(said: MetricScores, frame: pd.DataFrame, suite: MetricSuite) -> None:
+    """A metric that failed in a chunk is missing as a whole; what a model measures is missing only where no chunk has it."""
+    for name in MEASURED:
+        if name in said.missing and frame[name].notna().any():
+            del said.missing[name]
+    for name in said.missing:
+        if name in frame:
+            frame[name] = np.nan
+    answered = (frame[Column.FINISH] != Finish.FAILED).any()
+    for name in suite.names():
+        if name in frame and name not in said.missing and frame[name].isna().all() and answered:
+            said.missing[name] = REASONS_WITHOUT_VALUE.get(name, "it gave no value for any answer")
+
+
+def floors(suite: MetricSuite, table: AnswerTable, seed: int) -> Floors:
+    """Split to metric to its floor: the mean when answers are shuffled among the questions of a specialty."""
+    found: dict[str, dict[str, float]] = {}
+    for split in FIXED:
+        part = table.of_split(split).answered()
+        if not len(part):
+            continue
+        order = shuffle_within_groups(list(part.specialties), seed)
+        total, known, missing = dict.fromkeys(suite.names(), 0.0), dict.fromkeys(suite.names(), 0), set()
+        for start in range(0, len(part), CHUNK):
+            references = part.references.iloc[start : start + CHUNK]
+            predictions = part.predictions.iloc[np.asarray(order[start : start + CHUNK])]
+            scores = suite.score(list(zip(references, predictions, strict=True)))
+            missing |= set(scores.missing)
+            for name, values in scores.scores.items():
+                there = [value for value in values if value is not None]
+                total[name] += sum(there)
+                known[name] += len(there)
+        found[split] = {name: total[name] / known[name] if known[name] and name not in missing else math.nan for name in total}
+    return found
+
+
+def corpus_bleu(table: AnswerTable) -> dict[str, tuple[float, str]]:
+    """Split to corpus BLEU and its signature, of the answers that did not fail."""
+    found = {}
+    for split in FIXED:
+        part = table.of_split(split).answered()
+        if len(part):
+            chunks = (part.rows(range(start, min(start + CHUNK, len(part)))) for start in range(0, len(part), CHUNK))
+            found[str(split)] = text_metrics.corpus_bleu((list(one.references), list(one.predictions)) for one in chunks)
+    return found

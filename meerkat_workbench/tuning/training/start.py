@@ -1,0 +1,96 @@
+"""What a training run starts from, and whether it may: the base, an earlier adapter, and what they have learnt already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meerkat_workbench.core import files
+from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.device import hub
+from meerkat_workbench.tuning import llm
+from meerkat_workbench.tuning.artifacts import Split, TrainingResult
+from meerkat_workbench.tuning.data import dataset_folders, leakage
+from meerkat_workbench.tuning.training import results
+
+# what an adapter that is trained further keeps
+ADAPTER_SHAPE = ("LORA_RANK", "LORA_ALPHA", "LORA_TARGET_MODULES", "LORA_OPTIONS")
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The base model: its name in the settings, its folder or Hub name, and the hash of its weights."""
+
+    name: str
+    location: str
+    weights: str
+
+    @classmethod
+    def find(cls, name: str) -> BaseModel:
+        location = llm.locate(name)
+        return cls(name, location, hub.weights_hash(location))
+
+    def check_type(self, *, encoder_decoder: bool) -> None:
+        """UserError where MODEL_TYPE is another one than the model's."""
+        both = llm.is_encoder_decoder(llm.load_config(self.location))
+        if both != encoder_decoder:
+            kind = "encoder-decoder" if both else "decoder"
+            raise UserError(f"is a model of type {kind}", where=self.name, remedy=f"Set MODEL_TYPE={kind}.")
+
+
+def adapter_hash(folder: str) -> str:
+    """SHA-256 of an adapter's weights; empty for no adapter."""
+    return files.sha256_file(Path(folder) / results.ADAPTER_WEIGHTS) if folder else ""
+
+
+def check_init_adapter(setting: str, output: Path) -> None:
+    """UserError where INIT_ADAPTER is no adapter, or the folder that this run writes to."""
+    if not setting:
+        return
+    where = f"INIT_ADAPTER={setting}"
+    if not results.holds_adapter(Path(setting)):
+        raise UserError(f"holds no adapter (no {results.ADAPTER_WEIGHTS})", where=where)
+    if Path(setting).resolve() == output.resolve():
+        raise UserError(
+            "is OUTPUT_DIR, where this run will write its own adapter",
+            where=where,
+            remedy=f"Name another OUTPUT_DIR, or an earlier adapter in {output / 'archive'}.",
+        )
+
+
+def check_adapter_fits(folder: Path, base: BaseModel, shape: dict[str, Any]) -> None:
+    """UserError where an adapter belongs to another base, or has another shape than the settings say.
+
+    Args:
+        shape: the settings `ADAPTER_SHAPE` of this run.
+    """
+    where, earlier = f"INIT_ADAPTER={folder}", TrainingResult.require(folder)
+    if earlier.inputs.base_weights != base.weights:
+        raise UserError(f"was trained on {earlier.base_model}, not on {base.name}", where=where)
+    for name, value in shape.items():
+        known = earlier.settings.get(name)
+        if known != value:
+            fault = f"has {name}={known}, and an adapter keeps its shape"
+            raise UserError(fault, where=where, item=name, remedy=f"Set it so here too, not {value}.")
+
+
+def check_leaks(data: Path, base: BaseModel, init_adapter: Path | None) -> tuple[str, ...]:
+    """UserError where what is to be learnt, or what the start has learnt already, repeats the fixed sets.
+
+    Returns:
+        Hashes of all these train sets.
+    """
+    held_out = leakage.held_out_index(data)
+    leakage.check_train_split(data, held_out)
+    starts = [("INIT_ADAPTER", str(init_adapter or ""), "Begin a new adapter."),
+              ("MODEL_NAME", base.location, "Name a base that has not learnt them.")]  # fmt: skip
+    models = [
+        leakage.TrainedModel(f"{setting}={place}", record, remedy)
+        for setting, place, remedy in starts
+        if place and (record := leakage.read_training_record(place)) is not None
+    ]
+    for note in leakage.check_trained_models(data, held_out, models):
+        print(f"  {note}", flush=True)
+    learnt = [train_set for model in models if model.record for train_set in model.record.inputs.trained_on]
+    return tuple(dict.fromkeys([*learnt, dataset_folders.hash_of_ids(data, Split.TRAIN)]))

@@ -1,0 +1,48 @@
+"""Tables of a training run: what each specialty learnt, and what the model answered on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from meerkat_workbench.output.tables import write_rows
+from meerkat_workbench.tuning.artifacts import EvalPoint, SampleAnswerRow, SpecialtyEvalRow, SpecialtyLearningRow
+
+ALL = "(all)"  # in place of a specialty
+
+
+def write_evaluations(folder: Path, history: Sequence[EvalPoint]) -> None:
+    """A row for each evaluation and specialty: loss, perplexity and token accuracy on the eval split."""
+    rows = [
+        SpecialtyEvalRow(step=point.step, epoch=point.epoch, specialty=name, **msgspec.structs.asdict(summary))
+        for point in history
+        for name, summary in {ALL: point.overall, **point.specialties}.items()
+    ]
+    write_rows(folder / SpecialtyEvalRow.FILE, rows, SpecialtyEvalRow)
+
+
+def write_learning(folder: Path, history: Sequence[EvalPoint], kept_step: int) -> None:
+    """A row for each specialty, the least learnt first: eval loss before training and with the weights that were kept."""
+    first, kept = history[0].specialties, next(point for point in history if point.step == kept_step).specialties
+    rows = [
+        SpecialtyLearningRow(
+            specialty=name, examples=before.examples, tokens=before.tokens, loss_before=before.loss, loss_after=kept[name].loss,
+            loss_change=round(kept[name].loss - before.loss, 6), token_accuracy_before=before.token_accuracy,
+            token_accuracy_after=kept[name].token_accuracy, learnt=kept[name].loss < before.loss,
+        )
+        for name, before in first.items()
+    ]  # fmt: skip
+    write_rows(folder / SpecialtyLearningRow.FILE, sorted(rows, key=lambda row: -row.loss_change), SpecialtyLearningRow)
+
+
+def write_sample_answers(folder: Path, history: Sequence[EvalPoint]) -> None:
+    """What the model answered to the same few eval questions at each evaluation; no file where none were asked."""
+    rows = [
+        SampleAnswerRow(question=one.question, step=point.step, epoch=point.epoch, answer=one.answer, reference=one.reference)
+        for point in history
+        for one in point.answers
+    ]
+    if rows:
+        write_rows(folder / SampleAnswerRow.FILE, sorted(rows, key=lambda row: (row.question, row.step)), SampleAnswerRow)

@@ -1,1 +1,0 @@
-"""Specialty files to holdout, eval, train and pool. Nothing here imports torch."""

@@ -1,1 +1,0 @@
-"""Answers to scores, statistics, charts and recommendations."""
