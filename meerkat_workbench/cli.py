@@ -1,10 +1,10 @@
 """The console command `meerkat`: the scripts by short names, with the same options and settings.
 
-    meerkat prepare --demo          python dataset_preparation.py --demo
-    meerkat train --demo            python fine_tuning.py --demo
-    meerkat evaluate --demo         python evaluation.py --demo
-    meerkat iterate --demo          python iterate.py --demo
-    meerkat copy-scripts FOLDER     copies of the scripts, to be edited and run there
+meerkat prepare --demo          python dataset_preparation.py --demo
+meerkat train --demo            python fine_tuning.py --demo
+meerkat evaluate --demo         python evaluation.py --demo
+meerkat iterate --demo          python iterate.py --demo
+meerkat copy-scripts FOLDER     copies of the scripts, to be edited and run there
 """
 
 from __future__ import annotations

@@ -73,11 +73,12 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file.") from None
+        raise UserError("there is no such file", where=path) from None
     except IsADirectoryError:
-        raise UserError(f"{path}: is a folder, not a file.") from None
+        raise UserError("is a folder, not a file", where=path) from None
     except (ValueError, RecursionError) as error:  # also a number too long for Python, and bytes that are not UTF-8
-        raise UserError(f"{path}: is not valid JSON ({error}). Restore it, or remove its folder and run again.") from None
+        remedy = "Restore it, or remove its folder and run again."
+        raise UserError(f"is not valid JSON ({error})", where=path, remedy=remedy) from None
 
 
 def read_json_lines(path: Path, *, drop_torn_tail: bool = False) -> list[Any]:
@@ -101,7 +102,8 @@ def json_lines(path: Path, *, drop_torn_tail: bool = False) -> Iterator[tuple[in
             except (ValueError, RecursionError):
                 if drop_torn_tail and at + len(line) >= size:
                     return
-                raise UserError(f"{path}, line {number}: is not valid JSON. Restore the file, or run with --fresh.") from None
+                remedy = "Restore the file, or run with --fresh."
+                raise UserError("is not valid JSON", where=path, item=f"line {number}", remedy=remedy) from None
             yield at, len(line), value
             at += len(line)
 
