@@ -16,9 +16,9 @@ SHARED = ("core", "text", "stats", "output", "device", "trainers")
 # the rooms of the tuning task, in the order of the work: a room may import those before it
 TUNING = ("data", "generation", "training", "scoring", "allocation", "reporting")
 TORCHLESS = [
-    "core.settings", "core.files", "core.manifest", "core.errors", "core.console", "core.input_files", "device.devices",
+    "core.settings", "core.files", "core.runs", "core.errors", "core.console", "core.input_files", "device.devices",
     "text.texts", "text.near_duplicates", "text.contamination", "text.quantities", "stats.significance", "output.fonts", "tuning.chat", "tuning.smollm2",
-    "tuning.llm", "tuning.data.records", "tuning.data.splits", "tuning.data.iteration_store", "tuning.data.iterations",
+    "tuning.llm", "tuning.data.records", "tuning.data.splits", "tuning.data.iterations",
     "tuning.scoring.text_metrics", "tuning.scoring.medical_metrics", "tuning.allocation.recommendations", "tuning.allocation.ranking",
     "tuning.allocation.policies", "tuning.generation.prediction_store", "tuning.reporting.report", "tuning.reporting.history",
     "tuning.scoring.retention", "tuning.reporting.summary_text", "tuning.training.examples",
