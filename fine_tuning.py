@@ -206,12 +206,13 @@ def train(config: TrainingConfig, *, fresh: bool = False, plan_only: bool = Fals
         What the run gave; the adapter and everything about it is in OUTPUT_DIR. A finished run of the same settings is returned as it is.
     """
     from meerkat_workbench.core.runs import Run, RunState
-    from meerkat_workbench.device import devices, distributed
+    from meerkat_workbench.device import devices
     from meerkat_workbench.tuning.training import run as training
     from meerkat_workbench.tuning.training import start
 
     check(config)
-    spec, ranks, output = spec_of(config), distributed.join(), Path(config.OUTPUT_DIR)
+    spec, output = spec_of(config), Path(config.OUTPUT_DIR)
+    ranks = training.join_processes(spec, config.COMPUTE_DTYPE)
     with Run(output, TrainingResult, ranks=ranks, fresh=fresh) as run:
         # 1. The data, the base and the precision: is this run finished already, or begun?
         data, base = DatasetManifest.require(spec.data), start.BaseModel.find(config.MODEL_NAME)
@@ -270,13 +271,12 @@ def main() -> None:
     if not arguments.compare:
         DatasetManifest.require(Path(config.DATASET_DIR))  # before the libraries are loaded
     with console.working("loading libraries"):
+        from meerkat_workbench.device import distributed
         from meerkat_workbench.tuning.training import results
-        from meerkat_workbench.tuning.training import run as training
     if arguments.compare:
         results.print_comparison(arguments.compare)
         return
-    training.launch(config.MODEL_NAME, load_in_4bit=config.LOAD_IN_4BIT, compute_dtype=config.COMPUTE_DTYPE, gpus=config.NUM_GPUS,
-                    shard_base=config.SHARD_BASE, wandb="wandb" in config.REPORT_TO or config.USE_WANDB)  # fmt: skip
+    distributed.launch_on_all_gpus(config.NUM_GPUS)
     result = train(config, fresh=arguments.fresh, plan_only=arguments.plan)
     if result is not None and is_main_process():
         results.print_report(output, result)

@@ -28,6 +28,8 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "history": ("evaluation", ("--history",)),
     "iterate": ("iterate", ()),
 }
+# commands that begin with a value of the user's, and what it is
+FIRST_ARGUMENT = {"ask": "a question", "export": "a folder"}
 COPY = "copy-scripts"
 
 
@@ -46,6 +48,8 @@ def _main() -> None:
     if name not in COMMANDS:
         hint = did_you_mean(name, [*COMMANDS, COPY], f"There are {', '.join([*COMMANDS, COPY])}.")
         raise UserError(f"there is no command {name!r}", where="meerkat", item=name, remedy=hint)
+    if name in FIRST_ARGUMENT and (not arguments or arguments[0].startswith("-")) and not {"-h", "--help"} & set(arguments):
+        raise UserError(f"takes {FIRST_ARGUMENT[name]} first, then options and settings", where=f"meerkat {name}")
     script, options = COMMANDS[name]
     path = recipes.FOLDER / f"{script}.py"
     # the script's own path, as it reads its options from there and starts itself again on several GPUs

@@ -1,21 +1,16 @@
 """Checkpoints: whole or not there, whatever happens while one is written."""
 
 import signal
+import time
+from pathlib import Path
 
 import pytest
 import torch
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
-from meerkat_workbench.core import files
+from meerkat_workbench.core import artifacts, files
 from meerkat_workbench.trainers import checkpoints
-from meerkat_workbench.trainers.checkpoints import (
-    COMPLETE_MARKER,
-    AtomicCheckpointMixin,
-    is_complete,
-    latest_complete,
-    remove_incomplete,
-    seconds_at,
-)
+from meerkat_workbench.trainers.checkpoints import CompleteMarker, is_complete, latest_complete, remove_incomplete, seconds_at
 
 
 class Line(torch.nn.Module):
@@ -27,11 +22,23 @@ class Line(torch.nn.Module):
         return {"loss": ((self.weight * x).sum(-1) - labels).pow(2).mean()}
 
 
+class SavesAtomically(Trainer):
+    """The library's trainer with the one method that a trainer needs for such checkpoints."""
+
+    started = time.time()
+
+    def _save_checkpoint(self, model, trial):
+        def save():
+            super(SavesAtomically, self)._save_checkpoint(model, trial)
+
+        checkpoints.save_atomically(self, save, Path(self.args.output_dir), seconds=time.time() - self.started)
+
+
 def trainer(folder, steps=6, **more):
     rows = [{"x": torch.tensor([1.0, n]), "labels": torch.tensor(float(n))} for n in range(12)]
     settings = {"save_steps": 2, "save_total_limit": 2, "max_steps": steps, "per_device_train_batch_size": 2} | more
     arguments = TrainingArguments(str(folder), use_cpu=True, report_to=[], disable_tqdm=True, save_strategy="steps", **settings)
-    return AtomicCheckpointMixin(model=Line(), args=arguments, train_dataset=rows)
+    return SavesAtomically(model=Line(), args=arguments, train_dataset=rows)
 
 
 def test_a_checkpoint_has_its_name_only_once_it_is_whole_and_the_disk_is_bounded(tmp_path):
@@ -40,7 +47,7 @@ def test_a_checkpoint_has_its_name_only_once_it_is_whole_and_the_disk_is_bounded
     assert kept == ["checkpoint-4", "checkpoint-6"]
     assert all(is_complete(tmp_path / name) for name in kept)
     assert latest_complete(tmp_path) == tmp_path / "checkpoint-6"
-    assert files.read_json(tmp_path / "checkpoint-6" / COMPLETE_MARKER)["step"] == 6
+    assert artifacts.read(CompleteMarker, tmp_path / "checkpoint-6" / CompleteMarker.FILE).step == 6
 
 
 def test_one_signal_that_comes_twice_at_once_stops_safely_and_a_second_one_at_once(monkeypatch):
@@ -58,10 +65,10 @@ def test_one_signal_that_comes_twice_at_once_stops_safely_and_a_second_one_at_on
 
 def test_the_seconds_of_earlier_parts_are_counted(tmp_path):
     first = trainer(tmp_path, steps=2)
-    first.set_start_time(first.began - 1000)
+    first.started = time.time() - 1000
     first.train()
     assert 1000 <= seconds_at(tmp_path / "checkpoint-2") < 1060
-    files.write_json(tmp_path / "checkpoint-2" / COMPLETE_MARKER, {"step": 2, "files": {}})  # as earlier versions wrote it
+    files.write_json(tmp_path / "checkpoint-2" / CompleteMarker.FILE, {"step": 2, "files": {}})  # as earlier versions wrote it
     assert seconds_at(tmp_path / "checkpoint-2") == 0
 
 
@@ -70,7 +77,7 @@ def test_a_file_cut_short_or_lost_makes_a_checkpoint_not_whole_and_the_one_befor
     optimizer = tmp_path / "checkpoint-6" / "optimizer.pt"
     optimizer.write_bytes(optimizer.read_bytes()[:-1])
     assert latest_complete(tmp_path) == tmp_path / "checkpoint-4" and remove_incomplete(tmp_path) == ["checkpoint-6"]
-    (tmp_path / "checkpoint-4" / COMPLETE_MARKER).unlink()
+    (tmp_path / "checkpoint-4" / CompleteMarker.FILE).unlink()
     assert latest_complete(tmp_path) is None and remove_incomplete(tmp_path) == ["checkpoint-4"]
 
 

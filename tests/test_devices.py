@@ -1,17 +1,31 @@
 """Precision and device: one place decides, by what the hardware can do; everything asks it."""
 
 import json
+from typing import ClassVar
 
 import pytest
 import tiny_models
 import torch
-from conftest import evaluate_command, mistake, run_script, train_command
+from conftest import evaluate_command, refusal, run_script, train_command
 
-from meerkat_workbench.core import files, manifest
+from meerkat_workbench.core import artifacts
 from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.core.runs import Manifest, Run
+from meerkat_workbench.core.settings import Settings
 from meerkat_workbench.device import devices
 from meerkat_workbench.tuning import llm
+from meerkat_workbench.tuning.artifacts import EvalPoint, EvaluationManifest, TrainingResult
 from meerkat_workbench.tuning.training.answer_trainer import FrozenHeadLoss
+
+
+class Work(Manifest, frozen=True, kw_only=True):
+    STAGE: ClassVar[str] = "computation of a test"
+    SCRIPT: ClassVar[str] = "work.py"
+
+
+class Config(Settings):
+    SIZE: int = 1
+
 
 OTHER = {"fp32": "bf16", "bf16": "fp32", "fp16": "fp32"}
 
@@ -58,10 +72,9 @@ def test_what_is_asked_for_is_taken_and_fp16_on_a_cpu_is_refused():
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     assert [devices.resolve_precision(name) for name in ("bf16", "fp32")] == ["bf16", "fp32"]
-    with pytest.raises(UserError, match="is for GPUs"):
+    with pytest.raises(UserError) as caught:
         devices.resolve_precision("fp16")
-    with pytest.raises(UserError, match="auto, bf16, fp16, fp32"):
-        devices.resolve_precision("float32")
+    assert "fp16" in caught.value.where and "auto" in caught.value.remedy
 
 
 def test_apples_gpu_is_used_only_where_a_trial_gives_the_cpus_results(monkeypatch):
@@ -89,55 +102,73 @@ def test_a_model_is_loaded_in_a_precision_and_computes_in_it(tiny_model, precisi
 
 def test_both_precisions_find_the_same_losses_and_answers_are_keyed_by_theirs(small_run, tmp_path):
     """Trained and asked in this machine's precision, and again in the other one."""
-    own = manifest.read(small_run["adapter"])["compute_dtype"]
+    own = TrainingResult.require(small_run["adapter"]).compute_dtype
     other = OTHER[own]
     folders = {**small_run, "adapter": tmp_path / "adapter", "scores": tmp_path / "scores"}
     trained = run_script(*train_command(folders, f"COMPUTE_DTYPE={other}"))
-    assert trained.returncode == 0 and f"computing in {other}" in trained.stdout, trained.stderr
-    assert manifest.read(folders["adapter"])["compute_dtype"] == other
-    one, two = (files.read_json_lines(run["adapter"] / "eval_history.jsonl") for run in (small_run, folders))
-    assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], rel=2e-2)
-    again = run_script(*train_command(folders, f"COMPUTE_DTYPE={other}"))
-    assert "up to date" in again.stdout
-    # with "auto" a finished run is what it is, on whatever machine it was made
-    assert "up to date" in run_script(*train_command(folders)).stdout
+    assert trained.returncode == 0, trained.stderr
+    first = TrainingResult.require(folders["adapter"])
+    assert first.compute_dtype == other
+    one, two = (artifacts.read_lines(EvalPoint, run["adapter"] / EvalPoint.FILE) for run in (small_run, folders))
+    assert [point.loss for point in two] == pytest.approx([point.loss for point in one], rel=2e-2)
+    # with "auto" too, a finished run is what it is, on whatever machine it was made
+    for precision in (other, "auto"):
+        assert run_script(*train_command(folders, f"COMPUTE_DTYPE={precision}")).returncode == 0
+        assert TrainingResult.require(folders["adapter"]) == first
 
     few = ("MAX_SAMPLES_PER_SPECIALTY=1", "RETENTION=False", "MAX_NEW_TOKENS=4")
     for precision in (own, other):
         done = run_script(*evaluate_command(folders, *few, f"COMPUTE_DTYPE={precision}"))
-        assert done.returncode == 0 and f", in {precision}" in done.stdout, done.stderr
-        assert "taken over" not in done.stdout  # an answer in another precision is another answer
-        assert manifest.read(folders["scores"])["compute_dtype"] == precision
+        assert done.returncode == 0, done.stderr
+        result = EvaluationManifest.require(folders["scores"])
+        assert result.compute_dtype == precision
+        assert (
+            result.run.generated == 2 * len(result.inputs.splits.__struct_fields__) * 4
+        )  # an answer in another precision is another
         assert f"computed in {precision}" in (folders["scores"] / "report.html").read_text()
 
 
 def settle(folder, wanted, name, *, fresh=False):
-    own = devices.native_precision()
-    return manifest.resume_precision(folder, wanted, lambda precision: f"{name} in {precision}", own=own, fresh=fresh)
+    run = Run(folder, Work, fresh=fresh)
+    return devices.run_precision(run, wanted, lambda precision: f"{name} in {precision}", own=devices.native_precision())
+
+
+def begin(folder, name, precision):
+    run = Run(folder, Work)
+    with run:
+        run.find(f"{name} in {precision}", precision)
+        run.claim()
+    return run
+
+
+def finish(run):
+    run.finish(run.manifest(Config(), iteration=1))
 
 
 def test_a_resumed_run_keeps_the_precision_it_began_with_and_says_so(tmp_path, capsys):
     own = devices.native_precision()
     other = OTHER[own]
-    manifest.start(tmp_path, f"run in {other}", "fine_tuning.py", compute_dtype=other)
+    run = begin(tmp_path, "run", other)
     assert settle(tmp_path, "auto", "run") == other
-    assert f"goes on in {other}, as it was begun; begun on this machine it would be {own}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert other in said and own in said
     # another run in the same folder is not bound by it, nor is one that is told, nor one that begins anew
-    assert (
-        settle(tmp_path, "auto", "another") == settle(tmp_path, own, "run") == settle(tmp_path, "auto", "run", fresh=True) == own
-    )
+    assert settle(tmp_path, "auto", "another") == own
+    assert settle(tmp_path, own, "run") == own
+    assert settle(tmp_path, "auto", "run", fresh=True) == own
     # a finished one is what it is, and nothing is to be said
-    manifest.finish(tmp_path, {"fingerprint": f"run in {other}", "compute_dtype": other})
+    finish(run)
     assert settle(tmp_path, "auto", "run") == other and not capsys.readouterr().out
 
 
-def test_a_run_begun_in_fp16_is_up_to_date_on_a_cpu_but_cannot_be_gone_on_with_there(tmp_path):
+def test_a_run_begun_in_fp16_is_up_to_date_on_a_cpu_but_cannot_be_resumed_there(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    manifest.start(tmp_path, "run in fp16", "fine_tuning.py", compute_dtype="fp16")
-    with pytest.raises(UserError, match=r"was begun in fp16, on a GPU\. Go on there, or add --fresh"):
+    run = begin(tmp_path, "run", "fp16")
+    with pytest.raises(UserError) as caught:
         settle(tmp_path, "auto", "run")
-    manifest.finish(tmp_path, {"fingerprint": "run in fp16", "compute_dtype": "fp16"})
+    assert caught.value.where == str(tmp_path) and "--fresh" in caught.value.remedy
+    finish(run)
     assert settle(tmp_path, "auto", "run") == "fp16"
 
 
@@ -148,14 +179,13 @@ def test_an_encoder_decoder_computes_in_fp32_where_a_decoder_would_in_fp16(gpu):
     assert devices.resolve_precision("auto", encoder_decoder=True) == "bf16"
 
 
-def test_fp16_on_a_cpu_is_one_line_and_exit_code_2(small_run, tmp_path, monkeypatch, capsys):
+def test_fp16_on_a_cpu_is_refused(small_run, tmp_path, monkeypatch):
     import fine_tuning
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    command = train_command({**small_run, "adapter": tmp_path / "out"}, "COMPUTE_DTYPE=fp16")
-    code, said = mistake(fine_tuning, command, monkeypatch, capsys)
-    assert code == 2 and "is for GPUs" in said and said.count("\n") == 1
+    error = refusal(fine_tuning, train_command({**small_run, "adapter": tmp_path / "out"}, "COMPUTE_DTYPE=fp16"), monkeypatch)
+    assert "COMPUTE_DTYPE" in error.where and "auto" in error.remedy
 
 
 def test_an_fp16_loss_may_be_scaled_beyond_what_fp16_holds_and_its_gradient_is_right():
@@ -191,7 +221,7 @@ def test_a_tiny_model_made_for_tests_is_an_ordinary_model(tiny_model):
     assert config["dtype"] == "bfloat16" and tiny_models.LLAMA3_TOKENS[5] in (tiny_model / "tokenizer.json").read_text()
 
 
-def test_a_precision_that_the_device_emulates_is_named_so(monkeypatch):
-    for native, said in (("fp32", "bf16, which this device emulates: fp32 is faster"), ("bf16", "bf16")):
+def test_a_precision_that_the_device_emulates_is_named_with_the_faster_one(monkeypatch):
+    for native, emulated in (("fp32", True), ("bf16", False)):
         monkeypatch.setattr(devices, "native_precision", lambda native=native: native)
-        assert devices.describe_precision("bf16") == said and devices.describe_precision("fp32") == "fp32"
+        assert ("fp32" in devices.describe_precision("bf16")) == emulated and devices.describe_precision("fp32") == "fp32"

@@ -4,9 +4,17 @@ import csv
 import json
 
 import pytest
-from conftest import ROOT, run_script
+import torch
+from conftest import ROOT, refusal, run_script
 
-from meerkat_workbench.core import files
+import fine_tuning
+from meerkat_workbench.core import artifacts
+from meerkat_workbench.trainers.batch_sampler import EXAMPLES
+from meerkat_workbench.trainers.best_checkpoint import BestCheckpoint
+from meerkat_workbench.tuning.artifacts import BASE, TUNED, EvalPoint, EvaluationManifest, answers_file
+from meerkat_workbench.tuning.scoring.answer_table import AnswerTable
+from meerkat_workbench.tuning.training.eval_loss import LossEvaluator
+from meerkat_workbench.tuning.training.examples import Example
 
 
 @pytest.fixture(scope="module")
@@ -44,64 +52,69 @@ def train(prepared, tiny_t5, output, *more):
 def test_an_encoder_decoder_is_trained_and_evaluated_by_the_same_scripts(prepared, tiny_t5, tmp_path, whole):
     done = train(prepared, tiny_t5, tmp_path / "out", f"FULL_FINE_TUNING={whole}")
     assert done.returncode == 0, done.stderr
-    history = files.read_json_lines(tmp_path / "out" / "eval_history.jsonl")
-    assert [round(row["epoch"]) for row in history] == list(range(11))
-    assert history[-1]["loss"] < history[0]["loss"] - 0.2 and set(history[0]["specialties"]) == {"heart"}
+    history = artifacts.read_lines(EvalPoint, tmp_path / "out" / EvalPoint.FILE)
+    assert [round(point.epoch) for point in history] == list(range(11))
+    assert history[-1].loss < history[0].loss - 0.2 and set(history[0].specialties) == {"heart"}
     assert (tmp_path / "out" / ("model.safetensors" if whole else "adapter_model.safetensors")).is_file()
 
     scored = run_script("evaluation.py", f"FINETUNED_MODEL_PATH={tmp_path / 'out'}", f"DATASET_DIR={prepared}",
                         f"OUTPUT_DIR={tmp_path / 'scores'}", "LOAD_IN_4BIT=False", "MAX_NEW_TOKENS=12", "TEMPERATURE=0",
-                        "BERTSCORE_MODEL=embedded")  # fmt: skip
+                        "BERTSCORE_MODEL=packaged")  # fmt: skip
     assert scored.returncode == 0, scored.stderr
-    answers = {}
-    for arm in ("base", "finetuned"):
-        with open(tmp_path / "scores" / f"{arm}_model_results.csv", encoding="utf-8", newline="") as file:
-            answers[arm] = [row["prediction"] for row in csv.DictReader(file)]
-    assert len(answers["base"]) == len(answers["finetuned"]) > 10
+    answers = [AnswerTable.read(tmp_path / "scores" / answers_file(system)) for system in (BASE, TUNED)]
+    assert len(answers[0]) == len(answers[1]) > 10
     if whole:  # a random T5 trained whole for half a minute has learnt word counts, and may say as little as before
-        assert history[-1]["loss"] < history[0]["loss"] - 1
+        assert history[-1].loss < history[0].loss - 1
     else:  # one of random weights may say nothing before and after, so its logits are asked
-        assert files.read_json(tmp_path / "scores" / "manifest.json")["run"]["largest_logit_change"]["tuned"] > 0
+        assert EvaluationManifest.require(tmp_path / "scores").run.largest_logit_change[TUNED] > 0
 
     table = run_script("fine_tuning.py", "--compare", str(tmp_path / "out"))
-    assert table.returncode == 0 and table.stdout.count("\n") == 13 and "kept" in table.stdout
+    assert table.returncode == 0 and table.stdout.count("\n") == 13
+
+
+def trainer_of(model, folder, examples, budget):
+    from transformers import Seq2SeqTrainingArguments
+
+    from meerkat_workbench.tuning.training.seq2seq_trainer import Seq2SeqAnswerTrainer, Seq2SeqLoss
+
+    arguments = Seq2SeqTrainingArguments(str(folder), use_cpu=True, report_to=[], bf16=False)
+    trainer = Seq2SeqAnswerTrainer(model=model, args=arguments)
+    best = BestCheckpoint(LossEvaluator(examples, "loss", None), folder, folder / EvalPoint.FILE)
+    trainer.configure(examples=examples, step_loss=Seq2SeqLoss(torch.device("cpu"), 0), best=best, tokens_per_batch=budget)
+    return trainer
 
 
 def test_its_loss_is_transformers_own_whatever_the_micro_batches(tiny_t5, tmp_path):
-    import torch
-    from transformers import Seq2SeqTrainingArguments, T5ForConditionalGeneration
+    from transformers import T5ForConditionalGeneration
 
-    from meerkat_workbench.tuning.training.seq2seq_trainer import Seq2SeqAnswerTrainer
-
-    rows = [{"id": str(n), "input_ids": [5] * (3 + n) + [1], "labels": [7 + n] * (2 + n) + [1]} for n in range(5)]
+    examples = [Example(str(n), "x", [5] * (3 + n) + [1], [7 + n] * (2 + n) + [1]) for n in range(5)]
     gradients = []
     for budget in (10**6, 24):
         model = T5ForConditionalGeneration.from_pretrained(tiny_t5, dropout_rate=0.0)
-        arguments = Seq2SeqTrainingArguments(str(tmp_path), use_cpu=True, report_to=[], bf16=False)
-        trainer = Seq2SeqAnswerTrainer(model=model, args=arguments, tokens_per_batch=budget, pad_token_id=0)
-        loss = trainer.training_step(model, {"examples": rows})
+        trainer = trainer_of(model, tmp_path, examples, budget)
+        loss = trainer.training_step(model, {EXAMPLES: examples})
         gradients.append(model.shared.weight.grad.clone())
-        whole = model(**trainer.collate(rows)).loss
+        whole = model(**trainer.step_loss.collate(examples)).loss
         assert float(loss) == pytest.approx(float(whole), rel=1e-5)
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
 
 
 def test_a_loss_that_is_no_number_names_its_step_and_records(tiny_t5, tmp_path):
-    from transformers import Seq2SeqTrainingArguments, T5ForConditionalGeneration
+    from transformers import T5ForConditionalGeneration
 
-    from meerkat_workbench.trainers.best_checkpoint import NotFiniteError
-    from meerkat_workbench.tuning.training.seq2seq_trainer import Seq2SeqAnswerTrainer
+    from meerkat_workbench.trainers.token_budget import NotFiniteError
 
     model = T5ForConditionalGeneration.from_pretrained(tiny_t5)
     model.shared.weight.data.fill_(float("nan"))
-    arguments = Seq2SeqTrainingArguments(str(tmp_path), use_cpu=True, report_to=[], bf16=False)
-    trainer = Seq2SeqAnswerTrainer(model=model, args=arguments, tokens_per_batch=99, pad_token_id=0)
-    with pytest.raises(NotFiniteError, match=r"the loss of step 1 is not finite \(records abc123\)"):
-        trainer.training_step(model, {"examples": [{"id": "abc123", "input_ids": [5, 1], "labels": [7, 1]}]})
+    examples = [Example("abc123", "x", [5, 1], [7, 1])]
+    with pytest.raises(NotFiniteError) as caught:
+        trainer_of(model, tmp_path, examples, 99).training_step(model, {EXAMPLES: examples})
+    assert "step 1" in caught.value.where and caught.value.item == "abc123"
 
 
-def test_a_decoder_is_not_trained_on_chats_without_an_end(prepared, tiny_model, tmp_path):
-    done = run_script("fine_tuning.py", f"MODEL_NAME={tiny_model}", f"DATASET_DIR={prepared}", f"OUTPUT_DIR={tmp_path / 'out'}")
-    assert done.returncode == 2 and "never learn to stop" in done.stderr
-    refused = run_script("fine_tuning.py", "FULL_FINE_TUNING=True", f"DATASET_DIR={prepared}", f"OUTPUT_DIR={tmp_path / 'out'}")
-    assert refused.returncode == 2 and "encoder-decoder" in refused.stderr
+def test_a_decoder_is_not_trained_on_chats_without_an_end(prepared, tiny_model, tmp_path, monkeypatch):
+    folders = (f"DATASET_DIR={prepared}", f"OUTPUT_DIR={tmp_path / 'out'}")
+    endless = refusal(fine_tuning, ["fine_tuning.py", f"MODEL_NAME={tiny_model}", *folders], monkeypatch)
+    assert endless.where == str(prepared) and "CHAT_TEMPLATE" in endless.remedy
+    whole = refusal(fine_tuning, ["fine_tuning.py", "FULL_FINE_TUNING=True", *folders], monkeypatch)
+    assert whole.where == "FULL_FINE_TUNING" and "MODEL_TYPE=encoder-decoder" in whole.remedy

@@ -11,12 +11,17 @@ import time
 
 import psutil
 import pytest
-from conftest import ROOT, mistake, prepare_command, run_processes, run_script, train_command
+from conftest import ROOT, prepare_command, refusal, run_processes, run_script, train_command
 
-from meerkat_workbench.core import files, manifest
+import fine_tuning
+from meerkat_workbench.core import artifacts, files
 from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.core.runs import MANIFEST, Run
+from meerkat_workbench.output import tables
 from meerkat_workbench.tuning import chat
-from meerkat_workbench.tuning.training.examples import PadToLongest, encode_records
+from meerkat_workbench.tuning.artifacts import DatasetManifest, EvalPoint, SampleAnswerRow, TrainingConfigFile, TrainingResult
+from meerkat_workbench.tuning.data.dataset_folders import PreparedRecord
+from meerkat_workbench.tuning.training.examples import Example, encode_records
 
 
 @pytest.fixture(scope="module")
@@ -26,30 +31,43 @@ def tokenizer(tiny_model):
     return llm.load_tokenizer(str(tiny_model))
 
 
-def row(question="What is gout?", answer="Gout is an arthritis.", template=chat.render_llama3):
-    return {"id": "0123456789", "specialty": "x", "question": question, "formatted_prompt": template(question, None, ""),
-            "formatted_chat": template(question, answer, "")}  # fmt: skip
+def record(question="What is gout?", answer="Gout is an arthritis.", template=chat.render_llama3):
+    return PreparedRecord(id="0123456789", specialty="x", question=question, response=answer,
+                          formatted_prompt=template(question, None, ""), formatted_chat=template(question, answer, ""))  # fmt: skip
 
 
-def encode(rows, tokenizer, **keywords):
+def encode(records, tokenizer, **keywords):
     settings = {"max_length": 256, "long_examples": "truncate", "terminator": "<|eot_id|>"} | keywords
-    return encode_records(rows, tokenizer, **settings)
+    return encode_records(records, tokenizer, **settings)
+
+
+def history(adapter):
+    return artifacts.read_lines(EvalPoint, adapter / EvalPoint.FILE)
+
+
+def kept(adapter):
+    return artifacts.read(TrainingConfigFile, adapter / TrainingConfigFile.FILE).kept
+
+
+def losses(adapter):
+    return [line["loss"] for line in files.read_json_lines(adapter / "training_log.jsonl")]
 
 
 def test_the_answer_and_its_end_of_turn_are_learnt_and_nothing_else(tokenizer):
-    [example], audit = encode([row()], tokenizer)
+    [example], audit = encode([record()], tokenizer)
     learnt = [label for label in example.labels if label != -100]
     assert tokenizer.decode(learnt) == "Gout is an arthritis.<|eot_id|>"
     assert audit.supervised_tokens == len(learnt) == example.supervised
 
 
 def test_an_example_with_nothing_to_learn_is_refused_by_name(tokenizer):
-    with pytest.raises(UserError, match=r"x 01234567.*MAX_SEQ_LENGTH"):
-        encode([row(question="long " * 80)], tokenizer, max_length=32)
+    with pytest.raises(UserError) as caught:
+        encode([record(question="long " * 80)], tokenizer, max_length=32)
+    assert "x 01234567" in caught.value.where and "MAX_SEQ_LENGTH" in caught.value.remedy
 
 
 def test_long_examples_are_cut_or_dropped_as_asked_and_counted(tokenizer):
-    long = row(answer="word " * 100)
+    long = record(answer="word " * 100)
     [cut], audit = encode([long], tokenizer, max_length=64)
     assert len(cut.input_ids) == 64 and audit.truncated == 1 and audit.longest > 64
     none, audit = encode([long], tokenizer, max_length=64, long_examples="drop")
@@ -63,14 +81,25 @@ def test_a_chat_without_its_end_of_turn_or_with_two_begin_tokens_is_refused(toke
     def doubled(question, answer, system):
         return "<|begin_of_text|>" + chat.render_llama3(question, answer, system)
 
-    with pytest.raises(UserError, match="does not end"):
-        encode([row(template=endless)], tokenizer)
-    with pytest.raises(UserError, match="two begin-of-text"):
-        encode([row(template=doubled)], tokenizer)
+    for template in (endless, doubled):
+        with pytest.raises(UserError) as caught:
+            encode([record(template=template)], tokenizer)
+        assert "x 01234567" in caught.value.where and "apply_chat_template" in caught.value.remedy
+
+
+def padded(examples, pad_token_id):
+    """Examples as a batch that a model takes."""
+    import torch
+
+    from meerkat_workbench.device import tensors
+
+    cpu, ids = torch.device("cpu"), [example.input_ids for example in examples]
+    return {"input_ids": tensors.pad(ids, pad_token_id, cpu), "attention_mask": tensors.mask_of(ids, cpu),
+            "labels": tensors.pad([example.labels for example in examples], -100, cpu)}  # fmt: skip
 
 
 def test_padding_is_masked_by_length_and_never_learnt():
-    batch = PadToLongest(9)([{"input_ids": [1, 9, 2], "labels": [-100, 9, 2]}, {"input_ids": [1], "labels": [1]}])
+    batch = padded([Example("a", "x", [1, 9, 2], [-100, 9, 2]), Example("b", "x", [1], [1])], 9)
     assert batch["input_ids"].tolist() == [[1, 9, 2], [1, 9, 9]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch["labels"].tolist() == [[-100, 9, 2], [1, -100, -100]]
@@ -83,8 +112,8 @@ def test_loss_at_supervised_positions_is_the_models_own_loss(tiny_model, tokeniz
     from meerkat_workbench.tuning.training.answer_trainer import add_answer_loss
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    examples, _ = encode([row(), row(answer="Gout is an arthritis that hurts, mostly in the big toe.")], tokenizer)
-    batch = PadToLongest(tokenizer.pad_token_id)([{"input_ids": e.input_ids, "labels": e.labels} for e in examples])
+    examples, _ = encode([record(), record(answer="Gout is an arthritis that hurts, mostly in the big toe.")], tokenizer)
+    batch = padded(examples, tokenizer.pad_token_id)
     expected = model(**batch).loss
     add_answer_loss(model)
     outputs = model(**batch, answer_loss=True)
@@ -115,20 +144,24 @@ def test_training_leaves_what_it_promises_and_learns(small_run):
     ):
         assert (adapter / name).stat().st_size > 0, name
     assert not (adapter / "checkpoints").exists()
-    kept = json.loads((adapter / "training_config.json").read_text())["kept"]
-    before = files.read_json_lines(adapter / "eval_history.jsonl")[0]
-    assert kept["loss"] < before["loss"] and set(before["specialties"]) == {"cardiology", "dentistry", "neurology", "urology"}
-    text = small_run["fine_tuning.py"]
-    assert "of them learnt" in text and "measured on two" in text and "token accuracy" in text
+    before, result = history(adapter)[0], TrainingResult.require(adapter)
+    assert kept(adapter).loss < before.loss and set(before.specialties) == {"cardiology", "dentistry", "neurology", "urology"}
+    assert result.kept == kept(adapter) and result.before.loss == before.loss
+    assert re.search(r"train: (\d+) examples", small_run["fine_tuning.py"])[1] == "72"
+
+
+def test_training_is_a_function_that_returns_the_finished_result(small_run):
+    config = fine_tuning.TrainingConfig(**TrainingResult.require(small_run["adapter"]).settings)
+    assert fine_tuning.train(config) == TrainingResult.require(small_run["adapter"])
 
 
 def test_running_again_is_up_to_date_and_a_plan_changes_nothing(small_run):
-    before = manifest.read(small_run["adapter"])
+    before = (small_run["adapter"] / MANIFEST).read_bytes()
     again = run_script(*train_command(small_run))
-    assert "up to date" in again.stdout and again.returncode == 0
+    assert again.returncode == 0 and "epoch 0.00" not in again.stdout
     plan = run_script(*train_command(small_run, "--plan", "LORA_RANK=4"))
     assert plan.returncode == 0 and "steps:" in plan.stdout and "memory:" in plan.stdout
-    assert manifest.read(small_run["adapter"]) == before
+    assert (small_run["adapter"] / MANIFEST).read_bytes() == before
 
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
@@ -143,63 +176,66 @@ def test_killed_and_run_again_it_ends_with_the_same_adapter(small_run, tmp_path,
         time.sleep(0.05)
     process.send_signal(kill)
     said, _ = process.communicate()
-    if kill != signal.SIGKILL:  # told to stop, it saves first
-        assert process.returncode == 128 + kill and "the same command goes on from there" in said
-    assert manifest.read(folders["adapter"]) is None
+    assert process.returncode == (-kill if kill == signal.SIGKILL else 128 + kill), said  # told to stop, it saves first
+    assert TrainingResult.find(folders["adapter"]) is None
     (folders["adapter"] / "checkpoints" / "checkpoint-999").mkdir()  # one cut off while it was written
     resumed = run_script(*train_command(folders))
     assert resumed.returncode == 0, resumed.stderr
-    assert "going on from checkpoint-" in resumed.stdout and "checkpoint-999 was cut off" in resumed.stdout
+    assert "checkpoint-999" in resumed.stdout and len(set(re.findall(r"checkpoint-\d+", resumed.stdout))) == 2
     one, other = (folder / "adapter_model.safetensors" for folder in (folders["adapter"], small_run["adapter"]))
     assert files.sha256_file(one) == files.sha256_file(other)
 
 
-def test_other_settings_archive_a_finished_adapter_and_refuse_an_unfinished_one(small_run, tmp_path):
-    adapter = tmp_path / "adapter"
-    manifest.start(adapter, "another run", "fine_tuning.py")
-    done = run_script(*train_command({**small_run, "adapter": adapter}))
-    assert done.returncode == 2 and "--fresh" in done.stderr
+def test_an_unfinished_run_of_other_settings_is_refused_and_stays(small_run, tmp_path, monkeypatch):
+    folders = {**small_run, "adapter": tmp_path / "adapter"}
+    with Run(folders["adapter"], TrainingResult) as run:
+        run.find("another run")
+        run.claim()
+    error = refusal(fine_tuning, train_command(folders), monkeypatch)
+    assert error.where == str(folders["adapter"]) and "--fresh" in error.remedy
+    assert [path.name for path in folders["adapter"].iterdir() if path.suffix == ".json"] == ["in_progress.json"]
 
 
 @pytest.mark.parametrize(
-    ("setting", "words"),
+    ("setting", "where", "remedy"),
     [
-        ("LORA_RNK=8", "Did you mean LORA_RANK"),
-        ("LORA_RANK=0", "at least 1"),
-        ("LONG_EXAMPLES=keep", "truncate, drop"),
-        ("LORA_TARGET_MODULES=q_porj", "LORA_TARGET_MODULES=q_porj"),
-        ("LR_SCHEDULER=cosin", "LR_SCHEDULER=cosin"),
-        ("MODEL_NAME=./absent", "no such folder"),
-        ("MODEL_NAME=nobody/no-such-model", "could not be downloaded"),
-        ("MODEL_NAME=dmis-lab/llama-3-meerkat-8b-v1.0", "no GPU is visible"),
-        ("DATASET_DIR=absent", "python dataset_preparation.py"),
-        ("ACTIVATION_CHECKPOINTING=some", "auto, none, selective, full"),
-        ("BEST_METRIC=ROUGE-1", "BEST_METRIC must be one of"),
-        ("INIT_ADAPTER=absent", "holds no adapter"),
-        ("LORA_OPTIONS={r: 8}", "LORA_RANK"),
-        ("LORA_OPTIONS={use_rslor: true}", "Did you mean use_rslora"),
-        ("LORA_OPTIONS={init_lora_weights: pissa}", "changes the base"),
-        ("TRAINER_OPTIONS={packing: true}", "cannot be changed"),
-        ("TRAINER_OPTIONS={bf16: false}", "COMPUTE_DTYPE"),
-        ("COMPUTE_DTYPE=half", "auto, bf16, fp16, fp32"),
-        ("LORA_TARGET_MODULES=q_proj,lm_head", "lm_head cannot be trained"),
-        ("TRAINER_OPTIONS={label_smoothing_factor: 0.1}", "cannot be changed"),
-        ("LORA_OPTIONS={bias: all}", "cannot be changed"),
-        ("TRAINER_OPTIONS={adam_beta3: 0.9}", "Did you mean adam_beta"),
-        ("REPORT_TO=wandbb", "wandb, mlflow, tensorboard"),
-        ("MAX_SEQ_LENGTH=24", "nothing to learn"),
+        ("LORA_RNK=8", "LORA_RNK", "LORA_RANK"),
+        ("LORA_RANK=0", "LORA_RANK", ""),
+        ("LONG_EXAMPLES=keep", "LONG_EXAMPLES", "truncate"),
+        ("LORA_TARGET_MODULES=q_porj", "LORA_TARGET_MODULES=q_porj", ""),
+        ("LR_SCHEDULER=cosin", "LR_SCHEDULER=cosin", "cosine"),
+        ("MODEL_NAME=./absent", "./absent", "folder"),
+        ("MODEL_NAME=nobody/no-such-model", "nobody/no-such-model", "--demo"),
+        ("MODEL_NAME=dmis-lab/llama-3-meerkat-8b-v1.0", "dmis-lab/llama-3-meerkat-8b-v1.0", "--demo"),
+        ("DATASET_DIR=absent", "absent", "python dataset_preparation.py"),
+        ("ACTIVATION_CHECKPOINTING=some", "ACTIVATION_CHECKPOINTING", "selective"),
+        ("BEST_METRIC=ROUGE-1", "BEST_METRIC", "ROUGE-L"),
+        ("INIT_ADAPTER=absent", "INIT_ADAPTER", ""),
+        ("LORA_OPTIONS={r: 8}", "LORA_OPTIONS", "LORA_RANK"),
+        ("LORA_OPTIONS={use_rslor: true}", "LORA_OPTIONS", "use_rslora"),
+        ("LORA_OPTIONS={init_lora_weights: pissa}", "LORA_OPTIONS", ""),
+        ("TRAINER_OPTIONS={packing: true}", "TRAINER_OPTIONS", ""),
+        ("TRAINER_OPTIONS={bf16: false}", "TRAINER_OPTIONS", "COMPUTE_DTYPE"),
+        ("COMPUTE_DTYPE=half", "COMPUTE_DTYPE", "bf16"),
+        ("LORA_TARGET_MODULES=q_proj,lm_head", "LORA_TARGET_MODULES", ""),
+        ("TRAINER_OPTIONS={label_smoothing_factor: 0.1}", "TRAINER_OPTIONS", ""),
+        ("LORA_OPTIONS={bias: all}", "LORA_OPTIONS", ""),
+        ("TRAINER_OPTIONS={adam_beta3: 0.9}", "TRAINER_OPTIONS", "adam_beta"),
+        ("REPORT_TO=wandbb", "REPORT_TO", ""),
+        ("MAX_SEQ_LENGTH=24", "", "MAX_SEQ_LENGTH"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(small_run, tmp_path, monkeypatch, capsys, setting, words):
+def test_a_mistake_names_its_setting_and_the_remedy_and_leaves_no_output(
+    small_run, tmp_path, monkeypatch, setting, where, remedy
+):
     import torch
 
-    import fine_tuning
-
-    if "no GPU" in words and torch.cuda.is_available():
+    if "meerkat-8b" in setting and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    code, said = mistake(fine_tuning, train_command({**small_run, "adapter": tmp_path / "out"}, setting), monkeypatch, capsys)
-    assert code == 2 and words in said and said.count("\n") == 1, said
-    assert not (tmp_path / "out" / "manifest.json").exists()
+    error = refusal(fine_tuning, train_command({**small_run, "adapter": tmp_path / "out"}, setting), monkeypatch)
+    assert where in error.where and remedy in error.remedy, repr(error)
+    assert "\n" not in str(error)
+    assert not (tmp_path / "out" / MANIFEST).exists()
 
 
 def test_a_run_is_reported_to_several_places_with_what_it_was_made_from(small_run, tmp_path, monkeypatch):
@@ -212,7 +248,7 @@ def test_a_run_is_reported_to_several_places_with_what_it_was_made_from(small_ru
         MLFLOW_TRACKING_URI=f"file://{tmp_path / 'mlruns'}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    data = manifest.read(small_run["data"])["fingerprint"][:12]
+    data = DatasetManifest.require(small_run["data"]).fingerprint[:12]
     [stored] = tmp_path.glob("wandb/offline-run-*/*.wandb")
     assert f"dataset:{data}".encode() in stored.read_bytes()
     events = list((folders["adapter"] / "tensorboard").glob("events*"))
@@ -273,16 +309,31 @@ def test_two_processes_with_whole_or_sharded_bases_train_as_one_does_where_one_h
         assert "train: 67 examples" in done.stdout
         weights.append(float(re.search(r"([\d.]+) MB weights", done.stdout)[1]))
     assert weights[2] < weights[1] == weights[0]
-    histories = [files.read_json_lines(run["adapter"] / "eval_history.jsonl") for run in (one, two, sharded)]
-    for run, history in zip((two, sharded), histories[1:], strict=True):
+    points = history(one["adapter"])
+    for run in (two, sharded):
+        mine = history(run["adapter"])
         assert losses(run["adapter"]) == pytest.approx(losses(one["adapter"]), rel=2e-3)
-        assert [row["loss"] for row in history] == pytest.approx([row["loss"] for row in histories[0]], rel=2e-3)
-        assert len(history[-1]["answers"]) == 2
+        assert [point.loss for point in mine] == pytest.approx([point.loss for point in points], rel=2e-3)
+        assert len(mine[-1].answers) == 2
+
+
+def test_a_process_that_is_alone_sees_one_gpu_however_many_there_are(monkeypatch):
+    import torch
+
+    from meerkat_workbench.device import distributed
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    for visible, left in (("2,3", "2"), (None, "0")):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible) if visible else monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+        assert distributed.join().count == 1
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == left
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 8])
 def test_every_example_is_in_one_step_of_each_epoch_whatever_the_processes(processes):
-    from meerkat_workbench.trainers.best_checkpoint import ResumableBatchSampler
+    from meerkat_workbench.trainers.batch_sampler import ResumableBatchSampler
 
     shares = [ResumableBatchSampler(21, 8 // processes, seed=7, process=rank, processes=processes) for rank in range(processes)]
     epochs = []
@@ -298,17 +349,23 @@ def test_every_example_is_in_one_step_of_each_epoch_whatever_the_processes(proce
 @pytest.fixture(params=["bf16", "fp32"])
 def trainer(small_run, tmp_path, request):
     """A trainer of the tiny model in NF4, in either precision, as fine_tuning.py makes it."""
-    import fine_tuning
     from meerkat_workbench.tuning import llm
+    from meerkat_workbench.tuning.training import build, load_examples
+    from meerkat_workbench.tuning.training.eval_loss import LossEvaluator
 
     config = fine_tuning.TrainingConfig(
         DATASET_DIR=str(small_run["data"]), OUTPUT_DIR=str(tmp_path), LORA_DROPOUT=0.0, SAMPLE_QUESTIONS=0
     )
-    tokenizer, precision = llm.load_tokenizer(str(small_run["model"])), request.param
-    train, evaluation, _ = fine_tuning.load_examples(config, tokenizer)
-    model = llm.load_base(str(small_run["model"]), load_in_4bit=True, precision=precision)
-    micro_batches = fine_tuning.cut_steps(config, model, train, precision)
-    return fine_tuning.make_trainer(config, model, tokenizer, train, evaluation, micro_batches, precision)
+    spec, precision, base = fine_tuning.spec_of(config), request.param, str(small_run["model"])
+    tokenizer = llm.load_tokenizer(base)
+    examples = load_examples.load_examples(spec.data, tokenizer, base, encoder_decoder=False, max_length=spec.max_length,
+                                           long_examples=spec.long_examples)  # fmt: skip
+    model = llm.load_base(base, load_in_4bit=True, precision=precision)
+    micro_batches = build.choose_micro_batches(model, examples, spec.options, tokens=spec.tokens_per_batch,
+                                               checkpointing=spec.checkpointing, shard_base=False, precision=precision)  # fmt: skip
+    evaluator = LossEvaluator(examples.eval, spec.best_metric, None)
+    return build.build_trainer(model, tokenizer, examples, spec.part, spec.options, micro_batches, evaluator, output=tmp_path,
+                               patience=0, shard_base=False, precision=precision)  # fmt: skip
 
 
 def gradients(trainer):
@@ -323,7 +380,7 @@ def test_an_evaluation_leaves_the_gradient_as_it_was(trainer):
     import torch
 
     before = gradients(trainer)
-    trainer.measure_examples()
+    trainer.best.evaluator.evaluate(trainer)
     after = gradients(trainer)
     assert before.keys() == after.keys() and any(value.abs().max() > 0 for value in before.values())
     for name, value in before.items():
@@ -333,41 +390,46 @@ def test_an_evaluation_leaves_the_gradient_as_it_was(trainer):
 def test_memory_that_runs_out_halves_the_micro_batch_and_the_step_stays_the_same(trainer, monkeypatch, capsys):
     import torch
 
-    whole, budget, compute = gradients(trainer), trainer.tokens_per_batch, trainer.summed_loss
+    whole, budget, compute = gradients(trainer), trainer.tokens_per_batch, trainer.step_loss.summed
 
-    def in_little_memory(model, rows):
-        if sum(map(trainer.length, rows)) > budget // 3:
+    def in_little_memory(model, examples):
+        if sum(map(trainer.step_loss.length, examples)) > budget // 3:
             raise torch.OutOfMemoryError
-        return compute(model, rows)
+        return compute(model, examples)
 
-    monkeypatch.setattr(trainer, "summed_loss", in_little_memory)
+    monkeypatch.setattr(trainer.step_loss, "summed", in_little_memory)
     halved = gradients(trainer)
-    assert trainer.tokens_per_batch == budget // 4 and capsys.readouterr().out.count("memory ran out") == 2
+    said = capsys.readouterr().out
+    assert trainer.tokens_per_batch == budget // 4 and said.count("\n") == 2 and f"{budget // 4:,}" in said
     for name, value in whole.items():
         torch.testing.assert_close(halved[name], value, rtol=0.05, atol=0.02 * float(value.abs().max()))
 
 
 @pytest.mark.parametrize(("scale", "stops"), [(65536.0, False), (1.0, True), (None, True)])
 @pytest.mark.parametrize("trainer", ["fp32"], indirect=True)
-def test_a_gradient_that_overflows_stops_a_run_unless_a_lower_scale_of_an_fp16_loss_may_mend_it(trainer, scale, stops, capsys):
+def test_a_gradient_that_overflows_stops_a_run_unless_a_lower_scale_of_an_fp16_loss_may_cure_it(trainer, scale, stops, capsys):
     import torch
+
+    from meerkat_workbench.trainers.token_budget import NotFiniteError
 
     if scale is not None:
         trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     gradients(trainer)
     next(p for p in trainer.model.parameters() if p.grad is not None).grad.fill_(float("inf"))
     if stops:
-        with pytest.raises(UserError, match="the gradient of step 1 is not finite"):
+        with pytest.raises(NotFiniteError) as caught:
             trainer._clip_grad_norm(trainer.model)
+        assert "gradient" in caught.value.where and "LEARNING_RATE" in caught.value.remedy
         return
     assert not torch.isfinite(torch.as_tensor(trainer._clip_grad_norm(trainer.model)))
     # a few such steps are told; a run of nothing else learnt nothing
     trainer.state.global_step = 3
     trainer.check_not_all_skipped()
-    assert "1 steps were skipped" in capsys.readouterr().out
+    assert capsys.readouterr().out.split()[0] == "1"
     trainer.state.global_step = 1
-    with pytest.raises(UserError, match="nothing was learnt"):
+    with pytest.raises(UserError) as caught:
         trainer.check_not_all_skipped()
+    assert caught.value.where == "COMPUTE_DTYPE"
 
 
 def test_embeddings_and_head_are_in_the_runs_precision_the_base_packed_and_the_adapter_fp32(trainer):
@@ -383,20 +445,18 @@ def test_embeddings_and_head_are_in_the_runs_precision_the_base_packed_and_the_a
     assert {kind for name, kind in kinds.items() if "q_proj.base_layer" in name} == {(torch.uint8, False)}
 
 
-def test_an_adapter_is_gone_on_with_and_library_options_arrive(small_run, tmp_path):
+def test_an_adapter_is_trained_further_and_library_options_arrive(small_run, tmp_path):
     folders = {**small_run, "adapter": tmp_path / "second"}
     done = run_script(*train_command(
         folders, f"INIT_ADAPTER={small_run['adapter']}", "TRAINER_OPTIONS={adam_beta2: 0.98}", "EVAL_STEPS=2",
         "EARLY_STOPPING=1", "LEARNING_RATE=0.1", "BEST_METRIC=token_accuracy", "SAMPLE_QUESTIONS=8",
     ))  # fmt: skip
     assert done.returncode == 0, done.stderr
-    history = files.read_json_lines(folders["adapter"] / "eval_history.jsonl")
-    finished = json.loads((small_run["adapter"] / "training_config.json").read_text())["kept"]
-    assert history[0]["loss"] == pytest.approx(finished["loss"], abs=2e-3)
+    points = history(folders["adapter"])
+    assert points[0].loss == pytest.approx(kept(small_run["adapter"]).loss, abs=2e-3)
     # such a learning rate only spoils what was learnt, so training ends at the first evaluation without a new best
-    assert "training ends here" in done.stdout and history[-1]["step"] == 2
-    answers = (folders["adapter"] / "sample_answers.csv").read_text()
-    assert answers.startswith("question,step,epoch,answer,reference") and answers.count("\n") > 12
+    assert [point.step for point in points] == [0, 2] and points[1].token_accuracy <= points[0].token_accuracy
+    assert len(tables.read_rows(folders["adapter"] / SampleAnswerRow.FILE, SampleAnswerRow)) == 16
 
 
 def test_rank_stabilised_and_weight_decomposed_adapters_train(small_run, tmp_path):
@@ -408,8 +468,10 @@ def test_rank_stabilised_and_weight_decomposed_adapters_train(small_run, tmp_pat
     assert stored["use_rslora"] and stored["use_dora"]
 
 
-def test_a_model_that_gives_no_number_is_refused_before_it_is_trained(small_run, tmp_path):
+def test_a_model_that_gives_no_number_is_refused_before_it_is_trained(small_run, tmp_path, monkeypatch):
     from safetensors.torch import load_file, save_file
+
+    from meerkat_workbench.trainers.token_budget import NotFiniteError
 
     shutil.copytree(small_run["adapter"], tmp_path / "poisoned")
     weights = load_file(tmp_path / "poisoned" / "adapter_model.safetensors")
@@ -417,24 +479,27 @@ def test_a_model_that_gives_no_number_is_refused_before_it_is_trained(small_run,
         {name: value * float("nan") for name, value in weights.items()}, tmp_path / "poisoned" / "adapter_model.safetensors"
     )
     folders = {**small_run, "adapter": tmp_path / "out"}
-    done = run_script(*train_command(folders, f"INIT_ADAPTER={tmp_path / 'poisoned'}", "SAMPLE_QUESTIONS=0"))
-    assert done.returncode == 2 and "is not finite" in done.stderr and "Traceback" not in done.stderr
-    assert manifest.read(folders["adapter"]) is None
+    command = train_command(folders, f"INIT_ADAPTER={tmp_path / 'poisoned'}", "SAMPLE_QUESTIONS=0")
+    assert isinstance(refusal(fine_tuning, command, monkeypatch), NotFiniteError)
+    assert TrainingResult.find(folders["adapter"]) is None
 
 
-def test_an_adapter_that_may_know_the_holdout_or_has_another_shape_is_not_gone_on_with(small_run, tmp_path):
+def test_an_adapter_that_may_know_the_holdout_or_has_another_shape_is_not_trained_further(small_run, tmp_path, monkeypatch):
     other = tmp_path / "other"
     shutil.copytree(small_run["adapter"], other)
-    stored = json.loads((other / "manifest.json").read_text())
+    stored = json.loads((other / MANIFEST).read_text())
     folders = {**small_run, "adapter": tmp_path / "out"}
-    shape = run_script(*train_command(folders, f"INIT_ADAPTER={other}", "LORA_RANK=4"))
-    assert shape.returncode == 2 and "has LORA_RANK=64" in shape.stderr
+
+    def error(folders, *more):
+        return refusal(fine_tuning, train_command(folders, *more), monkeypatch)
+
+    shape = error(folders, f"INIT_ADAPTER={other}", "LORA_RANK=4")
+    assert str(other) in shape.where and "LORA_RANK=64" in str(shape)
     stored["inputs"]["splits"]["holdout"], stored["inputs"]["trained_on"] = "another", ["of another series"]
-    (other / "manifest.json").write_text(json.dumps(stored))
-    leak = run_script(*train_command(folders, f"INIT_ADAPTER={other}"))
-    assert leak.returncode == 2 and "may have learnt questions" in leak.stderr
-    itself = run_script(*train_command(small_run, f"INIT_ADAPTER={small_run['adapter']}"))
-    assert itself.returncode == 2 and "is OUTPUT_DIR" in itself.stderr
+    (other / MANIFEST).write_text(json.dumps(stored))
+    assert str(other) in error(folders, f"INIT_ADAPTER={other}").where
+    itself = error(small_run, f"INIT_ADAPTER={small_run['adapter']}")
+    assert "INIT_ADAPTER" in itself.where and "OUTPUT_DIR" in str(itself)
 
 
 def test_recomputation_and_small_micro_batches_train_as_none_does_and_their_checkpoints_are_stored(small_run, tmp_path):
@@ -446,16 +511,12 @@ def test_recomputation_and_small_micro_batches_train_as_none_does_and_their_chec
             "TRAINER_OPTIONS={max_steps: 4}",
         ))  # fmt: skip
         assert done.returncode == 0, done.stderr
-        assert "steps: 4 " in done.stdout and f"recomputing {checkpointing}" in done.stdout
+        assert "steps: 4 " in done.stdout and f" {checkpointing}\n" in done.stdout
         logs[checkpointing] = losses(folders["adapter"])
     assert logs["selective"] == pytest.approx(logs["none"], rel=2e-2)
 
 
-def losses(adapter):
-    return [row["loss"] for row in files.read_json_lines(adapter / "training_log.jsonl")]
-
-
-def test_two_processes_train_as_one_with_twice_the_accumulation_and_go_on_as_each_other(small_run, tmp_path):
+def test_two_processes_train_as_one_with_twice_the_accumulation_and_resume_each_others_run(small_run, tmp_path):
     import torch
     from safetensors.torch import load_file
 
@@ -470,7 +531,7 @@ def test_two_processes_train_as_one_with_twice_the_accumulation_and_go_on_as_eac
     assert alone.returncode == 0, alone.stderr
     both = run_script(*torchrun(two), OMP_NUM_THREADS="1")
     assert both.returncode == 0, both.stderr
-    assert "2 process(es)" in both.stdout and both.stdout.count("next: python evaluation.py") == 1
+    assert both.stdout.count("python evaluation.py") == 1  # one of the two speaks
     assert losses(two["adapter"]) == pytest.approx(losses(one["adapter"]), rel=1e-4)
     expected, found = (load_file(run["adapter"] / "adapter_model.safetensors") for run in (one, two))
     for name, value in expected.items():
@@ -490,5 +551,5 @@ def test_two_processes_train_as_one_with_twice_the_accumulation_and_go_on_as_eac
     process.wait()
     resumed = run_script(*train_command(mixed, *exact, "GRADIENT_ACCUMULATION_STEPS=2"))
     assert resumed.returncode == 0, resumed.stderr
-    assert "going on from checkpoint-" in resumed.stdout
+    assert re.search(r"checkpoint-\d+", resumed.stdout)
     assert losses(mixed["adapter"]) == pytest.approx(losses(one["adapter"]), rel=1e-4)

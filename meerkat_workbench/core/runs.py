@@ -11,7 +11,7 @@ overwritten.
         ...                  # every check that can fail, before anything is moved
         run.claim()
         ...                  # the work, in run.workspace
-        return run.finish(TrainingResult, settings, iteration=3, ...)
+        return run.finish(run.manifest(config, iteration=3, ...))
 """
 
 from __future__ import annotations
@@ -90,7 +90,6 @@ class Manifest(Artifact, frozen=True, kw_only=True):
         stage: the program, by a name that stays when a script is renamed.
         settings: every setting of the run, for people; code reads the properties of the subclasses.
         compute_dtype: what the run computed in; empty where it used no model.
-        restored_from, arguments: of prepared data only.
     """
 
     STAGE: ClassVar[str] = ""
@@ -153,10 +152,12 @@ def read_manifest(folder: Path) -> Manifest | None:
     if not path.is_file():
         return None
     value = files.read_json(path)
+    if not isinstance(value, dict) or "fingerprint" not in value:
+        raise UserError("is not a manifest of this workbench", where=path, remedy="Remove it, or name another folder.")
     for kind in _subclasses(Manifest):
-        if isinstance(value, dict) and "fingerprint" in value and kind.upgrade(value).get("stage") == kind.STAGE:
+        if kind.upgrade(value).get("stage") == kind.STAGE:
             return artifacts.from_json(kind, value, path)
-    raise UserError("is not a manifest of this workbench", where=path, remedy="Remove it, or name another folder.")
+    raise UserError("is the output of another program", where=folder, item=str(value.get("stage")), remedy="Name another folder.")
 
 
 def _subclasses(kind: type[Manifest]) -> Iterator[type[Manifest]]:

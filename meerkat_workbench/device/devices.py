@@ -203,9 +203,8 @@ def resolve_precision(wanted: ComputeDtype, *, encoder_decoder: bool = False) ->
         native = native_precision()
         return "fp32" if native == "fp16" and encoder_decoder else native
     if not can_compute(wanted):
-        raise UserError(
-            f"COMPUTE_DTYPE=fp16: is for GPUs, and this run is on a CPU. Take {native_precision()}, which is the fastest here, or auto."
-        )
+        remedy = f"Use COMPUTE_DTYPE={native_precision()}, which is the fastest here, or auto."
+        raise UserError("is for GPUs, and this run is on a CPU", where="COMPUTE_DTYPE=fp16", remedy=remedy)
     return wanted
 
 

@@ -68,9 +68,15 @@ class Processes:
 
 
 def join() -> Processes:
-    """This process and the others of its run; UserError where a launcher started several that do not see each other."""
+    """This process and the others of its run; one that is alone uses the first GPU only.
+
+    Raises:
+        UserError: a launcher started several processes that do not see each other.
+    """
     from accelerate import PartialState
 
+    if "LOCAL_RANK" not in os.environ:
+        _hide_other_gpus()
     # one may wait for another that answers questions; NCCL gives up after ten minutes unless it is told otherwise
     patience = {"timeout": datetime.timedelta(days=1)} if int(os.environ.get("WORLD_SIZE", "1")) > 1 else {}
     # without cpu=True accelerate takes each CPU process of torchrun for a run of its own
@@ -84,8 +90,6 @@ def join() -> Processes:
 def launch_on_all_gpus(wanted: int | None) -> None:
     """Start this script again under accelerate, one process for each GPU, unless a launcher did so already.
 
-    Call it before anything asks a GPU: the number of visible ones cannot be changed after that.
-
     Args:
         wanted: GPUs to use; None takes all of this machine.
     """
@@ -94,12 +98,18 @@ def launch_on_all_gpus(wanted: int | None) -> None:
     count = torch.cuda.device_count()
     chosen = count if wanted is None else min(wanted, count)
     if chosen <= 1 or "LOCAL_RANK" in os.environ:
-        if count > 1 and "LOCAL_RANK" not in os.environ:
-            os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
         return
     command = launch_command(chosen, sys.argv)
     print(f"{count} GPUs are visible: starting again on {chosen} (NUM_GPUS=1 for one):\n  {' '.join(command)}", flush=True)
     os.execv(command[0], command)
+
+
+def _hide_other_gpus() -> None:
+    """Let this process see one GPU; transformers' trainer would spread a model over all that it sees (DataParallel)."""
+    import torch
+
+    if torch.cuda.device_count() > 1 and not torch.cuda.is_initialized():
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
 
 def launch_command(processes: int, argv: list[str]) -> list[str]:

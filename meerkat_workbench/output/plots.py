@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 BASE, TUNED = "#8a8f98", "#1f5f99"
-BETTER, WORSE, NEUTRAL = "#2a7f4f", "#b3541e", "#9aa0a8"
+BETTER, WORSE, NEUTRAL = "#2a7f4f", "#a8430f", "#9aa0a8"
 GRID, FAINT = "0.93", "0.6"
 DPI = 130
 

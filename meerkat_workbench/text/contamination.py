@@ -35,7 +35,6 @@ FIELDS = ("question", "query", "prompt", "instruction", "input", "problem")
 NOT_QUESTIONS = {"answer", "response", "output", "completion", "id", "options", "choices", "answer_idx", "context", "source"}
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".parquet")
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-BENCHMARK = "benchmark"  # what stands for the split in the list of what is set aside
 Kind = Literal["13 words in a row", "same question", "near-duplicate question"]
 
 

@@ -91,7 +91,7 @@ def choose_micro_batches(
         free: bytes for activations; None where memory is no limit (CPU).
 
     The 4-bit weights are unpacked once a micro-batch whatever its size (48% overhead at 512 tokens, 3% at 8k), so fewer
-    and larger ones win until recomputation costs more: the least recomputation with which `ENOUGH` tokens fit is taken.
+    and larger ones win until recomputation costs more: the least recomputation with which `EFFICIENT_TOKENS` tokens fit is taken.
     """
     modes = [checkpointing] if checkpointing != "auto" else ["none", "selective", "full"]
     number = devices.BYTES[precision]

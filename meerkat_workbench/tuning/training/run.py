@@ -14,6 +14,7 @@ from meerkat_workbench.core.runs import Run
 from meerkat_workbench.core.settings import Settings
 from meerkat_workbench.device import devices, distributed, hub
 from meerkat_workbench.device.devices import ComputeDtype, Precision
+from meerkat_workbench.device.distributed import Processes
 from meerkat_workbench.device.tracking import Tracking
 from meerkat_workbench.trainers import checkpoints
 from meerkat_workbench.trainers.token_budget import TokenBudgetTrainer, time_two_steps
@@ -76,26 +77,26 @@ class PlannedTraining:
     tracking: Tracking
 
 
-def launch(
-    model: str, *, load_in_4bit: bool, compute_dtype: ComputeDtype, gpus: int | None, shard_base: bool, wandb: bool
-) -> None:
-    """Start a process for each GPU, and check that this machine can run the model."""
-    if wandb:
-        print("Weights & Biases is on: settings and losses leave this machine unless WANDB_MODE=offline.")
+def join_processes(spec: TrainingSpec, compute_dtype: ComputeDtype) -> Processes:
+    """This process and the others of the run, on a machine that can train this base.
+
+    Raises:
+        UserError: there is no device for the base, the launcher asks for accelerate's FSDP, or SHARD_BASE has one process.
+    """
     hub.silence_libraries()
-    distributed.launch_on_all_gpus(gpus)
-    llm.require_device_for(model, load_in_4bit=load_in_4bit, precision=devices.resolve_precision(compute_dtype))
+    llm.require_device_for(spec.base, load_in_4bit=spec.load_in_4bit, precision=devices.resolve_precision(compute_dtype))
     ranks = distributed.join()
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
         remedy = "Use launch/ddp.yaml with SHARD_BASE=True, which shards the base."
         raise UserError("the launcher asks for accelerate's FSDP", remedy=remedy)
-    if shard_base and ranks.count == 1:
+    if spec.shard_base and ranks.count == 1:
         fault = "divides the base among several GPUs, and this run has one process"
         raise UserError(fault, where="SHARD_BASE", remedy="Leave it out.")
     if ranks.is_local_main:
         devices.announce()
-        llm.locate(model)  # converts the packaged model where that is still to be done, once
+        llm.locate(spec.base)  # converts the packaged model where that is still to be done, once
     ranks.wait()
+    return ranks
 
 
 # --- 1. the plan
@@ -132,6 +133,8 @@ def plan(
         *plans.plan_lines(planned, seconds_per_step=seconds, keep=spec.options.keep_checkpoints),
     ]
     if run.ranks.is_main:
+        if "wandb" in tracking.names:
+            print("Weights & Biases is on: settings and losses leave this machine unless WANDB_MODE=offline.")
         computing = devices.describe_precision(precision)
         print(f"{spec.base} on {devices.describe()}, {run.ranks.count} process(es), computing in {computing}")
         print("\n".join(audit), flush=True)
