@@ -1,4 +1,7 @@
-"""Base model, adapter, tokenizer and stop ids; `python -m meerkat_workbench.tuning.llm OUTPUT_FOLDER` writes SmolLM2 (see smollm2.py)."""
+"""Loads base models, adapters and tokenizers, and finds the ids that end an answer.
+
+`python -m meerkat_workbench.tuning.llm OUTPUT_FOLDER` writes SmolLM2 (see smollm2.py).
+"""
 
 from __future__ import annotations
 
@@ -18,20 +21,21 @@ if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 MEERKAT = "dmis-lab/llama-3-meerkat-8b-v1.0"
-MAX_PARAMETERS_ON_CPU = 2_000_000_000  # parameters from which a model is not loaded without a GPU
-# each ends a turn wherever a tokenizer knows it; <|endoftext|> and others do so only where the chat template puts them there
+MAX_PARAMETERS_ON_CPU = 2_000_000_000  # a larger model is not loaded without a GPU
+# each ends a turn in every tokenizer that has it; <|endoftext|> and others count only if the chat template ends a turn with them
 TERMINATORS = ("<|eot_id|>", "<|end_of_text|>", "<|im_end|>", "<end_of_turn>", "<eos>", "</s>")
-# made to pad with, by the names that model families give it
+# names of pad tokens in different model families, in order of preference
 PAD_TOKENS = ("<|finetune_right_pad_id|>", "<|reserved_special_token_0|>", "<pad>", "<|pad|>", "<unk>", "<|endoftext|>")
+MAX_ERROR_CHARACTERS = 240  # of a library's message in an error
 
 
 def locate(name: str) -> str:
-    """A model's folder or Hub name from a setting; "smollm2" converts the packaged model at first use."""
+    """A model's folder or Hub name from a setting. "smollm2" is the packaged model, which is converted on first use."""
     if name == smollm2.NAME:
         return str(smollm2.ensure())
     if name == "embedded":
         remedy = f"Train again with MODEL_NAME={smollm2.NAME}, or with --demo."
-        raise UserError("was a toy of earlier versions", where="MODEL_NAME=embedded", remedy=remedy)
+        raise UserError("was a toy model of earlier versions", where="MODEL_NAME=embedded", remedy=remedy)
     return hub.locate(name, MEERKAT)
 
 
@@ -41,28 +45,34 @@ def load_config(name: str) -> Any:
 
 
 def check_vocabulary(location: str, highest: int) -> None:
-    """UserError where a tokenizer gives ids that the model has no embedding for: it is another model's.
+    """Check that the model has an embedding for every id that its tokenizer gave.
 
     Args:
-        highest: the highest id that was given.
+        location: folder or Hub name of the model.
+        highest: the highest id that the tokenizer gave.
+
+    Raises:
+        UserError: it has not, so the tokenizer is another model's.
     """
-    known = getattr(load_config(location).get_text_config(), "vocab_size", None)
-    if known is not None and highest >= known:
+    vocabulary_size = getattr(load_config(location).get_text_config(), "vocab_size", None)
+    if vocabulary_size is not None and highest >= vocabulary_size:
         raise UserError(
-            f"{location}: its tokenizer gives token {highest:,}, and the model knows {known:,} tokens. The two do not belong together; take "
-            "tokenizer and weights from the same place."
+            f"its tokenizer gives token {highest:,}, but the model knows only {vocabulary_size:,} tokens",
+            where=location,
+            remedy="The two do not belong together: use tokenizer and weights from the same source.",
         )
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, with a token to pad with.
+    """The model's tokenizer, with a pad token.
 
-    Nothing here reads what is padded: masks go by length. So the tokenizer's own pad token does, unless it ends a turn, as others who
-    pad by it and mask by its id would then teach a model never to stop; then it is another that ends no turn.
+    This project masks padding by length, so any pad token works here. But other programs mask by the pad token's id, and if
+    that token also ends a turn, a model that they train never learns to stop. So the tokenizer's own pad token is kept
+    unless it ends a turn; then it is replaced.
     """
     from transformers import AutoTokenizer
 
-    # an adapter's folder has a tokenizer, but is no model
+    # an adapter's folder has a tokenizer but is not a model
     location = name if (Path(name) / "tokenizer_config.json").is_file() else locate(name)
     tokenizer: PreTrainedTokenizerBase = hub.load(location, lambda: AutoTokenizer.from_pretrained(location), any_error=True)
     ends = stop_ids(tokenizer)
@@ -72,9 +82,12 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def _pad_id(tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> int:
-    """A token to pad with: made for it, or a special one that ends no turn; where there is none (GPT-2), the one that ends a turn.
+    """The id to pad with: a known pad token, else a special token that ends no turn, else (GPT-2) one that ends a turn.
 
-    Never a token of ordinary text: as the pad token it would be left out of every answer.
+    It is never a token of ordinary text, which as the pad token would be removed from every answer.
+
+    Args:
+        ends: ids that end a turn.
     """
     vocabulary = tokenizer.get_vocab()
     special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
@@ -85,30 +98,35 @@ def _pad_id(tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> int:
 
 
 def stop_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every id that ends an answer: the tokenizer's end token, those that chat formats end a turn with, and what its own chat template
-    puts behind an answer. For Llama-3 both `<|eot_id|>` and `<|end_of_text|>`; never an empty list.
+    """Every id that ends an answer, sorted; for Llama-3 those of `<|eot_id|>` and `<|end_of_text|>`.
+
+    These are the tokenizer's end-of-text token, the known end-of-turn tokens of chat formats, and the special tokens that
+    the tokenizer's own chat template puts after an answer.
+
+    Raises:
+        UserError: there is none.
     """
     vocabulary = tokenizer.get_vocab()
-    found = {vocabulary[token] for token in TERMINATORS if token in vocabulary}
+    ids = {vocabulary[token] for token in TERMINATORS if token in vocabulary}
     if tokenizer.eos_token_id is not None:
-        found.add(tokenizer.eos_token_id)
+        ids.add(tokenizer.eos_token_id)
     template = tokenizer.chat_template
     if isinstance(template, str):
-        # others are text that the vocabulary holds as one piece, such as a line end
+        # other tokens are ordinary text, such as a line end, that the vocabulary has as one token
         special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-        found |= {vocabulary[token] for token in chat.tokens_after_an_answer(template, _named_tokens(tokenizer), special)}
-    if not found:
-        raise UserError("the tokenizer has no token that ends an answer, so generation would never stop.")
-    return sorted(found)
+        ids |= {vocabulary[token] for token in chat.tokens_after_an_answer(template, _named_tokens(tokenizer), special)}
+    if not ids:
+        raise UserError("the tokenizer has no token that ends an answer, so generation would never stop")
+    return sorted(ids)
 
 
 def _named_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """What a chat template may name: bos_token, eos_token and their kin."""
+    """The special tokens that a chat template may name, such as bos_token and eos_token."""
     return {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
 
 
 def parameter_count(config: Any) -> int:
-    """Parameters of a model with this configuration, counted without memory for them."""
+    """Number of parameters of a model with this configuration, counted without allocating them."""
     import torch
 
     with torch.device("meta"):
@@ -116,26 +134,35 @@ def parameter_count(config: Any) -> int:
 
 
 def require_device_for(name: str, *, load_in_4bit: bool, precision: Precision) -> None:
-    """Refuse a model that this machine cannot run, before its weights are fetched."""
+    """Check that this machine can run a model, before its weights are downloaded.
+
+    Raises:
+        UserError: the model is too large for a machine without a GPU.
+    """
     import torch
 
     if name == smollm2.NAME or torch.cuda.is_available():
         return
-    # asked for by its well-known name, it is refused before the Hub is asked for its size
+    # the size of this model is known, so it can be refused without asking the Hub
     count = 8_030_000_000 if name == MEERKAT else parameter_count(load_config(name))
     if count > MAX_PARAMETERS_ON_CPU:
-        needs = count * (0.6 if load_in_4bit else devices.BYTES[precision]) / 1e9
+        gigabytes = count * (0.6 if load_in_4bit else devices.BYTES[precision]) / 1e9
         raise UserError(
-            f"{name}: has {count / 1e9:.1f} billion parameters (about {needs:.0f} GB as loaded), and no GPU is visible. "
-            "Run on a GPU machine (see nvidia-smi and CUDA_VISIBLE_DEVICES), or try the small pretrained model with --demo."
+            f"has {count / 1e9:.1f} billion parameters (about {gigabytes:.0f} GB as loaded), and no GPU is visible",
+            where=name,
+            remedy="Run on a GPU machine (see nvidia-smi and CUDA_VISIBLE_DEVICES), or try the small pretrained model with --demo.",
         )
 
 
 def quantization(*, load_in_4bit: bool, precision: Precision, shardable: bool = False) -> BitsAndBytesConfig | None:
     """QLoRA's quantisation (Dettmers et al. 2023): NF4, double quantisation, products in `precision`.
 
-    Packed weights are stored as bytes, or, `shardable`, in groups of bytes that call themselves a number of that precision: FSDP divides
-    nothing but floating-point tensors (torch before 2.13), and wants one kind of them.
+    Args:
+        shardable: store the packed weights as `precision` instead of as bytes: FSDP shards only floating-point tensors
+            (torch before 2.13), and all must have one dtype.
+
+    Returns:
+        None without `load_in_4bit`.
     """
     if not load_in_4bit:
         return None
@@ -152,22 +179,22 @@ def quantization(*, load_in_4bit: bool, precision: Precision, shardable: bool = 
 
 
 def base_model(model: Any) -> Any:
-    """The model under an adapter; a model without one is its own base."""
+    """The model under an adapter; the model itself if it has no adapter."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def text_config(config: Any) -> Any:
-    """The part of a configuration that describes the layers which read and write text."""
+    """The part of a configuration that describes the layers for text."""
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def attention_kinds(config: Any) -> tuple[set[str], int | None]:
-    """Kinds of attention of a model's layers, and the width of their window where they have one that is used."""
+    """The kinds of attention in a model's layers, and the width of their sliding window; None if no window is used."""
     text = text_config(config)
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
     window = getattr(text, "sliding_window", None)
-    used = window is not None and window > 0 and getattr(text, "use_sliding_window", True)
-    return kinds, window if used else None
+    is_used = window is not None and window > 0 and getattr(text, "use_sliding_window", True)
+    return kinds, window if is_used else None
 
 
 def is_encoder_decoder(config: Any) -> bool:
@@ -175,7 +202,7 @@ def is_encoder_decoder(config: Any) -> bool:
 
 
 def model_class(config: Any) -> Any:
-    """transformers' class for a model with this configuration: of a decoder, or of an encoder-decoder."""
+    """transformers' auto class for a model with this configuration: for decoders or for encoder-decoders."""
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     return AutoModelForSeq2SeqLM if is_encoder_decoder(config) else AutoModelForCausalLM
@@ -184,22 +211,30 @@ def model_class(config: Any) -> Any:
 def load_base(
     name: str, *, load_in_4bit: bool, precision: Precision, full_precision: bool = False, shardable: bool = False
 ) -> PreTrainedModel:
-    """The base model as `precision` stores it (fp32 with `full_precision`), its linear layers in NF4 where asked, on this process's device."""
+    """Load a base model on this process's device.
+
+    Args:
+        load_in_4bit: quantise its linear layers to NF4.
+        precision: of the products of 4-bit layers, and the dtype of all weights that are not in 4 bits.
+        full_precision: store those weights in fp32 instead.
+        shardable: see `quantization`.
+
+    Raises:
+        UserError: the model cannot be loaded, or its widths do not suit 4-bit layers on this CPU.
+    """
     location = locate(name)
     config = load_config(name)
-    kind = model_class(config)
-    # bitsandbytes reorders 4-bit weights for products in bf16 on a CPU that has them, and then wants whole blocks
+    auto_class = model_class(config)
+    # on a CPU with bf16, bitsandbytes reorders 4-bit weights for products in bf16, and then needs whole blocks
     reorders = devices.device().type == "cpu" and precision == "bf16" == devices.native_precision()
     if load_in_4bit and reorders:
         widths = {getattr(config, key, 64) for key in ("hidden_size", "intermediate_size", "d_ff")}
         if any(width % 64 for width in widths):
-            raise UserError(
-                f"{name}: on this CPU, 4-bit layers need widths divisible by 64, not {sorted(widths)}. Set LOAD_IN_4BIT=False, "
-                "or COMPUTE_DTYPE=fp32."
-            )
+            fault = f"on this CPU, 4-bit layers need widths divisible by 64, not {sorted(widths)}"
+            raise UserError(fault, where=name, remedy="Set LOAD_IN_4BIT=False or COMPUTE_DTYPE=fp32.")
     model: PreTrainedModel = hub.load(
         location,
-        lambda: kind.from_pretrained(
+        lambda: auto_class.from_pretrained(
             location,
             dtype=devices.torch_dtype("fp32" if full_precision else precision),
             quantization_config=quantization(load_in_4bit=load_in_4bit, precision=precision, shardable=shardable),
@@ -214,28 +249,39 @@ def load_base(
 
 
 def disable_4bit_reordering(model: Any) -> None:
-    """Keep bitsandbytes from reordering 4-bit weights for inference (0.49 and 0.50, `Linear4bit.forward`; CPUs with AVX512-BF16).
+    """Stop bitsandbytes from reordering 4-bit weights for inference (0.49 and 0.50, `Linear4bit.forward`; CPUs with AVX512-BF16).
 
-    The product with reordered weights is computed in bf16, and has no gradient: training that follows an evaluation would silently
-    learn almost nothing.
+    The product with reordered weights is computed in bf16 and has no gradient, so training after an evaluation would
+    silently learn almost nothing.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  mypy takes attributes of modules for tensors
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  mypy expects attributes of modules to be tensors
 
 
 def adapter_base(folder: Path) -> str:
-    """The base an adapter was trained on, as its configuration names it; UserError where the folder is no adapter."""
+    """Name of the base that an adapter was trained on, from the adapter's configuration.
+
+    Raises:
+        UserError: the folder holds no adapter.
+    """
     config = folder / "adapter_config.json"
     if not config.is_file():
-        raise UserError(f"{folder}: holds no adapter (no adapter_config.json). `python fine_tuning.py` makes one.")
+        remedy = "`python fine_tuning.py` trains one."
+        raise UserError("holds no adapter (no adapter_config.json)", where=folder, remedy=remedy)
     return str(files.read_json(config).get("base_model_name_or_path") or "")
 
 
 def load_adapter(base: Any, folder: Path, *, trainable: bool = False, name: str = "default") -> PeftModel:
-    """The base with the adapter on it, in fp32, frozen unless `trainable`; `disable_adapter()` gives the base back.
+    """Load an adapter, in fp32, onto a base. Within `disable_adapter()` the model answers as the base.
 
-    A base that carries an adapter already gets another beside it, under a `name` of its own.
+    Args:
+        base: the base model; if it already has adapters, this one is added to them.
+        trainable: whether the adapter's weights are trained; if not, they are frozen.
+        name: of the adapter in the model.
+
+    Raises:
+        UserError: the folder holds no adapter, or its adapter does not fit the base.
     """
     from peft import PeftModel
 
@@ -248,25 +294,29 @@ def load_adapter(base: Any, folder: Path, *, trainable: bool = False, name: str 
         else:
             model = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable, adapter_name=name)
     except (RuntimeError, ValueError, OSError) as error:
-        first = " ".join(str(error).split())[:240]
-        raise UserError(f"{folder}: its adapter does not fit {base.config.name_or_path}: {first}") from error
+        reason = " ".join(str(error).split())[:MAX_ERROR_CHARACTERS]
+        raise UserError(f"its adapter does not fit {base.config.name_or_path}: {reason}", where=folder) from error
     return model.train() if trainable else model.eval()
 
 
 def check_base(trained_on: str, base: str, *, where: str | Path, remedy: str, expected: str) -> None:
-    """UserError unless a model's weights are those that an adapter was trained on.
+    """Check that a model's weights are those that an adapter was trained on.
 
     Args:
-        trained_on: hash of the weights that it was trained on, and `expected`, the name of that base.
+        trained_on: hash of the base weights that the adapter was trained on.
         base: folder or Hub name of the model.
         where: the adapter, for the message.
+        expected: name of the base that the adapter was trained on, for the message.
+
+    Raises:
+        UserError: the weights differ.
     """
     if hub.weights_hash(base) != trained_on:
         raise UserError(f"was trained on another base ({expected}) than {base}", where=where, remedy=remedy)
 
 
 def write_generation_config(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """A `generation_config.json` that stops on every terminator, so that any tool that loads the folder does too."""
+    """Write a `generation_config.json` with every stop id, so that any tool that loads the folder stops at all of them."""
     contents = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": stop_ids(tokenizer),

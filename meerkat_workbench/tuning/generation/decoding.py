@@ -1,8 +1,8 @@
-"""Decoding prompts in batches: left padding, one shared prefix, rows that leave when they are done and others that join.
+"""Decoding prompts in batches: left padding, a shared prefix, and continuous batching.
 
 transformers' `generate` keeps every row of a batch until the longest answer ends. Here finished rows are dropped from
-the key-value cache, waiting ones may take their place (continuous batching, after Orca, Yu et al. 2022), what all prompts
-begin with is computed once, and rows of one batch may be answered by different adapters or by the base alone.
+the key-value cache, and waiting rows may take their place (continuous batching, after Orca, Yu et al. 2022). The prefix
+that all prompts share is computed once. Rows of one batch may be answered by different adapters or by the base alone.
 Encoder-decoder models go through `generate`.
 """
 
@@ -25,14 +25,16 @@ from meerkat_workbench.tuning import llm
 from meerkat_workbench.tuning.artifacts import Finish
 
 NO_ADAPTER = "__base__"  # PEFT's name for no adapter
-MIN_PREFIX_TOKENS = 8  # tokens that prompts must share for a prefix to be worth a pass of its own
-COMPACT_BELOW = 0.75  # rows are dropped once this share of a batch or less is still being answered
-REFILL_ABOVE = 0.25  # waiting rows join once this share of a batch is free: each joining copies the cache
+MIN_PREFIX_TOKENS = 8  # a shorter shared prefix is not worth a forward pass of its own
+# finished rows are dropped once this fraction of a batch or less is unfinished
+MAX_UNFINISHED_FRACTION_TO_COMPACT = 0.75
+# waiting rows join once this fraction of a batch is free; each time they join, the cache is copied
+MIN_FREE_FRACTION_TO_REFILL = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How answers are made. Temperature 0 is greedy; `seed` counts only above it."""
+    """How answers are generated. Temperature 0 is greedy; `seed` is used only above it."""
 
     max_new_tokens: int
     temperature: float
@@ -43,7 +45,12 @@ class Decoding:
 
 @dataclass(frozen=True, slots=True)
 class PromptRow:
-    """A prompt to be answered: `name` seeds its draws, `adapter` answers it (None: whatever is active)."""
+    """A prompt to answer.
+
+    Args:
+        name: seeds the row's random draws.
+        adapter: the adapter that answers; None for the one that is active.
+    """
 
     name: str
     prompt_ids: tuple[int, ...]
@@ -58,25 +65,26 @@ class Decoded:
     finish: Finish
 
 
-@functools.lru_cache(maxsize=4096)  # a question's is wanted at each of its steps
+@functools.lru_cache(maxsize=4096)  # each decoding step asks for the same seeds again
 def seed_of(decoding: Decoding, name: str) -> int:
-    """Where a question's draws begin, a signed 64-bit number."""
+    """The seed of a question's random draws, a signed 64-bit number."""
     return int.from_bytes(hashlib.sha256(f"{decoding.seed}|{name}".encode()).digest()[:8], "big", signed=True)
 
 
 def gumbel_noise(seeds: torch.Tensor, steps: torch.Tensor, width: int) -> torch.Tensor:
     """Gumbel noise of each row at its step, (rows, width): the same for every model, batch and device.
 
-    Adding it, times the temperature, to the logits and taking the largest draws from the softmax at that temperature
-    (the Gumbel-max trick, Maddison et al. 2014). The noise is worked out from seed, step and place (the finaliser of
-    splitmix64, Steele et al. 2014), since drawing 128,000 numbers a row on the CPU would take longer than a GPU's step.
+    The argmax of the logits plus this noise times the temperature is a sample from the softmax at that temperature
+    (the Gumbel-max trick, Maddison et al. 2014). The noise is a hash of seed, step and token id (the finaliser of
+    splitmix64, Steele et al. 2014), because drawing 128,000 numbers a row on the CPU would take longer than a GPU's step.
 
     Args:
         seeds, steps: (rows,), int64.
+        width: size of the vocabulary.
     """
-    place = torch.arange(width, dtype=torch.int64, device=seeds.device)
+    token_ids = torch.arange(width, dtype=torch.int64, device=seeds.device)
     mixed = (
-        seeds[:, None] + (place[None] + steps[:, None] * 2**32) * -0x61C8864680B583EB
+        seeds[:, None] + (token_ids[None] + steps[:, None] * 2**32) * -0x61C8864680B583EB
     )  # 2^64 / golden ratio, as a signed number
     for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
         mixed = (mixed ^ _logical_shift_right(mixed, shift)) * factor
@@ -86,7 +94,7 @@ def gumbel_noise(seeds: torch.Tensor, steps: torch.Tensor, width: int) -> torch.
 
 
 def _logical_shift_right(values: torch.Tensor, bits: int) -> torch.Tensor:
-    """To the right, with zeros coming in: torch copies the sign."""
+    """Shift right and fill with zeros; torch's own shift fills with the sign bit."""
     return (values >> bits) & (2 ** (64 - bits) - 1)
 
 
@@ -96,60 +104,64 @@ def _ignore(_: int) -> None:
 
 @dataclass
 class _Batch:
-    """Rows that are being answered.
+    """The rows that are being decoded. A slot is a row's position in the batch.
 
     Args:
-        mask: (rows, columns of the cache), 0 where a column is not the row's.
-        logits: (rows, vocabulary), of each row's next token.
-        places: which row each is; `done` says which of them have ended and only wait to be dropped.
+        cache: keys and values of every slot.
+        mask: (slots, columns of the cache), 0 where a column is not the row's.
+        logits: (slots, vocabulary), of each row's next token.
+        row_indices: index of each slot's row in the list of rows to decode.
+        done: whether each slot's row has ended and only waits to be dropped.
     """
 
     cache: Any
     mask: torch.Tensor
     logits: torch.Tensor
-    places: list[int]
+    row_indices: list[int]
     done: list[bool]
 
     @classmethod
     def empty(cls) -> _Batch:
         return cls(None, torch.empty(0), torch.empty(0), [], [])
 
-    def going(self) -> list[int]:
-        """Where in the batch rows are still being answered."""
-        return [place for place, over in enumerate(self.done) if not over]
+    def unfinished(self) -> list[int]:
+        """The slots whose rows are still being decoded."""
+        return [slot for slot, done in enumerate(self.done) if not done]
 
     def drop_finished(self) -> None:
         """Drop the rows that are done."""
-        kept = self.going()
-        if len(kept) == len(self.places):
+        slots = self.unfinished()
+        if len(slots) == len(self.row_indices):
             return
-        chosen = torch.tensor(kept, device=self.mask.device)
-        self.cache.batch_select_indices(chosen)
-        self.mask, self.logits = self.mask[chosen], self.logits[chosen]
-        self.places, self.done = [self.places[place] for place in kept], [False] * len(kept)
+        slot_tensor = torch.tensor(slots, device=self.mask.device)
+        self.cache.batch_select_indices(slot_tensor)
+        self.mask, self.logits = self.mask[slot_tensor], self.logits[slot_tensor]
+        self.row_indices, self.done = [self.row_indices[slot] for slot in slots], [False] * len(slots)
 
-    def merge(self, fresh: _Batch, config: Any) -> _Batch:
-        """Both batches as one, without rows that are done and columns that no row uses; padded on the left to one length."""
+    def merge(self, new: _Batch, config: Any) -> _Batch:
+        """Both batches as one, left-padded to one length; finished rows and columns that no row uses are dropped."""
         self.drop_finished()
         used = self.mask.any(0)
-        masks = (self.mask[:, used], fresh.mask)
+        masks = (self.mask[:, used], new.mask)
         columns = max(mask.shape[1] for mask in masks)
 
-        def together(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-            parts = (old[:, :, used], new)
+        def padded_concat(old_states: torch.Tensor, new_states: torch.Tensor) -> torch.Tensor:
+            parts = (old_states[:, :, used], new_states)
             return torch.cat([torch.nn.functional.pad(part, (0, 0, columns - part.shape[2], 0)) for part in parts])
 
         cache = DynamicCache(config=llm.text_config(config))
-        for layer, (old, new) in enumerate(zip(self.cache.layers, fresh.cache.layers, strict=True)):
-            cache.update(together(old.keys, new.keys), together(old.values, new.values), layer)
-            old.keys = old.values = new.keys = new.values = None  # so that memory holds one layer twice, not all
+        for layer, (old_layer, new_layer) in enumerate(zip(self.cache.layers, new.cache.layers, strict=True)):
+            cache.update(padded_concat(old_layer.keys, new_layer.keys), padded_concat(old_layer.values, new_layer.values), layer)
+            # freed now, so that memory holds only one layer twice at a time
+            old_layer.keys = old_layer.values = new_layer.keys = new_layer.values = None
         mask = torch.cat([torch.nn.functional.pad(mask, (columns - mask.shape[1], 0)) for mask in masks])
-        logits = torch.cat([self.logits, fresh.logits])
-        return _Batch(cache, mask, logits, self.places + fresh.places, [False] * (len(self.places) + len(fresh.places)))
+        logits = torch.cat([self.logits, new.logits])
+        row_indices = self.row_indices + new.row_indices
+        return _Batch(cache, mask, logits, row_indices, [False] * len(row_indices))
 
 
 class Decoder:
-    """Answers batches with one loaded model.
+    """Decodes prompts with one loaded model.
 
     Args:
         model: a decoder or encoder-decoder, with or without adapters (PEFT).
@@ -163,83 +175,89 @@ class Decoder:
         self._prefix_states: dict[str | None, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         base = llm.base_model(model)
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(type(base).forward).parameters else {}
-        # weights of a sharded base are gathered by all processes at once, which must then make the same steps
+        # all processes gather the weights of a sharded base together, so they must make the same steps
         self._in_lockstep = bool(getattr(base, "_is_fsdp_managed_module", False))
 
     @torch.inference_mode()
     def decode(
-        self, rows: Sequence[PromptRow], at_once: int | None = None, *, refill: bool = False,
-        made: Callable[[int], None] = _ignore, ended: Callable[[int], None] = _ignore,
+        self, rows: Sequence[PromptRow], batch_size: int | None = None, *, refill: bool = False,
+        on_tokens: Callable[[int], None] = _ignore, on_answer: Callable[[int], None] = _ignore,
     ) -> list[Decoded]:  # fmt: skip
-        """Answers in the order of `rows`.
+        """Decode an answer to each prompt.
 
         Args:
-            at_once: rows that are answered at a time, all by default.
-            refill: let waiting rows take the place of those that are done, instead of one batch after another.
-            made: told after each step how many tokens it made; the default does nothing.
-            ended: told the tokens of each answer as it ends.
+            batch_size: rows decoded at a time; None for all of them.
+            refill: let waiting rows take the place of finished ones, instead of decoding one batch after another.
+            on_tokens: called after each step with the number of new tokens.
+            on_answer: called at the end of each answer with its number of tokens.
+
+        Returns:
+            Answers in the order of `rows`.
         """
-        at_once = at_once or max(1, len(rows))
-        size = len(rows) if refill and self._full_attention else at_once
-        answer = self._generate if self.model.config.is_encoder_decoder else self._decode
+        batch_size = batch_size or max(1, len(rows))
+        part_size = len(rows) if refill and self._full_attention else batch_size
+        decode_part = self._generate if self.model.config.is_encoder_decoder else self._decode
         with devices.autocast(self.model):
-            parts = [rows[start : start + size] for start in range(0, len(rows), max(1, size))]
-            return [one for part in parts for one in answer(part, at_once, made, ended)]
+            parts = [rows[start : start + part_size] for start in range(0, len(rows), max(1, part_size))]
+            return [answer for part in parts for answer in decode_part(part, batch_size, on_tokens, on_answer)]
 
     def _decode(
-        self, rows: Sequence[PromptRow], at_once: int, made: Callable[[int], None], ended: Callable[[int], None]
+        self, rows: Sequence[PromptRow], batch_size: int, on_tokens: Callable[[int], None], on_answer: Callable[[int], None]
     ) -> list[Decoded]:
-        stops, limit = set(self.decoding.stop_ids), self.decoding.max_new_tokens
+        stop_ids, max_new_tokens = set(self.decoding.stop_ids), self.decoding.max_new_tokens
         answers: list[list[int]] = [[] for _ in rows]
-        ends = [Finish.LENGTH] * len(rows)
+        finishes = [Finish.LENGTH] * len(rows)
         waiting, batch = collections.deque(range(len(rows))), _Batch.empty()
-        while waiting or batch.going():
-            free = at_once - len(batch.going())
-            if waiting and (not batch.going() or free >= REFILL_ABOVE * at_once):
-                fresh = self._begin(rows, [waiting.popleft() for _ in range(min(free, len(waiting)))])
-                batch = batch.merge(fresh, self.model.config) if batch.going() else fresh
+        while waiting or batch.unfinished():
+            free = batch_size - len(batch.unfinished())
+            if waiting and (not batch.unfinished() or free >= MIN_FREE_FRACTION_TO_REFILL * batch_size):
+                new = self._prefill(rows, [waiting.popleft() for _ in range(min(free, len(waiting)))])
+                batch = batch.merge(new, self.model.config) if batch.unfinished() else new
             tokens = self._choose(
-                batch.logits, [rows[i].name for i in batch.places], [len(answers[i]) for i in batch.places]
+                batch.logits, [rows[i].name for i in batch.row_indices], [len(answers[i]) for i in batch.row_indices]
             )  # fmt: skip
-            made(sum(tokens[place] not in stops for place in batch.going()))
-            for place, (i, token) in enumerate(zip(batch.places, tokens, strict=True)):
-                if batch.done[place]:
+            on_tokens(sum(tokens[slot] not in stop_ids for slot in batch.unfinished()))
+            for slot, (i, token) in enumerate(zip(batch.row_indices, tokens, strict=True)):
+                if batch.done[slot]:
                     continue
-                if token in stops:
-                    batch.done[place], ends[i] = True, Finish.STOP
+                if token in stop_ids:
+                    batch.done[slot], finishes[i] = True, Finish.STOP
                 else:
                     answers[i].append(token)
-                    batch.done[place] = len(answers[i]) == limit
-                if batch.done[place]:
-                    ended(len(answers[i]))
-            if not batch.going():
+                    batch.done[slot] = len(answers[i]) == max_new_tokens
+                if batch.done[slot]:
+                    on_answer(len(answers[i]))
+            if not batch.unfinished():
                 continue
-            if len(batch.going()) <= COMPACT_BELOW * len(batch.places):
+            if len(batch.unfinished()) <= MAX_UNFINISHED_FRACTION_TO_COMPACT * len(batch.row_indices):
                 batch.drop_finished()
-            last = [self.decoding.pad_id if over else answers[i][-1] for i, over in zip(batch.places, batch.done, strict=True)]
+            last_tokens = [
+                self.decoding.pad_id if done else answers[i][-1] for i, done in zip(batch.row_indices, batch.done, strict=True)
+            ]
             batch.mask = torch.nn.functional.pad(batch.mask, (0, 1), value=1)
-            ids = torch.tensor(last, device=self.model.device)[:, None]
-            # as many as the row has tokens before this one, wherever in the cache they stand
+            ids = torch.tensor(last_tokens, device=self.model.device)[:, None]
+            # a token's position is the number of the row's tokens before it, wherever they are in the cache
             positions = batch.mask.sum(1, keepdim=True) - 1
-            batch.logits = self._forward(ids, batch.mask, positions, batch.cache, [rows[i].adapter for i in batch.places])
-        return [Decoded(ids, finish) for ids, finish in zip(answers, ends, strict=True)]
+            adapters = [rows[i].adapter for i in batch.row_indices]
+            batch.logits = self._forward(ids, batch.mask, positions, batch.cache, adapters)
+        return [Decoded(ids, finish) for ids, finish in zip(answers, finishes, strict=True)]
 
-    def _begin(self, rows: Sequence[PromptRow], places: list[int]) -> _Batch:
-        """A batch of the prompts of `rows` at these places, with the logits of their first tokens."""
-        device, given = self.model.device, len(self.prefix)
-        rests = [rows[i].prompt_ids[given:] for i in places]
-        ids = tensors.pad(rests, self.decoding.pad_id, device, left=True)
+    def _prefill(self, rows: Sequence[PromptRow], row_indices: list[int]) -> _Batch:
+        """A batch of these rows' prompts, with the logits of their first new tokens."""
+        device, prefix_length = self.model.device, len(self.prefix)
+        batch_rows = [rows[i] for i in row_indices]
+        suffixes = [row.prompt_ids[prefix_length:] for row in batch_rows]
+        ids = tensors.pad(suffixes, self.decoding.pad_id, device, left=True)
         width = ids.shape[1]
-        gaps = torch.tensor([width - len(rest) for rest in rests], device=device)[:, None]
-        # the prefix stands first, the gap between it and the rest is masked, and positions count without it
-        mask = torch.ones(len(rests), given + width, dtype=torch.long, device=device)
-        columns = torch.arange(given + width, device=device)
-        mask[(columns >= given) & (columns < given + gaps)] = 0
-        positions = (mask.cumsum(1) - 1)[:, given:].clamp(min=0)
-        mine = [rows[i] for i in places]
-        cache = self._cache_of(mine)
-        logits = self._forward(ids, mask, positions, cache, [row.adapter for row in mine])
-        return _Batch(cache, mask, logits, places, [False] * len(places))
+        padding = torch.tensor([width - len(suffix) for suffix in suffixes], device=device)[:, None]
+        # the prefix comes first; the padding between it and the suffix is masked and does not count in positions
+        mask = torch.ones(len(suffixes), prefix_length + width, dtype=torch.long, device=device)
+        columns = torch.arange(prefix_length + width, device=device)
+        mask[(columns >= prefix_length) & (columns < prefix_length + padding)] = 0
+        positions = (mask.cumsum(1) - 1)[:, prefix_length:].clamp(min=0)
+        cache = self._prefix_cache(batch_rows)
+        logits = self._forward(ids, mask, positions, cache, [row.adapter for row in batch_rows])
+        return _Batch(cache, mask, logits, row_indices, [False] * len(row_indices))
 
     def _forward(self, ids: Any, mask: Any, positions: Any, cache: Any, adapters: Sequence[str | None]) -> torch.Tensor:
         """Logits of the last position, (rows, vocabulary)."""
@@ -252,7 +270,12 @@ class Decoder:
         return logits
 
     def _choose(self, logits: torch.Tensor, names: Sequence[str], steps: Sequence[int]) -> list[int]:
-        """The next token of each row: `steps` says how many it has."""
+        """The next token of each row.
+
+        Args:
+            logits: (rows, vocabulary).
+            steps: number of tokens that each answer has so far.
+        """
         if self.decoding.temperature > 0:
             seeds = torch.tensor([seed_of(self.decoding, name) for name in names], device=logits.device)
             noise = gumbel_noise(seeds, torch.tensor(steps, device=logits.device), logits.shape[1])
@@ -263,19 +286,19 @@ class Decoder:
         chosen: list[int] = tokens.tolist()
         return chosen
 
-    def _cache_of(self, rows: Sequence[PromptRow]) -> Any:
-        """A cache that holds the prefix for each row, or an empty one."""
+    def _prefix_cache(self, rows: Sequence[PromptRow]) -> Any:
+        """A cache that holds the prefix for each row; empty if there is no prefix."""
         cache = DynamicCache(config=llm.text_config(self.model.config))
         if self.prefix:
-            kinds = list(dict.fromkeys(row.adapter for row in rows))
-            states = [self._prefix_of(kind) for kind in kinds]
-            which = torch.tensor([kinds.index(row.adapter) for row in rows], device=self.model.device)
-            for layer, parts in enumerate(zip(*states, strict=True)):
-                keys, values = (torch.cat([part[side] for part in parts])[which] for side in (0, 1))
+            adapters = list(dict.fromkeys(row.adapter for row in rows))
+            states = [self._states_of_prefix(adapter) for adapter in adapters]
+            adapter_of_row = torch.tensor([adapters.index(row.adapter) for row in rows], device=self.model.device)
+            for layer, layer_states in enumerate(zip(*states, strict=True)):
+                keys, values = (torch.cat([pair[side] for pair in layer_states])[adapter_of_row] for side in (0, 1))
                 cache.update(keys, values, layer)
         return cache
 
-    def _prefix_of(self, adapter: str | None) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def _states_of_prefix(self, adapter: str | None) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Keys and values of the prefix in each layer, (1, heads, length, width)."""
         if adapter not in self._prefix_states:
             cache = DynamicCache(config=llm.text_config(self.model.config))
@@ -285,7 +308,7 @@ class Decoder:
         return self._prefix_states[adapter]
 
     def _generate(
-        self, rows: Sequence[PromptRow], at_once: int, made: Callable[[int], None], ended: Callable[[int], None]
+        self, rows: Sequence[PromptRow], batch_size: int, on_tokens: Callable[[int], None], on_answer: Callable[[int], None]
     ) -> list[Decoded]:
         device, prompts = self.model.device, [row.prompt_ids for row in rows]
         decoder = self
@@ -298,7 +321,7 @@ class Decoder:
 
         settings = GenerationConfig(
             max_new_tokens=self.decoding.max_new_tokens,
-            do_sample=False,  # sampling is in the processor, so that a question's draw is its own
+            do_sample=False,  # the logits processor samples, so that a question's draws do not depend on its batch
             eos_token_id=list(self.decoding.stop_ids),
             pad_token_id=self.decoding.pad_id,
             decoder_start_token_id=self.model.config.decoder_start_token_id,
@@ -310,26 +333,29 @@ class Decoder:
             generation_config=settings,
             logits_processor=LogitsProcessorList([GumbelLogitsProcessor()] if self.decoding.temperature > 0 else []),
         )
-        found = []
-        for row in output[:, 1:].tolist():
-            stop = next((place for place, token in enumerate(row) if token in self.decoding.stop_ids), None)
-            answer = Decoded(row if stop is None else row[:stop], Finish.LENGTH if stop is None else Finish.STOP)
-            found.append(answer)
-            made(len(answer.ids))
-            ended(len(answer.ids))
-        return found
+        answers = []
+        for ids in output[:, 1:].tolist():
+            stop = next((i for i, token in enumerate(ids) if token in self.decoding.stop_ids), None)
+            answer = Decoded(ids if stop is None else ids[:stop], Finish.LENGTH if stop is None else Finish.STOP)
+            answers.append(answer)
+            on_tokens(len(answer.ids))
+            on_answer(len(answer.ids))
+        return answers
 
 
 def has_full_attention(config: Any) -> bool:
-    """Whether each token of a decoder attends to all before it. A window counts the gap between prefix and rest as if it were text."""
+    """Whether each token of a decoder attends to all tokens before it.
+
+    Sliding-window attention would count the masked padding between prefix and suffix as part of the window.
+    """
     kinds, window = llm.attention_kinds(config)
     return not config.is_encoder_decoder and kinds == {"full_attention"} and window is None
 
 
 def shared_prefix(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """What all prompts begin with, short of the shortest one's last token."""
+    """The longest common prefix of all prompts; it ends before the last token of the shortest prompt."""
     if not prompts:
         return ()
-    # what the first and the last in order share, all between them share
-    alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(min(prompts), max(prompts), strict=False))
-    return tuple(token for token, _ in alike)[: min(map(len, prompts)) - 1]
+    # a prefix that the first and the last prompt in sorted order share is shared by all between them
+    equal_pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(min(prompts), max(prompts), strict=False))
+    return tuple(token for token, _ in equal_pairs)[: min(map(len, prompts)) - 1]

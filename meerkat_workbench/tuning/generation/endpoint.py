@@ -1,4 +1,4 @@
-"""Asking an OpenAI-compatible server (vLLM, transformers serve, a fleet behind one address)."""
+"""A client for an OpenAI-compatible server (vLLM, transformers serve, several servers behind one address)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ from meerkat_workbench.tuning.generation.questions import Question
 
 TIMEOUT_S = 600.0
 RETRIES = 6  # with back-off, about a minute in all
+MODEL_LIST_TIMEOUT_S, MODEL_LIST_RETRIES = 30.0, 1
+MAX_ERROR_CHARACTERS = 200  # of a failed request's error
+MAX_CONNECTION_ERROR_CHARACTERS = 160
+MAX_MODEL_NAMES = 8  # served models that an error lists
 
 
 @dataclass(frozen=True, slots=True)
 class ServerDecoding:
-    """How a server is asked to answer. Above temperature 0 its draws are its own: two runs may differ."""
+    """Decoding settings of a request. Above temperature 0 the server draws the tokens, so two runs may differ."""
 
     max_new_tokens: int
     temperature: float
@@ -29,7 +33,7 @@ class ServerDecoding:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a server answered: text, how it ended, its tokens, and the error of a request that failed."""
+    """A server's answer: its text, how it ended, its number of tokens, and the error if the request failed."""
 
     text: str
     finish: Finish
@@ -38,47 +42,52 @@ class Reply:
 
 
 class Endpoint:
-    """A model behind an address.
+    """A model on a server.
 
     Args:
         address: of the API, with or without "/v1".
-        model: the name under which the server knows it.
+        model: the model's name on the server.
     """
 
     def __init__(self, address: str, model: str) -> None:
         from openai import OpenAI
 
         self.address, self.model = address.rstrip("/").removesuffix("/v1"), model
-        # a local server asks for no key, and the client refuses to start without one
+        # a local server needs no key, but the client does not start without one
         key = os.environ.get("OPENAI_API_KEY") or "none"
         self.client = OpenAI(base_url=f"{self.address}/v1", api_key=key, timeout=TIMEOUT_S, max_retries=RETRIES)
 
     def stay_or_leave(self) -> str:
-        """Whether what is sent there stays on this machine, in words."""
+        """A phrase that says whether data sent to the server stays on this machine."""
         host = urlsplit(self.address).hostname or ""
         try:
-            here = ipaddress.ip_address(host).is_loopback
+            is_local = ipaddress.ip_address(host).is_loopback
         except ValueError:
-            here = host == "localhost" or host.endswith(".localhost")
-        return "stay on this machine" if here else "leave this machine"
+            is_local = host == "localhost" or host.endswith(".localhost")
+        return "stay on this machine" if is_local else "leave this machine"
 
     def check(self) -> None:
-        """UserError where no server answers, or it says that it does not know the model."""
+        """Check that the server answers and serves the model.
+
+        Raises:
+            UserError: no server answers, or its list of models lacks this one.
+        """
         from openai import APIConnectionError, OpenAIError
 
         try:
-            known = [model.id for model in self.client.with_options(max_retries=1, timeout=30.0).models.list()]
+            client = self.client.with_options(max_retries=MODEL_LIST_RETRIES, timeout=MODEL_LIST_TIMEOUT_S)
+            served = [model.id for model in client.models.list()]
         except APIConnectionError as error:
-            raise UserError(
-                f"{self.address}: nothing answers there ({' '.join(str(error).split())[:160]}). Start the server, or leave it out."
-            ) from error
-        except OpenAIError:  # some servers keep no list; the first question will tell
+            reason = " ".join(str(error).split())[:MAX_CONNECTION_ERROR_CHARACTERS]
+            remedy = "Start the server, or leave it out."
+            raise UserError(f"nothing answers there ({reason})", where=self.address, remedy=remedy) from error
+        except OpenAIError:  # some servers have no list of models; then the first question shows whether it works
             return
-        if known and self.model not in known:
-            raise UserError(f"{self.address}: serves {', '.join(known[:8])}, but not {self.model!r}.")
+        if served and self.model not in served:
+            raise UserError(f"serves {', '.join(served[:MAX_MODEL_NAMES])}, but not {self.model!r}", where=self.address)
 
     def answer(self, question: Question, decoding: ServerDecoding) -> Reply:
-        """The server's answer; a request that fails is a failed answer."""
+        """Ask one question. A failed request returns a reply with `Finish.FAILED`; it does not raise."""
         messages: Any = [{"role": role, "content": content} for role, content in question.messages]
         try:
             reply = self.client.chat.completions.create(
@@ -88,15 +97,19 @@ class Endpoint:
             choice = reply.choices[0]
             finish = Finish.LENGTH if choice.finish_reason == "length" else Finish.STOP
             return Reply((choice.message.content or "").strip(), finish, reply.usage.completion_tokens if reply.usage else 0)
-        except Exception as error:  # the client has tried again; whatever a server does, one question is one failure
-            return Reply("", Finish.FAILED, 0, " ".join(f"{type(error).__name__}: {error}".split())[:200])
+        except Exception as error:  # the client has retried; whatever the server does, only this question fails
+            return Reply("", Finish.FAILED, 0, " ".join(f"{type(error).__name__}: {error}".split())[:MAX_ERROR_CHARACTERS])
 
-    def answers(self, questions: Sequence[Question], decoding: ServerDecoding, at_once: int) -> Iterator[tuple[int, Reply]]:
-        """Each question's number and answer, as they come; at most `at_once` are asked at a time."""
-        with ThreadPoolExecutor(at_once) as pool:
-            asked = {pool.submit(self.answer, question, decoding): number for number, question in enumerate(questions)}
+    def answers(self, questions: Sequence[Question], decoding: ServerDecoding, concurrency: int) -> Iterator[tuple[int, Reply]]:
+        """Ask several questions, at most `concurrency` at a time.
+
+        Yields:
+            The index of a question and its reply, in the order in which the replies arrive.
+        """
+        with ThreadPoolExecutor(concurrency) as pool:
+            index_of = {pool.submit(self.answer, question, decoding): index for index, question in enumerate(questions)}
             try:
-                for done in as_completed(asked):
-                    yield asked[done], done.result()
-            finally:  # stopped half-way: what was not begun is not asked any more
+                for future in as_completed(index_of):
+                    yield index_of[future], future.result()
+            finally:  # if stopped half-way, requests that have not started are cancelled
                 pool.shutdown(wait=False, cancel_futures=True)

@@ -192,7 +192,7 @@ class Generator:
         before = progress.state()
 
         def attempt(at_once: int) -> list[Decoded]:
-            return decoder.decode(rows, at_once, refill=self.refill, made=progress.made, ended=progress.ended)
+            return decoder.decode(rows, at_once, refill=self.refill, on_tokens=progress.made, on_answer=progress.ended)
 
         def halved(at_once: int) -> None:
             print(f"  out of memory at {self.max_rows} rows, going on with {at_once}", flush=True)

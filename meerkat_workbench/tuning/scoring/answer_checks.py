@@ -1,7 +1,7 @@
-"""What is wrong with a single answer, whatever its score: another dose, a lost negation, cut off, refused, repeating.
+"""Checks of single answers, independent of their scores: another dose, a lost negation, cut off, refused, repeating.
 
-Rules over words; they find what is plain to see and claim no more. Negation after NegEx (Chapman et al. 2001), with
-fewer triggers. Our own definitions otherwise.
+The checks are rules over words, which find only obvious faults. Negation is detected as in NegEx (Chapman et al. 2001),
+with fewer triggers. All other definitions are this project's own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from meerkat_workbench.tuning.artifacts import Finish
 from meerkat_workbench.tuning.scoring import medical_metrics
 
 CUT_OFF, THINKING_UNFINISHED = "cut_off", "thinking_unfinished"
-# in the order of tables and sentences; each is a column of the results
+# each check is a column of the results; tables and sentences use this order
 CHECKS = {
     "number_differs": "give another dose or number than the reference, in the same unit",
     "negation_differs": "deny what the reference affirms, or affirm what it denies",
@@ -24,7 +24,7 @@ CHECKS = {
     "repeating": "repeat themselves",
     "refused": "decline to answer",
     "empty": "are empty",
-    THINKING_UNFINISHED: "never end their thinking, so that they hold no answer",
+    THINKING_UNFINISHED: "never end their thinking, so they hold no answer",
 }
 ENGLISH_ONLY = ("negation_differs", "refused")  # rules over English words
 REFUSAL = re.compile(
@@ -32,16 +32,17 @@ REFUSAL = re.compile(
     r"(?:answer|help|provide|give|offer|assist|comment|advise|recommend|diagnose|discuss)|as an ai\b|as a language model)",
     re.IGNORECASE,
 )
-REFUSAL_WITHIN = 200  # characters: a refusal opens an answer
+MAX_REFUSAL_START = 200  # characters of an answer that are searched for a refusal, which comes first
 NGRAM_WORDS, MIN_WORDS, MAX_REPEATED_FRACTION = 4, 24, 0.4
-MAX_POWERS_OF_TEN, POWER_TOLERANCE = 3, 1e-6  # a thousandfold dose is a slip of units; beyond it the two are of different things
+# a dose up to a thousand times too large or small is a mistake in the unit; beyond that the two doses are of different things
+MAX_POWERS_OF_TEN, POWER_TOLERANCE = 3, 1e-6
 
 
 def check(reference: str, answer: str, finish: Finish, *, thinking_unfinished: bool = False) -> dict[str, bool]:
-    """Which of `CHECKS` an answer fails; one that failed to be made fails none.
+    """Which of `CHECKS` an answer fails; an answer that could not be generated fails none.
 
     Args:
-        thinking_unfinished: whether it is a thinking block that was never closed.
+        thinking_unfinished: whether the answer is a thinking block that was never closed.
     """
     if finish == Finish.FAILED:
         return dict.fromkeys(CHECKS, False)
@@ -50,7 +51,7 @@ def check(reference: str, answer: str, finish: Finish, *, thinking_unfinished: b
         "negation_differs": bool(negation_differs(reference, answer)),
         CUT_OFF: finish == Finish.LENGTH,
         "repeating": repeating(answer),
-        "refused": bool(REFUSAL.search(answer[:REFUSAL_WITHIN])),
+        "refused": bool(REFUSAL.search(answer[:MAX_REFUSAL_START])),
         "empty": not answer.strip(),
         THINKING_UNFINISHED: thinking_unfinished,
     }
@@ -59,25 +60,27 @@ def check(reference: str, answer: str, finish: Finish, *, thinking_unfinished: b
 def number_differs(reference: str, answer: str) -> bool:
     """Whether the answer gives another amount than the reference.
 
-    It does where, in a unit that both use, none of its values is one of the reference's, or where one of its doses is a tenth, ten times
-    (or another power of ten) one of the reference's and is none of them. Bare numbers say nothing without what they count.
+    This is so if, in a unit that both use, no value of the answer equals one of the reference. It is also so if one of the
+    answer's doses is none of the reference's, but ten times, a tenth (or another power of ten) of one of them. Numbers
+    without a unit are ignored, because it is not known what they count.
     """
-    wanted, given = ([quantity for quantity in one if quantity.unit] for one in quantities.find_in_both(reference, answer))
-    for kind in {one.kind for one in wanted} & {one.kind for one in given}:
-        # "48 hours" agrees with "2 days", though hours are not held against days otherwise
-        asked = [one for one in wanted if one.kind == kind]
-        if not any(one.same(other) for one in asked for other in given):
+    expected, given = ([quantity for quantity in found if quantity.unit] for found in quantities.find_in_both(reference, answer))
+    for kind in {quantity.kind for quantity in expected} & {quantity.kind for quantity in given}:
+        # compared with all of `given`: "48 hours" equals "2 days", although hours and days are different kinds
+        of_kind = [quantity for quantity in expected if quantity.kind == kind]
+        if not any(quantity.same(other) for quantity in of_kind for other in given):
             return True
     return any(
-        _powers_of_ten_apart(one, other)
+        _powers_of_ten_apart(quantity, other)
         for other in given
-        if other.is_dose and not any(one.same(other) for one in wanted)
-        for one in wanted
-        if one.kind == other.kind
+        if other.is_dose and not any(quantity.same(other) for quantity in expected)
+        for quantity in expected
+        if quantity.kind == other.kind
     )
 
 
 def _powers_of_ten_apart(left: Quantity, right: Quantity) -> bool:
+    """Whether two amounts differ by a power of ten, of at most a thousand."""
     power = left.powers_of_ten_from(right)
     return math.isfinite(power) and 0 < abs(round(power)) <= MAX_POWERS_OF_TEN and abs(power - round(power)) < POWER_TOLERANCE
 
@@ -85,12 +88,12 @@ def _powers_of_ten_apart(left: Quantity, right: Quantity) -> bool:
 def negation_differs(reference: str, answer: str) -> set[str]:
     """Medical words that one text only denies and the other only affirms."""
     affirmed, denied = _polarity(reference)
-    affirmed_there, denied_there = _polarity(answer)
-    return ((affirmed - denied) & (denied_there - affirmed_there)) | ((denied - affirmed) & (affirmed_there - denied_there))
+    answer_affirmed, answer_denied = _polarity(answer)
+    return ((affirmed - denied) & (answer_denied - answer_affirmed)) | ((denied - affirmed) & (answer_affirmed - answer_denied))
 
 
 def _polarity(text: str) -> tuple[set[str], set[str]]:
-    """Medical words that are affirmed, and those that are denied."""
+    """The medical words that a text affirms, and those that it denies."""
     affirmed, denied = (
         {term for part in parts for term in medical_metrics.medical_terms(part)} for parts in negation.affirmed_and_denied(text)
     )
@@ -98,9 +101,9 @@ def _polarity(text: str) -> tuple[set[str], set[str]]:
 
 
 def repeating(text: str) -> bool:
-    """Whether a large part of a text's runs of four words stood in it before."""
+    """Whether many of a text's four-word n-grams occur in it more than once."""
     words = list(texts.tokens(text)) if texts.script_without_spaces(text) else text.lower().split()
     if len(words) < MIN_WORDS:
         return False
-    grams = Counter(zip(*(words[i:] for i in range(NGRAM_WORDS)), strict=False))
-    return 1 - len(grams) / grams.total() > MAX_REPEATED_FRACTION
+    ngrams = Counter(zip(*(words[i:] for i in range(NGRAM_WORDS)), strict=False))
+    return 1 - len(ngrams) / ngrams.total() > MAX_REPEATED_FRACTION

@@ -33,7 +33,7 @@ def greedy_answers(asked: Sequence[Question], model: Any, tokenizer: Any) -> lis
     with generator.GenerationProgress(len(asked), "sample answers", MAX_NEW_TOKENS) as progress:
         for batch in generator.plan_batches(asked, BATCH):
             rows = [PromptRow(asked[i].id, asked[i].prompt_ids) for i in batch]
-            answers = decoder.decode(rows, made=progress.made, ended=progress.ended)
+            answers = decoder.decode(rows, on_tokens=progress.made, on_answer=progress.ended)
             found |= {i: tuple(answer.ids) for i, answer in zip(batch, answers, strict=True)}
     return [found[i] for i in range(len(asked))]
 

@@ -1,4 +1,4 @@
-"""Every metric over a set of answers, the user's own among them; what cannot be computed is missing, never zero."""
+"""Computes all metrics of a set of answers, with the user's own. A metric that cannot be computed is missing, never zero."""
 
 from __future__ import annotations
 
@@ -29,19 +29,27 @@ BUILT_IN = (
 )  # fmt: skip
 DESCRIPTIVE = {"length_ratio", "log_perplexity"}
 REASONS_WITHOUT_VALUE = {  # why a metric has no value for any answer
-    "factual_exact_match": "no reference holds a dose, a number or a name that could be looked for",
-    "medical_token_f1": "no reference holds a medical term that is known: the built-in terms are English; give a file of terms in MEDICAL_LEXICON",
+    "factual_exact_match": "no reference holds a dose, a number or a name to look for",
+    "medical_token_f1": "no reference holds a known medical term: the built-in terms are English; give a file of terms in MEDICAL_LEXICON",
     "length_ratio": "every reference is empty",
 }
+# metrics that a model measures, and their signatures
 MEASURED = {"log_perplexity": "mean loss a token of the answer under the base, nats; exp of it is the perplexity"}
-MIN_PAIRS_FOR_WORKERS = 4000  # pairs from which starting processes pays
+MIN_PAIRS_FOR_WORKERS = 4000  # with fewer pairs, worker processes take longer to start than they save
 Pair = tuple[str, str]  # reference, answer
 Scores = list[float | None]
 
 
 @dataclass
 class MetricScores:
-    """Scores by metric, a value a pair; `missing` says why a metric has none at all."""
+    """The scores of a set of pairs.
+
+    Args:
+        scores: of each metric, one value per pair.
+        missing: metric to the reason why it has no scores.
+        signatures: metric to how it was computed.
+        notes: remarks for the user.
+    """
 
     scores: dict[str, Scores] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
@@ -52,28 +60,35 @@ class MetricScores:
 class MetricSuite:
     """The built-in metrics; a method `compute_NAME(self, reference, hypothesis) -> float` of a subclass adds one.
 
-    A metric of the user's for which less is better says so: `compute_NAME.lower_is_better = True`; one that only
-    describes, `compute_NAME.descriptive = True`; one with a least and a most, `compute_NAME.bounds = (0, 1)`.
+    Attributes of such a method describe the metric: `compute_NAME.lower_is_better = True`,
+    `compute_NAME.descriptive = True` if no value is better than another, and `compute_NAME.bounds = (0, 1)`.
 
     Args:
-        lexicon: a file of medical terms for `medical_token_f1`; empty for the built-in ones.
+        bertscore_model: see `BertScorer`.
+        lexicon: a file of medical terms for `medical_token_f1`; empty for the built-in terms.
+
+    Raises:
+        UserError: the lexicon cannot be read, or an added metric has the name of a built-in one.
     """
 
     def __init__(self, bertscore_model: str = "packaged", lexicon: str = "") -> None:
         self.bertscore_model, self.lexicon = bertscore_model, lexicon
         if lexicon:
-            medical_metrics.read_lexicon(lexicon)  # now, so that a bad one is refused before anything is asked
+            medical_metrics.read_lexicon(lexicon)  # read now, so that a faulty file is refused before any question is asked
         self._bert: BertScorer | None = None
-        self._no_bert = ""  # why there is none; a model that could not be downloaded once is not tried again
+        self._bert_fault = ""  # why the encoder could not be loaded; loading is tried only once
         built_in = {_plain(name) for name in BUILT_IN}
         for name in self.own_metrics():
             if _plain(name) in built_in:
-                raise UserError(f"AutomaticMetrics.{PREFIX}{name}: {name} is a built-in metric. Give yours another name.")
+                where = f"AutomaticMetrics.{PREFIX}{name}"
+                raise UserError("has the name of a built-in metric", where=where, remedy="Give it another name.")
 
     def lexicon_hash(self) -> str:
+        """The start of the lexicon's SHA-256; empty for the built-in terms."""
         return files.sha256_file(Path(self.lexicon))[:12] if self.lexicon else ""
 
     def own_metrics(self) -> list[str]:
+        """Names of the metrics that a subclass adds, sorted."""
         return sorted(name.removeprefix(PREFIX) for name in dir(self) if name.startswith(PREFIX))
 
     def names(self) -> list[str]:
@@ -84,19 +99,20 @@ class MetricSuite:
         return bool(getattr(getattr(self, PREFIX + name, None), "lower_is_better", False))
 
     def is_descriptive(self, name: str) -> bool:
-        """Whether the metric only describes answers, and no value of it is better than another."""
+        """Whether the metric only describes answers, so that no value is better than another."""
         return name in DESCRIPTIVE or bool(getattr(getattr(self, PREFIX + name, None), "descriptive", False))
 
     def bounds(self, name: str) -> tuple[float, float]:
-        """The least and the most that the metric can be; one of the user's may say its own: `compute_NAME.bounds = (0, 1)`."""
+        """The smallest and largest possible value; a user's metric can set them: `compute_NAME.bounds = (0, 1)`."""
         low, high = getattr(getattr(self, PREFIX + name, None), "bounds", bounds_of(name))
         return float(low), float(high)
 
     def score(self, pairs: Sequence[Pair | None], *, measured: Mapping[str, Scores] | None = None) -> MetricScores:
-        """Score (reference, answer) pairs; None is an answer that failed, and has no score.
+        """Score (reference, answer) pairs.
 
         Args:
-            measured: scores of the metrics of `MEASURED`, which a model gives; without them these have none.
+            pairs: None for a failed answer, which gets no score.
+            measured: scores of the metrics in `MEASURED`; without them these metrics are missing.
         """
         table = MetricScores(scores={name: [None] * len(pairs) for name in self.names()})
         table.signatures = {**text_metrics.SIGNATURES, **medical_metrics.SIGNATURES}
@@ -106,50 +122,50 @@ class MetricSuite:
             )
         present = {row: pair for row, pair in enumerate(pairs) if pair is not None}
         rows = list(present)
-        found = self._score_texts(list(present.values()), table)
+        scores_by_pair = self._score_texts(list(present.values()), table)
         for row, pair in present.items():
-            for name, value in found[pair].items():
+            for name, value in scores_by_pair[pair].items():
                 table.scores[name][row] = value
         self._bertscore(table, pairs, rows)
         for name, signature in MEASURED.items():
             table.scores[name] = list((measured or {}).get(name, table.scores[name]))
             table.signatures[name] = signature
             if not any(value is not None for value in table.scores[name]):
-                table.missing[name] = "no model of this machine was there to measure it"
+                table.missing[name] = "no model on this machine was available to measure it"
         for name in self.own_metrics():
             table.signatures[name] = "the user's own"
-            self._each(table, pairs, rows, name, getattr(self, PREFIX + name))
+            self._own_metric(table, pairs, rows, name, getattr(self, PREFIX + name))
         return table
 
     def _score_texts(self, pairs: Sequence[Pair], table: MetricScores) -> dict[Pair, dict[str, float | None]]:
-        """Every metric of texts alone, on all cores where there is enough to do."""
+        """All metrics that need only the texts; many pairs are scored on all cores."""
         try:
             wordnet.reader()
         except WordNetMissingError as error:
             table.missing["METEOR"] = str(error)
         compute = functools.partial(text_scores, with_meteor="METEOR" not in table.missing, lexicon=self.lexicon)
         todo = list(dict.fromkeys(pairs))
-        alone = len(todo) < MIN_PAIRS_FOR_WORKERS or (os.cpu_count() or 1) == 1
-        found = {}
+        in_this_process = len(todo) < MIN_PAIRS_FOR_WORKERS or (os.cpu_count() or 1) == 1
+        scores_by_pair = {}
         with console.Progress("scoring texts", len(todo), "answers") as progress:
-            scores = map(compute, todo) if alone else self._workers.map(compute, todo, chunksize=256)
+            scores = map(compute, todo) if in_this_process else self._workers.map(compute, todo, chunksize=256)
             for pair, values in zip(todo, scores, strict=True):
-                found[pair] = values
+                scores_by_pair[pair] = values
                 progress.advance()
-        return found
+        return scores_by_pair
 
     @functools.cached_property
     def _workers(self) -> ProcessPoolExecutor:
-        """Kept from chunk to chunk: to start, and to read WordNet, takes them longer than a chunk of short answers."""
+        """Worker processes, reused for all chunks: starting them and reading WordNet takes longer than a chunk of short answers."""
         return subprocesses.worker_pool()
 
     def close(self) -> None:
-        """Let the workers go, which hold 270 MB each once they have read WordNet."""
+        """Stop the worker processes, each of which uses 270 MB once it has read WordNet."""
         if "_workers" in vars(self):
             self._workers.shutdown()
             del self._workers
 
-    def _each(
+    def _own_metric(
         self,
         table: MetricScores,
         pairs: Sequence[Pair | None],
@@ -157,7 +173,7 @@ class MetricSuite:
         name: str,
         compute: Callable[[str, str], float | None],
     ) -> None:
-        """One metric, pair by pair; the first failure makes it missing as a whole, with its reason."""
+        """Compute a user's metric for each pair; after the first failure the whole metric is missing, with the reason."""
         values: Scores = [None] * len(pairs)
         for row in rows:
             pair = pairs[row]
@@ -165,7 +181,7 @@ class MetricSuite:
             try:
                 value = compute(*pair)
                 values[row] = None if value is None or not math.isfinite(value) else float(value)
-            except Exception as error:  # a user's metric may raise anything; the reason is shown, the run goes on
+            except Exception as error:  # a user's metric may raise anything; the reason is shown and the run continues
                 table.missing[name] = f"{type(error).__name__}: {error}"[:200]
                 break
         table.scores[name] = [None] * len(pairs) if name in table.missing else values
@@ -174,11 +190,11 @@ class MetricSuite:
         from meerkat_workbench.tuning.scoring.bertscore import BertScorer
 
         try:
-            self._bert = self._bert or (None if self._no_bert else BertScorer(self.bertscore_model))
+            self._bert = self._bert or (None if self._bert_fault else BertScorer(self.bertscore_model))
         except UserError as error:
-            self._no_bert = str(error)
+            self._bert_fault = str(error)
         if self._bert is None:
-            table.missing["bertscore_f1"] = self._no_bert
+            table.missing["bertscore_f1"] = self._bert_fault
             return
         table.signatures["bertscore_f1"] = self._bert.signature
         present = [pairs[row] or ("", "") for row in rows]
@@ -188,11 +204,11 @@ class MetricSuite:
         for row, value in zip(rows, self._bert.score([r for r, _ in present], [h for _, h in present]), strict=True):
             table.scores["bertscore_f1"][row] = value
         if self._bert.truncated:
-            table.notes.append(f"bertscore_f1: {self._bert.truncated} texts were cut at {self._bert.most_tokens} tokens")
+            table.notes.append(f"bertscore_f1: {self._bert.truncated} texts were cut at {self._bert.max_tokens} tokens")
 
 
 def text_scores(pair: Pair, *, with_meteor: bool, lexicon: str = "") -> dict[str, float | None]:
-    """Every built-in metric that needs the two texts alone."""
+    """All built-in metrics that need only the two texts."""
     return {
         **{f"BLEU-{n}": value for n, value in enumerate(text_metrics.bleu(*pair), start=1)},
         "ROUGE-1": text_metrics.rouge_n(*pair, 1),
@@ -208,7 +224,7 @@ def text_scores(pair: Pair, *, with_meteor: bool, lexicon: str = "") -> dict[str
 
 
 def bounds_of(name: str) -> tuple[float, float]:
-    """The least and the most that a built-in metric can be; of any other nothing is known."""
+    """The smallest and largest possible value of a built-in metric; infinite for any other metric."""
     if name in DESCRIPTIVE:
         return 0.0, math.inf
     if name in BUILT_IN:
@@ -221,9 +237,9 @@ def _plain(name: str) -> str:
 
 
 def shuffle_within_groups(groups: Sequence[str], seed: int) -> list[int]:
-    """A row for each row, of the same group and, where the group has two or more, another one.
+    """For each row, a row of the same group; a different one if the group has two or more.
 
-    The floor of a metric: its value when answers are handed to the wrong questions of a specialty.
+    Used for a metric's shuffled baseline: its value when answers are assigned to wrong questions of the same specialty.
     """
     members: dict[str, list[int]] = {}
     for row, group in enumerate(groups):
@@ -232,6 +248,6 @@ def shuffle_within_groups(groups: Sequence[str], seed: int) -> list[int]:
     for group in sorted(members):
         rows = members[group]
         random.Random(f"{seed}|{group}").shuffle(rows)
-        for place, row in enumerate(rows):
-            order[row] = rows[(place + 1) % len(rows)]
+        for i, row in enumerate(rows):
+            order[row] = rows[(i + 1) % len(rows)]
     return order

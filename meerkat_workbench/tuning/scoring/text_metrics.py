@@ -1,8 +1,9 @@
-"""Text metrics as the reference packages define them: BLEU (nltk), ROUGE (rouge-score), METEOR (nltk), SQuAD's two.
+"""Text metrics as the reference packages define them: BLEU (nltk), ROUGE (rouge-score), METEOR (nltk), exact match and F1 (SQuAD).
 
-Values agree with those packages where a reference is in ASCII letters; ROUGE is counted here because rouge-score takes a hundredfold the
-time for the longest common subsequence. The packages know English alone: they cut words at accents, and find no word in Arabic or Chinese.
-So tokens are those that fit the reference's script. Texts are compared in Unicode's form NFC.
+Values equal those of the packages if the reference is in ASCII letters. ROUGE is computed here because rouge-score takes a
+hundred times as long for the longest common subsequence. The packages support only English: they split words at accents and
+find no words in Arabic or Chinese. So the tokens here depend on the reference's script. Texts are compared in Unicode's form
+NFC.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from sacrebleu.tokenizers.tokenizer_zh import TokenizerZh
 from meerkat_workbench.text import texts
 from meerkat_workbench.tuning.scoring import wordnet
 
-MAX_NGRAM = 4  # in a row, that BLEU looks at
+MAX_NGRAM = 4  # longest n-gram of BLEU
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
 NOT_ASCII_LETTER = regex.compile(r"[\p{L}--[A-Za-z]]", regex.V1)
@@ -52,21 +53,21 @@ SIGNATURES = {
 
 
 def bleu_tokenizer(reference: str) -> str:
-    """Which of sacrebleu's tokenizers fits a reference: 13a, zh for Chinese, char for Japanese, Thai and their kin."""
+    """The name of sacrebleu's tokenizer for a reference: zh for Chinese, char for Japanese, Thai and similar scripts, else 13a."""
     return {"": "13a", "Han": "zh", "other": "char"}[texts.script_without_spaces(reference)]
 
 
 @functools.lru_cache(maxsize=8192)
 def bleu_tokens(text: str, tokenizer: str) -> tuple[str, ...]:
-    """Lower-case tokens as one of sacrebleu's tokenizers cuts them; 13a is WMT's mteval-v13a."""
+    """Lower-case tokens from one of sacrebleu's tokenizers; 13a is WMT's mteval-v13a."""
     return tuple(_tokenizers[tokenizer](texts.nfc(text).lower()).split())
 
 
 def bleu(reference: str, hypothesis: str) -> list[float]:
     """BLEU-1 to BLEU-4 of one answer (Papineni et al. 2002), smoothed as `SmoothingFunction.method1`.
 
-    An answer of fewer than n words has no n words in a row, so that BLEU-n then is the BLEU of as many as it has (sacrebleu's effective
-    order): else an identical answer of one word would score .178.
+    An answer of k < n tokens has no n-grams, so its BLEU-n is its BLEU-k (sacrebleu's effective order). Otherwise an
+    identical answer of one word would score .178.
     """
     tokenizer = bleu_tokenizer(reference)
     tokens = bleu_tokens(hypothesis, tokenizer)
@@ -79,9 +80,13 @@ def bleu(reference: str, hypothesis: str) -> list[float]:
 
 
 def corpus_bleu(chunks: Iterable[tuple[Sequence[str], Sequence[str]]]) -> tuple[float, str]:
-    """Corpus BLEU from 0 to 100 and sacrebleu's signature, from references and hypotheses; not the mean of sentence BLEUs.
+    """Corpus BLEU from 0 to 100, and sacrebleu's signature; it is not the mean of sentence BLEUs.
 
-    A corpus is counted chunk by chunk, and each reference by the tokenizer that fits it: BLEU rests on sums.
+    BLEU is computed from sums of counts, so the corpus can be counted chunk by chunk, and each reference with its own
+    tokenizer.
+
+    Args:
+        chunks: references and hypotheses.
     """
     counts, totals, lengths = np.zeros(MAX_NGRAM, int), np.zeros(MAX_NGRAM, int), np.zeros(2, int)
     metrics: dict[str, sacrebleu.BLEU] = {}
@@ -112,62 +117,64 @@ def _f1(overlap: int, hypothesis: int, reference: int) -> float:
 
 def rouge_n(reference: str, hypothesis: str, n: int) -> float:
     """ROUGE-N F1 (Lin 2004)."""
-    grams = [
+    ngrams = [
         Counter(zip(*(tokens[i:] for i in range(n)), strict=False))
         for tokens in (texts.tokens(hypothesis), texts.tokens(reference))
     ]
-    return _f1((grams[0] & grams[1]).total(), grams[0].total(), grams[1].total())
+    return _f1((ngrams[0] & ngrams[1]).total(), ngrams[0].total(), ngrams[1].total())
 
 
 def rouge_l(reference: str, hypothesis: str) -> float:
-    """ROUGE-L F1: the longest common subsequence over the whole answer."""
+    """ROUGE-L F1, from the longest common subsequence of the whole texts."""
     left, right = texts.tokens(hypothesis), texts.tokens(reference)
     return _f1(LCSseq.similarity(left, right), len(left), len(right)) if left and right else 0.0
 
 
 def meteor(reference: str, hypothesis: str) -> float:
-    """METEOR (Banerjee and Lavie 2005); an identical one-word answer scores 0.5 by its definition.
+    """METEOR (Banerjee and Lavie 2005); by its definition an identical one-word answer scores 0.5.
 
-    Stems and synonyms are English ones, so that other languages' words count where they are the same.
+    Stems and synonyms exist only for English, so in other languages only equal words match.
     """
     words = [METEOR_WORD.findall(texts.nfc(text).lower()) for text in (reference, hypothesis)]
     if not words[0] or not words[1]:
         return 0.0
     if texts.is_english(reference) is False:
-        return float(single_meteor_score(words[0], words[1], stemmer=_as_they_are, wordnet=_no_synonyms))
+        return float(single_meteor_score(words[0], words[1], stemmer=_identity_stemmer, wordnet=_no_synonyms))
     return float(single_meteor_score(words[0], words[1], stemmer=_stemmer, wordnet=wordnet.cached_synonyms()))
 
 
 class CachedStemmer(PorterStemmer):
-    """nltk's Porter stemmer, each word stemmed once: answers repeat theirs, and a stem takes 20 µs."""
+    """nltk's Porter stemmer with a cache, because answers repeat words and a stem takes 20 µs."""
 
-    @functools.lru_cache(maxsize=65536)  # noqa: B019  there is one stemmer a process
+    @functools.lru_cache(maxsize=65536)  # noqa: B019  there is only one stemmer per process
     def stem(self, word: str, to_lowercase: bool = True) -> str:
         return str(super().stem(word, to_lowercase))
 
 
 class IdentityStemmer(nltk.stem.api.StemmerI):
+    """Leaves words unchanged, for languages without a stemmer."""
+
     def stem(self, token: str) -> str:
         return token
 
 
 class NoSynonyms:
-    """In place of WordNet."""
+    """Takes the place of WordNet for languages without it."""
 
     def synsets(self, word: str) -> tuple[()]:
         return ()
 
 
-_stemmer, _as_they_are, _no_synonyms = CachedStemmer(), IdentityStemmer(), NoSynonyms()
+_stemmer, _identity_stemmer, _no_synonyms = CachedStemmer(), IdentityStemmer(), NoSynonyms()
 
 
 @functools.lru_cache(maxsize=8192)
 def squad_tokens(text: str, *, ascii_letters: bool = True) -> tuple[str, ...]:
-    """SQuAD's normalisation: lower case, punctuation and articles off. "2.5 mg" becomes "25 mg", as its script does.
+    """Tokens after SQuAD's normalisation: lower case, without punctuation and articles. "2.5 mg" becomes "25 mg", as in SQuAD.
 
     Args:
-        ascii_letters: False takes all punctuation and symbols of Unicode off, keeps articles, and cuts scripts without spaces into characters
-            (after Lewis et al. 2020, MLQA, which also takes off the articles of its seven languages).
+        ascii_letters: False removes all Unicode punctuation and symbols, keeps articles, and splits scripts without spaces
+            into characters (after Lewis et al. 2020, MLQA, which also removes the articles of its seven languages).
     """
     text = texts.nfc(text).lower()
     if ascii_letters:
@@ -181,13 +188,15 @@ def _squad_tokens_of_both(reference: str, hypothesis: str) -> tuple[tuple[str, .
 
 
 def exact_match(reference: str, hypothesis: str) -> float:
+    """1 if both texts are equal after SQuAD's normalisation, else 0."""
     left, right = _squad_tokens_of_both(reference, hypothesis)
-    if not left and not right:  # signs alone, of which the normalisation leaves nothing
+    if not left and not right:  # the normalisation leaves nothing of texts that consist of signs only
         return float(texts.nfc(reference).split() == texts.nfc(hypothesis).split())
     return float(left == right)
 
 
 def token_f1(reference: str, hypothesis: str) -> float:
+    """F1 over the tokens after SQuAD's normalisation."""
     left, right = map(Counter, _squad_tokens_of_both(reference, hypothesis))
     if not left or not right:
         return float(left == right)
@@ -195,7 +204,7 @@ def token_f1(reference: str, hypothesis: str) -> float:
 
 
 def length_ratio(reference: str, hypothesis: str) -> float | None:
-    """Words of the answer over words of the reference; None for an empty reference. 1 is as long."""
-    cut = texts.tokens if texts.script_without_spaces(reference) else str.split
-    words = len(cut(reference))
-    return len(cut(hypothesis)) / words if words else None
+    """Words of the answer divided by words of the reference; None for an empty reference."""
+    split = texts.tokens if texts.script_without_spaces(reference) else str.split
+    words = len(split(reference))
+    return len(split(hypothesis)) / words if words else None

@@ -1,4 +1,4 @@
-"""WordNet 3.0 for METEOR: nltk's own data, else Debian's packages, else a download, else the reason why not."""
+"""WordNet 3.0 for METEOR, from nltk's data, else from Debian's packages, else from a download."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ import nltk
 
 from meerkat_workbench.core import files
 
-DEBIAN = Path("/usr/share/wordnet")
+DEBIAN = Path("/usr/share/wordnet")  # folder of Debian's wordnet packages
+DOWNLOAD_TIMEOUT_S = 15
 NEEDED = ("data.noun", "data.verb", "data.adj", "data.adv", "index.noun", "index.verb", "index.adj", "index.adv",
           "index.sense", "noun.exc", "verb.exc", "adj.exc", "adv.exc")  # fmt: skip
 REMEDY = (
-    "WordNet is missing. Either `python -m nltk.downloader wordnet` where there is a network, or "
-    "`apt-get install wordnet-base wordnet-sense-index` on Debian and Ubuntu; then `python evaluation.py --rescore` with your settings"
+    "WordNet is missing. Run `python -m nltk.downloader wordnet` with a network connection, or "
+    "`apt-get install wordnet-base wordnet-sense-index` on Debian and Ubuntu; then run `python evaluation.py --rescore` with your settings"
 )
-# WordNet's 45 lexicographer files (lexnames(5WN)): name and part of speech, 1 noun, 2 verb, 3 adjective, 4 adverb
+# WordNet's 45 lexicographer files (lexnames(5WN)): name and part of speech (1 noun, 2 verb, 3 adjective, 4 adverb)
 LEXNAMES = (
     "adj.all 3,adj.pert 3,adv.all 4,noun.Tops 1,noun.act 1,noun.animal 1,noun.artifact 1,noun.attribute 1,noun.body 1,"
     "noun.cognition 1,noun.communication 1,noun.event 1,noun.feeling 1,noun.food 1,noun.group 1,noun.location 1,"
@@ -38,15 +39,19 @@ def _cache() -> Path:
 
 
 class WordNetMissingError(Exception):
-    """WordNet cannot be had on this machine; the text is the reason and the remedy."""
+    """WordNet is not available on this machine; the text is the reason and the remedy."""
 
 
 def reader() -> Any:
-    """nltk's WordNet reader, warm; WordNetMissingError where it cannot be had, which is found out once a process."""
-    found = _reader()
-    if found is None:
+    """nltk's WordNet reader with its data loaded. Each process looks for WordNet only once.
+
+    Raises:
+        WordNetMissingError: WordNet is not available.
+    """
+    wordnet = _reader()
+    if wordnet is None:
         raise WordNetMissingError(REMEDY)
-    return found
+    return wordnet
 
 
 @functools.cache
@@ -65,7 +70,7 @@ def _reader() -> Any | None:
 
 @dataclass(frozen=True)
 class Lemma:
-    """As much of nltk's lemma as METEOR reads."""
+    """The part of nltk's lemma that METEOR reads."""
 
     text: str
 
@@ -75,7 +80,7 @@ class Lemma:
 
 @dataclass(frozen=True)
 class Synonyms:
-    """All synsets of a word as one: METEOR joins their lemmas anyway."""
+    """All synsets of a word as one, because METEOR merges their lemmas anyway."""
 
     words: tuple[Lemma, ...]
 
@@ -84,7 +89,7 @@ class Synonyms:
 
 
 class CachedSynonyms:
-    """WordNet for METEOR alone, each word looked up once: a look-up takes a fifth of a millisecond."""
+    """WordNet as METEOR uses it, with a cache, because a look-up takes a fifth of a millisecond."""
 
     def __init__(self, wordnet: Any) -> None:
         self.wordnet = wordnet
@@ -111,7 +116,7 @@ def _present() -> bool:
 
 
 def _copy_from_debian() -> bool:
-    """Real copies, since nltk refuses links out of its data path."""
+    """Copy Debian's WordNet files; nltk rejects links that lead out of its data path. Returns whether they are installed."""
     if not all((DEBIAN / name).is_file() for name in NEEDED):
         return False
     target = _cache() / "corpora" / "wordnet"
@@ -129,11 +134,11 @@ def _copy_from_debian() -> bool:
 def _download() -> bool:
     import socket
 
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(15)
+    original_timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
     try:
         return bool(nltk.download("wordnet", download_dir=str(_cache()), quiet=True, print_error_to=io.StringIO()))
     except OSError:
         return False
     finally:
-        socket.setdefaulttimeout(before)
+        socket.setdefaulttimeout(original_timeout)

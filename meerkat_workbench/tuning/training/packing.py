@@ -1,9 +1,10 @@
-"""Whole examples packed into micro-batches by a budget of tokens, and attention that keeps them apart.
+"""Whole examples packed into micro-batches up to a token budget, and attention that keeps the examples separate.
 
-Padding a batch of MedQuAD answers to its longest wastes more than half of the work; packing wastes none. No example is
-cut, and none sees another: positions begin again at 0, and attention is computed example by example (torch's
-variable-length flash attention where the GPU has it, SDPA an example otherwise), without a mask of the whole pack.
-Packs are made by best-fit decreasing (Johnson 1974), which needs at most 11/9 of the fewest packs possible, plus one.
+Padding a batch of MedQuAD answers to the longest one wastes more than half of the work; packing wastes none. No example
+is cut, and no example attends to another. Positions restart at 0 for each example, and attention is computed within
+each example: by torch's variable-length flash attention if the GPU has it, otherwise by one SDPA call per example.
+Neither needs a mask of the whole pack. Packs are built by best-fit decreasing (Johnson 1974), which needs at most 11/9
+of the smallest possible number of packs, plus one.
 """
 
 from __future__ import annotations
@@ -30,12 +31,17 @@ varlen_attn: Any = None
 with contextlib.suppress(ImportError):  # before torch 2.10
     varlen_attn = importlib.import_module("torch.nn.attention.varlen").varlen_attn
 
-IMPLEMENTATION = "packed_examples"  # a name that has no mask function, so that no mask of the whole pack is made
+IMPLEMENTATION = "packed_examples"  # transformers has no mask function for this name, so it builds no mask of the whole pack
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Examples as one row of ids: tensors of (1, tokens), and where each example begins and the last ends."""
+    """Examples concatenated into one row of ids.
+
+    Args:
+        input_ids, position_ids, labels: (1, tokens).
+        bounds: the offset at which each example begins, and the end of the last one.
+    """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
@@ -43,40 +49,51 @@ class Pack:
     bounds: tuple[int, ...]
 
     def inputs(self, device: torch.device) -> dict[str, Any]:
-        """Keywords of a model's forward pass; on a GPU the bounds are there as the tensor that flash attention reads too."""
-        found: dict[str, Any] = {
+        """Keyword arguments for a model's forward pass; on a GPU also `bounds` as a tensor for flash attention."""
+        inputs: dict[str, Any] = {
             "input_ids": self.input_ids.to(device),
             "position_ids": self.position_ids.to(device),
             "labels": self.labels.to(device),
             "bounds": self.bounds,
         }
         if device.type == "cuda":
-            found["cumulative"] = torch.tensor(self.bounds, dtype=torch.int32, device=device)
-        return found
+            inputs["cumulative"] = torch.tensor(self.bounds, dtype=torch.int32, device=device)
+        return inputs
 
 
 def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices of examples, grouped so that a group's lengths sum to `budget` at most; one that is longer stands alone."""
+    """Group examples so that the lengths of each group sum to at most `budget`; a longer example forms its own group.
+
+    Args:
+        lengths: tokens of each example.
+        budget: tokens per group.
+
+    Returns:
+        The indices of each group's examples.
+    """
     groups: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (tokens left, group), sorted
+    free: list[tuple[int, int]] = []  # (tokens left, group), sorted
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        place = bisect.bisect_left(room, (lengths[index], -1))
-        if place < len(room):
-            left, group = room.pop(place)
+        best_fit = bisect.bisect_left(free, (lengths[index], -1))
+        if best_fit < len(free):
+            left, group = free.pop(best_fit)
             groups[group].append(index)
         else:
             left, group = budget, len(groups)
             groups.append([index])
-        bisect.insort(room, (left - lengths[index], group))
+        bisect.insort(free, (left - lengths[index], group))
     return groups
 
 
 def collate_pack(examples: Sequence[Example]) -> Pack:
-    """Examples as one row of ids."""
+    """Concatenate examples into one row of ids."""
     bounds = (0, *itertools.accumulate(len(example.input_ids) for example in examples))
     labels: list[int] = []
     for example in examples:
-        labels += [-100, *example.labels[1:]]  # an example's first token follows nothing; the one before is another's
+        labels += [
+            -100,
+            *example.labels[1:],
+        ]  # nothing predicts an example's first token: the token before it belongs to another example
     return Pack(
         input_ids=torch.tensor([[i for example in examples for i in example.input_ids]]),
         position_ids=torch.cat([torch.arange(end - start) for start, end in itertools.pairwise(bounds)])[None],
@@ -97,14 +114,15 @@ def packed_attention(
     cumulative: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention within each example of a pack; for transformers' attention registry.
+    """Causal attention within each example of a pack, for transformers' attention registry.
 
     Args:
         query, key, value: (1, heads, tokens, width); key and value may have fewer heads.
-        bounds: where examples begin and the last ends; `cumulative` is the same as an int32 tensor on the device.
+        bounds: the offset at which each example begins, and the end of the last one.
+        cumulative: `bounds` as an int32 tensor on the device.
 
     Returns:
-        (1, tokens, heads, width), and None for the attention weights, which are never formed.
+        (1, tokens, heads, width), and None in place of the attention weights, which are not computed.
     """
     if bounds is None:
         raise RuntimeError(f'attention "{IMPLEMENTATION}" is for packs only; wrap packed passes in `packed(model)`')
@@ -116,8 +134,8 @@ def packed_attention(
             groups = query.shape[1] // key.shape[1]
             key, value = repeat_kv(key, groups), repeat_kv(value, groups)
         q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-        mixed: torch.Tensor = varlen_attn(q, k, v, cumulative, cumulative, longest, longest, scale=scaling, **_VARLEN)
-        return mixed[None], None
+        output: torch.Tensor = varlen_attn(q, k, v, cumulative, cumulative, longest, longest, scale=scaling, **_VARLEN)
+        return output[None], None
     parts = [
         sdpa_attention_forward(
             module, query[:, :, start:end], key[:, :, start:end], value[:, :, start:end], None,
@@ -129,7 +147,14 @@ def packed_attention(
 
 
 def check_attention(config: Any, longest: int) -> None:
-    """UserError for models whose layers attend to anything but the whole example before a token, which packs cannot do yet."""
+    """Check that packing supports the model's attention: each token must attend to the whole example before it.
+
+    Args:
+        longest: tokens of the longest example; a window at least that wide is no restriction.
+
+    Raises:
+        UserError: it does not.
+    """
     kinds, window = attention_kinds(config)
     windowed = window is not None and window < longest
     if (
@@ -140,7 +165,7 @@ def check_attention(config: Any, longest: int) -> None:
         raise UserError(
             f"its attention ({', '.join(sorted(kinds))}, window {window}) cannot be packed",
             where=str(getattr(config, "name_or_path", "")),
-            remedy=f"Take a model with full attention, or, for a window alone, MAX_SEQ_LENGTH={window or longest}.",
+            remedy=f"Use a model with full attention. If only the window is the problem, set MAX_SEQ_LENGTH={window or longest}.",
         )
 
 
@@ -150,10 +175,10 @@ def _has_flash(device: torch.device) -> bool:
 
 
 def _varlen_options() -> dict[str, Any]:
-    """How this torch's `varlen_attn` is told to be causal (a flag at first, a window later) and to share key heads."""
-    names = inspect.signature(varlen_attn).parameters if varlen_attn is not None else {}
-    causal: dict[str, Any] = {"is_causal": True} if "is_causal" in names else {"window_size": (-1, 0)}
-    return causal | ({"enable_gqa": True} if "enable_gqa" in names else {})
+    """Options of `varlen_attn` for causal attention (a flag in older torch, a window in newer) and shared key heads."""
+    parameters = inspect.signature(varlen_attn).parameters if varlen_attn is not None else {}
+    causal: dict[str, Any] = {"is_causal": True} if "is_causal" in parameters else {"window_size": (-1, 0)}
+    return causal | ({"enable_gqa": True} if "enable_gqa" in parameters else {})
 
 
 _VARLEN = _varlen_options()
@@ -162,13 +187,14 @@ AttentionInterface.register(IMPLEMENTATION, packed_attention)
 
 @contextlib.contextmanager
 def packed(base: Any) -> Iterator[None]:
-    """Within it the model attends within examples of packs; the backward pass belongs inside as well.
+    """A context in which the model uses packed attention; it must also contain the backward pass.
 
-    Outside, padded batches and generation need their masks, which the packed implementation never sees.
+    Elsewhere the model keeps its own attention, because padded batches and generation need masks, which packed attention
+    ignores.
     """
-    before = base.config._attn_implementation
+    original = base.config._attn_implementation
     base.config._attn_implementation = IMPLEMENTATION
     try:
         yield
     finally:
-        base.config._attn_implementation = before
+        base.config._attn_implementation = original
