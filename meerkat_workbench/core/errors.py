@@ -14,7 +14,8 @@ from meerkat_workbench.core import console
 EXIT_FAILED = 1
 EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 130
-# errors of the operating system that the user can mend
+MAX_QUOTED_CHARACTERS = 240  # of a library's message, in one of ours
+# errors of the operating system that the user can correct
 USER_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST,
                errno.ENAMETOOLONG, errno.ELOOP)  # fmt: skip
 
@@ -33,7 +34,7 @@ def resume_command() -> str:
 
 
 class UserError(Exception):
-    """A mistake that the user can mend.
+    """A mistake that the user can correct.
 
     Args:
         fault: what is wrong, as a clause that follows `where` and `item`.
@@ -52,6 +53,11 @@ class UserError(Exception):
 
 class CheckFailedError(Exception):
     """A result failed its own check, so the run is no success. The text says what was found and where it lies."""
+
+
+def one_line(error: BaseException, limit: int = MAX_QUOTED_CHARACTERS) -> str:
+    """The message of an error of a library as one line of at most `limit` characters; the error's name where it has none."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__
 
 
 def did_you_mean(name: str, known: Collection[str], otherwise: str = "", *, cutoff: float = 0.6) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from meerkat_workbench.core import console, files
-from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.core.errors import UserError, one_line
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ def load(name: str, call: Callable[[], T], *, any_error: bool = False) -> T:
     except Exception as error:
         if not any_error and not isinstance(error, OSError | ValueError):
             raise
-        first = " ".join(str(error).split())[:300]
+        first = one_line(error)
         if Path(name).is_dir():
             raise UserError(f"cannot be loaded: {first}", where=name) from error
         raise UserError(
@@ -114,7 +114,7 @@ def push(folder: Path, repository: str, access_token: str) -> str:
         address = str(api.create_repo(repository, private=True, exist_ok=True))
         api.upload_folder(repo_id=repository, folder_path=str(folder))
     except Exception as error:  # network, rights, names: whatever the Hub or the way to it says
-        said = " ".join(str(error).split())[:240]
+        said = one_line(error)
         remedy = f"{folder} is complete and stays. The Hub said: {said}"
         raise UserError("could not be uploaded", where=f"--push {repository}", remedy=remedy) from error
     return address

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meerkat_workbench.core import files
-from meerkat_workbench.core.errors import UserError, run_script
+from meerkat_workbench.core.errors import UserError, one_line, run_script
 from meerkat_workbench.device import devices, hub
 from meerkat_workbench.device.devices import Precision
 from meerkat_workbench.tuning import chat, smollm2
@@ -26,7 +26,6 @@ MAX_PARAMETERS_ON_CPU = 2_000_000_000  # a larger model is not loaded without a 
 TERMINATORS = ("<|eot_id|>", "<|end_of_text|>", "<|im_end|>", "<end_of_turn>", "<eos>", "</s>")
 # names of pad tokens in different model families, in order of preference
 PAD_TOKENS = ("<|finetune_right_pad_id|>", "<|reserved_special_token_0|>", "<pad>", "<|pad|>", "<unk>", "<|endoftext|>")
-MAX_ERROR_CHARACTERS = 240  # of a library's message in an error
 
 
 def locate(name: str) -> str:
@@ -139,9 +138,7 @@ def require_device_for(name: str, *, load_in_4bit: bool, precision: Precision) -
     Raises:
         UserError: the model is too large for a machine without a GPU.
     """
-    import torch
-
-    if name == smollm2.NAME or torch.cuda.is_available():
+    if name == smollm2.NAME or devices.device().type != "cpu":
         return
     # the size of this model is known, so it can be refused without asking the Hub
     count = 8_030_000_000 if name == MEERKAT else parameter_count(load_config(name))
@@ -294,7 +291,7 @@ def load_adapter(base: Any, folder: Path, *, trainable: bool = False, name: str 
         else:
             model = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable, adapter_name=name)
     except (RuntimeError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())[:MAX_ERROR_CHARACTERS]
+        reason = one_line(error)
         raise UserError(f"its adapter does not fit {base.config.name_or_path}: {reason}", where=folder) from error
     return model.train() if trainable else model.eval()
 

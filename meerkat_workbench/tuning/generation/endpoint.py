@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.core.errors import UserError, one_line
 from meerkat_workbench.tuning.artifacts import Finish
 from meerkat_workbench.tuning.generation.questions import Question
 
@@ -70,17 +70,22 @@ class Endpoint:
         """Check that the server answers and serves the model.
 
         Raises:
-            UserError: no server answers, or its list of models lacks this one.
+            UserError: no server answers, it refuses the key, or its list of models lacks this one.
         """
-        from openai import APIConnectionError, OpenAIError
+        from openai import APIConnectionError, AuthenticationError, OpenAIError, PermissionDeniedError
 
         try:
             client = self.client.with_options(max_retries=MODEL_LIST_RETRIES, timeout=MODEL_LIST_TIMEOUT_S)
             served = [model.id for model in client.models.list()]
         except APIConnectionError as error:
-            reason = " ".join(str(error).split())[:MAX_CONNECTION_ERROR_CHARACTERS]
+            reason = one_line(error, MAX_CONNECTION_ERROR_CHARACTERS)
             remedy = "Start the server, or leave it out."
             raise UserError(f"nothing answers there ({reason})", where=self.address, remedy=remedy) from error
+        except (AuthenticationError, PermissionDeniedError) as error:
+            remedy = "Set OPENAI_API_KEY to a key that it accepts."
+            raise UserError(
+                f"refuses this key ({one_line(error, MAX_CONNECTION_ERROR_CHARACTERS)})", where=self.address, remedy=remedy
+            ) from error
         except OpenAIError:  # some servers have no list of models; then the first question shows whether it works
             return
         if served and self.model not in served:

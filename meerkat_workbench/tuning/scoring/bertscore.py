@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from meerkat_workbench.core import console
-from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.core.errors import UserError, one_line
 from meerkat_workbench.device import devices
 from meerkat_workbench.text import texts as compared_texts
 
@@ -39,7 +39,6 @@ MAX_CACHE_BYTES = 2**30
 MAX_UNKNOWN_FRACTION = 0.05  # of the references' tokens; to an encoder that does not know the tokens all texts are similar
 MAX_TEXTS_CHECKED = 1000  # references
 PAIRS_PER_CHUNK = 256  # pairs whose vectors are in memory at once
-MAX_ERROR_CHARACTERS = 160  # of a library's message in an error
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class BertScorer:
             dtype = devices.torch_dtype(devices.SCORING_PRECISION)
             self.model = AutoModel.from_pretrained(location, dtype=dtype).to(devices.device()).eval()
         except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:MAX_ERROR_CHARACTERS]
+            reason = one_line(error)
             raise UserError(
                 f"is not on this machine and could not be downloaded ({reason})",
                 where=f"BERTSCORE_MODEL={name}",

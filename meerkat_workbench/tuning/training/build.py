@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.core.errors import UserError, one_line
 from meerkat_workbench.device.devices import Precision
 from meerkat_workbench.trainers.best_checkpoint import BestCheckpoint
 from meerkat_workbench.trainers.progress import ProgressCallback
@@ -124,7 +124,7 @@ def _library_trainer(
         if part.new_adapter is None or "target modules" not in str(error).lower():
             raise
         where = f"LORA_TARGET_MODULES={','.join(part.new_adapter.target_modules)}"
-        raise UserError(" ".join(str(error).split())[:240], where=where) from error
+        raise UserError(one_line(error), where=where) from error
     trainer.remove_callback(PrinterCallback)
     return trainer
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meerkat_workbench.core.errors import UserError, did_you_mean
+from meerkat_workbench.core.errors import UserError, did_you_mean, one_line
 from meerkat_workbench.device import devices
 from meerkat_workbench.device.devices import Precision
 
@@ -133,7 +133,7 @@ def lora_config(options: LoraOptions) -> Any:
             **(defaults | dict(options.more)),
         )
     except (TypeError, ValueError) as error:
-        raise UserError(" ".join(str(error).split())[:240], where="LORA_OPTIONS") from error
+        raise UserError(one_line(error), where="LORA_OPTIONS") from error
 
 
 def trainer_arguments(options: TrainerOptions, *, checkpoints: Path, precision: Precision) -> Any:
@@ -182,6 +182,6 @@ def trainer_arguments(options: TrainerOptions, *, checkpoints: Path, precision: 
     try:
         return kind(**(ours | dict(options.more)))
     except (TypeError, ValueError) as error:
-        said = " ".join(str(error).split())[:240]
+        said = one_line(error)
         where = f"LR_SCHEDULER={options.lr_scheduler}, OPTIMIZER={options.optimizer}, TRAINER_OPTIONS"
         raise UserError(said, where=where) from error
