@@ -12,6 +12,7 @@ where it was. It ends with the table of iterations (`python evaluation.py --hist
 
 from __future__ import annotations
 
+import enum
 import shlex
 import signal
 import sys
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from meerkat_workbench.tuning.artifacts import HistoryRow
+    from meerkat_workbench.tuning.reporting.results import EvaluationResult
 
 # --- settings
 
@@ -62,8 +64,26 @@ FOLDER_SETTINGS = ("OUTPUT_DIR", "DATASET_DIR", "FINETUNED_MODEL_PATH")
 # --- the steps
 
 
-def iterate(config: LoopConfig, *, demo: bool = False, fresh: bool = False) -> str:
-    """Run the loop; returns why it ended, with what to do next.
+class StopReason(enum.StrEnum):
+    """Why a loop ends."""
+
+    WORSE = "worse"
+    NO_GAIN = "no gain beyond chance"
+    POOL_EMPTY = "pool empty"
+    NOTHING_RECOMMENDED = "nothing recommended"
+    LIMIT = "N reached"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why a loop ended, and one sentence of advice for its user."""
+
+    reason: StopReason
+    advice: str
+
+
+def iterate(config: LoopConfig, *, demo: bool = False, fresh: bool = False) -> Ending:
+    """Run the loop until it no longer pays.
 
     Args:
         demo: begin with the demo's settings of each script.
@@ -81,12 +101,12 @@ def iterate(config: LoopConfig, *, demo: bool = False, fresh: bool = False) -> s
         loop.run(loop.evaluation, *options)
         options = []
         # 3. Stop, or feed what is recommended
-        if reason := loop.reason_to_stop():
+        if ending := loop.ending():
             break
         loop.run(loop.preparation, "--recommendations", str(loop.recommendations_file), iteration=loop.iteration() + 1)
     # 4. All iterations beside each other
     loop.run(loop.evaluation, "--history")
-    return reason
+    return ending
 
 
 @dataclass(frozen=True)
@@ -143,15 +163,14 @@ class Loop:
         data = DatasetManifest.find(self.datasets)
         return 0 if data is None else data.iteration
 
-    def last_change(self, metric: str) -> HistoryRow | None:
-        """What the last iteration changed on the eval split, turned so that more is better; None after the first."""
+    def last_change(self, evaluated: EvaluationResult) -> HistoryRow | None:
+        """What the last iteration changed in the steering metric on eval, turned so that more is better; None after the first."""
+        from meerkat_workbench.tuning.artifacts import Split
         from meerkat_workbench.tuning.reporting import history
-        from meerkat_workbench.tuning.reporting.results import EvaluationResult
 
-        rows = history.read(self.evaluations)
-        row = history.changed_since(rows, iteration=self.iteration(), split="eval", metric=metric)
-        compared = EvaluationResult.read(self.evaluations).metrics
-        lower = any(one.lower_is_better for one in compared if one.metric == metric)
+        metric = evaluated.recommendations.steering_metric
+        row = history.changed_since(history.read(self.evaluations), iteration=self.iteration(), split=Split.EVAL, metric=metric)
+        lower = any(one.lower_is_better for one in evaluated.metrics if one.metric == metric)
         return None if row is None else history.turned(row, lower_is_better=lower)
 
     def adapter_before(self, number: int) -> Path:
@@ -165,33 +184,40 @@ class Loop:
         ]
         return max(found)[2] if found else self.results / runs.ARCHIVE
 
-    def reason_to_stop(self) -> str:
-        """Why there is to be no further iteration, with what to do instead; empty where there is to be one."""
-        from meerkat_workbench.tuning.artifacts import Split, read_ledger, read_recommendations
+    def ending(self) -> Ending | None:
+        """Why there is to be no further iteration, and what to do instead; None where there is to be one."""
+        from meerkat_workbench.tuning.artifacts import Split, read_ledger
+        from meerkat_workbench.tuning.reporting.results import EvaluationResult
 
-        advice, number = read_recommendations(self.recommendations_file), self.iteration()
-        metric, change = advice.steering_metric, self.last_change(advice.steering_metric)
-        before = f"the one before it ({self.adapter_before(number)})"
+        evaluated, number = EvaluationResult.read(self.evaluations), self.iteration()
+        advice, change = evaluated.recommendations, self.last_change(evaluated)
+        metric, before = advice.steering_metric, f"the one before it ({self.adapter_before(number)})"
         by = f"{change.change:+.3f} (95% interval {change.change_low:+.3f} to {change.change_high:+.3f})" if change else ""
         if change and change.change_high < 0:
-            return f"Iteration {number} is worse by {metric} on eval, {by}: keep {before}, and look at what was added."
+            sentence = f"Iteration {number} is worse by {metric} on eval, {by}: keep {before}, and look at what was added."
+            return Ending(StopReason.WORSE, sentence)
         if change and change.change_low <= 0:
-            return (
+            sentence = (
                 f"Iteration {number} changed {metric} on eval by {by}, no more than chance explains: keep it or {before}, and gather new "
                 "data or more eval questions before the next."
             )
+            return Ending(StopReason.NO_GAIN, sentence)
         left = read_ledger(self.datasets)[-1].sizes.total(Split.POOL)
         if not left:
-            return f"The pool is empty: use iteration {number} ({self.results}); only new data can help now."
+            sentence = f"The pool is empty: use iteration {number} ({self.results}); only new data can help now."
+            return Ending(StopReason.POOL_EMPTY, sentence)
         if not advice.recommended_sample_increases:
-            return f"Nothing is recommended after iteration {number}: {advice.sentences[0]}"
+            return Ending(
+                StopReason.NOTHING_RECOMMENDED, f"Nothing is recommended after iteration {number}: {advice.sentences[0]}"
+            )
         if number >= self.config.N:
             gained = f" ({change.change:+.3f} in {metric} on eval since the one before)" if change else ""
-            return (
+            sentence = (
                 f"Iteration {number} is done{gained}, N={self.config.N} is reached and the pool still holds {left:,} records: "
-                f"N={number + 1} continues with {len(advice.recommended_sample_increases)} specialties fed more."
+                f"N={number + 1} continues with more records of {len(advice.recommended_sample_increases)} specialties."
             )
-        return ""
+            return Ending(StopReason.LIMIT, sentence)
+        return None
 
 
 def stage(
@@ -221,14 +247,14 @@ def stage(
 def main() -> None:
     config, arguments = settings.load(LoopConfig, None, __doc__ or "", DEMO)
     started = time.time()
-    reason = iterate(config, demo=arguments.demo, fresh=arguments.fresh)
+    ending = iterate(config, demo=arguments.demo, fresh=arguments.fresh)
     from meerkat_workbench.tuning.artifacts import OutputFile, Recommendations, read_recommendations
 
     output = Path(config.EVALUATION_DIR)
     if caution := read_recommendations(output / Recommendations.FILE).caution:
         print(f"\n{caution}")
     pictures = f"{output / OutputFile.PROGRESS}, {output / OutputFile.REPORT}"
-    print(f"\n{reason}\n{time.time() - started:.0f} s; open {pictures}")
+    print(f"\n{ending.advice}\n{time.time() - started:.0f} s; open {pictures}")
 
 
 if __name__ == "__main__":

@@ -3,19 +3,23 @@
 import json
 import urllib.request
 
+import msgspec
 import pytest
-from conftest import mistake, run_script, served, train_command
+from conftest import refusal, run_script, served, train_command
 
-from meerkat_workbench.core.errors import UserError
-from meerkat_workbench.device import devices
+import fine_tuning
+from meerkat_workbench.core import artifacts
+from meerkat_workbench.core.errors import CheckFailedError, UserError
+from meerkat_workbench.device import devices, hub
 from meerkat_workbench.tuning import llm
+from meerkat_workbench.tuning.artifacts import DatasetManifest, ExportRecord, Likeness, Sizes, TrainingResult
 from meerkat_workbench.tuning.training import export
 
 
 def test_the_merged_model_opens_in_plain_transformers_and_stops_on_both_tokens(exported):
     from transformers import pipeline
 
-    target, said = exported
+    target, _ = exported
     ask = pipeline("text-generation", model=str(target), device="cpu")
     [answer] = ask([{"role": "user", "content": "What is gout?"}], max_new_tokens=12)
     assert answer["generated_text"][-1]["role"] == "assistant"
@@ -25,7 +29,8 @@ def test_the_merged_model_opens_in_plain_transformers_and_stops_on_both_tokens(e
         config["dtype"] == str(devices.torch_dtype(devices.native_precision())).removeprefix("torch.")
         and "quantization_config" not in config
     )
-    assert "word for word" in said
+    record = artifacts.read(ExportRecord, target / ExportRecord.FILE)
+    assert record.likeness.answers == 32 and record.likeness.merge >= export.MIN_MERGE
 
 
 def test_the_merged_model_is_served_over_http(exported):
@@ -41,17 +46,17 @@ def test_the_merged_model_is_served_over_http(exported):
 
 
 def test_the_model_card_tells_data_settings_and_licence(exported, small_run):
-    target, said = exported
+    target, _ = exported
     card = (target / "README.md").read_text()
     assert card.startswith(f"---\nbase_model: {small_run['model']}\nlicense: other")
     assert "cardiology, dentistry, neurology, urology" in card and "rank 64" in card
-    assert "not evaluated" in card and "no scores" in said  # the default evaluation folder holds none of this adapter
-    training = json.loads((small_run["adapter"] / "manifest.json").read_text())
-    data = json.loads((small_run["data"] / "manifest.json").read_text())
-    sizes = {split: {"cardiology": 3} for split in ("train", "eval", "holdout")}
-    scores = export.scores_of(small_run["scores"], training["inputs"]["adapter"])
-    card = export.model_card({**training, "settings": {**training["settings"], "MODEL_NAME": export.models.MEERKAT}}, data,
-                             sizes, scores, {"answers": 32, "equal": 0.5, "word_overlap": 0.8, "as_trained": 0.9, "precision": "bf16"})  # fmt: skip
+    assert "| ROUGE-L |" not in card  # the default evaluation folder holds none of this adapter
+    training, data = TrainingResult.require(small_run["adapter"]), DatasetManifest.require(small_run["data"])
+    sizes = Sizes(*({"cardiology": 3} for _ in range(4)))
+    scores = export.scores_of(small_run["scores"], training.outputs.adapter)
+    of_meerkat = msgspec.structs.replace(training, settings={**training.settings, "MODEL_NAME": llm.MEERKAT})
+    likeness = Likeness(answers=32, equal=0.5, word_overlap=0.8, merge=1.0, as_trained=0.9, precision="bf16")
+    card = export.model_card(of_meerkat, data, sizes, scores, likeness)
     assert "license: cc-by-nc-4.0" in card and "| ROUGE-L |" in card and " to " in card
 
 
@@ -64,14 +69,15 @@ def test_an_adapter_opens_in_plain_peft(small_run, tiny_model):
 
 
 def test_a_folder_that_is_not_empty_and_a_push_without_a_token_are_refused(small_run, exported, tmp_path, monkeypatch):
-    done = run_script(*train_command(small_run, "--export", str(exported[0])))
-    assert done.returncode == 2 and "is not empty" in done.stderr
-    assert run_script(*train_command(small_run, "--push", "me/model")).returncode == 2
+    error = refusal(fine_tuning, train_command(small_run, "--export", str(exported[0])), monkeypatch)
+    assert str(exported[0]) in error.where
+    assert refusal(fine_tuning, train_command(small_run, "--push", "me/model"), monkeypatch).where == "--push"
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    with pytest.raises(UserError, match="HF_TOKEN"):
-        export.hub_token(tmp_path / ".env")
+    with pytest.raises(UserError) as caught:
+        hub.token(tmp_path / ".env")
+    assert "HF_TOKEN" in caught.value.remedy
     (tmp_path / ".env").write_text("OTHER=1\nexport HF_TOKEN='hf_abc'\n")
-    assert export.hub_token(tmp_path / ".env") == "hf_abc"
+    assert hub.token(tmp_path / ".env") == "hf_abc"
 
 
 def test_a_hub_that_cannot_be_reached_leaves_the_export_whole(exported, monkeypatch):
@@ -81,8 +87,9 @@ def test_a_hub_that_cannot_be_reached_leaves_the_export_whole(exported, monkeypa
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", unreachable)
-    with pytest.raises(UserError, match=r"could not be uploaded.*no route to host"):
-        export.push(exported[0], "me/model", "hf_abc")
+    with pytest.raises(UserError) as caught:
+        hub.push(exported[0], "me/model", "hf_abc")
+    assert "me/model" in caught.value.where and "no route to host" in caught.value.remedy
     assert (exported[0] / "model.safetensors").is_file()
 
 
@@ -133,13 +140,11 @@ def test_an_adapter_on_shared_embeddings_is_merged_with_a_head_of_its_own(tied, 
     torch.testing.assert_close(merged, adapted, rtol=1e-3, atol=1e-3)
 
 
-def test_an_export_that_answers_otherwise_than_the_adapter_fails_and_is_not_pushed(tied, tmp_path, monkeypatch, capsys):
-    import fine_tuning
-
+def test_an_export_that_answers_otherwise_than_the_adapter_fails_and_is_not_pushed(tied, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "untie", lambda model: None)  # the fault that was: the head changes with the embeddings
     monkeypatch.setenv("HF_TOKEN", "hf_abc")
-    monkeypatch.setattr(export, "push", lambda *_: pytest.fail("it was pushed"))
-    command = train_command(tied, "--export", str(tmp_path / "merged"), "--push", "me/model")
-    code, said = mistake(fine_tuning, command, monkeypatch, capsys)
-    assert code == 1 and "does not answer as the adapter does" in said and said.count("\n") == 1
+    monkeypatch.setattr(hub, "push", lambda *_: pytest.fail("it was pushed"))
+    monkeypatch.setattr("sys.argv", train_command(tied, "--export", str(tmp_path / "merged"), "--push", "me/model"))
+    with pytest.raises(CheckFailedError):
+        fine_tuning.main()
     assert not (tmp_path / "merged").exists() and (tmp_path / "merged.failed" / "model.safetensors").is_file()

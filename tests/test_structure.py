@@ -1,12 +1,19 @@
 """The structure: what may import what, and what must start at once."""
 
 import ast
+import importlib
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
+
+from meerkat_workbench.core import runs
+from meerkat_workbench.output import tables
+from meerkat_workbench.tuning import artifacts as task_artifacts
+from meerkat_workbench.tuning.scoring.answer_table import Column
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "meerkat_workbench"
@@ -20,9 +27,13 @@ TORCHLESS = [
     "text.texts", "text.near_duplicates", "text.contamination", "text.quantities", "stats.significance", "output.fonts", "tuning.chat", "tuning.smollm2",
     "tuning.llm", "tuning.data.records", "tuning.data.splits", "tuning.data.iterations",
     "tuning.scoring.text_metrics", "tuning.scoring.medical_metrics", "tuning.allocation.recommendations", "tuning.allocation.ranking",
-    "tuning.allocation.policies", "tuning.generation.prediction_store", "tuning.reporting.report", "tuning.reporting.history",
-    "tuning.scoring.retention", "tuning.reporting.summary_text", "tuning.training.examples",
+    "tuning.allocation.policies", "tuning.generation.prediction_store",
+    "tuning.scoring.retention", "tuning.reporting.history", "tuning.training.examples",
 ]  # fmt: skip
+
+# these look names up in files that others wrote, in transformers' log, and in old forms of our own
+LOOK_UP_NAMES_OF_OTHERS = {f"{PACKAGE}.{name}" for name in ("tuning.data.rows", "trainers.progress", "tuning.training.plots",
+                                                            "tuning.old_formats", "tuning.scoring.answer_table")}  # fmt: skip
 
 
 def imports(path: Path) -> set[str]:
@@ -97,6 +108,45 @@ def _seconds_of_help(script: str) -> float:
     assert done.returncode == 0
     assert ("N=3" if script == "iterate" else "RANDOM_SEED=42") in done.stdout
     return time.perf_counter() - started
+
+
+def subclasses(kind: type) -> set[type]:
+    return {one for child in kind.__subclasses__() for one in (child, *subclasses(child))}
+
+
+def literals(path: Path) -> tuple[set[str], set[str]]:
+    """String constants of a module but its docstrings, and those by which something is looked up: x["name"], x.get("name")."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docstrings = {ast.get_docstring(node, clean=False) for node in ast.walk(tree)
+                  if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)}  # fmt: skip
+    constants, keys = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            constants |= {node.value} - docstrings
+        looked_up = [node.slice] if isinstance(node, ast.Subscript) else []
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get":
+            looked_up = node.args[:1]
+        keys |= {one.value for one in looked_up if isinstance(one, ast.Constant) and isinstance(one.value, str)}
+    return constants, keys
+
+
+def test_no_file_name_and_no_column_of_an_artifact_is_written_outside_its_class():
+    for path in modules("tuning"):
+        if path.name != "__init__.py":
+            importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    kinds = {kind for kind in subclasses(msgspec.Struct) if kind.__module__.startswith(PACKAGE)}
+    file_of = {str(name): task_artifacts.__name__ for name in task_artifacts.OutputFile} | {
+        kind.FILE: kind.__module__ for kind in kinds if getattr(kind, "FILE", "")}  # fmt: skip
+    file_of |= {runs.MANIFEST: runs.__name__, runs.IN_PROGRESS: runs.__name__}
+    columns = {field.encode_name for kind in subclasses(tables.Row) for field in msgspec.structs.fields(kind)} | set(Column)
+    assert len(file_of) > 30 and {"ci_low", "finish_reason", "in_words"} - columns == {"in_words"}
+    for path in [*modules(), *(ROOT / f"{script}.py" for script in SCRIPTS)]:
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        constants, keys = literals(path)
+        for name in constants:
+            assert file_of.get(name.rpartition("/")[2], module) == module, (path, name)
+        if module not in LOOK_UP_NAMES_OF_OTHERS and not module.startswith(tuple(f"{PACKAGE}.{name}." for name in SHARED)):
+            assert not keys & columns, (path, keys & columns)
 
 
 def test_the_output_folder_does_not_shadow_the_hugging_face_library():

@@ -790,6 +790,7 @@ class RatingSheetRow(Row, frozen=True, kw_only=True):
     """`rating_sheet.csv`: one question with both answers in random order."""
 
     FILE: ClassVar[str] = "rating_sheet.csv"
+    READ_BACK: ClassVar[tuple[str, str, str]] = ("sheet", "number", "better")  # columns that a filled sheet must have
 
     sheet: str
     number: int

@@ -26,7 +26,7 @@ from meerkat_workbench.tuning.artifacts import (
     Verdict,
 )
 from meerkat_workbench.tuning.scoring import answer_checks
-from meerkat_workbench.tuning.scoring.answer_table import AnswerTable
+from meerkat_workbench.tuning.scoring.answer_table import AnswerTable, Column
 from meerkat_workbench.tuning.scoring.metric_suite import MetricScores, MetricSuite
 from meerkat_workbench.tuning.scoring.score_run import Floors, ScoreRun
 
@@ -82,7 +82,7 @@ def compare(scored: ScoreRun, suite: MetricSuite, seed: int) -> Comparison:
 
 def _pairs(base: AnswerTable, tuned: AnswerTable, split: str, metric: str) -> pd.DataFrame:
     """Questions of a split on which both systems have a score: specialty, base and tuned."""
-    pairs = pd.DataFrame({"specialty": base.specialties, BASE: base.scores(metric), TUNED: tuned.scores(metric)})
+    pairs = pd.DataFrame({Column.SPECIALTY: base.specialties, BASE: base.scores(metric), TUNED: tuned.scores(metric)})
     return pairs[base.splits == split].dropna(subset=[BASE, TUNED])
 
 
@@ -105,7 +105,7 @@ def by_metric(
             continue
         for metric in suite.names():
             pairs = _pairs(base, tuned, split, metric)
-            strata = list(pairs["specialty"])
+            strata = list(pairs[Column.SPECIALTY])
             least, most = suite.bounds(metric)
             difference = significance.stratified(list(pairs[TUNED] - pairs[BASE]), strata, test=True, seed=seed)
             difference = difference.within(least - most, most - least)
@@ -130,12 +130,12 @@ def by_check(base: AnswerTable, tuned: AnswerTable) -> list[CheckComparison]:
     from the questions on which the two differ (McNemar's test, exact), adjusted over the checks (Benjamini-Hochberg).
     """
     rows: list[CheckComparison] = []
-    in_english = base.references.map(texts.is_english).ne(False)
+    in_english = np.array([texts.is_english(reference) is not False for reference in base.references], bool)
     for split in FIXED:
-        here = (base.splits == split) & ~base.failed & ~tuned.failed
+        here = ((base.splits == split) & ~base.failed & ~tuned.failed).to_numpy(bool)
         counts = []
         for check, says in answer_checks.CHECKS.items():
-            looked_at = (here & in_english if check in answer_checks.ENGLISH_ONLY else here).to_numpy(bool)
+            looked_at = here & in_english if check in answer_checks.ENGLISH_ONLY else here
             if looked_at.any():
                 left, right = base.fails(check)[looked_at], tuned.fails(check)[looked_at]
                 counts.append((check, says, left, right, int((left & ~right).sum()), int((right & ~left).sum())))
@@ -167,7 +167,7 @@ def _specialties(
 ) -> list[SpecialtyPerformance]:
     """One metric on one split; p values are adjusted over the specialties, and differences shrunk toward their mean."""
     least, most = suite.bounds(metric)
-    parts = [pairs[pairs["specialty"] == specialty] for specialty in specialties]
+    parts = [pairs[pairs[Column.SPECIALTY] == specialty] for specialty in specialties]
     differences = [(part[TUNED] - part[BASE]).to_numpy(float) for part in parts]
     estimates = [significance.paired(values.tolist(), seed).within(least - most, most - least) for values in differences]
     adjusted = significance.false_discovery_adjusted([estimate.p for estimate in estimates])

@@ -53,7 +53,7 @@ def metrics(rows: Sequence[SystemComparison]) -> Specification:
     # metrics that only describe have scales of their own
     shown = [row for row in rows if not row.missing and row.verdict is not Verdict.NONE and not math.isnan(row.difference)]
     points = [
-        {"metric": row.metric + (" ↓" if row.lower_is_better else ""), "model": row.model, "split": row.split, "n": row.n,
+        {"metric": _metric_label(row), "model": row.model, "split": row.split, "n": row.n,
          "at": row.difference, "low": row.ci_low, "high": row.ci_high, "base": row.base, "score": row.score,
          "floor": row.floor_tuned, "verdict": str(row.verdict)}
         for row in shown
@@ -61,8 +61,12 @@ def metrics(rows: Sequence[SystemComparison]) -> Specification:
     choices = [_choice("split", [row.split for row in shown], Split.HOLDOUT)]
     if len({row.model for row in shown}) > 1:
         choices.append(_choice("model", [row.model for row in shown], TUNED))
-    order = list(dict.fromkeys(str(point["metric"]) for point in points))
+    order = list(dict.fromkeys(_metric_label(row) for row in shown))
     return _forest(points, "metric", choices, ["base:Q", "score:Q", "floor:Q"], order=order)
+
+
+def _metric_label(row: SystemComparison) -> str:
+    return row.metric + (" ↓" if row.lower_is_better else "")
 
 
 def history(rows: Sequence[HistoryRow], steering: str) -> Specification:
@@ -116,7 +120,7 @@ def _forest(
 
 def _colour(points: Sequence[Point]) -> alt.Color:
     """The same colour for the same verdict or model everywhere; the legend names what the chart has."""
-    there = [name for name in COLOURS if any(point["verdict"] == name for point in points)]
+    there = [name for name in COLOURS if any(name in point.values() for point in points)]
     scale = alt.Scale(domain=there, range=[COLOURS[name] for name in there])
     return alt.Color("verdict:N", scale=scale, title=None, legend=alt.Legend(orient="top", labelFontSize=12))
 

@@ -128,7 +128,8 @@ def read_ratings(paths: Sequence[Path], key: RatingKey) -> list[Rating]:
 def _read_sheet(path: Path, key: RatingKey) -> list[Rating]:
     try:  # a spreadsheet may have saved it with semicolons or tabs
         text = input_files.read_text(path)
-        table = input_files.Table.of(text, wanted=[("sheet",), ("number",), ("better",)], needs="sheet, number and better")
+        names = RatingSheetRow.READ_BACK
+        table = input_files.Table.of(text, wanted=[(name,) for name in names], needs=" and ".join(names))
         rows = list(table.rows())
     except (OSError, UserError) as error:
         raise UserError(f"cannot be read as CSV ({error})", where=f"--ratings {path}") from error
@@ -136,11 +137,12 @@ def _read_sheet(path: Path, key: RatingKey) -> list[Rating]:
     for line, row in enumerate(rows, start=2):
         if isinstance(row, str):
             raise UserError(row, where=path, item=f"line {line}")
-        entry = key.questions.get(row.get("number", ""))
-        if row.get("sheet") != key.sheet or entry is None:
+        sheet, number, better = ((row.get(name) or "").strip() for name in names)
+        entry = key.questions.get(number)
+        if sheet != key.sheet or entry is None:
             remedy = "Give the files made from it."
             raise UserError(f"is not of the last rating sheet ({key.sheet})", where=path, item=f"line {line}", remedy=remedy)
-        better = (row.get("better") or "").strip().upper()
+        better = better.upper()
         if better and better not in CHOICES:
             fault = f'"better" is {better[:20]!r}, and must be A, B, = (or neither) or empty'
             raise UserError(fault, where=path, item=f"line {line}")

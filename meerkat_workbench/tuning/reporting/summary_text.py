@@ -33,7 +33,7 @@ def summary_sentences(comparison: Comparison, scored: ScoreRun, metric: str, hol
         sentences.append(warning)
     sentences += _power(comparison, scored, metric, split)
     sentences += [_check_sentence(check) for check in comparison.checks if check.split == split and (check.base or check.tuned)]
-    other = int(scored.base.of_split(split).references.map(texts.is_english).eq(False).sum())
+    other = sum(texts.is_english(reference) is False for reference in scored.base.of_split(split).references)
     if other:
         sentences.append(
             f"{other} references are not in English: denials and refusals are not looked for there, METEOR counts equal words alone, and "
