@@ -1,10 +1,10 @@
-"""Do the intervals cover, and do the tests raise no more false alarms than they say? By simulation.
+"""Simulation: coverage of the intervals, and false alarm rates of the tests and of the recommendations.
 
     python benchmarks/coverage.py [--worlds 1000]
 
-42 specialties of 10 questions. A question's score under either model is its own difficulty, its specialty's, and a draw;
-differences are normal, skewed, or zero for most questions, as exact match gives. "No effect" means that the two models
-draw from the same distribution. What it printed on named machines stands in benchmarks/results/coverage.md.
+Each world has 42 specialties of 10 questions. The differences between the two models on the questions are normal, skewed, or zero for most
+questions, as for exact match. "No effect" means that the two models draw from the same distribution. Results with the machine they were
+made on: benchmarks/results/coverage.md.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def normal(draw: np.random.Generator) -> NDArray[np.float64]:
 
 
 def skewed(draw: np.random.Generator) -> NDArray[np.float64]:
-    """Symmetric under no effect as a difference of two equal skewed draws."""
+    """The difference of two draws from the same skewed distribution, which is symmetric."""
     return draw.beta(0.6, 2.5, (SPECIALTIES, QUESTIONS)) - draw.beta(0.6, 2.5, (SPECIALTIES, QUESTIONS))
 
 
@@ -39,63 +39,75 @@ def mostly_zero(draw: np.random.Generator) -> NDArray[np.float64]:
 
 
 def unequal(draw: np.random.Generator) -> NDArray[np.float64]:
-    """Specialties of unlike spread and, in the mean over all, no effect; their own effects differ."""
+    """Specialties with different spreads and different effects, whose mean is zero."""
     spread = np.random.default_rng(7).uniform(0.05, 0.5, (SPECIALTIES, 1))
     effect = np.random.default_rng(8).normal(0, 0.1, (SPECIALTIES, 1))
     return effect - effect.mean() + draw.normal(0, spread, (SPECIALTIES, QUESTIONS))
 
 
 def one_world(differences: NDArray[np.float64], truth: NDArray[np.float64], seed: int) -> dict[str, float]:
-    """1 where something happened in this world, 0 where it did not; shares over specialties where there are many."""
+    """What happened in one world: 1 or 0, or a fraction of the specialties.
+
+    Args:
+        differences: (specialties, questions) between the two models.
+        truth: (specialties,) true mean differences.
+    """
     flat, strata = differences.ravel().tolist(), [name for name in NAMES for _ in range(QUESTIONS)]
     overall = significance.stratified(flat, strata, test=True, seed=seed)
-    each = [significance.paired(row.tolist(), seed) for row in differences]
-    adjusted = significance.false_discovery_adjusted([one.p for one in each])
+    estimates = [significance.paired(row.tolist(), seed) for row in differences]
+    adjusted = significance.false_discovery_adjusted([estimate.p for estimate in estimates])
     no_effect = not truth.any()
     return {
         "overall interval covers": float(overall.low <= truth.mean() <= overall.high),
         "overall p at most .05": float(overall.p <= LEVEL),
-        "specialty intervals cover": float(np.mean([one.low <= t <= one.high for one, t in zip(each, truth, strict=True)])),
-        "specialty p at most .05": float(np.mean([one.p <= LEVEL for one in each])) if no_effect else math.nan,
+        "specialty intervals cover": float(
+            np.mean([estimate.low <= true <= estimate.high for estimate, true in zip(estimates, truth, strict=True)])
+        ),
+        "specialty p at most .05": float(np.mean([estimate.p <= LEVEL for estimate in estimates])) if no_effect else math.nan,
         "any adjusted p at most .05": float(min(adjusted) <= LEVEL) if no_effect else math.nan,
     }
 
 
-def recommending(draw: np.random.Generator, apart: float) -> dict[str, float]:
-    """Scores of the tuned model; specialties differ by `apart` (a standard deviation of their true means)."""
-    truth = draw.normal(0.4, apart, SPECIALTIES) if apart else np.full(SPECIALTIES, 0.4)
+def recommending(draw: np.random.Generator, sd_between: float) -> dict[str, float]:
+    """Rank specialties by simulated scores of the tuned model, and compare the result with the truth.
+
+    Args:
+        sd_between: standard deviation of the specialties' true means.
+    """
+    truth = draw.normal(0.4, sd_between, SPECIALTIES) if sd_between else np.full(SPECIALTIES, 0.4)
     scores = {
         name: np.clip(draw.normal(mean, 0.25, 2 * QUESTIONS), 0, 1).tolist() for name, mean in zip(NAMES, truth, strict=True)
     }
     evidence = ranking.rank_specialties(scores, seed=0)
-    named = [one.specialty for one in evidence if one.supported]
+    named = [item.specialty for item in evidence if item.supported]
     by_name = dict(zip(NAMES, truth, strict=True))
     centre = float(truth.mean())
-    raw = np.mean([(one.mean - by_name[one.specialty]) ** 2 for one in evidence])
-    shrunk = np.mean([(one.shrunk - by_name[one.specialty]) ** 2 for one in evidence])
+    raw_error = np.mean([(item.mean - by_name[item.specialty]) ** 2 for item in evidence])
+    shrunk_error = np.mean([(item.shrunk - by_name[item.specialty]) ** 2 for item in evidence])
     return {
         "names any specialty": float(bool(named)),
         "named ones that are not below the mean": float(np.mean([by_name[name] >= centre for name in named]))
-        if named and apart
+        if named and sd_between
         else math.nan,
-        "squared error, shrunk over raw": float(shrunk / raw),
+        "squared error, shrunk over raw": float(shrunk_error / raw_error),
     }
 
 
 def table(title: str, rows: list[dict[str, float]]) -> None:
+    """Print the mean of each column over all worlds, with the half-width of its 95% interval."""
     print(f"{title}")
     for name in rows[0]:
         values = [row[name] for row in rows if not math.isnan(row[name])]
         if values:
-            error = float(np.std(values) / math.sqrt(len(values)))
-            print(f"  {name:<42}{np.mean(values):>8.3f}   ± {1.96 * error:.3f}")
+            standard_error = float(np.std(values) / math.sqrt(len(values)))
+            print(f"  {name:<42}{np.mean(values):>8.3f}   ± {1.96 * standard_error:.3f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worlds", type=int, default=1000)
+    parser.add_argument("--worlds", type=int, default=1000, help="simulated worlds of each kind")
     options = parser.parse_args()
-    effect = np.random.default_rng(8).normal(0, 0.1, SPECIALTIES)
+    effect = np.random.default_rng(8).normal(0, 0.1, SPECIALTIES)  # the same as in `unequal`
     kinds: list[tuple[str, Draw, NDArray[np.float64]]] = [
         ("no effect, normal differences", normal, np.zeros(SPECIALTIES)),
         ("no effect, skewed scores", skewed, np.zeros(SPECIALTIES)),
@@ -106,10 +118,10 @@ def main() -> None:
     for title, kind, truth in kinds:
         draw = np.random.default_rng(1)
         table(title, [one_world(kind(draw), truth, seed) for seed in range(options.worlds)])
-    for apart in (0.0, 0.05, 0.1):
+    for sd_between in (0.0, 0.05, 0.1):
         draw = np.random.default_rng(2)
-        table(f"recommendations, {2 * QUESTIONS} eval questions, true means {apart:.2f} apart",
-              [recommending(draw, apart) for _ in range(options.worlds)])  # fmt: skip
+        table(f"recommendations, {2 * QUESTIONS} eval questions, true means {sd_between:.2f} apart",
+              [recommending(draw, sd_between) for _ in range(options.worlds)])  # fmt: skip
 
 
 if __name__ == "__main__":

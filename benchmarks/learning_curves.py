@@ -1,12 +1,13 @@
-"""What more training records bought: every specialty's score by the number of its records, from real runs.
+"""Real learning curves: the score of every specialty by the number of its training records.
 
-    python benchmarks/learning_curves.py                    every stage; benchmarks/results/learning_curves.csv is written anew
-    python benchmarks/learning_curves.py --stages uneven    these stages only, their rows appended
+    python benchmarks/learning_curves.py                    all stages; overwrites benchmarks/results/learning_curves.csv
+    python benchmarks/learning_curves.py --stages uneven    these stages only; appends their rows
 
-SmolLM2-135M (in the committed figures: a toy of 5.5 M parameters that is gone) is tuned on the sample specialties and evaluated on the same questions in every stage: all specialties at one share
-of their records, at four shares; at the first with another seed too, which tells one training run from another; and "uneven", every
-second specialty at all of its records and the others at the first share, which tells what a specialty gains from the records of the
-others. The rows are what the worlds of benchmarks/policies.py are fitted to.
+SmolLM2-135M is tuned on the sample specialties and evaluated on the same questions in every stage. The committed results are of an earlier
+toy model with 5.5 million parameters. Four stages train on one share of all specialties' records each. One more repeats the first of them
+with another seed, which shows how much training runs differ. In the stage "uneven", every second specialty has all of its records and the
+others have the first share, which shows how much a specialty gains from the records of others. The simulated worlds of
+benchmarks/policies.py are fitted to these rows.
 """
 
 from __future__ import annotations
@@ -22,30 +23,33 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "learning_curves.csv"
 METRIC = "ROUGE-L"
-RECORDS, EVAL_RECORDS = 56, 16  # of each sample specialty beside its holdout; of them, in the eval set
-FIRST, MOST = 0.35, 1.0
-# stage to (share, share of every second specialty, training seed)
+RECORDS = 56  # records of each sample specialty outside the holdout
+EVAL_RECORDS = 16  # of these, records in the eval set
+FIRST_SHARE = 0.35
+# for each stage: share of the first, third … specialty, share of the others, training seed
 STAGES = {
-    "0.35": (FIRST, FIRST, 0), "0.35, seed 1": (FIRST, FIRST, 1), "0.5": (0.5, 0.5, 0), "0.7": (0.7, 0.7, 0),
-    "1.0": (MOST, MOST, 0), "uneven": (FIRST, MOST, 0),
+    "0.35": (FIRST_SHARE, FIRST_SHARE, 0), "0.35, seed 1": (FIRST_SHARE, FIRST_SHARE, 1), "0.5": (0.5, 0.5, 0),
+    "0.7": (0.7, 0.7, 0), "1.0": (1.0, 1.0, 0), "uneven": (FIRST_SHARE, 1.0, 0),
 }  # fmt: skip
 COLUMNS = ("stage", "seed", "share", "specialty", "train", "split", "n", "base", "tuned", "sd_between_questions")
 
 
 def run(*command: str) -> None:
+    """Run a script of the project; exit with the end of its output if it fails."""
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-1000:]}{done.stderr[-1000:]}")
 
 
 def ledger(work: Path) -> dict:
+    """The last line of the ledger of iterations."""
     return json.loads((work / "data" / "iterations.jsonl").read_text().splitlines()[-1])
 
 
 def prepare(work: Path, shares: tuple[float, float]) -> None:
-    """Eval is drawn from the first share and fixed from then on."""
-    command = ["dataset_preparation.py", "--demo", "SPECIALTIES=", "HOLDOUT_SAMPLES_PER_SPECIALTY=10", f"OUTPUT_DIR={work / 'data'}", f"INITIAL_TRAIN_PERCENTAGE={FIRST}",
-               f"EVAL_SPLIT_SIZE={EVAL_RECORDS / (FIRST * RECORDS):.6f}"]  # fmt: skip
+    """Prepare the data with these shares. The eval set is drawn from the first share and then fixed."""
+    command = ["dataset_preparation.py", "--demo", "SPECIALTIES=", "HOLDOUT_SAMPLES_PER_SPECIALTY=10", f"OUTPUT_DIR={work / 'data'}",
+               f"INITIAL_TRAIN_PERCENTAGE={FIRST_SHARE}", f"EVAL_SPLIT_SIZE={EVAL_RECORDS / (FIRST_SHARE * RECORDS):.6f}"]  # fmt: skip
     if not (work / "data").exists():
         run(*command)
     last = ledger(work)
@@ -57,7 +61,7 @@ def prepare(work: Path, shares: tuple[float, float]) -> None:
 
 
 def measure(work: Path, stage: str) -> list[dict[str, object]]:
-    """Prepare, tune and evaluate, and read the scores of every specialty."""
+    """Prepare, tune and evaluate one stage; a row for each specialty and split."""
     *shares, seed = STAGES[stage]
     adapter, scores = work / f"results {stage}", work / "scores"
     prepare(work, (shares[0], shares[1]))
@@ -77,21 +81,21 @@ def measure(work: Path, stage: str) -> list[dict[str, object]]:
         f"OUTPUT_DIR={scores}",
         "RETENTION=False",
     )
-    entry = ledger(work)
-    answers: dict[tuple[str, str], list[float]] = {}
+    iteration = ledger(work)
+    question_scores: dict[tuple[str, str], list[float]] = {}
     with open(scores / "finetuned_model_results.csv", newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            answers.setdefault((row["specialty"], row["split"]), []).append(float(row[METRIC]))
+            question_scores.setdefault((row["specialty"], row["split"]), []).append(float(row[METRIC]))
     rows = []
     with open(scores / "specialty_performance.csv", newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             if row["metric"] != METRIC:
                 continue
-            name, values = row["specialty"], answers[row["specialty"], row["split"]]
+            name, values = row["specialty"], question_scores[row["specialty"], row["split"]]
             mean = sum(values) / len(values)
             sd = (sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)) ** 0.5
-            rows.append({"stage": stage, "seed": seed, "share": entry["shares"][name], "specialty": name,
-                         "train": entry["sizes"]["train"][name], "split": row["split"], "n": row["n"], "base": row["base"],
+            rows.append({"stage": stage, "seed": seed, "share": iteration["shares"][name], "specialty": name,
+                         "train": iteration["sizes"]["train"][name], "split": row["split"], "n": row["n"], "base": row["base"],
                          "tuned": row["tuned"], "sd_between_questions": round(sd, 5)})  # fmt: skip
     return rows
 
@@ -108,10 +112,10 @@ def main() -> None:
         if not options.stages:
             writer.writeheader()
         for stage in options.stages or STAGES:
-            found = measure(Path(folder), stage)
-            writer.writerows(found)
+            rows = measure(Path(folder), stage)
+            writer.writerows(rows)
             file.flush()
-            print(f"{stage}: {len(found)} rows", flush=True)
+            print(f"{stage}: {len(rows)} rows", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from meerkat_workbench.stats import significance
+from meerkat_workbench.stats import shrinkage, significance
 from meerkat_workbench.tuning.allocation.ranking import rank_specialties
 
 DIFFERENCES = [0.3, 0.1, -0.2, 0.4, 0.5, 0.1, 0.0, 0.2]
@@ -82,10 +82,10 @@ def test_what_no_single_specialty_can_show_after_correction_is_not_given_a_size(
 
 def test_shrinking_draws_means_to_their_centre_by_their_uncertainty():
     means, variances = np.array([0.1, 0.2, 0.6]), np.array([0.001, 0.001, 0.001])
-    shrunk, errors = significance.shrink(means, variances)
+    shrunk, errors = shrinkage.shrink(means, variances)
     assert all(abs(shrunk - means.mean()) < abs(means - means.mean())) and (errors < 0.001**0.5).all()
-    assert significance.shrink(means, variances * 1000)[0] == pytest.approx([0.3] * 3)
-    assert significance.shrink(np.zeros(3), variances)[0] == pytest.approx([0.0] * 3)
+    assert shrinkage.shrink(means, variances * 1000)[0] == pytest.approx([0.3] * 3)
+    assert shrinkage.shrink(np.zeros(3), variances)[0] == pytest.approx([0.0] * 3)
 
 
 def specialties(low: float, count: int = 20, n: int = 12, seed: int = 0):

@@ -1,4 +1,4 @@
-"""Names in charts, legible in any script: fonts that have their letters, or the names in Latin letters where no font has."""
+"""Legible names in charts, whatever their script: finds fonts that have the letters, or spells the names in Latin letters."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from dataclasses import dataclass
 
 import regex
 
-# scripts whose letters join, stack or run from right to left: matplotlib lays them out from 3.11 on, by libraqm
+# scripts whose letters join, stack or run from right to left: matplotlib lays them out from version 3.11 on, with libraqm
 NEEDS_LAYOUT = regex.compile(
     r"[\p{Arabic}\p{Hebrew}\p{Syriac}\p{Devanagari}\p{Bengali}\p{Tamil}\p{Telugu}\p{Thai}\p{Khmer}\p{Myanmar}\p{Sinhala}\p{M}]"
 )
+MAX_NAMES = 3  # names that the note mentions
 REMEDY = "install a font that has them, such as Debian's fonts-noto-core and fonts-noto-cjk"
 
 
 @dataclass(frozen=True)
 class Labels:
-    """How names stand in a chart.
+    """How a chart writes names.
 
     Attributes:
-        texts: a text a name.
-        families: fonts for matplotlib's `font.family`, the usual one first.
-        respelt: names that stand in Latin letters, because no installed font has theirs.
+        texts: the text for each name.
+        families: fonts for matplotlib's `font.family`, the default one first.
+        respelt: names that are spelled in Latin letters, because no installed font has their own.
     """
 
     texts: list[str]
@@ -31,37 +32,34 @@ class Labels:
     respelt: list[str]
 
     def note(self) -> str:
-        """What to know of them, in one sentence; empty where there is nothing."""
+        """One sentence on the names that are spelled in Latin letters; empty if there is none."""
         if not self.respelt:
             return ""
-        return f"charts write {', '.join(self.respelt[:3])}{' …' if len(self.respelt) > 3 else ''} in Latin letters: no installed font has theirs; {REMEDY}"
+        names = ", ".join(self.respelt[:MAX_NAMES]) + (" …" if len(self.respelt) > MAX_NAMES else "")
+        return f"charts write {names} in Latin letters, because no installed font has their letters; {REMEDY}"
 
 
 def labels(names: Sequence[str]) -> Labels:
-    """Fonts among those installed that have every letter of the names, as few as possible."""
+    """Choose as few installed fonts as possible that have the letters of all names, and spell the other names in Latin letters."""
     import matplotlib as mpl
     from matplotlib import font_manager, ft2font
 
-    usual = str(mpl.rcParams["font.sans-serif"][0])
-    families = [usual]
+    default = str(mpl.rcParams["font.sans-serif"][0])
+    families = [default]
     missing = {ord(letter) for name in names for letter in name if not letter.isascii() and not letter.isspace()}
-    missing -= _letters(font_manager.findfont(usual))
+    missing -= _letters(font_manager.findfont(default))
     if missing:
-        _know_new_fonts()
-        fonts = sorted({(font.name, font.fname) for font in font_manager.fontManager.ttflist if font.style == "normal"})
-        fonts = [font for font in fonts if not font[0].startswith("Last Resort")]  # which draws a box for every letter there is
-        # Noto first: it is made to stand beside other scripts
-        fonts.sort(key=lambda font: not font[0].startswith("Noto Sans"))
+        fonts = _installed_fonts()
         while missing and fonts:
-            name, path = max(fonts, key=lambda font: len(missing & _letters(font[1])))
+            family, path = max(fonts, key=lambda font: len(missing & _letters(font[1])))
             if not missing & _letters(path):
                 break
-            families.append(name)
+            families.append(family)
             missing -= _letters(path)
-    laid_out = getattr(ft2font, "__libraqm_version__", None) is not None
+    has_layout = getattr(ft2font, "__libraqm_version__", None) is not None
     texts, respelt = [], []
     for name in names:
-        if missing & set(map(ord, name)) or (not laid_out and NEEDS_LAYOUT.search(name)):
+        if missing & set(map(ord, name)) or (not has_layout and NEEDS_LAYOUT.search(name)):
             from anyascii import anyascii
 
             respelt.append(name)
@@ -70,9 +68,20 @@ def labels(names: Sequence[str]) -> Labels:
     return Labels(texts, families, respelt)
 
 
+def _installed_fonts() -> list[tuple[str, str]]:
+    """Name and path of each installed font, the preferred ones first."""
+    from matplotlib import font_manager
+
+    _register_new_fonts()
+    fonts = sorted({(font.name, font.fname) for font in font_manager.fontManager.ttflist if font.style == "normal"})
+    fonts = [font for font in fonts if not font[0].startswith("Last Resort")]  # it draws a box for every letter
+    # Noto is preferred: it is designed to match other scripts
+    return sorted(fonts, key=lambda font: not font[0].startswith("Noto Sans"))
+
+
 @functools.cache
-def _know_new_fonts() -> None:
-    """matplotlib remembers the fonts of its first start; those installed since are made known."""
+def _register_new_fonts() -> None:
+    """Register fonts that were installed since matplotlib built its list of fonts, which it does only once."""
     from matplotlib import font_manager
 
     known = {font.fname for font in font_manager.fontManager.ttflist}
@@ -83,9 +92,10 @@ def _know_new_fonts() -> None:
 
 @functools.cache
 def _letters(path: str) -> frozenset[int]:
+    """The code points for which a font file has glyphs; empty if FreeType cannot read it."""
     from matplotlib.ft2font import FT2Font
 
     try:
         return frozenset(FT2Font(path).get_charmap())
-    except (RuntimeError, OSError):  # a font that FreeType cannot read
+    except (RuntimeError, OSError):
         return frozenset()

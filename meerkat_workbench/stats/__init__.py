@@ -1,1 +1,1 @@
-"""Intervals, tests, shrinkage and rater agreement. Knows no task."""
+"""Intervals, tests, shrinkage and rater agreement; independent of any task."""

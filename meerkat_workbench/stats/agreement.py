@@ -1,4 +1,4 @@
-"""Agreement: between raters (Fleiss' kappa), and of one judgement with another (Wilson's interval)."""
+"""Agreement between raters (Fleiss' kappa), and between two judgements of the same items (with Wilson's interval)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 
 
 def fleiss_kappa(ratings: NDArray[np.int_]) -> float:
-    """Fleiss' kappa of (items, raters) categories, through statsmodels; NaN with one rater or no item."""
+    """Fleiss' kappa, through statsmodels.
+
+    Args:
+        ratings: (items, raters) categories.
+
+    Returns:
+        Kappa; NaN with one rater or no item.
+    """
     from statsmodels.stats import inter_rater
 
     if ratings.ndim != 2 or ratings.shape[1] < 2 or not len(ratings):
@@ -20,7 +27,7 @@ def fleiss_kappa(ratings: NDArray[np.int_]) -> float:
 
 
 def wilson(agreed: float, total: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a fraction (through statsmodels); NaN where there is nothing to count."""
+    """Wilson's 95% interval of the fraction `agreed / total`, through statsmodels; NaN if `total` is 0."""
     from statsmodels.stats.proportion import proportion_confint
 
     if not total:
@@ -30,6 +37,6 @@ def wilson(agreed: float, total: int) -> tuple[float, float]:
 
 
 def fraction_agreeing(one: Sequence[float], other: Sequence[float]) -> float:
-    """How many of the signs in `one` are those in `other`; a zero in `one` counts half."""
-    left, right = np.asarray(one, float), np.asarray(other, float)
-    return float(np.where(left == 0, 0.5, np.sign(left) == np.sign(right)).sum())
+    """The number of items for which `one` has the same sign as `other`; a zero in `one` counts half."""
+    first, second = np.asarray(one, float), np.asarray(other, float)
+    return float(np.where(first == 0, 0.5, np.sign(first) == np.sign(second)).sum())

@@ -1,8 +1,8 @@
-"""Paired comparison of two arms: intervals, sign-flip permutation, strata, false discoveries.
+"""Paired comparison of two systems: intervals, sign-flip permutation tests, strata, false discoveries.
 
-d is the difference of the two arms on one question. Formulas: Student (1908) for one specialty, Cochran's stratified
-standard error over specialties, Fisher's sign-flip permutation, Benjamini and Hochberg (1995). Signs are flipped with
-numpy: scipy's permutation_test, against which the tests hold it, takes some 30 ms a specialty and metric.
+A difference is that of the two systems' scores on one question. Formulas: Student (1908) for one stratum, Cochran's stratified standard
+error over strata, Fisher's sign-flip permutation, Benjamini and Hochberg (1995). The permutation test is written in numpy, because
+scipy's permutation_test takes some 30 ms for each specialty and metric; the tests compare the two.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-LEVEL = 0.95
-ALPHA = 0.05  # at which a difference is called one
-POWER = 0.8  # with which a smallest difference would be shown
-EXACT_UP_TO = 12  # 4,096 sign patterns; beyond that they are drawn
-RESAMPLES = 9_999
+LEVEL = 0.95  # of intervals
+ALPHA = 0.05  # level at which a difference is significant
+POWER = 0.8  # probability with which a smallest detectable difference is found
+MAX_EXACT = 12  # differences up to which all sign patterns (4,096) are counted; beyond that patterns are drawn
+RESAMPLES = 9_999  # drawn sign patterns
+MAX_SIGNS_AT_ONCE = 2_000_000  # bounds the memory of drawn sign patterns
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its interval; `p` is two-sided for "no difference". NaN where n is too small to tell."""
+    """A mean with its interval. `p` is two-sided, for a true mean of zero. NaN if n is too small."""
 
     n: int
     mean: float
@@ -34,7 +35,7 @@ class Estimate:
     p: float = math.nan
 
     def within(self, low: float, high: float) -> Estimate:
-        """The interval cut at what the mean can be: a few questions' t interval reaches beyond it."""
+        """The same with the interval cut to the possible range of the mean, which the t interval of a few questions can exceed."""
         return replace(self, low=float(np.clip(self.low, low, high)), high=float(np.clip(self.high, low, high)))
 
 
@@ -48,7 +49,7 @@ def mean_interval(values: Sequence[float]) -> Estimate:
 
 
 def paired(differences: Sequence[float], seed: int = 0) -> Estimate:
-    """Mean difference with its t interval and the p value of a sign-flip permutation, exact up to 12 questions."""
+    """Mean difference with its t interval and the p value of a sign-flip permutation, exact up to `MAX_EXACT` questions."""
     estimate = mean_interval(differences)
     if estimate.n < 2:
         return estimate
@@ -56,17 +57,17 @@ def paired(differences: Sequence[float], seed: int = 0) -> Estimate:
 
 
 def sign_flip_p(differences: NDArray[np.float64], seed: int = 0) -> float:
-    """Two-sided p value for a mean of zero, when each difference may as well have had the other sign."""
-    differences = differences[differences != 0]  # a difference of zero keeps its sign whatever is flipped
-    if len(differences) < 2:  # one difference is as large with either sign
+    """Two-sided p value for a mean of zero, under which either sign of each difference is equally likely."""
+    differences = differences[differences != 0]  # flipping the sign of zero changes nothing
+    if len(differences) < 2:  # a single difference has the same size with either sign
         return 1.0
-    # sums that are equal but for rounding count as equal, as in scipy.stats.permutation_test
+    # sums that differ only by rounding count as equal, as in scipy.stats.permutation_test
     observed = abs(differences.sum()) * (1 - 1e-12)
-    if len(differences) <= EXACT_UP_TO:
-        return float((np.abs(_every_sign(len(differences)) @ differences) >= observed).mean())
+    if len(differences) <= MAX_EXACT:
+        return float((np.abs(_sign_patterns(len(differences)) @ differences) >= observed).mean())
     draw, as_large, done = np.random.default_rng(seed), 0, 0
-    while done < RESAMPLES:  # in parts, so that memory does not grow with the questions
-        part = min(RESAMPLES - done, max(1, 2_000_000 // len(differences)))
+    while done < RESAMPLES:  # in parts, so that memory does not grow with the number of questions
+        part = min(RESAMPLES - done, max(1, MAX_SIGNS_AT_ONCE // len(differences)))
         signs = draw.integers(0, 2, (part, len(differences)), dtype=np.int8) * 2.0 - 1.0
         as_large += int((np.abs(signs @ differences) >= observed).sum())
         done += part
@@ -74,15 +75,21 @@ def sign_flip_p(differences: NDArray[np.float64], seed: int = 0) -> float:
 
 
 @functools.cache
-def _every_sign(n: int) -> NDArray[np.float64]:
-    """(2^n, n) of every pattern of signs."""
+def _sign_patterns(n: int) -> NDArray[np.float64]:
+    """(2^n, n) all patterns of n signs."""
     return np.asarray(((np.arange(2**n)[:, None] >> np.arange(n)) & 1) * 2 - 1, np.float64)
 
 
 def stratified(values: Sequence[float], strata: Sequence[str], *, test: bool = False, seed: int = 0) -> Estimate:
-    """Mean over all questions with specialties as fixed strata: SE^2 = sum w_k^2 s_k^2 / n_k, w_k = n_k / n.
+    """Mean over all questions, with fixed strata: SE^2 = sum of w_k^2 s_k^2 / n_k over strata k, w_k = n_k / n.
 
-    Strata of one question share the pooled variance. With `test`, p comes from flipping signs.
+    A stratum with one question gets the pooled variance of all strata.
+
+    Args:
+        values: one for each question.
+        strata: the stratum of each value, such as its specialty.
+        test: whether to compute p, by flipping signs.
+        seed: of the drawn sign patterns.
     """
     array, labels = np.asarray(values, float), np.asarray(strata)
     if len(array) < 2:
@@ -100,33 +107,18 @@ def stratified(values: Sequence[float], strata: Sequence[str], *, test: bool = F
     return Estimate(len(array), mean, mean - half, mean + half, sign_flip_p(array, seed) if test else math.nan)
 
 
-def pooled_variance(groups: Sequence[NDArray[np.float64]]) -> float:
-    """One variance within all groups: at ten questions a specialty's own is too noisy to weigh by."""
-    freedom = sum(len(group) - 1 for group in groups if len(group))
-    return float(sum(((group - group.mean()) ** 2).sum() for group in groups if len(group)) / max(freedom, 1))
-
-
-def shrink(means: NDArray[np.float64], variances: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Means drawn toward their common centre by how uncertain they are, and their standard errors (empirical Bayes).
-
-    The variance between true means, tau^2, is Paule and Mandel's, through statsmodels. At least two means.
-    """
-    from statsmodels.stats.meta_analysis import combine_effects
-
-    with np.errstate(divide="ignore", invalid="ignore"):  # a heterogeneity of nothing, where all means are equal
-        result = combine_effects(means, variances, method_re="iterated")
-    weight = variances / (variances + max(0.0, float(result.tau2)))
-    return weight * float(result.mean_effect_re) + (1 - weight) * means, np.sqrt((1 - weight) * variances)
-
-
 def mcnemar_p(only_one: int, only_other: int) -> float:
-    """Two-sided exact p value for two paired shares being equal, from the pairs in which they differ (McNemar 1947)."""
+    """Two-sided exact p value for two paired proportions being equal, from the pairs that differ (McNemar 1947).
+
+    Args:
+        only_one, only_other: pairs in which only the first, or only the second, has the property.
+    """
     differing = only_one + only_other
     return float(stats.binomtest(only_one, differing, 0.5).pvalue) if differing else 1.0
 
 
 def false_discovery_adjusted(p_values: Sequence[float]) -> list[float]:
-    """Benjamini-Hochberg adjusted p values; NaN stays NaN and does not count."""
+    """Benjamini-Hochberg adjusted p values; NaN stays NaN and is not counted as a comparison."""
     array = np.asarray(p_values, float)
     known = ~np.isnan(array)
     adjusted = np.full(len(array), np.nan)
@@ -136,11 +128,14 @@ def false_discovery_adjusted(p_values: Sequence[float]) -> list[float]:
 
 
 def smallest_detectable(sd: float, n: int, comparisons: int = 1) -> float:
-    """The smallest true difference that n paired questions would show with 80% power (t test, two-sided, .05).
+    """The smallest true difference that n paired questions detect with 80% power (t test, two-sided, .05).
 
     Args:
-        comparisons: how many are made at once: a single one must then pass .05 divided by them. NaN where it cannot,
-            since flipping n signs gives no smaller p than 2 / 2^n.
+        sd: standard deviation of the differences.
+        comparisons: number of comparisons made together; each must then be significant at .05 divided by this number.
+
+    Returns:
+        The difference; NaN if no difference can be significant, because flipping n signs gives no p below 2 / 2^n.
     """
     level = ALPHA / comparisons
     return _smallest_in_sd(n, level) * sd if n >= 2 and sd > 0 and 2.0 ** (1 - n) <= level else math.nan
@@ -148,12 +143,14 @@ def smallest_detectable(sd: float, n: int, comparisons: int = 1) -> float:
 
 @functools.cache
 def _smallest_in_sd(n: int, level: float) -> float:
-    """In standard deviations of the differences: where the power of the t test (noncentral t) is `POWER`.
+    """The same in standard deviations of the differences: the effect for which the t test (noncentral t) has `POWER`.
 
-    statsmodels' TTestPower finds the same and fails for some n, 73 among them. The chance of a difference that is shown with
-    the wrong sign is left out; at this power it is nil.
+    statsmodels' TTestPower gives the same result, but fails for some n, 73 among them. The probability of a significant difference with
+    the wrong sign is left out; at this power it is negligible.
     """
-    least = stats.t.ppf(1 - level / 2, n - 1)
-    near = (least + stats.t.ppf(POWER, n - 1)) / math.sqrt(n)
-    found = optimize.brentq(lambda sd: float(stats.nct.sf(least, n - 1, sd * math.sqrt(n))) - POWER, 0.3 * near, 1.2 * near)
-    return float(found)
+    critical = stats.t.ppf(1 - level / 2, n - 1)
+    guess = (critical + stats.t.ppf(POWER, n - 1)) / math.sqrt(n)
+    effect = optimize.brentq(
+        lambda effect: float(stats.nct.sf(critical, n - 1, effect * math.sqrt(n))) - POWER, 0.3 * guess, 1.2 * guess
+    )
+    return float(effect)

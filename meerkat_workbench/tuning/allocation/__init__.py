@@ -1,1 +1,1 @@
-"""Scores to recommendations: which specialties get more training records."""
+"""Turns scores into recommendations: which specialties get more training records."""

@@ -1,4 +1,4 @@
-"""From scored answers to recommendations: which specialties get more training records in the next iteration."""
+"""Turns scored answers into recommendations: which specialties get more training records in the next iteration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from meerkat_workbench.tuning.scoring.answer_table import AnswerTable
 from meerkat_workbench.tuning.scoring.metric_suite import MetricSuite
 
 Objective = str | dict[str, float]
-FALLBACK_METRICS = ("ROUGE-L", "token_f1")  # steer where the wanted metric is missing
+FALLBACK_METRICS = ("ROUGE-L", "token_f1")  # tried in this order where the wanted steering metric is missing
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,11 @@ class AdviceOptions:
 
 
 def parse_objective(given: Objective) -> Objective:
-    """OBJECTIVE: "mean", "worst_decile", or weights by specialty."""
+    """Parse OBJECTIVE: "mean", "worst_decile", or weights by specialty.
+
+    Raises:
+        UserError: if it is none of these.
+    """
     if given in (policies.MEAN, policies.WORST_DECILE):
         return given
     weights: Any
@@ -46,19 +50,27 @@ def parse_objective(given: Objective) -> Objective:
         raise UserError(
             f'must be "{policies.MEAN}", "{policies.WORST_DECILE}", or weights of at least 0',
             where=f"OBJECTIVE={given}",
-            remedy="For example OBJECTIVE='{cardiology: 3}' (specialties not named weigh 1).",
+            remedy="For example OBJECTIVE='{cardiology: 3}' (other specialties have weight 1).",
         )
     return {str(name): float(value) for name, value in weights.items()}
 
 
 def check_objective(objective: Objective, record: IterationRecord) -> None:
-    """UserError where a weight is of a specialty that the data does not have."""
+    """Check that every weight belongs to a specialty of the data.
+
+    Raises:
+        UserError: if one does not.
+    """
     if not isinstance(objective, str) and (unknown := sorted(set(objective) - set(record.shares))):
-        raise UserError(f"there is no specialty {unknown[0]!r} in the data", where="OBJECTIVE", item=unknown[0])
+        raise UserError("there is no such specialty in the data", where="OBJECTIVE", item=unknown[0])
 
 
 def check_steering_metric(wanted: str, suite: MetricSuite) -> None:
-    """UserError where there is no such metric, or no value of it is better than another."""
+    """Check that the wanted metric exists and can rank answers.
+
+    Raises:
+        UserError: if it does not exist, or only describes answers.
+    """
     where = f"STEERING_METRIC={wanted}"
     if suite.is_descriptive(wanted):
         raise UserError("only describes answers; no value of it is better than another", where=where)
@@ -67,14 +79,21 @@ def check_steering_metric(wanted: str, suite: MetricSuite) -> None:
 
 
 def steering_metric(wanted: str, suite: MetricSuite, missing: Mapping[str, str]) -> str:
-    """The wanted metric, or, where that is missing, another one that is not; the console says so."""
+    """The wanted metric. If it is missing, another one that is not, with a note on the console.
+
+    Args:
+        missing: the reason why a metric has no values, by metric.
+
+    Raises:
+        UserError: if every metric is missing.
+    """
     for name in (wanted, *FALLBACK_METRICS, *suite.names()):
         if name not in missing and not suite.is_descriptive(name):
             if name != wanted:
-                print(f"  STEERING_METRIC={wanted} is missing, so {name} steers: charts and recommendations rest on {name}")
+                print(f"  STEERING_METRIC={wanted} is missing, so charts and recommendations use {name} instead")
             return name
     reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
-    raise UserError(f"every metric is missing, so nothing can be recommended: {reasons}")
+    raise UserError(f"every metric is missing, so nothing can be recommended ({reasons})", where=f"STEERING_METRIC={wanted}")
 
 
 def recommend(
@@ -85,13 +104,15 @@ def recommend(
     """Recommendations from the tuned model's scores on the eval split.
 
     Args:
-        improvement: difference of each metric on `improvement_split`, which is reported beside them.
-        caution: why they are not to be relied on; empty where nothing speaks against them.
+        base, tuned, earlier, ledger, iteration: as in `plan_allocation`.
+        metric: the steering metric.
+        improvement: difference of each metric on `improvement_split`, reported with the recommendations.
+        caution: why the recommendations are unreliable; empty if they are reliable.
     """
     evidence, plan = plan_allocation(base, tuned, earlier, ledger, iteration, metric, options, lower_is_better=lower_is_better)
-    known = {name: round(value, 6) if math.isfinite(value) else None for name, value in improvement.items()}
+    overall_improvement = {name: round(value, 6) if math.isfinite(value) else None for name, value in improvement.items()}
     return recommendations.recommend(
-        evidence, plan, metric=metric, overall_improvement=known, improvement_split=improvement_split, iteration=iteration,
+        evidence, plan, metric=metric, overall_improvement=overall_improvement, improvement_split=improvement_split, iteration=iteration,
         caution=caution, lower_is_better=lower_is_better,
     )  # fmt: skip
 
@@ -103,30 +124,31 @@ def plan_allocation(
     """Rank the specialties on the eval split, and divide the budget among them.
 
     Args:
-        earlier: iteration and tuned answers of earlier evaluations that compare, oldest first.
+        earlier: iteration and tuned answers of earlier comparable evaluations, oldest first.
         ledger: the iterations of the prepared folder.
-        iteration: that the tuned model was trained on.
+        iteration: the one that the tuned model was trained on.
+        metric: the steering metric.
     """
     sign = -1.0 if lower_is_better else 1.0
     scores = tuned.of_split(Split.EVAL).scores_by_specialty(metric)
-    turned = {name: [sign * value for value in values] for name, values in scores.items()}
-    evidence = ranking.rank_specialties(turned, seed=options.seed)
-    # every record and table under the names that specialties have now
-    names = {record.iteration: renames.renamed_since(record, ledger[-1]) for record in ledger}
-    records = {record.iteration: renames.with_new_names(record, names[record.iteration]) for record in ledger}
-    known = [
-        (number, table.with_renamed_specialties(names[number]))
+    signed_scores = {name: [sign * value for value in values] for name, values in scores.items()}
+    evidence = ranking.rank_specialties(signed_scores, seed=options.seed)
+    # records and tables of earlier iterations use the present names of the specialties
+    new_names = {record.iteration: renames.renamed_since(record, ledger[-1]) for record in ledger}
+    records = {record.iteration: renames.with_new_names(record, new_names[record.iteration]) for record in ledger}
+    comparable = [
+        (number, table.with_renamed_specialties(new_names[number]))
         for number, table in earlier
         if number in records and table.has_metric(metric)
     ]
-    record, numbers = records[iteration], [*(number for number, _ in known), iteration]
+    record, iterations = records[iteration], [*(number for number, _ in comparable), iteration]
     observations = curve_data.collect_observations(
-        base, [*(table for _, table in known), tuned], [records[number].sizes.train for number in numbers], sorted(record.shares), metric,
-        sign=sign,
+        base, [*(table for _, table in comparable), tuned], [records[number].sizes.train for number in iterations],
+        sorted(record.shares), metric, sign=sign,
     )  # fmt: skip
-    pool = recommendations.PoolState(record.shares, record.share_base, record.sizes.train, record.sizes.pool)
+    state = recommendations.PoolState(record.shares, record.share_base, record.sizes.train, record.sizes.pool)
     plan = recommendations.allocate(
-        evidence, pool, observations, policy=options.policy, budget=options.budget, objective=options.objective, iterations=numbers,
-        seed=options.seed,
+        evidence, state, observations, policy=options.policy, budget=options.budget, objective=options.objective,
+        iterations=iterations, seed=options.seed,
     )  # fmt: skip
     return evidence, plan

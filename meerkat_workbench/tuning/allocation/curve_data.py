@@ -1,4 +1,4 @@
-"""What the evaluations so far have shown of every specialty, as learning curves are fitted to it."""
+"""The observations that learning curves are fitted to: what the evaluations so far measured for each specialty."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from meerkat_workbench.stats.significance import pooled_variance
-from meerkat_workbench.tuning.allocation.learning_curves import Observations
+from meerkat_workbench.stats.shrinkage import pooled_variance
+from meerkat_workbench.tuning.allocation.learning_curves import Array, Observations
 from meerkat_workbench.tuning.artifacts import Split
 from meerkat_workbench.tuning.scoring.answer_table import AnswerTable
 
-MIN_COMMON_QUESTIONS = 0.5  # of the questions of this evaluation, which an earlier one must share to be compared with it
+# an evaluation is compared with the latest one only if it asked more than this fraction of its questions
+MIN_COMMON_FRACTION = 0.5
+MIN_VARIANCE = 1e-8  # a variance of zero would make the scores certain
 
 
 def collect_observations(
@@ -27,46 +29,56 @@ def collect_observations(
     *,
     sign: float,
 ) -> Observations:
-    """Means over the same eval questions, and how far questions and answers scatter.
+    """Collect means over the same eval questions, and the standard deviations of scores and of their changes.
 
     Args:
-        base: the base's scored answers, a row a question.
-        tuned: those of each tuned model, oldest first.
-        trained: records of each specialty that each of them was trained on.
+        base: the base model's scored answers, one row for each question.
+        tuned: the scored answers of each tuned model, oldest first.
+        trained: for each tuned model, the records of each specialty that it was trained on.
         names: specialties, in the order of the columns.
-        sign: -1 where lower is better.
+        metric: the metric whose scores are observed.
+        sign: -1 if lower is better.
     """
     tables = [_eval_scores(table, metric, sign) for table in (base, *tuned)]
-    means, asked = np.full((len(tables), len(names)), np.nan), np.ones(len(names))
+    means, questions = np.full((len(tables), len(names)), np.nan), np.ones(len(names))
     for column, name in enumerate(names):
-        of_name = [table[table["specialty"] == name].set_index("id")["score"] for table in tables]
-        # means of other questions do not compare: an evaluation that has too few of the present ones is left out
-        there = [
-            scores
-            for scores in of_name
-            if len(scores.index.intersection(of_name[-1].index)) > MIN_COMMON_QUESTIONS * len(of_name[-1])
-        ]
-        common = functools.reduce(
-            lambda left, right: left.intersection(right), (scores.index for scores in there), of_name[-1].index
-        )
-        for row, scores in enumerate(of_name):
-            if len(common) and any(scores is one for one in there):
-                means[row, column] = scores.loc[common].mean()
-        asked[column] = max(1, len(common))
-    changes = []
+        scores = [table[table["specialty"] == name].set_index("id")["score"] for table in tables]
+        means[:, column], questions[column] = _comparable_means(scores)
+    change_variances = []
     for before, after in itertools.pairwise(tables):
         pairs = after.merge(before, on="id", suffixes=("", " before"))
         pairs["change"] = pairs["score"] - pairs["score before"]
-        changes.append(_variance(pairs, "change"))
-    # the base was trained on nothing
-    records = np.array([[0.0] * len(names), *([float(one.get(name, 0)) for name in names] for one in trained)])
+        change_variances.append(_variance(pairs, "change"))
+    # the base was trained on no records
+    records = np.array([[0.0] * len(names), *([float(counts.get(name, 0)) for name in names] for counts in trained)])
     return Observations(
         records,
         means,
-        asked,
+        questions,
         math.sqrt(_variance(tables[-1], "score")),
-        math.sqrt(float(np.mean(changes))),
+        math.sqrt(float(np.mean(change_variances))),
     )
+
+
+def _comparable_means(scores: Sequence[pd.Series]) -> tuple[Array, int]:
+    """Means of one specialty over the questions that all comparable evaluations asked.
+
+    Means over different questions cannot be compared, so an evaluation that asked too few of the latest one's questions has no mean.
+
+    Args:
+        scores: of each evaluation, by question, oldest first.
+
+    Returns:
+        (evaluations,) means, NaN where there is none, and the number of questions, at least 1.
+    """
+    latest = scores[-1].index
+    comparable = [len(one.index.intersection(latest)) > MIN_COMMON_FRACTION * len(latest) for one in scores]
+    indices = [one.index for one, compares in zip(scores, comparable, strict=True) if compares]
+    common = functools.reduce(lambda left, right: left.intersection(right), indices, latest)
+    means = [
+        one.loc[common].mean() if compares and len(common) else math.nan for one, compares in zip(scores, comparable, strict=True)
+    ]
+    return np.array(means, float), max(1, len(common))
 
 
 def _eval_scores(table: AnswerTable, metric: str, sign: float) -> pd.DataFrame:
@@ -75,6 +87,6 @@ def _eval_scores(table: AnswerTable, metric: str, sign: float) -> pd.DataFrame:
 
 
 def _variance(table: pd.DataFrame, column: str) -> float:
-    """Within specialties; never nothing, since a score that does not scatter would be taken for certain."""
+    """The variance within specialties, at least `MIN_VARIANCE`."""
     groups = [part.to_numpy(float) for _, part in table.groupby("specialty")[column]]
-    return max(pooled_variance(groups) if groups else 0.0, 1e-8)
+    return max(pooled_variance(groups) if groups else 0.0, MIN_VARIANCE)

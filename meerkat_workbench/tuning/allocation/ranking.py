@@ -1,7 +1,7 @@
-"""Which specialties are low, from the tuned model's scores on the eval split.
+"""Which specialties are low, by the tuned model's scores on the eval split.
 
-Small samples are shrunk toward the mean of all specialties (empirical Bayes; tau^2 by Paule and Mandel through statsmodels), ranked, and
-given a probability of being among the worst. A specialty is named only where it does worse than the others by more than noise, with
+The means are shrunk toward the mean of all specialties (empirical Bayes; tau^2 by Paule and Mandel, through statsmodels) and ranked. Each
+specialty gets a probability of being among the worst. It is named as low only if it does worse than the others by more than noise, with
 false discoveries controlled over all specialties.
 """
 
@@ -14,15 +14,28 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from meerkat_workbench.stats.significance import ALPHA, false_discovery_adjusted, pooled_variance, shrink
+from meerkat_workbench.stats.shrinkage import pooled_variance, shrink
+from meerkat_workbench.stats.significance import ALPHA, POWER, false_discovery_adjusted
 
-WORST_SHARE = 0.2  # "the worst" are this share of the specialties
-DRAWS = 20_000
+WORST_FRACTION = 0.2  # "the worst" are this fraction of the specialties
+DRAWS = 20_000  # for the probability of being among the worst
+MIN_VARIANCE = 1e-12  # variance of equal scores, which must not be zero
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of one specialty, on the eval split; scores are turned so that higher is better."""
+    """The evidence on one specialty from the eval split; scores are signed so that higher is better.
+
+    Attributes:
+        n: number of questions.
+        mean, shrunk, shrunk_se: raw mean, shrunk mean and its standard error.
+        others: mean over the questions of all other specialties.
+        p_below_others, p_adjusted: one-sided p value of doing worse than the others, and the same adjusted for all specialties.
+        probability_among_worst: of being among the worst `WORST_FRACTION`.
+        supported: whether it does worse than the others by more than noise.
+        questions_to_settle: questions with which its gap to the others would be significant; None if it is supported, or not below
+            the others.
+    """
 
     specialty: str
     n: int
@@ -41,7 +54,11 @@ def rank_specialties(scores: Mapping[str, Sequence[float]], *, seed: int) -> lis
     """Evidence for each specialty, the lowest shrunk score first.
 
     Args:
-        scores: of each question by specialty, higher is better; specialties without a score are left out.
+        scores: the scores of each specialty's questions, higher is better; specialties without a score are left out.
+        seed: of the draws.
+
+    Returns:
+        The evidence; empty if fewer than two specialties have scores.
     """
     names = sorted(name for name, values in scores.items() if len(values))
     if len(names) < 2:
@@ -51,15 +68,15 @@ def rank_specialties(scores: Mapping[str, Sequence[float]], *, seed: int) -> lis
     means = np.array([array.mean() for array in arrays])
     freedom = int((counts - 1).sum())
     pooled = pooled_variance(arrays)
-    variances = np.maximum(pooled, 1e-12) / counts
+    variances = np.maximum(pooled, MIN_VARIANCE) / counts
 
     shrunk, shrunk_se = shrink(means, variances)
     worst = _probability_among_worst(shrunk, shrunk_se, seed)
 
-    total, everything = counts.sum(), float((means * counts).sum())
-    others = (everything - means * counts) / (total - counts)
-    standard = np.sqrt(variances + pooled / (total - counts))
-    p_values = stats.t.cdf((means - others) / standard, max(freedom, 1)) if freedom else np.full(len(names), np.nan)
+    other_counts = counts.sum() - counts
+    others = (float((means * counts).sum()) - means * counts) / other_counts
+    standard_errors = np.sqrt(variances + pooled / other_counts)
+    p_values = stats.t.cdf((means - others) / standard_errors, max(freedom, 1)) if freedom else np.full(len(names), np.nan)
     adjusted = false_discovery_adjusted(list(p_values))
 
     evidence = []
@@ -76,14 +93,14 @@ def rank_specialties(scores: Mapping[str, Sequence[float]], *, seed: int) -> lis
     return sorted(evidence, key=lambda item: (item.shrunk, item.mean, item.specialty))
 
 
-def _probability_among_worst(shrunk: np.ndarray, se: np.ndarray, seed: int) -> np.ndarray:
-    draws = np.random.default_rng(seed).normal(shrunk, np.maximum(se, 1e-12), (DRAWS, len(shrunk)))
-    worst = max(1, round(WORST_SHARE * len(shrunk)))
-    places = draws.argsort(axis=1)[:, :worst]
-    return np.bincount(places.ravel(), minlength=len(shrunk)) / DRAWS
+def _probability_among_worst(shrunk: np.ndarray, standard_errors: np.ndarray, seed: int) -> np.ndarray:
+    draws = np.random.default_rng(seed).normal(shrunk, np.maximum(standard_errors, 1e-12), (DRAWS, len(shrunk)))
+    worst_count = max(1, round(WORST_FRACTION * len(shrunk)))
+    worst = draws.argsort(axis=1)[:, :worst_count]
+    return np.bincount(worst.ravel(), minlength=len(shrunk)) / DRAWS
 
 
 def _questions_to_settle(gap: float, variance: float, specialties: int) -> int:
-    """Eval questions with which this gap would be found at 80% power, at the level the first discovery must pass."""
-    z = stats.norm.ppf(1 - ALPHA / specialties) + stats.norm.ppf(0.8)
+    """Eval questions with which a gap of this size would be found with 80% power, at the level that the first discovery must pass."""
+    z = stats.norm.ppf(1 - ALPHA / specialties) + stats.norm.ppf(POWER)
     return math.ceil(z * z * variance / (gap * gap))

@@ -12,7 +12,7 @@ import pandas as pd
 
 from meerkat_workbench.output import tables
 from meerkat_workbench.output.tables import write_rows
-from meerkat_workbench.stats import significance
+from meerkat_workbench.stats import shrinkage, significance
 from meerkat_workbench.text import texts
 from meerkat_workbench.tuning.artifacts import (
     BASE,
@@ -195,9 +195,9 @@ def _shrunk(groups: Sequence[np.ndarray]) -> list[float]:
     there = [place for place, group in enumerate(groups) if len(group)]
     found = [math.nan] * len(groups)
     if len(there) > 1:
-        variance = max(significance.pooled_variance(groups), 1e-12)
+        variance = max(shrinkage.pooled_variance(groups), 1e-12)
         means = np.array([groups[place].mean() for place in there])
-        shrunk, _ = significance.shrink(means, variance / np.array([len(groups[place]) for place in there]))
+        shrunk, _ = shrinkage.shrink(means, variance / np.array([len(groups[place]) for place in there]))
         for place, value in zip(there, shrunk, strict=True):
             found[place] = float(value)
     return found
