@@ -16,11 +16,11 @@ from meerkat_workbench.core.errors import UserError
 
 
 def cache_folder() -> Path:
-    """Folder for what is made once and may be deleted at any time: MEERKAT_CACHE, or the user's cache folder of this system."""
+    """Folder for files that can be made again at any time: MEERKAT_CACHE, or the operating system's cache folder of the user."""
     from platformdirs import user_cache_path
 
-    given = os.environ.get("MEERKAT_CACHE", "")
-    return Path(given).expanduser() if given else user_cache_path("meerkat-workbench")
+    setting = os.environ.get("MEERKAT_CACHE", "")
+    return Path(setting).expanduser() if setting else user_cache_path("meerkat-workbench")
 
 
 def fsync_folder(folder: Path) -> None:
@@ -34,7 +34,7 @@ def fsync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_open(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file that takes its name only once it is whole; an exception leaves what was there before."""
+    """Open a file for writing that gets its name only when it is complete; after an exception the previous file is unchanged."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -69,43 +69,44 @@ def json_line(value: Any) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file of ours; UserError with the remedy where it is missing or broken."""
+    """The value in a JSON file that this project wrote; UserError if the file is missing or broken."""
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError("there is no such file", where=path) from None
     except IsADirectoryError:
         raise UserError("is a folder, not a file", where=path) from None
-    except (ValueError, RecursionError) as error:  # also a number too long for Python, and bytes that are not UTF-8
+    except (ValueError, RecursionError) as error:  # ValueError also for a number too long for Python, or bytes that are not UTF-8
         remedy = "Restore it, or remove its folder and run again."
         raise UserError(f"is not valid JSON ({error})", where=path, remedy=remedy) from None
 
 
 def read_json_lines(path: Path, *, drop_torn_tail: bool = False) -> list[Any]:
-    """Values of a JSON-lines file; with `drop_torn_tail` a last line cut off by a kill is left out."""
+    """The values of a JSON-lines file; with `drop_torn_tail`, a last line that a killed process left incomplete is dropped."""
     return [value for _, _, value in json_lines(path, drop_torn_tail=drop_torn_tail)]
 
 
 def json_lines(path: Path, *, drop_torn_tail: bool = False) -> Iterator[tuple[int, int, Any]]:
-    """Of each line of a JSON-lines file: where it starts, its length in bytes, its value; no more than a line is held."""
+    """Start and length in bytes, and the value, of each line of a JSON-lines file. Only one line is held in memory."""
     try:
-        file = open(path, "rb")  # noqa: SIM115 - what is opened here is closed below
+        file = open(path, "rb")  # noqa: SIM115 - closed by the `with` below
     except FileNotFoundError:
         return
     with file:
-        at, size = 0, os.fstat(file.fileno()).st_size
-        for number, line in enumerate(file, start=1):  # only a line end ends a line: a text may hold other separators of Unicode
+        start, size = 0, os.fstat(file.fileno()).st_size
+        # a binary file breaks lines at \n only; texts may contain other Unicode line separators
+        for number, line in enumerate(file, start=1):
             try:
                 value = json.loads(
                     line.removeprefix(codecs.BOM_UTF8).decode("utf-8", errors="replace" if drop_torn_tail else "strict")
                 )
             except (ValueError, RecursionError):
-                if drop_torn_tail and at + len(line) >= size:
+                if drop_torn_tail and start + len(line) >= size:
                     return
                 remedy = "Restore the file, or run with --fresh."
                 raise UserError("is not valid JSON", where=path, item=f"line {number}", remedy=remedy) from None
-            yield at, len(line), value
-            at += len(line)
+            yield start, len(line), value
+            start += len(line)
 
 
 def sha256_file(path: Path) -> str:
@@ -114,17 +115,17 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_of(value: Any) -> str:
-    """Hash of a JSON value, the same whatever the order of its keys."""
+    """Hash of a JSON value, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()
 
 
 def short_hash(text: str) -> str:
-    """128 bits of SHA-256 as 32 hexadecimal digits: the form of record ids."""
+    """The first 128 bits of SHA-256 as 32 hexadecimal digits; the format of record ids."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def sha256_folder(folder: Path, pattern: str = "*") -> str:
-    """One hash over the names and contents of the files in a folder (not of folders below it)."""
+    """One hash of the names and contents of the files in a folder, without its subfolders."""
     return sha256_of({path.name: sha256_file(path) for path in sorted(folder.glob(pattern)) if path.is_file()})
 
 

@@ -1,8 +1,10 @@
-"""Files that others wrote: text, JSON and tables in the forms that people really have.
+"""Reading files that users provide: text, JSON and tables in the variants that occur in practice.
 
-Text is UTF-8, with or without a byte-order mark, or UTF-16 with one; gzip is unpacked. Line ends are made one kind. Fields of tables are separated by
-commas, semicolons, tabs or vertical bars, whichever makes their header hold the columns that are needed: Excel writes semicolons where the comma is
-decimal.
+Text is UTF-8 with or without a byte-order mark, or UTF-16 or UTF-32 with one; gzip is unpacked. All line ends become \\n. Tables are
+separated by commas, semicolons, tabs or vertical bars: the first delimiter is used with which the header has the needed columns. (Excel
+writes semicolons in countries with a decimal comma.)
+
+The errors raised here are clauses without the file's name, which the caller adds.
 """
 
 from __future__ import annotations
@@ -26,10 +28,10 @@ from meerkat_workbench.core.errors import UserError
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 MAX_FIELDS_SHOWN = 8
-EXCEL_SEPARATOR_LINE = re.compile(r'"?sep=.?"?\s*', re.IGNORECASE)  # "sep=;", which Excel writes before the header
-MARKDOWN_RULE = re.compile(r":?-{2,}:?|")  # below the header of a Markdown table
-GZIP = b"\x1f\x8b"
-REMEDIES = {  # of files that hold data in a form that is not read
+EXCEL_SEPARATOR_LINE = re.compile(r'"?sep=.?"?\s*', re.IGNORECASE)  # "sep=;", a line for Excel before the header
+MARKDOWN_RULE = re.compile(r":?-{2,}:?|")  # a cell of the line below the header of a Markdown table
+GZIP_MAGIC = b"\x1f\x8b"
+REMEDIES = {  # what to do with data in a format that is not read, by suffix
     **dict.fromkeys([".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".docx", ".doc", ".rtf"], "save it as CSV (UTF-8)"),
     **dict.fromkeys([".numbers", ".sqlite", ".db", ".dta", ".sav", ".sas7bdat", ".rds", ".mdb"], "export it as CSV (UTF-8)"),
     **dict.fromkeys(
@@ -39,9 +41,7 @@ REMEDIES = {  # of files that hold data in a form that is not read
     **dict.fromkeys([".tab", ".psv", ".txt"], "end its name in .csv, if it is a table"),
     **dict.fromkeys([".zip", ".tar", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".gz"], "unpack it"),
 }
-
-
-# of files that stand beside data and are none
+# files without data that are common in a folder of data
 OTHER_SUFFIXES = frozenset(
     [".md", ".rst", ".py", ".ipynb", ".sh", ".r", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".html", ".css", ".toml", ".cfg", ".ini", ".log", ".lock",
      ".bib", ".tex"]
@@ -51,7 +51,7 @@ NOT_DATA = frozenset(["thumbs.db", "desktop.ini", "__macosx"])
 
 
 def is_not_data(path: Path) -> bool:
-    """Whether a file is hidden, a program's, a picture or a text about the data, by its name."""
+    """Whether a file's name shows that it is hidden, a program, a picture or documentation."""
     name = path.name.lower()
     return (
         name in NOT_DATA or name.startswith((".", "~$")) or path.suffix.lower() in OTHER_SUFFIXES or bool(README.fullmatch(name))
@@ -59,78 +59,78 @@ def is_not_data(path: Path) -> bool:
 
 
 def suffix_of(path: Path) -> str:
-    """Its ending, without .gz and in lower case: ".json"."""
+    """The suffix in lower case, ignoring .gz: ".json"."""
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 def read_bytes(path: Path) -> bytes:
-    """What a file holds, unpacked."""
+    """The content of a file, unpacked if it is gzip."""
     try:
         content = path.read_bytes()
-        return gzip.decompress(content) if content.startswith(GZIP) or path.name.lower().endswith(".gz") else content
+        return gzip.decompress(content) if content.startswith(GZIP_MAGIC) or path.name.lower().endswith(".gz") else content
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"is not whole gzip ({error}). Restore the file") from None
+        raise UserError(f"is not a complete gzip file ({error}); restore it") from None
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, its line ends of one kind, without a byte-order mark; UserError where it is no text that can be told."""
+    """The text of a file with \\n line ends and without a byte-order mark; UserError if its encoding is not known."""
     content = read_bytes(path)
     try:
-        if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):  # before UTF-16, whose mark it begins with
+        if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):  # tested before UTF-16: its mark begins with UTF-16's
             text = content.decode("utf-32")
         elif content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             text = content.decode("utf-16")
         else:
             text = content.decode("utf-8-sig")
             if text[:100].count("\0") > 10:
-                raise UserError("is UTF-16 or UTF-32 without a byte-order mark, or no text. Save it as UTF-8")
+                raise UserError("is UTF-16 or UTF-32 without a byte-order mark, or no text; save it as UTF-8")
     except UnicodeDecodeError as error:
         byte = content[error.start : error.start + 1]
         guess = byte.decode("cp1252", errors="replace")
-        raise UserError(f"is not UTF-8 (byte {error.start}, {guess!r} if it is Windows' encoding). Save it as UTF-8") from None
-    # more marks, where files were put together; the sign with which DOS ended a file
+        raise UserError(f"is not UTF-8 (byte {error.start}, {guess!r} if it is Windows' encoding); save it as UTF-8") from None
+    # concatenated files have a byte-order mark in the middle; \x1a is the end-of-file character of DOS
     return text.replace("\r\n", "\n").replace("\r", "\n").replace("\ufeff", "").rstrip("\x1a")
 
 
 def parse_json(text: str) -> Any:
-    """The value; UserError says what is wrong with it."""
+    """The value of a JSON text; UserError describes what is wrong with the text."""
     try:
         return json.loads(text, object_pairs_hook=_refuse_repeated_keys)
     except json.JSONDecodeError as error:
         raise UserError(
-            f"is not whole JSON ({error.msg}, line {error.lineno} column {error.colno}). Restore or mend the file"
+            f"is not valid JSON ({error.msg}, line {error.lineno} column {error.colno}); restore or correct it"
         ) from None
     except RecursionError:
         raise UserError("is nested too deeply to be read") from None
     except ValueError as error:  # Python refuses numbers of more than 4,300 digits
         raise UserError(
-            f"holds a number that is too long ({str(error).partition(';')[0]}). Write it as text, in quotes"
+            f"holds a number that is too long ({str(error).partition(';')[0]}); write it as text, in quotes"
         ) from None
 
 
 def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """json's hook: an object in which a key stands twice would lose a pair without a word."""
+    """Hook for `json.loads`, which would silently drop all but the last pair of a repeated key."""
     value = dict(pairs)
     if len(value) != len(pairs):
-        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise UserError(f"{twice!r} stands twice as a key")
+        repeated = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise UserError(f"has the key {repeated!r} twice")
     return value
 
 
 def json_lines(text: str) -> list[Any]:
-    """The value of each line; UserError names the line that has none."""
+    """The value of each line that is not empty; UserError names the first invalid line."""
     rows = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
                 rows.append(parse_json(line.rstrip().removesuffix(",")))
             except UserError as error:
-                raise UserError(f"line {number} {error}") from None
+                raise UserError(error.fault, item=f"line {number}") from None
     return rows
 
 
 def objects_in_lines(text: str) -> list[Any] | None:
-    """Rows where each line is an object; None where it is not so."""
+    """The objects of a text with one JSON object per line; None for any other text."""
     lines = [line for line in text.split("\n") if line.strip()]
     if len(lines) < 2 or not all(line.lstrip().startswith("{") for line in lines):
         return None
@@ -140,10 +140,10 @@ def objects_in_lines(text: str) -> list[Any] | None:
 
 
 def json_value(text: str, *, lines: bool) -> Any:
-    """The value of a JSON text, or the list of its lines' values; either form is read under the other's name.
+    """The value of a JSON text, or the list of values of JSON lines; each form is also read under the other's file name.
 
     Args:
-        lines: whether its name says that it holds JSON lines.
+        lines: whether the file is named as JSON lines.
     """
     if lines and not text.lstrip().startswith("["):
         try:
@@ -161,19 +161,19 @@ def json_value(text: str, *, lines: bool) -> Any:
 
 
 def normalized_field(name: Any) -> str:
-    """A field's name as it is compared: capitals, spaces and quotes around it do not count."""
+    """A field's name for comparisons: in lower case, without spaces and quotes around it."""
     return str(name).strip().strip('"\ufeff').strip().lower()
 
 
 def shorten_list(names: Sequence[Any]) -> str:
-    """The first few names, and how many there are."""
+    """The first names, and the number of names if there are more."""
     more = f", … ({len(names)})" if len(names) > MAX_FIELDS_SHOWN else ""
     return ", ".join(str(name)[:40] for name in names[:MAX_FIELDS_SHOWN]) + more
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table's text, how its fields are separated, and its columns by `plain_name`."""
+    """The text of a table, its delimiter, and the names of its columns (see `normalized_field`)."""
 
     text: str
     delimiter: str
@@ -181,15 +181,15 @@ class Table:
 
     @classmethod
     def of(cls, text: str, *, wanted: Sequence[Sequence[str]], needs: str, tabs: bool = False) -> Self:
-        """The table with the first delimiter under which its header names what is wanted.
+        """The table in a text, with the first delimiter with which the header has every needed column.
 
         Args:
-            wanted: of each column that is needed, the names that it may have.
-            needs: the same in words, for errors.
-            tabs: whether tabs are the likeliest.
+            wanted: the names that each needed column may have.
+            needs: description of the needed columns for error messages.
+            tabs: whether to try tabs first.
 
         Raises:
-            UserError: no delimiter does, or a column stands twice.
+            UserError: no delimiter gives the needed columns, or two columns have the same name.
         """
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
         first, _, rest = text.partition("\n")
@@ -197,25 +197,25 @@ class Table:
             text = rest
         for delimiter in ("\t", ",", ";", "|") if tabs else (",", ";", "\t", "|"):
             try:
-                read = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=delimiter != "\t")
-                names = next((row for row in read if any(cell.strip() for cell in row)), [])
+                reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=delimiter != "\t")
+                names = next((row for row in reader if any(cell.strip() for cell in row)), [])
             except csv.Error:
                 continue
             columns = [normalized_field(name) for name in names]
             if all(set(columns) & set(alternatives) for alternatives in wanted):
-                if twice := [name for name, count in Counter(filter(None, columns)).items() if count > 1]:
-                    raise UserError(f"names the column {twice[0]!r} twice. Give each its own name, or take one out")
+                if repeated := [name for name, count in Counter(filter(None, columns)).items() if count > 1]:
+                    raise UserError(f"names the column {repeated[0]!r} twice; rename or remove one of them")
                 return cls(text, delimiter, columns)
         shown = [name.strip() for name in text.partition("\n")[0].split("\t" if tabs else ",") if name.strip()]
         raise UserError(f"has the columns {shorten_list(shown) or 'none'}; it needs {needs}")
 
     @property
-    def _index(self) -> int:
-        """1 where the first column has no name, as pandas writes row numbers, else 0."""
+    def _index_columns(self) -> int:
+        """1 if the first column has no name, as in tables from pandas with row numbers, else 0."""
         return int(not self.columns[0])
 
-    def _fitted(self, row: list[str]) -> list[str]:
-        """A row without the empty fields that it has more than the header, or with those that the header has more than it."""
+    def _fit_to_header(self, row: list[str]) -> list[str]:
+        """The row without surplus empty fields at its end, or with empty fields for unnamed columns at the header's end."""
         while len(row) > len(self.columns) and not row[-1].strip():
             row = row[:-1]
         while len(row) < len(self.columns) and not self.columns[len(row)] and not any(self.columns[len(row) :]):
@@ -223,26 +223,27 @@ class Table:
         return row
 
     def rows(self) -> Iterator[dict[str, str] | str]:
-        """Each row by column, or what is wrong with it; UserError where the table cannot be read on."""
-        # a space behind a comma is no part of a text, and must not make its quotes one
+        """Each row by column name, or a clause that describes what is wrong with it; UserError if the table cannot be read any further."""
+        # the space after a comma is not part of the text, and a quote after it must open a quoted field
         reader = csv.reader(
             io.StringIO(self.text, newline=""), delimiter=self.delimiter, strict=True, skipinitialspace=self.delimiter != "\t"
         )
         try:
             next((row for row in reader if any(cell.strip() for cell in row)), None)
             for row in reader:
-                if not any(cell.strip() for cell in row):  # an empty line, or Excel's row of nothing but commas
+                if not any(cell.strip() for cell in row):  # an empty line, or a row of commas only, which Excel writes
                     continue
                 if self.delimiter == "|" and all(MARKDOWN_RULE.fullmatch(cell.strip()) for cell in row):
                     continue
-                row = self._fitted(row)
+                row = self._fit_to_header(row)
                 if len(row) == len(self.columns):
-                    if any(cell.strip() for name, cell in list(zip(self.columns, row, strict=True))[self._index :] if not name):
+                    cells = list(zip(self.columns, row, strict=True))[self._index_columns :]
+                    if any(cell.strip() for name, cell in cells if not name):
                         yield f"has a text under a column without a name; name it, or quote texts that hold {DELIMITERS[self.delimiter]}"
                     else:
                         yield dict(zip(self.columns, row, strict=True))
                     continue
-                what = f"has {len(row)} field{'s' * (len(row) != 1)} where the header has {len(self.columns)}"
-                yield f"{what}; quote texts that hold {DELIMITERS[self.delimiter]}" if len(row) > len(self.columns) else what
+                fault = f"has {len(row)} field{'s' * (len(row) != 1)} where the header has {len(self.columns)}"
+                yield f"{fault}; quote texts that hold {DELIMITERS[self.delimiter]}" if len(row) > len(self.columns) else fault
         except csv.Error as error:
-            raise UserError(f"is not valid CSV (line {reader.line_num}: {error}). Mend the quotes there") from None
+            raise UserError(f"is not valid CSV (line {reader.line_num}: {error}); correct the quotes there") from None

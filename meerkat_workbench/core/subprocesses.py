@@ -1,4 +1,4 @@
-"""Processes that this one starts: another script, or workers. A signal reaches them as it should, and none outlives its parent unasked."""
+"""Child processes: running another script, and worker pools. Signals are forwarded to scripts; workers exit when their parent dies."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from types import FrameType
 
 
 def run(command: Sequence[str], folder: Path | None = None) -> int:
-    """Run a command and wait for its end, however long it takes; returns its exit code.
+    """Run a command, wait for its end however long it takes, and return its exit code.
 
-    `subprocess.run` kills its child a quarter of a second after Ctrl-C; a training needs longer to finish its step and write a
-    checkpoint. Signals are handed on; the command may have had them already, from the terminal or as one of a group.
+    `subprocess.run` kills its child a quarter of a second after Ctrl-C, but training needs longer to finish its step and write a
+    checkpoint. Signals are forwarded; the command may have received them already, from the terminal or through its process group.
 
     Raises:
-        KeyboardInterrupt: a signal came, and the command has ended.
+        KeyboardInterrupt: a signal was received; the command has ended.
     """
     received: list[int] = []
 
-    def note(number: int, _: FrameType | None) -> None:
+    def forward(number: int, _: FrameType | None) -> None:
         received.append(number)
         process.send_signal(number)
 
     process = subprocess.Popen(command, cwd=folder)
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    earlier_handlers = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         code = process.wait()
     finally:
-        for number, handler in before.items():
+        for number, handler in earlier_handlers.items():
             signal.signal(number, handler)
     if received:
         raise KeyboardInterrupt
@@ -44,26 +44,26 @@ def run(command: Sequence[str], folder: Path | None = None) -> int:
 
 
 def worker_pool(*, collect_garbage: bool = True) -> ProcessPoolExecutor:
-    """A worker a core, for texts and numbers. They end with the pool, and where this process is killed, by themselves.
+    """A pool with one worker per core, for work on texts and numbers. Workers end with the pool, or when this process is killed.
 
     Args:
-        collect_garbage: False where what they make forms no cycles, and walking over it would take a fifth of the time.
+        collect_garbage: False if the workers' objects form no cycles; collecting garbage would take a fifth of the time.
     """
-    # a process that has run torch holds threads, and their locks; any other is forked, so that it may be a script without a guard
-    forks = sys.platform == "linux" and "torch" not in sys.modules
-    context = multiprocessing.get_context("fork" if forks else "spawn")
+    # torch starts threads, whose locks a fork would copy; without torch a fork is safe and needs no `if __name__ == "__main__"` guard
+    can_fork = sys.platform == "linux" and "torch" not in sys.modules
+    context = multiprocessing.get_context("fork" if can_fork else "spawn")
     return ProcessPoolExecutor(mp_context=context, initializer=_start_worker, initargs=(collect_garbage,))
 
 
 def _start_worker(collect_garbage: bool) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says that it was stopped
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and reports it
     if not collect_garbage:
         gc.disable()
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
 def _exit_with_parent() -> None:
-    """A worker holds both ends of its queue of tasks, so it would wait for the next one for ever."""
+    """End this worker when its parent dies. A worker holds both ends of its task queue, so it would wait for the next task for ever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])

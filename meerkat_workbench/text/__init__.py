@@ -1,1 +1,1 @@
-"""Text normalisation, near-duplicates, leakage, benchmark contamination, and quantities with units. Knows no task."""
+"""Text normalisation, near-duplicates, leakage, benchmark contamination, and quantities with units. Independent of any task."""

@@ -1,9 +1,12 @@
-"""Questions of benchmarks that must not be trained on, and the records that hold one.
+"""Benchmark questions that must not be trained on, and the records that contain one.
 
-A record is contaminated where its question or its answer has 13 words in a row of a benchmark's question (Brown et al. 2020,
-arXiv:2005.14165, appendix C), where its question is a shorter benchmark question, or where both questions are near-duplicates
-(MinHash for candidates, the Jaccard index of their words for certainty). As there, a run of words that more than ten records have is a
-phrase of the trade and tells nothing.
+A record is contaminated in any of three cases:
+
+- its question or its answer shares 13 consecutive words with a benchmark question (Brown et al. 2020, arXiv:2005.14165, appendix C);
+- its question equals a benchmark question, which may be shorter than that;
+- both questions are near-duplicates (MinHash finds candidates, the Jaccard index of their words decides).
+
+As in Brown et al., 13 words that occur in more than ten records are a stock phrase and no evidence.
 """
 
 from __future__ import annotations
@@ -29,59 +32,68 @@ from meerkat_workbench.text.near_duplicates import (
 from meerkat_workbench.text.texts import words_of_each
 
 NGRAM_WORDS = 13
-NEAR_DUPLICATE_JACCARD = 0.9  # of the words of two questions; without answers to tell siblings apart it must be high
-BOILERPLATE_RECORDS = 10  # records beyond which a run of words is a phrase
-FIELDS = ("question", "query", "prompt", "instruction", "input", "problem")
-NOT_QUESTIONS = {"answer", "response", "output", "completion", "id", "options", "choices", "answer_idx", "context", "source"}
+# Jaccard index of the words of two questions; it must be high, because there are no answers to tell similar questions apart
+NEAR_DUPLICATE_JACCARD = 0.9
+MAX_RECORDS_PER_NGRAM = 10  # an n-gram in more records is a stock phrase
+QUESTION_FIELDS = ("question", "query", "prompt", "instruction", "input", "problem")
+OTHER_FIELDS = {"answer", "response", "output", "completion", "id", "options", "choices", "answer_idx", "context", "source"}
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".parquet")
-MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+HASH_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+SETTING = "CONTAMINATION_SETS"
 Kind = Literal["13 words in a row", "same question", "near-duplicate question"]
 
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkQuestion:
-    """A question of a benchmark, and where it stands: `name` is the file's, below the folder that was given."""
+    """A question of a benchmark; `name` is the name of its file and of the folder around it."""
 
     name: str
     text: str
 
 
 def find_files(folders: Sequence[str]) -> list[Path]:
-    """The files of these folders that may hold questions; UserError where one holds none."""
-    found: list[Path] = []
+    """The benchmark files in these folders (or these files themselves).
+
+    Raises:
+        UserError: a folder does not exist, has no benchmark file, or has a data file in a format that cannot be read.
+    """
+    benchmark_files: list[Path] = []
     for given in folders:
         folder = Path(given)
         if not folder.exists():
-            raise UserError(f"CONTAMINATION_SETS: {folder}: there is no such folder.")
+            raise UserError("there is no such folder", where=SETTING, item=str(folder))
         inside = [folder] if folder.is_file() else sorted(folder.rglob("*"))
         inside = [path for path in inside if not path.is_dir() and not input_files.is_not_data(path)]
+        # an error, not a warning: questions of a benchmark that is skipped would be trained on
         if unread := [path for path in inside if input_files.suffix_of(path) not in SUFFIXES or not path.is_file()]:
             remedy = input_files.REMEDIES.get(unread[0].suffix.lower(), "save it as JSON lines or CSV")
-            raise UserError(  # a benchmark passed over is one that is trained on
-                f"CONTAMINATION_SETS: {unread[0]}: is not read; {remedy}, or take it out."
-            )
+            raise UserError(f"is not read; {remedy}, or remove it", where=SETTING, item=str(unread[0]))
         paths = [path for path in inside if input_files.suffix_of(path) in SUFFIXES and path.is_file()]
         if not paths:
-            raise UserError(f"CONTAMINATION_SETS: {folder}: holds no {', '.join(SUFFIXES)} file.")
-        found += paths
-    return found
+            raise UserError(f"holds no {', '.join(SUFFIXES)} file", where=SETTING, item=str(folder))
+        benchmark_files += paths
+    return benchmark_files
 
 
 def read_questions(paths: Sequence[Path]) -> list[BenchmarkQuestion]:
-    """Every question of these files; UserError where a file has none."""
-    found: list[BenchmarkQuestion] = []
+    """Every question in these files.
+
+    Raises:
+        UserError: a file cannot be read or has no question.
+    """
+    questions: list[BenchmarkQuestion] = []
     for path in paths:
         try:
-            questions = [text.strip() for text in _questions(path) if text.strip()]
+            texts = [text.strip() for text in _questions(path) if text.strip()]
         except (UserError, ValueError, OSError) as error:  # pyarrow's errors are ValueErrors
-            raise UserError(f"CONTAMINATION_SETS: {path}: cannot be read ({error}). Mend it, or take it out.") from None
-        if not questions:
-            raise UserError(
-                f"CONTAMINATION_SETS: {path}: holds no question. Give a field {', '.join(FIELDS)}, an object {{question: answer}}, or, "
-                "in a .txt file, a question a line."
-            )
-        found += [BenchmarkQuestion(f"{path.parent.name}/{path.name}", text) for text in questions]
-    return found
+            remedy = "Correct it, or remove it."
+            raise UserError(f"cannot be read ({error})", where=SETTING, item=str(path), remedy=remedy) from None
+        if not texts:
+            fields = ", ".join(QUESTION_FIELDS)
+            remedy = f"Give a field {fields}, an object {{question: answer}}, or, in a .txt file, one question per line."
+            raise UserError("holds no question", where=SETTING, item=str(path), remedy=remedy)
+        questions += [BenchmarkQuestion(f"{path.parent.name}/{path.name}", text) for text in texts]
+    return questions
 
 
 def _questions(path: Path) -> Iterator[str]:
@@ -89,123 +101,129 @@ def _questions(path: Path) -> Iterator[str]:
     if kind == ".parquet":
         import pyarrow.parquet as pq
 
-        yield from _of_rows(pq.read_table(path).to_pylist())
+        yield from _questions_in_rows(pq.read_table(path).to_pylist())
         return
     text = input_files.read_text(path)
     if kind == ".txt":
         yield from text.split("\n")
     elif kind in (".csv", ".tsv"):
-        table = input_files.Table.of(text, wanted=[FIELDS], needs=f"one of {', '.join(FIELDS)}", tabs=kind == ".tsv")
+        needs = f"one of {', '.join(QUESTION_FIELDS)}"
+        table = input_files.Table.of(text, wanted=[QUESTION_FIELDS], needs=needs, tabs=kind == ".tsv")
         for row in table.rows():
-            if isinstance(row, str):
+            if isinstance(row, str):  # what is wrong with the row
                 raise UserError(f"a row {row}")
-            yield from _of_rows([row])
+            yield from _questions_in_rows([row])
     else:
         value = input_files.json_value(text, lines=kind != ".json")
-        yield from _of_value(value)
+        yield from _questions_in_json(value)
 
 
-def _of_value(value: Any) -> Iterator[str]:
-    """Questions of a JSON value. One too many does no harm; one too few is a benchmark that is trained on."""
+def _questions_in_json(value: Any) -> Iterator[str]:
+    """The questions in a JSON value. When in doubt a text counts as a question: one too many does no harm, a missed one is trained on."""
     if isinstance(value, list):
-        yield from _of_rows(value)
+        yield from _questions_in_rows(value)
     elif isinstance(value, dict):
         names = {input_files.normalized_field(name) for name in value}
-        if names & set(FIELDS) and names <= {*FIELDS, *NOT_QUESTIONS}:
-            yield from _of_rows([value])
+        if names & set(QUESTION_FIELDS) and names <= {*QUESTION_FIELDS, *OTHER_FIELDS}:
+            yield from _questions_in_rows([value])
             return
-        for name, other in value.items():
-            text = len(str(name).split()) > 1 or str(name).endswith("?")
-            if isinstance(other, list):
-                yield from _of_rows(other)
-            elif isinstance(other, dict):
-                yield from _of_rows([name] if text else [other])
-                if text and {input_files.normalized_field(field) for field in other} & set(FIELDS):
-                    yield from _of_rows([other])
+        for name, entry in value.items():
+            name_is_question = len(str(name).split()) > 1 or str(name).endswith("?")
+            if isinstance(entry, list):
+                yield from _questions_in_rows(entry)
+            elif isinstance(entry, dict):
+                yield from _questions_in_rows([name] if name_is_question else [entry])
+                if name_is_question and {input_files.normalized_field(field) for field in entry} & set(QUESTION_FIELDS):
+                    yield from _questions_in_rows([entry])
             else:
                 yield str(name)
 
 
-def _of_rows(rows: Any) -> Iterator[str]:
+def _questions_in_rows(rows: Any) -> Iterator[str]:
     for number, row in enumerate(rows, start=1):
         if isinstance(row, str):
             yield row
             continue
         by_name = {input_files.normalized_field(name): value for name, value in row.items()} if isinstance(row, dict) else {}
-        texts = [by_name[name] for name in FIELDS if isinstance(by_name.get(name), str)]
+        texts = [by_name[name] for name in QUESTION_FIELDS if isinstance(by_name.get(name), str)]
         if not texts:
-            raise ValueError(f"row {number} has none of the fields {', '.join(FIELDS)}")
+            raise ValueError(f"row {number} has none of the fields {', '.join(QUESTION_FIELDS)}")
         yield from texts
 
 
 def find_contaminated(
     records: Sequence[TextPair], prints: Fingerprints, questions: Sequence[BenchmarkQuestion]
 ) -> dict[int, tuple[Kind, BenchmarkQuestion]]:
-    """Row in `records` to how it is contaminated, and by which question; `prints` are of these records."""
-    of_questions = fingerprint_texts([question.text for question in questions], [""] * len(questions), near=True)
-    found: dict[int, tuple[Kind, BenchmarkQuestion]] = {}
-    by_key = {int(key): row for row, key in reversed(list(enumerate(of_questions.question_keys)))}
+    """The contaminated records: row in `records` to the kind of contamination and the benchmark question.
+
+    Args:
+        prints: the fingerprints of `records`.
+    """
+    question_prints = fingerprint_texts([question.text for question in questions], [""] * len(questions), near=True)
+    contaminated: dict[int, tuple[Kind, BenchmarkQuestion]] = {}
+    question_by_key = {int(key): row for row, key in reversed(list(enumerate(question_prints.question_keys)))}
     for row, key in enumerate(prints.question_keys):
-        if (other := by_key.get(int(key))) is not None:
-            found[row] = ("same question", questions[other])
-    for row, other in _shared_grams([question.text for question in questions], records).items():
-        found.setdefault(row, ("13 words in a row", questions[other]))
-    of_records = fingerprint_texts([record.left for record in records], [""] * len(records), near=True)
-    for row, other in candidate_pairs(of_records.bands, of_questions.bands):
-        if row not in found and same_question(records[row].left, questions[other].text, NEAR_DUPLICATE_JACCARD):
-            found[row] = ("near-duplicate question", questions[other])
-    return found
+        if (question_row := question_by_key.get(int(key))) is not None:
+            contaminated[row] = ("same question", questions[question_row])
+    for row, question_row in _shared_ngrams([question.text for question in questions], records).items():
+        contaminated.setdefault(row, ("13 words in a row", questions[question_row]))
+    record_prints = fingerprint_texts([record.left for record in records], [""] * len(records), near=True)
+    for row, question_row in candidate_pairs(record_prints.bands, question_prints.bands):
+        if row not in contaminated and same_question(records[row].left, questions[question_row].text, NEAR_DUPLICATE_JACCARD):
+            contaminated[row] = ("near-duplicate question", questions[question_row])
+    return contaminated
 
 
-def _shared_grams(questions: Sequence[str], records: Sequence[TextPair]) -> dict[int, int]:
-    """Row of each record that has 13 words in a row of a question, to that question."""
+def _shared_ngrams(questions: Sequence[str], records: Sequence[TextPair]) -> dict[int, int]:
+    """Records that share a 13-gram with a question: row of the record to row of the question."""
     words, bounds = words_of_each(questions)
-    number: dict[str, int] = {}
-    ids = np.array([number.setdefault(word, len(number) + 1) for word in words], np.uint64)
-    grams, text = _grams(ids, bounds)
-    wanted, first = np.unique(grams, return_index=True)
+    id_of_word: dict[str, int] = {}
+    ids = np.array([id_of_word.setdefault(word, len(id_of_word) + 1) for word in words], np.uint64)
+    ngrams, text = _ngram_hashes(ids, bounds)
+    wanted, first = np.unique(ngrams, return_index=True)
     question_of = text[first]
     hits: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
     if len(wanted):
         for begin in range(0, len(records), BATCH):
             batch = records[begin : begin + BATCH]
-            rows, places = _hits([text for record in batch for text in (record.left, record.right)], number, wanted)
+            texts = [text for record in batch for text in (record.left, record.right)]
+            rows, places = _find_ngrams(texts, id_of_word, wanted)
             hits.append((begin + rows // 2, places))
     if not hits:
         return {}
     rows, places = (np.concatenate(part) for part in zip(*hits, strict=True))
-    pairs = np.unique(np.stack([rows, places]), axis=1)  # a record counts a gram once
-    telling = np.bincount(pairs[1], minlength=len(wanted)) <= BOILERPLATE_RECORDS
-    return {int(row): int(question_of[place]) for row, place in reversed(pairs.T.tolist()) if telling[place]}
+    pairs = np.unique(np.stack([rows, places]), axis=1)  # an n-gram counts once per record
+    is_rare = np.bincount(pairs[1], minlength=len(wanted)) <= MAX_RECORDS_PER_NGRAM
+    return {int(row): int(question_of[place]) for row, place in reversed(pairs.T.tolist()) if is_rare[place]}
 
 
-def _grams(ids: NDArray[np.uint64], bounds: Sequence[int]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Hash of each run of 13 word ids within a text, and which text that is; runs with an unknown word (id 0) are left out.
+def _ngram_hashes(ids: NDArray[np.uint64], bounds: Sequence[int]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Hash of each 13-gram of word ids within a text, and the text's index; n-grams with an unknown word (id 0) are left out.
 
     Args:
-        bounds: where each text's words begin and end, as `words_of_each` gives them.
+        bounds: where each text's words begin and end, as returned by `words_of_each`.
     """
     count = len(ids) - NGRAM_WORDS + 1
     if count <= 0:
         return np.empty(0, np.uint64), np.empty(0, np.int64)
     unknown = np.concatenate([[0], np.cumsum(ids == 0)])
     start = np.flatnonzero(unknown[NGRAM_WORDS:] == unknown[:-NGRAM_WORDS])
-    hashed = np.zeros(len(start), np.uint64)
-    for place in range(NGRAM_WORDS):
-        hashed = (hashed ^ ids[start + place]) * MULTIPLIER
-        hashed ^= hashed >> np.uint64(29)
+    hashes = np.zeros(len(start), np.uint64)
+    for offset in range(NGRAM_WORDS):
+        hashes = (hashes ^ ids[start + offset]) * HASH_MULTIPLIER
+        hashes ^= hashes >> np.uint64(29)
     text = np.searchsorted(bounds, start, side="right") - 1
     inside = start + NGRAM_WORDS <= np.asarray(bounds)[text + 1]
-    return hashed[inside], text[inside].astype(np.int64)
+    return hashes[inside], text[inside].astype(np.int64)
 
 
-def _hits(
-    texts: Sequence[str], number: dict[str, int], wanted: NDArray[np.uint64]
+def _find_ngrams(
+    texts: Sequence[str], id_of_word: dict[str, int], wanted: NDArray[np.uint64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which texts have which of the wanted grams: row in `texts`, place in `wanted`."""
+    """Which texts have which of the wanted n-grams: index into `texts`, index into `wanted`."""
     words, bounds = words_of_each(texts)
-    ids = np.fromiter((number.get(word, 0) for word in words), np.uint64, len(words))
-    grams, text = _grams(ids, bounds)
-    place = np.searchsorted(wanted, grams)
-    known = wanted[np.minimum(place, len(wanted) - 1)] == grams
+    ids = np.fromiter((id_of_word.get(word, 0) for word in words), np.uint64, len(words))
+    ngrams, text = _ngram_hashes(ids, bounds)
+    place = np.searchsorted(wanted, ngrams)
+    known = wanted[np.minimum(place, len(wanted) - 1)] == ngrams
     return text[known], place[known].astype(np.int64)

@@ -1,4 +1,4 @@
-"""Held-out texts that stand in training texts too, however they are written."""
+"""Training texts that repeat a held-out text, word for word or nearly so."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from meerkat_workbench.text.near_duplicates import FixedIndex, P, fingerprint
 
 @dataclass(frozen=True)
 class Leak(Generic[P]):
-    """A training text, and the held-out text that says the same; `held_out_set` is the name of its set."""
+    """A training text and the held-out text that it repeats; `held_out_set` is the name of the held-out text's set."""
 
     training: P
     reason: str
@@ -37,23 +37,23 @@ class HeldOutIndex(Generic[P]):
             }
 
     def leaks_in(self, training: Sequence[P]) -> list[Leak[P]]:
-        """The training texts that say the same as a held-out one."""
+        """The training texts that repeat a held-out one."""
         with without_gc():
             fingerprints = fingerprint(training, near=self.near)
             return [
-                Leak(training[row], reason, name, other)
+                Leak(training[row], reason, name, held_out)
                 for name, index in self.indexes.items()
-                for row, (reason, other) in index.matches(training, fingerprints).items()
+                for row, (reason, held_out) in index.matches(training, fingerprints).items()
             ]
 
 
 @contextmanager
 def without_gc() -> Iterator[None]:
-    """Suspend garbage collection: records form no cycles, there may be a million, and each full collection would visit them all."""
-    collecting = gc.isenabled()
+    """Suspend garbage collection: records form no cycles, and each full collection would visit up to a million of them."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if collecting:
+        if was_enabled:
             gc.enable()

@@ -1,8 +1,7 @@
-"""Records that say the same: an equal question, an identical answer, or both nearly the same.
+"""Duplicate records: an equal question, an identical answer, or both nearly the same.
 
-Candidates come from MinHash signatures (rensa) cut into bands (Broder 1997; Leskovec et al., Mining of Massive
-Datasets, ch. 3); every candidate is then compared exactly, and pairs are never chained: that A is like B and B like C
-says nothing of A and C.
+Candidates come from MinHash signatures (rensa) cut into bands (Broder 1997; Leskovec et al., Mining of Massive Datasets, ch. 3). Every
+candidate pair is then compared exactly. Pairs are never chained: if A resembles B and B resembles C, A and C may still differ.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from rensa import RMinHash
 from meerkat_workbench.core import console, subprocesses
 from meerkat_workbench.text.texts import key_of_words, words_of, words_of_each
 
-BANDS, ROWS = 16, 6  # a pair at Jaccard .80 becomes a candidate with probability .992, one at .50 with .22
-QUESTION_WEIGHT = 6  # times each question word counts, so that a shared template answer alone makes no candidate
+BANDS, ROWS_PER_BAND = 16, 6  # a pair at Jaccard .80 becomes a candidate with probability .992, one at .50 with .22
+QUESTION_WEIGHT = 6  # copies of each question word in the signature, so that a shared template answer alone makes no candidate
 SIGNATURE_SEED = 20211
 BATCH = 2048
-PARALLEL_FROM = 50_000  # records; below it, starting processes costs more than it saves
-# neighbouring Chinese characters that tell one thing from its sibling: "甲型" and "乙型" are hepatitis A and B
+MIN_RECORDS_FOR_PARALLEL = 50_000  # with fewer records, starting processes costs more than it saves
+# pairs of Chinese characters that tell similar things apart: "甲型" and "乙型" are hepatitis A and B
 DISTINGUISHING_PAIR = re.compile(
     r"[甲乙丙丁戊己庚辛一二三四五六七八九十两][型期级級度类類号號度次]|第[一二三四五六七八九十]|[左右上下][侧側肢叶葉眼耳肺肾腎]|[高低][血钾鉀钠鈉钙鈣糖压壓]|[男女]性"
 )
@@ -49,12 +48,12 @@ P = TypeVar("P", bound=TextPair)
 
 @dataclass
 class Fingerprints:
-    """Row i speaks of record i.
+    """Hashes of n records, one row per record.
 
     Attributes:
-        question_keys, answer_keys: (n,) int64, equal where the normalised texts are.
-        word_counts: (n, 2) int32, words of question and answer.
-        bands: (n, BANDS) uint64, equal in a column where a band of the signatures is.
+        question_keys, answer_keys: (n,) int64, equal for equal normalised texts.
+        word_counts: (n, 2) int32, words of the question and of the answer.
+        bands: (n, BANDS) uint64, equal in a column if that band of the signatures is equal.
     """
 
     question_keys: NDArray[np.int64]
@@ -72,15 +71,15 @@ class Fingerprints:
 
 
 def fingerprint(records: Sequence[TextPair], *, near: bool) -> Fingerprints:
-    """Keys and, where `near`, signature bands of records; deterministic across machines. Many are shared among all cores."""
+    """Fingerprints of records, with signature bands only if `near`. Deterministic across machines; many records use all cores."""
     chunks = [records[start : start + BATCH] for start in range(0, len(records), BATCH)] or [records]
-    # only texts travel, and few at a time: records are slow to pickle, and what waits takes memory
+    # send texts only, and few at a time: records are slow to pickle, and queued texts take memory
     questions = ([record.left for record in chunk] for chunk in chunks)
     answers = ([record.right for record in chunk] for chunk in chunks)
     compute = functools.partial(fingerprint_texts, near=near)
-    alone = len(records) < PARALLEL_FROM or (os.cpu_count() or 1) == 1
+    single_process = len(records) < MIN_RECORDS_FOR_PARALLEL or (os.cpu_count() or 1) == 1
     with (
-        contextlib.nullcontext() if alone else subprocesses.worker_pool(collect_garbage=False) as pool,
+        contextlib.nullcontext() if single_process else subprocesses.worker_pool(collect_garbage=False) as pool,
         console.Progress("comparing records", len(records), "records") as progress,
     ):
         parts = []
@@ -91,44 +90,44 @@ def fingerprint(records: Sequence[TextPair], *, near: bool) -> Fingerprints:
 
 
 def fingerprint_texts(questions: Sequence[str], answers: Sequence[str], *, near: bool) -> Fingerprints:
-    """Like `fingerprint`, of questions and answers that are cheap to send to another process."""
+    """Like `fingerprint`, but of texts, which are cheap to send to another process."""
     count = len(questions)
     keys = np.empty((count, 2), np.int64)
     word_counts = np.empty((count, 2), np.int32)
     bands = np.zeros((count, BANDS if near else 0), np.uint64)
     for start in range(0, count, BATCH):
-        question_words, question_at = words_of_each(questions[start : start + BATCH])
-        answer_words, answer_at = words_of_each(answers[start : start + BATCH])
+        question_words, question_bounds = words_of_each(questions[start : start + BATCH])
+        answer_words, answer_bounds = words_of_each(answers[start : start + BATCH])
         token_lists = []
-        for row in range(len(question_at) - 1):
-            question = question_words[question_at[row] : question_at[row + 1]]
-            answer = answer_words[answer_at[row] : answer_at[row + 1]]
+        for row in range(len(question_bounds) - 1):
+            question = question_words[question_bounds[row] : question_bounds[row + 1]]
+            answer = answer_words[answer_bounds[row] : answer_bounds[row + 1]]
             keys[start + row] = key_of_words(question), key_of_words(answer)
             word_counts[start + row] = len(question), len(answer)
             if near:
-                tokens = answer  # a word that stands twice changes no minimum
+                tokens = answer  # a repeated word changes no minimum
                 for word in question:
-                    tokens += _weighted(word)
+                    tokens += _weighted_copies(word)
                 token_lists.append(tokens)
         if near:
-            rows = RMinHash.digest_matrix_from_token_sets(token_lists, BANDS * ROWS, SIGNATURE_SEED).to_rows()
-            bands[start : start + len(rows)] = _bands(np.array(rows, np.uint64))
+            digests = RMinHash.digest_matrix_from_token_sets(token_lists, BANDS * ROWS_PER_BAND, SIGNATURE_SEED).to_rows()
+            bands[start : start + len(digests)] = _band_hashes(np.array(digests, np.uint64))
     return Fingerprints(keys[:, 0], keys[:, 1], word_counts, bands)
 
 
 @functools.lru_cache(maxsize=20_000)
-def _weighted(word: str) -> list[str]:
+def _weighted_copies(word: str) -> list[str]:
     return [f"{word}?{copy}" for copy in range(QUESTION_WEIGHT)]
 
 
-def _bands(digests: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """(n, BANDS * ROWS) digests to (n, BANDS) hashes of a band each."""
-    cut = digests.reshape(-1, BANDS, ROWS)
-    hashed = np.zeros(cut.shape[:2], np.uint64)
-    for row in range(ROWS):
-        hashed = (hashed ^ cut[:, :, row]) * np.uint64(0x9E3779B97F4A7C15)
-        hashed ^= hashed >> np.uint64(29)
-    return hashed
+def _band_hashes(digests: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """(n, BANDS * ROWS_PER_BAND) digests to (n, BANDS) hashes, one per band."""
+    banded = digests.reshape(-1, BANDS, ROWS_PER_BAND)
+    hashes = np.zeros(banded.shape[:2], np.uint64)
+    for row in range(ROWS_PER_BAND):
+        hashes = (hashes ^ banded[:, :, row]) * np.uint64(0x9E3779B97F4A7C15)
+        hashes ^= hashes >> np.uint64(29)
+    return hashes
 
 
 def _jaccard(left: Set[str], right: Set[str]) -> float:
@@ -138,7 +137,7 @@ def _jaccard(left: Set[str], right: Set[str]) -> float:
 
 
 def _identifiers(words: Iterable[str]) -> set[str]:
-    """Words that tell one thing from its sibling: "2l", "iv", single letters and signs, Chinese numerals, left and right."""
+    """Words that tell similar things apart: "2l", "iv", single letters and signs, Chinese numerals, left and right."""
     return {
         word
         for word in words
@@ -147,9 +146,9 @@ def _identifiers(words: Iterable[str]) -> set[str]:
 
 
 def near_duplicate(left: TextPair, right: TextPair, threshold: float) -> bool:
-    """Whether question and answer both share `threshold` of their words (Jaccard of word sets).
+    """Whether both the questions and the answers reach a Jaccard index of `threshold` (over their sets of words).
 
-    Questions that differ in a number, a single letter or a roman numeral are of different things.
+    Questions that differ in a number, a single letter or a roman numeral ask about different things.
     """
     if not same_question(left.left, right.left, threshold):
         return False
@@ -157,7 +156,7 @@ def near_duplicate(left: TextPair, right: TextPair, threshold: float) -> bool:
 
 
 def same_question(left: str, right: str, threshold: float) -> bool:
-    """Whether two questions share `threshold` of their words, and every number, single letter and roman numeral."""
+    """Whether two questions reach a Jaccard index of `threshold` and share every number, single letter and roman numeral."""
     left_words, right_words = _question_words(left), _question_words(right)
     return _jaccard(left_words, right_words) >= threshold and _identifiers(left_words) == _identifiers(right_words)
 
@@ -168,32 +167,32 @@ def _question_words(question: str) -> frozenset[str]:
 
 
 class FixedIndex(Generic[P]):
-    """The records of a fixed set, asked which other records say the same as one of them."""
+    """The records of a fixed set, in which duplicates of other records are looked up."""
 
     def __init__(self, records: Sequence[P], fingerprints: Fingerprints, threshold: float) -> None:
-        """`threshold` is the Jaccard index from which texts count as near-duplicates; 0 turns that off."""
+        """`threshold` is the Jaccard index from which texts count as near-duplicates; 0 turns near-duplicates off."""
         self.records, self.threshold = records, threshold
         self._by_question = {int(key): row for row, key in reversed(list(enumerate(fingerprints.question_keys)))}
         self._by_answer = {int(key): row for row, key in reversed(list(enumerate(fingerprints.answer_keys)))}
         self._bands = fingerprints.bands
 
     def matches(self, records: Sequence[TextPair], fingerprints: Fingerprints) -> dict[int, tuple[Reason, P]]:
-        """Row in `records` to why it may not stand in another set, and the fixed record it repeats."""
-        found: dict[int, tuple[Reason, P]] = {}
+        """The records that repeat a fixed one: row in `records` to the reason and the fixed record."""
+        matched: dict[int, tuple[Reason, P]] = {}
         for row in range(len(records)):
             if (other := self._by_question.get(int(fingerprints.question_keys[row]))) is not None:
-                found[row] = ("same question", self.records[other])
+                matched[row] = ("same question", self.records[other])
             elif (other := self._by_answer.get(int(fingerprints.answer_keys[row]))) is not None:
-                found[row] = ("same answer", self.records[other])
+                matched[row] = ("same answer", self.records[other])
         if self.threshold > 0 and len(self.records):
             for row, other in candidate_pairs(fingerprints.bands, self._bands):
-                if row not in found and near_duplicate(records[row], self.records[other], self.threshold):
-                    found[row] = ("near-duplicate", self.records[other])
-        return found
+                if row not in matched and near_duplicate(records[row], self.records[other], self.threshold):
+                    matched[row] = ("near-duplicate", self.records[other])
+        return matched
 
 
 def candidate_pairs(bands: NDArray[np.uint64], fixed: NDArray[np.uint64]) -> list[tuple[int, int]]:
-    """Pairs (row asked, fixed row) that share a band, each once, in order."""
+    """Pairs (row of `bands`, row of `fixed`) that share a band, each pair once, in order."""
     pairs = []
     for band in range(bands.shape[1]):
         order = np.argsort(fixed[:, band], kind="stable")

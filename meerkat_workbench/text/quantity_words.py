@@ -1,10 +1,10 @@
-"""What medical texts write for units, ranges, rates and bounds, in ten languages: the tables of `quantities`."""
+"""Word tables of `quantities`: how medical texts in ten languages write units, ranges, rates and bounds."""
 
 from __future__ import annotations
 
 import regex
 
-# the unit as pint knows it, as we write it, and as texts write it (compared in lower case)
+# pint's name of the unit, our abbreviation, and its aliases in texts (compared in lower case)
 UNITS: tuple[tuple[str, str, str], ...] = (
     ("gram", "g", "=g gm gram grams gramm gramme grammes gramo gramos grammo grammi г гр грамм грамма граммов 克 グラム غرام جرام غم جم ग्राम กรัม gramas грамм"),
     ("milligram", "mg", "mg mgs mgm mgr milligram milligrams milligramm milligramme milligrammes miligramo miligramos milligrammo milligrammi "
@@ -93,53 +93,57 @@ UNITS: tuple[tuple[str, str, str], ...] = (
     ("ampoule", "ampoule", "ampoule ampoules vial vials 支 瓶 ampule ampules ampola ampolas ampolla ampollas fiala fiale アンプル"),
     ("dose", "dose", "dose doses dosis dosen dosi 剂"),
 )  # fmt: skip
-# which pint does not know, or takes for plain numbers
+# units that pint does not know, or treats as plain numbers
 OWN_UNITS = ("dilution", "milliequivalent", "international_unit", "decibel_level", "beat_a_minute", "percent_of_whole", "time_of_many", "tablet",
              "capsule", "drop", "puff", "ampoule", "dose", "spoon", "large_spoon", "sachet", "spray", "patch", "suppository", "injection")  # fmt: skip
-# amounts of a drug, or of what it comes in
-DOSES = frozenset(
+# units of an amount of a drug, or of its dose form
+DOSE_UNITS = frozenset(
     ["g", "mg", "µg", "ng", "pg", "l", "ml", "cl", "dl", "µl", "mol", "mmol", "µmol", "nmol", "pmol", "iu", "miu", "µiu", "kiu", "megaiu", "meq",
      "mci", "µci", "kbq", "mbq", "gbq", "dilution", "tablet", "capsule", "drop", "puff", "ampoule", "dose", "teaspoon", "tablespoon", "sachet", "spray",
      "patch", "suppository", "injection", "gy", "cgy"]
 )  # fmt: skip
-COUNTED_BELOW = frozenset(
+# units that a denominator may count: "5 mg/100 ml"
+COUNTABLE_DENOMINATORS = frozenset(
     ["second", "minute", "hour", "day", "week", "month", "year", "l", "ml", "cl", "dl", "µl", "kg", "g", "m2", "cm2"]
 )
-AT_A_TIME = ("dose", "puff", "spray", "tablet", "capsule", "injection")  # "10 mg per dose" are 10 mg
-TIMES = ("second", "minute", "hour", "day", "week", "month", "year")
-DENOMINATOR_ONLY = {"d": "day", "j": "day", "wk": "week", "mo": "month"}  # "mg/kg/d": short beside a stroke only
-TWO_WORDS = ("per cent", "pour cent", "por ciento", "° c", "° f", "وحدة دولية", "mm hg", "degrees celsius", "internationale einheiten", "international units", "international unit", "degrees c", "degrees f", "degrees fahrenheit", "fl oz",
-             "cuillère à café")  # fmt: skip
-EXACT = "="  # before an alias that counts in these capitals alone: "IE" is a German unit, "ie" a word
-ADVERBS = {"daily": "day", "weekly": "week", "monthly": "month", "hourly": "hour", "yearly": "year", "annually": "year", "täglich": "day",
-           "wöchentlich": "week", "monatlich": "month", "stündlich": "hour"}  # fmt: skip
-MULTIPLES = {  # words behind a number, and what they multiply it by
+SINGLE_DOSES = ("dose", "puff", "spray", "tablet", "capsule", "injection")  # "10 mg per dose" is 10 mg
+TIME_UNITS = ("second", "minute", "hour", "day", "week", "month", "year")
+DENOMINATOR_ONLY = {"d": "day", "j": "day", "wk": "week", "mo": "month"}  # "mg/kg/d": abbreviations in a denominator only
+MULTIWORD_ALIASES = (
+    "per cent", "pour cent", "por ciento", "° c", "° f", "وحدة دولية", "mm hg", "degrees celsius", "internationale einheiten", "international units", "international unit", "degrees c", "degrees f", "degrees fahrenheit", "fl oz",
+    "cuillère à café",
+)  # fmt: skip
+CASE_SENSITIVE = "="  # marks an alias whose capitals count: "IE" is a German unit, "ie" is a word
+TIME_ADVERBS = {"daily": "day", "weekly": "week", "monthly": "month", "hourly": "hour", "yearly": "year", "annually": "year", "täglich": "day",
+                "wöchentlich": "week", "monatlich": "month", "stündlich": "hour"}  # fmt: skip
+MULTIPLIERS = {  # words after a number, and the factor
     "thousand": 1e3, "tausend": 1e3, "mille": 1e3, "mil": 1e3, "тыс": 1e3, "тыс.": 1e3, "ألف": 1e3, "हजार": 1e3, "million": 1e6, "millions": 1e6,
     "mio": 1e6, "mio.": 1e6, "millionen": 1e6, "millón": 1e6, "millones": 1e6, "milioni": 1e6, "milhões": 1e6, "млн": 1e6, "مليون": 1e6,
     "billion": 1e9, "lakh": 1e5, "लाख": 1e5, "万": 1e4, "萬": 1e4, "百万": 1e6, "亿": 1e8, "億": 1e8, "หมื่น": 1e4, "แสน": 1e5, "ล้าน": 1e6,
 }  # fmt: skip
-# between the first and the last of a range, or two values of one unit
-JOIN = regex.compile(
+# between the ends of a range, or between two values of one unit
+JOINER = regex.compile(
     r"\s?(?:-|–|—|~|〜|至|到|から|/)\s?-?|,\s(?:(?:and|or|und|oder|et|ou)\s)?"
     r"|\s(?:to|and|or|over|bis|und|oder|à|et|ou|a|hasta|y|o|al|e|до|и|или|إلى|أو|و|से|ถึง)\s-?",
     regex.IGNORECASE,
 )
-# before a number that names something, so that the unit of the next is not its own
-LABEL = regex.compile(
+# before a number that is a label, as in "type 2": it does not take the unit of the number after it
+LABEL_BEFORE = regex.compile(
     r"(?:\p{L}-|\b(?:days?|omega|types?|grades?|stages?|phases?|groups?|class|weeks?|months?|years?|steps?|levels?|tage?|typ|grad|stadium|jours?|días?|"
     r"in|chromosomes?|exons?|figures?|factors?|hpv|out of)|第)\s?$",
     regex.IGNORECASE,
 )
-AGE = regex.compile(r"\bag(?:e|es|ed)\s$", regex.IGNORECASE)  # "aged 15 to 34 years", but not "aged 65 or 5 mg"
-ROUTES = r"(?-i:(?:IV|PO|IM|SC|SL|PR|TID|BID|QID|QD|OD|iv|po|im|sc|tid|bid|qid|od)\b)|[x×]\d"  # "10mgIV", "500mgx3"
-YEARS = range(1900, 2101)
-FORM_BEHIND = regex.compile(
+# an age takes the unit of the number after it in "aged 15 to 34 years", but not in "aged 65 or 5 mg"
+AGE_BEFORE = regex.compile(r"\bag(?:e|es|ed)\s$", regex.IGNORECASE)
+ROUTE_OR_COUNT = r"(?-i:(?:IV|PO|IM|SC|SL|PR|TID|BID|QID|QD|OD|iv|po|im|sc|tid|bid|qid|od)\b)|[x×]\d"  # "10mgIV", "500mgx3"
+CALENDAR_YEARS = range(1900, 2101)  # such a number takes no unit from the number after it
+DOSE_FORM_AFTER = regex.compile(
     r"(?:\s\p{L}+){0,2}\s(?:tabl|tab\b|tabs\b|caps|pill|vial|amp|dose|comprim|gélul|kaps|sachet)", regex.IGNORECASE
 )
 AT_MOST, AT_LEAST = "<", ">"
-SIGNS = {AT_MOST: "<=|=<|[<≤⩽≦‹]", AT_LEAST: ">=|=>|[>≥⩾≧›]"}
-# comparatives, which "not" turns round
-COMPARED = {
+BOUND_SIGNS = {AT_MOST: "<=|=<|[<≤⩽≦‹]", AT_LEAST: ">=|=>|[>≥⩾≧›]"}
+# comparatives, which a negation reverses
+COMPARATIVES = {
     AT_MOST: "less than or equal to|(?:less|fewer|lower|younger|smaller|shorter|thinner|lighter|weaker|slower|colder) than|below or equal to|below|under|"
     "weniger als|kleiner als|unter|moins de|en dessous de|inférieure? à|menos de|menor de|menor que|por debajo de|por debajo del|inferior a|meno di|"
     "meno del|inferiore a|inferiore al|abaixo de|менее|меньше|ниже|小于|少于|低于|不足|أقل من|น้อยกว่า|ต่ำกว่า|minder dan",
@@ -148,8 +152,8 @@ COMPARED = {
     "più di|più del|superiore a|superiore al|mais de|mais que|acima de|более|больше|выше|свыше|превышать|大于|多于|高于|超过|"
     "أكثر من|يزيد عن|يتجاوز|มากกว่า|สูงกว่า|เกิน|meer dan",
 }
-# what says a most or a least by itself
-STATED = {
+# phrases that state an upper or lower bound by themselves
+BOUND_PHRASES = {
     AT_MOST: "up to|at most|as much as|no later than|within|(?:a )?max(?:\\.|imum|imal)?(?: \\p{L}+){0,3}(?: of)?|höchstens|maximal|bis zu|au plus|au maximum|jusqu'à|"
     "como máximo|hasta|al massimo|no máximo|até|до|максимум",
     AT_LEAST: "at least|(?:a )?min(?:\\.|imum|imal)(?: \\p{L}+){0,3}(?: of)?|mindestens|au moins|al menos|como mínimo|almeno|pelo menos|минимум|至少|على الأقل|อย่างน้อย",
@@ -158,7 +162,8 @@ _SMALL, _LARGE = (
     "less|lower|fewer|below|younger|under|smaller|shorter|thinner",
     "more|higher|above|greater|older|over|larger|longer|bigger|thicker|up",
 )
-WORDS_AFTER = {
+# phrases after a number
+BOUNDS_AFTER = {
     AT_MOST: f"(?:or|and) (?:{_SMALL})\\b|max(?:imum)?\\b|oder weniger|ou moins|o menos|o meno|ou menos|или менее|и менее|以下|以内|或更少|未満|أو أقل|से कम|หรือน้อยกว่า",
     AT_LEAST: f"(?:or|and) (?:{_LARGE})\\b|min(?:imum)\\b|oder mehr|ou plus|o más|o più|ou mais|или более|и более|以上|或更多|を超える|超|أو أكثر|से अधिक|से ज्यादा|ขึ้นไป|"
     "หรือมากกว่า",
@@ -167,7 +172,7 @@ NEGATION = (
     r"(?:\b(?:not|never|no|don't|cannot|without|avoid|avoiding|nicht|nie|niemals|keine?n?|ne|pas|jamais|sans|nunca|jamás|non|mai|senza|não|sem|niet|nooit|"
     r"не|никогда|без)\b|n't\b|ليس|\bلا\b|بدون|不|勿|ไม่|मत|नहीं)"
 )
-# between a negation and what it turns round: "must not be given above", "ne pas prendre plus de"
-_GO_BETWEEN = r"(?:\s?(?:to|be|go|do|take|taken|give|given|use|used|doses?|the|should|prendre|tomar|nehmen|einnehmen|geben|prendere|должно|быть|принимать|تتناول|超|应|要|可|能)){0,3}"
-NEGATION_BESIDE = regex.compile(rf"{NEGATION}{_GO_BETWEEN}\s?$", regex.IGNORECASE)
+# words between a negation and the comparative that it reverses: "must not be given above", "ne pas prendre plus de"
+_BETWEEN = r"(?:\s?(?:to|be|go|do|take|taken|give|given|use|used|doses?|the|should|prendre|tomar|nehmen|einnehmen|geben|prendere|должно|быть|принимать|تتناول|超|应|要|可|能)){0,3}"
+NEGATION_BESIDE = regex.compile(rf"{NEGATION}{_BETWEEN}\s?$", regex.IGNORECASE)
 NEGATION_NEAR = regex.compile(rf"{NEGATION}[^.;!?\d<>]{{0,60}}$", regex.IGNORECASE)

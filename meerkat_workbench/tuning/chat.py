@@ -1,8 +1,7 @@
-"""The one chat template: a question and an answer as text, as token ids, and the mask of what is learnt.
+"""The chat template: a question and an answer as text and as token ids, and the labels for training.
 
-The text is rendered once, by `dataset_preparation.py`, and stored with each record as `formatted_prompt` and
-`formatted_chat`. Training and evaluation turn that stored text into ids with the functions below, so both see the
-same prompt. This module imports no torch.
+`dataset_preparation.py` renders the text once and stores it with each record as `formatted_prompt` and `formatted_chat`. Training and
+evaluation encode this stored text with the functions below, so both see the same prompt. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -16,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.core.errors import UserError, one_line
 
-THINK, END_OF_THINKING = "<think>", "</think>"  # around what a reasoning model writes before its answer
-# what chat templates write around the turns: Llama's and ChatML's, DeepSeek's with wide strokes, Gemma's, Mistral's
+THINK, END_OF_THINKING = "<think>", "</think>"  # around the reasoning before an answer
+OPENED_THINKING = re.compile(rf"(?P<before>\s*){THINK}\s*\Z")
+PROBE_QUESTION, PROBE_ANSWER = "Probe question?", "Probe answer."
+# tokens of chat templates: Llama and ChatML, DeepSeek (with full-width bars), Gemma, Mistral
 SPECIAL_TOKEN = re.compile(r"<[|｜][^|｜<>\s]{1,60}[|｜]>|</?s>|<(?:pad|eos|bos|unk)>|<(?:start|end)_of_turn>|\[/?INST\]")
 LLAMA3_TOKENS = frozenset(
     [f"<|{name}|>" for name in ("begin_of_text", "end_of_text", "finetune_right_pad_id", "start_header_id", "end_header_id", "eom_id",
@@ -30,9 +31,9 @@ LLAMA3_TOKENS = frozenset(
 
 @dataclass(frozen=True)
 class ControlTokens:
-    """Tokens that steer a model and may not stand in a question or an answer: those of the tokenizer in use, and no others.
+    """Control tokens of the tokenizer in use, which a question or an answer must not contain.
 
-    To another tokenizer an HTML `<s>` is text.
+    Tokens of other tokenizers are allowed: to most of them an HTML `<s>` is plain text.
     """
 
     tokens: frozenset[str] = frozenset()
@@ -42,32 +43,32 @@ class ControlTokens:
         return re.compile("|".join(re.escape(token) for token in sorted(self.tokens, key=len, reverse=True)))
 
     def in_text(self, text: str) -> str | None:
-        """The first that stands in a text."""
-        found = self._pattern.search(text) if self.tokens else None
-        return found.group() if found else None
+        """The first control token in a text, or None."""
+        match = self._pattern.search(text) if self.tokens else None
+        return match.group() if match else None
 
     @classmethod
     def of_tokenizer(cls, tokenizer: Any) -> ControlTokens:
-        """Those of a Hugging Face tokenizer."""
+        """The control tokens of a Hugging Face tokenizer."""
         added = getattr(tokenizer, "added_tokens_decoder", {}).values()
         return cls(frozenset(map(str, tokenizer.all_special_tokens)) | {token.content for token in added if token.special})
 
     @classmethod
     def of_format(cls, chat_format: ChatFormat, source: Path | None) -> ControlTokens:
-        """What is known before the model is: what the format writes, and what the tokenizer's files name.
+        """The control tokens that are known before a model is chosen: those in the format's text and in the tokenizer's files.
 
         Args:
-            source: the tokenizer's folder, or a template's file; None for a template of this project.
+            source: the tokenizer's folder or the template's file; None for a template of this project.
         """
-        found = set(SPECIAL_TOKEN.findall(chat_format.conversation("question", "answer")))
-        if found & LLAMA3_TOKENS:
-            found |= LLAMA3_TOKENS
-        return cls(frozenset(found | (_special_tokens_of(source) if source is not None and source.is_dir() else set())))
+        tokens = set(SPECIAL_TOKEN.findall(chat_format.conversation("question", "answer")))
+        if tokens & LLAMA3_TOKENS:
+            tokens |= LLAMA3_TOKENS
+        return cls(frozenset(tokens | (_special_tokens_of(source) if source is not None and source.is_dir() else set())))
 
 
 def _special_tokens_of(folder: Path) -> set[str]:
-    """Special tokens that a tokenizer's files name; those that cannot be read name none here, and are refused where they are loaded."""
-    found: set[str] = set()
+    """Special tokens listed in a tokenizer's files. Unreadable files are skipped here and reported when the tokenizer is loaded."""
+    tokens: set[str] = set()
     for name in ("tokenizer.json", "tokenizer_config.json"):
         try:
             value = json.loads((folder / name).read_text(encoding="utf-8-sig"))
@@ -76,14 +77,14 @@ def _special_tokens_of(folder: Path) -> set[str]:
         listed = (
             [*value.get("added_tokens", []), *value.get("added_tokens_decoder", {}).values()] if isinstance(value, dict) else []
         )
-        found |= {
+        tokens |= {
             token["content"] for token in listed if isinstance(token, dict) and token.get("special") and token.get("content")
         }
-    return found
+    return tokens
 
 
 class Tokenizer(Protocol):
-    """What this module needs of a Hugging Face tokenizer."""
+    """The part of a Hugging Face tokenizer that this module uses."""
 
     bos_token_id: Any
     eos_token_id: Any
@@ -99,21 +100,21 @@ class Tokenizer(Protocol):
 
 
 class Encoded(NamedTuple):
-    """Token ids of a conversation and how many of them, from the front, are the prompt."""
+    """Token ids of a conversation; the first `prompt_length` of them are the prompt."""
 
     input_ids: list[int]
     prompt_length: int
 
     @property
     def labels(self) -> list[int]:
-        """Ids where the answer stands, its end-of-turn token included, and -100 over the prompt."""
+        """-100 for each token of the prompt, then the ids of the answer and its end-of-turn token."""
         return [-100] * self.prompt_length + self.input_ids[self.prompt_length :]
 
 
 def render_llama3(question: str, answer: str | None, system_message: str) -> str:
     """Llama-3's instruct format (Meta, llama3/llama/tokenizer.py `ChatFormat`).
 
-    With `answer=None` the text ends where the assistant is to speak; otherwise it ends in the turn's `<|eot_id|>`.
+    With `answer=None` the text ends where the assistant's answer begins; otherwise it ends in the `<|eot_id|>` of the answer.
     """
     system = f"<|start_header_id|>system<|end_header_id|>\n\n{system_message}<|eot_id|>" if system_message else ""
     prompt = (
@@ -124,7 +125,7 @@ def render_llama3(question: str, answer: str | None, system_message: str) -> str
 
 
 def messages(question: str, answer: str | None, system_message: str) -> list[dict[str, str]]:
-    """The conversation as the list of role and content that TRL and chat servers read."""
+    """The conversation as a list of messages with role and content, as TRL and chat servers read it."""
     turns = [{"role": "system", "content": system_message}] if system_message else []
     turns.append({"role": "user", "content": question})
     return turns if answer is None else [*turns, {"role": "assistant", "content": answer}]
@@ -137,19 +138,19 @@ def render_plain(question: str, answer: str | None, system_message: str) -> str:
 
 
 class JinjaTemplate:
-    """A chat template of Hugging Face's kind, rendered as transformers renders it.
+    """A Hugging Face chat template, rendered as transformers renders it.
 
-    That is Jinja in a sandbox with `break`, `continue` and `generation` blocks, `strftime_now`, `raise_exception`, and a `tojson` that
-    escapes nothing (transformers/utils/chat_template_utils.py; here without loading torch).
+    It is rendered by sandboxed Jinja with `break`, `continue` and `generation` blocks, `strftime_now`, `raise_exception`, and a `tojson`
+    that does not escape HTML (as in transformers/utils/chat_template_utils.py, but without loading torch).
 
     Args:
         text: the template.
-        tokens: what it may name, such as bos_token.
-        source: where it is from, for errors.
-        today: the day that `strftime_now` tells; by default the present one.
+        tokens: the special tokens that the template may refer to by name, such as bos_token.
+        source: the template's origin, for error messages.
+        today: the date that `strftime_now` returns; by default the current date.
 
     Raises:
-        UserError: the text is no template; rendering it fails, or the template itself refuses a conversation.
+        UserError: the text is not a valid template. `render` raises it if rendering fails or the template refuses a conversation.
     """
 
     def __init__(self, text: str, tokens: Mapping[str, str], source: str, today: datetime.datetime | None = None) -> None:
@@ -158,7 +159,7 @@ class JinjaTemplate:
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
         class Generation(Extension):
-            """`{% generation %}…{% endgeneration %}` marks the assistant's words for those who make masks; it renders what it holds."""
+            """`{% generation %}…{% endgeneration %}` marks the assistant's words for loss masks; here only its content is rendered."""
 
             tags = {"generation"}
 
@@ -168,13 +169,13 @@ class JinjaTemplate:
                 return jinja2.nodes.Scope(body).set_lineno(line)
 
         def refuse(message: str) -> None:
-            raise UserError(f"{source}: the chat template refuses this conversation ({message}).")
+            raise UserError(f"the chat template refuses this conversation ({message})", where=source)
 
         def as_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
             return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
-        def now(form: str) -> str:
-            return (today or datetime.datetime.now()).strftime(form)
+        def now(date_format: str) -> str:
+            return (today or datetime.datetime.now()).strftime(date_format)
 
         self.tokens, self.source = dict(tokens), source
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
@@ -185,13 +186,12 @@ class JinjaTemplate:
         except jinja2.TemplateError as error:
             line = getattr(error, "lineno", None)
             where = f"{source}, line {line}" if line else source
-            raise UserError(
-                f"{where}: is not a chat template that can be read: {_one_line(error)}. Mend it, or name another."
-            ) from error
+            fault = f"is not a chat template that can be read: {one_line(error)}"
+            raise UserError(fault, where=where, remedy="Correct it, or name another one.") from error
 
     @classmethod
     def read(cls, source: Path, today: datetime.datetime | None = None) -> JinjaTemplate:
-        """The template in a `.jinja` file, or in a tokenizer's folder with the special tokens that it may name."""
+        """The template in a `.jinja` file, or in a tokenizer's folder together with its special tokens."""
         text, tokens = _read_template(source)
         return cls(text, tokens, f"CHAT_TEMPLATE={source}", today)
 
@@ -203,32 +203,27 @@ class JinjaTemplate:
             )
         except UserError:
             raise
-        except Exception as error:  # a template runs code of its own, which may fail in any way
-            raise UserError(
-                f"{self.source}: the chat template fails on a conversation: {_one_line(error)}. Mend it, or name another."
-            ) from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+        except Exception as error:  # a template is a program and can fail in any way
+            fault = f"the chat template fails on a conversation: {one_line(error)}"
+            raise UserError(fault, where=self.source, remedy="Correct it, or name another one.") from error
 
 
 def _read_template(source: Path) -> tuple[str, dict[str, str]]:
-    """The template's text, and the special tokens it may name, from a file or a tokenizer's folder."""
+    """The text of the template in a file or a tokenizer's folder, and the special tokens that it may refer to by name."""
+    where = f"CHAT_TEMPLATE={source}"
     try:
         if source.is_file():
             return source.read_text(encoding="utf-8-sig"), {"bos_token": "", "eos_token": ""}
         config_path, jinja = source / "tokenizer_config.json", source / "chat_template.jinja"
         if not config_path.is_file():
-            raise UserError(f"CHAT_TEMPLATE={source}: is neither a Jinja file nor a folder with tokenizer_config.json.")
+            raise UserError("is neither a Jinja file nor a folder with tokenizer_config.json", where=where)
         config = json.loads(config_path.read_text(encoding="utf-8-sig"))
         text = jinja.read_text(encoding="utf-8-sig") if jinja.is_file() else config.get("chat_template")
     except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
-        raise UserError(
-            f"CHAT_TEMPLATE={source}: its template or tokenizer_config.json cannot be read: {_one_line(error)}. Fetch the files again."
-        ) from error
+        fault = f"its template or tokenizer_config.json cannot be read: {one_line(error)}"
+        raise UserError(fault, where=where, remedy="Download the files again.") from error
     if not isinstance(text, str):
-        raise UserError(f"CHAT_TEMPLATE={source}: its tokenizer has no single chat template. Name a .jinja file.")
+        raise UserError("its tokenizer has no single chat template", where=where, remedy="Name a .jinja file.")
     tokens = {}
     for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
         value = config.get(name) or ""
@@ -237,30 +232,32 @@ def _read_template(source: Path) -> tuple[str, dict[str, str]]:
 
 
 def tokens_after_an_answer(template: str, named: Mapping[str, str], known: Iterable[str]) -> set[str]:
-    """Which of the `known` tokens a chat template puts behind an answer: they end a turn. None where it cannot be rendered."""
-    probe = "Probe answer."
+    """The `known` tokens that a chat template writes after an answer, to end the turn; empty if the template cannot be rendered.
+
+    Args:
+        named: the special tokens that the template may refer to by name.
+    """
     try:
-        whole = JinjaTemplate(template, named, "chat template").render("Probe question?", probe, "")
+        rendered = JinjaTemplate(template, named, "chat template").render(PROBE_QUESTION, PROBE_ANSWER, "")
     except UserError:
         return set()
-    _, found, after = whole.rpartition(probe)
-    return {token for token in known if found and token in after}
+    _, answer, after = rendered.rpartition(PROBE_ANSWER)
+    return {token for token in known if answer and token in after}
 
 
-# Renders a question and an answer (None: up to where the assistant speaks) under a system message
+# renders a question, an answer (None: the text ends where the answer begins) and a system message
 Template = Callable[[str, str | None, str], str]
-OPENED_THINKING = re.compile(rf"(?P<before>\s*){THINK}\s*\Z")
 
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """A template under a system message, and how it lays a conversation out.
+    """A template with its system message, and the differences between its prompts and its conversations.
 
     Args:
-        probe: its rendering of a probe, by which one format is told from another.
-        dropped: the end of its prompt that its conversations do not have: a thinking block, opened for the model to fill.
-        inserted: what it writes between prompt and answer: an empty thinking block, say. That is no part of the answer, so models are
-            given it as the end of the prompt.
+        probe: the rendering of a fixed probe conversation, which identifies the format.
+        dropped: the end of the template's prompts that is missing from its conversations: an opened thinking block for the model to fill.
+        inserted: text between prompt and answer, such as an empty thinking block. It is no part of the answer, so models get it at the
+            end of the prompt.
     """
 
     template: Template
@@ -271,61 +268,63 @@ class ChatFormat:
 
     @classmethod
     def of(cls, template: Template, system_message: str) -> ChatFormat:
-        """The format of a template, by its rendering of a probe.
+        """The format of a template, found by rendering a probe conversation.
 
         Raises:
-            UserError: the template fails, loses the question or the answer, or gives a prompt that its conversation does not begin with.
+            UserError: the template fails or loses the question or the answer, or its conversation does not begin with its prompt.
         """
-        question, answer = "Probe question?", "Probe answer."
         try:
-            prompt, whole = template(question, None, system_message), template(question, answer, system_message)
+            prompt = template(PROBE_QUESTION, None, system_message)
+            conversation = template(PROBE_QUESTION, PROBE_ANSWER, system_message)
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"apply_chat_template fails on answer=None or on a text: {type(error).__name__}: {error}") from error
+            fault = f"fails on answer=None or on a text: {type(error).__name__}: {error}"
+            raise UserError(fault, where="apply_chat_template") from error
         opened = OPENED_THINKING.search(prompt)
         ends = [len(prompt), *([opened.end("before"), opened.start()] if opened else [])]
-        kept = next((prompt[:end] for end in ends if whole.startswith(prompt[:end])), None)
-        inserted, found, _ = whole[len(kept or "") :].partition(answer)
-        if kept is None or question not in prompt or answer in prompt or not found:
+        kept = next((prompt[:end] for end in ends if conversation.startswith(prompt[:end])), None)
+        inserted, answer, _ = conversation[len(kept or "") :].partition(PROBE_ANSWER)
+        if kept is None or PROBE_QUESTION not in prompt or PROBE_ANSWER in prompt or not answer:
             raise UserError(
-                "apply_chat_template must give the prompt for answer=None, and with an answer the same prompt followed by it. "
-                f"It gave {prompt!r} and {whole!r}."
+                "must return the prompt for answer=None, and for an answer the same prompt followed by it, "
+                f"but returned {prompt!r} and {conversation!r}",
+                where="apply_chat_template",
             )
         dropped = prompt[len(kept) :]
-        # formats without such a block keep the probe, and so the hash, that they had before blocks were looked for
-        probe = f"{whole}\0{kept}{inserted}" if dropped or inserted else whole
+        # formats without a thinking block keep the probe, and so the hash, of versions that did not look for such blocks
+        probe = f"{conversation}\0{kept}{inserted}" if dropped or inserted else conversation
         return cls(template, system_message, probe, dropped, inserted)
 
     def prompt(self, question: str) -> str:
-        """The text that a model is given, up to where the answer begins."""
+        """The text that a model gets as its prompt; it ends where the answer begins."""
         return self.template(question, None, self.system_message).removesuffix(self.dropped) + self.inserted
 
     def conversation(self, question: str, answer: str) -> str:
-        """Prompt, answer, and whatever ends the turn."""
+        """Prompt, answer and the end of the turn."""
         return self.template(question, answer, self.system_message)
 
     def note(self) -> str:
-        """What is unusual about the prompt, in one line; empty where nothing is."""
-        said = [f"opens {self.dropped.strip()!r} for the model to fill, which is left out"] if self.dropped else []
+        """A one-line description of an unusual prompt; empty for a usual one."""
+        peculiarities = [f"opens {self.dropped.strip()!r} for the model to fill, which is left out"] if self.dropped else []
         if self.inserted:
-            said.append(f"writes {self.inserted!r} before each answer, which is given with the prompt")
-        return f"the chat template {', and '.join(said)}: it is neither learnt nor scored" if said else ""
+            peculiarities.append(f"writes {self.inserted!r} before each answer, which is given with the prompt")
+        return f"the chat template {', and '.join(peculiarities)}: it is neither trained on nor scored" if peculiarities else ""
 
 
 def encode(tokenizer: Tokenizer, formatted_prompt: str, formatted_chat: str) -> Encoded:
-    """Ids of a stored conversation: those of the prompt, then those of the answer.
+    """Token ids of a stored conversation.
 
-    Prompt and answer are turned into ids apart, so that training sees exactly the prompt ids that generation is
-    given; nothing is added (the text has its own `<|begin_of_text|>`).
+    Prompt and answer are encoded separately, so that training sees exactly the prompt ids that generation starts from. No special tokens
+    are added, since the text has its own `<|begin_of_text|>`.
 
     Raises:
         UserError: the stored chat does not begin with the stored prompt.
     """
     if not formatted_chat.startswith(formatted_prompt):
         raise UserError(
-            "a stored formatted_chat does not begin with its formatted_prompt. "
-            "Mend apply_chat_template in dataset_preparation.py and prepare the data again."
+            "a stored formatted_chat does not begin with its formatted_prompt",
+            remedy="Correct apply_chat_template in dataset_preparation.py and prepare the data again.",
         )
     prompt = encode_prompt(tokenizer, formatted_prompt)
     answer = tokenizer(formatted_chat[len(formatted_prompt) :], add_special_tokens=False)["input_ids"]
@@ -333,21 +332,21 @@ def encode(tokenizer: Tokenizer, formatted_prompt: str, formatted_chat: str) -> 
 
 
 def encode_prompt(tokenizer: Tokenizer, formatted_prompt: str) -> list[int]:
-    """Ids of a stored prompt, with no special token added."""
+    """Token ids of a stored prompt, without added special tokens."""
     return list(tokenizer(formatted_prompt, add_special_tokens=False)["input_ids"])
 
 
 def encode_source(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Ids of one side of an encoder-decoder's example, which ends in the tokenizer's end token."""
+    """Token ids of the source or the target of an encoder-decoder model, with the tokenizer's end token."""
     ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     return [*ids, tokenizer.eos_token_id]
 
 
 def decode_answer(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    """The text of generated ids without control tokens; the marks of a thinking block stay, also where they are such tokens."""
+    """The text of generated ids without control tokens, except that the marks of a thinking block are always kept."""
     special = set(tokenizer.all_special_ids)
-    found = {mark: tokenizer.convert_tokens_to_ids(mark) for mark in (THINK, END_OF_THINKING)}
-    marks = {token: mark for mark, token in found.items() if token in special and token != tokenizer.unk_token_id}
+    id_of_mark = {mark: tokenizer.convert_tokens_to_ids(mark) for mark in (THINK, END_OF_THINKING)}
+    marks = {token: mark for mark, token in id_of_mark.items() if token in special and token != tokenizer.unk_token_id}
     parts: list[str] = []
     piece: list[int] = []
     for token in ids:
@@ -360,12 +359,12 @@ def decode_answer(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
 
 
 def turn_terminator(formatted_prompt: str, formatted_chat: str, answer: str) -> str:
-    """The text that ends a turn: what the template puts behind the answer, `<|eot_id|>` for Llama-3."""
+    """The text that the template writes after the answer to end the turn: `<|eot_id|>` for Llama-3."""
     return formatted_chat[len(formatted_prompt) :].removeprefix(answer)
 
 
 class StoredChat(Protocol):
-    """A prepared record, as far as this module reads it."""
+    """The part of a prepared record that this module reads."""
 
     @property
     def name(self) -> str: ...
@@ -381,7 +380,7 @@ class StoredChat(Protocol):
 
 
 def check_texts(records: Iterable[StoredChat], tokenizer: Any, model_name: str) -> None:
-    """UserError where a question or an answer holds a control token of this tokenizer."""
+    """UserError if a question or an answer contains a control token of this tokenizer."""
     control = ControlTokens.of_tokenizer(tokenizer)
     for record in records:
         for name, text in (("question", record.question), ("answer", record.response)):
@@ -390,18 +389,18 @@ def check_texts(records: Iterable[StoredChat], tokenizer: Any, model_name: str) 
                     f"the {name} ({text[:40]!r} …) holds {token}, a control token of this model's tokenizer",
                     where=model_name,
                     item=record.name,
-                    remedy="Take it out of the specialty file and prepare the data again.",
+                    remedy="Remove it from the specialty file and prepare the data again.",
                 )
 
 
 def check_tokenizer(tokenizer: Tokenizer, record: StoredChat, model_name: str) -> None:
-    """UserError where a tokenizer does not know the special tokens of the stored template as single ids.
+    """UserError if a special token of the stored template is not a single id of the tokenizer.
 
     Args:
-        record: a prepared record. A token in its question or answer is text, and not the template's.
+        record: a prepared record. Special tokens in its question or answer are text and no part of the template.
     """
-    own = SPECIAL_TOKEN.findall(record.question) + SPECIAL_TOKEN.findall(record.response)
-    for token in sorted(set(SPECIAL_TOKEN.findall(record.formatted_chat)) - set(own)):
+    in_texts = SPECIAL_TOKEN.findall(record.question) + SPECIAL_TOKEN.findall(record.response)
+    for token in sorted(set(SPECIAL_TOKEN.findall(record.formatted_chat)) - set(in_texts)):
         ids = tokenizer(token, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             raise UserError(

@@ -1,4 +1,4 @@
-"""A record: one question with its answer, and its id."""
+"""Records: one question with its answer and an id."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from meerkat_workbench.core.files import short_hash
 
 @dataclass(slots=True)
 class Record:
-    """One question with its answer. `id` is a hash of specialty (by its first name), question and answer."""
+    """One question with its answer. `id` is a hash of the specialty's original name, the question and the answer."""
 
     id: str
     specialty: str
@@ -26,9 +26,10 @@ class Record:
 
 
 def make_record(specialty: str, question: str, response: str) -> Record:
+    """A record with the id of its texts."""
     return Record(record_id(specialty, question, response), specialty, question, response)
 
 
 def record_id(specialty: str, question: str, response: str) -> str:
-    """`specialty` as it was called first: a renamed one keeps its records."""
+    """Hash of a record. `specialty` is the specialty's original name, so that records keep their ids when it is renamed."""
     return short_hash(f"{specialty}\x1f{question}\x1f{response}")
