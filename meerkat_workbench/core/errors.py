@@ -92,7 +92,7 @@ def run_script(main: Callable[[], None]) -> None:
         where = error.filename or "the output folder"
         print(
             f"error: {where}: {error.strerror}. No finished output was overwritten. "
-            f"Mend that (free some space, or name another file or OUTPUT_DIR) and run {resume_command()} again.",
+            f"Correct that (free some space, or name another file or OUTPUT_DIR) and run {resume_command()} again.",
             file=sys.stderr,
         )
         sys.exit(EXIT_MISTAKE)

@@ -203,7 +203,7 @@ def yaml_value(text: str) -> Any:
                 key = self.construct_object(key_node, deep=True)
                 if isinstance(key, Hashable):
                     if key in seen:
-                        raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice", key_node.start_mark)
+                        raise yaml.constructor.ConstructorError(None, None, f"has the key {key!r} twice", key_node.start_mark)
                     seen.add(key)
             return super().construct_mapping(node, deep=deep)
 

@@ -63,7 +63,9 @@ def find_files(folders: Sequence[str]) -> list[Path]:
         if not folder.exists():
             raise UserError("there is no such folder", where=SETTING, item=str(folder))
         inside = [folder] if folder.is_file() else sorted(folder.rglob("*"))
-        inside = [path for path in inside if not path.is_dir() and not input_files.is_not_data(path)]
+        # files below a hidden folder are a program's own, such as the notes of a download
+        inside = [path for path in inside if not path.is_dir() and not input_files.is_not_data(path)
+                  and not any(part.startswith(".") for part in path.relative_to(folder).parts[:-1])]  # fmt: skip
         # an error, not a warning: questions of a benchmark that is skipped would be trained on
         if unread := [path for path in inside if input_files.suffix_of(path) not in SUFFIXES or not path.is_file()]:
             remedy = input_files.REMEDIES.get(unread[0].suffix.lower(), "save it as JSON lines or CSV")
