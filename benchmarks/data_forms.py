@@ -1,9 +1,9 @@
-"""What a user gets who brings a public data set, or a file as it comes out of an office, as it is.
+"""What the preparation makes of public data sets and of office files that a user brings unchanged.
 
     python benchmarks/data_forms.py
 
-Each is rebuilt small, in the form in which it is published, with texts of our own; then `dataset_preparation.py` is run on it. What it printed on a
-named day stands in benchmarks/results/data_forms.md.
+Each is rebuilt small, in the form in which it is published, with texts of our own. Then `dataset_preparation.py` is run on it. The output
+on a named day is in benchmarks/results/data_forms.md.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-COUNT = 40  # records of each
-NAMED = "dataset_with_answers_"
+COUNT = 40  # records of a data set
+NAMED = "dataset_with_answers_"  # a file with this prefix is read under the name that follows
 TOPICS = ("asthma", "gout", "anaemia", "migraine", "eczema", "hernia", "angina", "cataract", "scabies", "sepsis")
 ASPECTS = ("treated", "diagnosed", "prevented", "followed up")
 
 
 def pairs() -> list[tuple[str, str]]:
+    """Questions and answers."""
     return [
         (f"How is {topic} {aspect} in adults of group {number}?", f"In group {number}, {topic} is {aspect} by plan {place * 7 + number}, and reviewed in {place + 2} weeks.")
         for place, topic in enumerate(TOPICS)
@@ -36,18 +37,22 @@ def pairs() -> list[tuple[str, str]]:
 
 
 def rows(question: str = "question", answer: str = "answer", **more: Any) -> list[dict[str, Any]]:
+    """The pairs as objects with these names of fields, and more fields."""
     return [{question: q, answer: a} | more for q, a in pairs()]
 
 
 def whole(value: Any) -> bytes:
+    """A JSON file of one value."""
     return json.dumps(value, ensure_ascii=False).encode()
 
 
 def lines(values: Sequence[Any]) -> bytes:
+    """A JSON-lines file."""
     return "\n".join(json.dumps(value, ensure_ascii=False) for value in values).encode()
 
 
 def table(header: Sequence[str], more: Sequence[str] = (), delimiter: str = ",", end: str = "\n") -> str:
+    """The pairs as a CSV file, each with `more` cells."""
     file = io.StringIO(newline="")
     writer = csv.writer(file, delimiter=delimiter, lineterminator=end)
     writer.writerows([header, *([q, a, *more] for q, a in pairs())])
@@ -63,17 +68,18 @@ class Form:
     files: dict[str, bytes]
 
 
-def turns(*said: tuple[str, str], role: str = "role", text: str = "content") -> list[dict[str, str]]:
-    return [{role: who, text: what} for who, what in said]
+def turns(*messages: tuple[str, str], role: str = "role", text: str = "content") -> list[dict[str, str]]:
+    """A conversation of (speaker, text) as objects with these names of fields."""
+    return [{role: speaker, text: content} for speaker, content in messages]
 
 
 XML = b"<Document><QAPairs><QAPair><Question>q</Question><Answer>a</Answer></QAPair></QAPairs></Document>"
 FORMS = (
-    Form("MedQuAD", "XML, a file a document", {"0000001.xml": XML, "0000002.xml": XML}),
+    Form("MedQuAD", "XML, one file per document", {"0000001.xml": XML, "0000002.xml": XML}),
     Form("MedQuAD on Kaggle", "CSV: question, answer, source, focus_area", {"medquad.csv": table(["question", "answer", "source", "focus_area"], ["NIH", "lungs"]).encode()}),
     Form("MedMCQA", "JSON lines: question, opa to opd, cop, exp", {f"{NAMED}medmcqa.json": lines([{"question": q, "opa": a, "opb": "b", "opc": "c", "opd": "d", "cop": 1, "exp": a} for q, a in pairs()])}),
     Form("MedQA (USMLE)", "JSON lines: question, answer, options, answer_idx", {f"{NAMED}usmle.jsonl": lines(rows(options={"A": "x", "B": "y"}, answer_idx="A"))}),
-    Form("PubMedQA, ori_pqal", "JSON: an object a PubMed number, QUESTION, CONTEXTS, LONG_ANSWER", {f"{NAMED}pubmedqa.json": whole({str(n): {"QUESTION": q, "CONTEXTS": ["c"], "LONG_ANSWER": a, "final_decision": "yes"} for n, (q, a) in enumerate(pairs())})}),
+    Form("PubMedQA, ori_pqal", "JSON: one object per PubMed number, QUESTION, CONTEXTS, LONG_ANSWER", {f"{NAMED}pubmedqa.json": whole({str(n): {"QUESTION": q, "CONTEXTS": ["c"], "LONG_ANSWER": a, "final_decision": "yes"} for n, (q, a) in enumerate(pairs())})}),
     Form("PubMedQA on the Hub", "parquet", {"train-00000-of-00001.parquet": b"PAR1"}),
     Form("BioASQ", "JSON: {questions: [{body, ideal_answer, snippets}]}", {f"{NAMED}bioasq.json": whole({"questions": [{"body": q, "ideal_answer": [a], "snippets": []} for q, a in pairs()]})}),
     Form("BioASQ as SQuAD", "JSON: {version, data: [{title, paragraphs}]}", {f"{NAMED}bioasq.json": whole({"version": "1.1", "data": [{"title": "t", "paragraphs": [{"context": "c", "qas": []}]}] * 2})}),
@@ -102,12 +108,12 @@ FORMS = (
     Form("Anki export", "tabs, no header", {"anki.tsv": "\n".join("\t".join(pair) for pair in pairs()).encode()}),
     Form("Arabic spreadsheet", "CSV: السؤال, الإجابة", {"القلب.csv": table(["السؤال", "الإجابة"]).encode()}),
     Form("A folder of folders", "the files of each specialty in a folder of its own", {"cardiology/data.json": whole(dict(pairs())), "urology/data.json": whole(dict(pairs()))}),
-    Form("A mixed folder", "one file as it should be, others as they came", {f"{NAMED}cardiology.json": whole(dict(pairs())), "neurology.json": whole(dict(pairs())), "renal.jsonl": lines(rows()), "notes.docx": b"PK", "urology.CSV": table(["question", "answer"]).replace("asthma", "croup").encode()}),
+    Form("A mixed folder", "one file as expected, others as published", {f"{NAMED}cardiology.json": whole(dict(pairs())), "neurology.json": whole(dict(pairs())), "renal.jsonl": lines(rows()), "notes.docx": b"PK", "urology.CSV": table(["question", "answer"]).replace("asthma", "croup").encode()}),
 )  # fmt: skip
 
 
 def outcome(form: Form) -> tuple[str, str]:
-    """ "read" with the number of records, or "refused", and what was said of it."""
+    """What the preparation did ("read" with the number of records, or "refused"), and what it printed about it."""
     with tempfile.TemporaryDirectory() as folder:
         data, out = Path(folder) / "data", Path(folder) / "out"
         for name, content in form.files.items():
@@ -115,20 +121,20 @@ def outcome(form: Form) -> tuple[str, str]:
             (data / name).write_bytes(content)
         done = subprocess.run([sys.executable, "dataset_preparation.py", f"DATA_DIR={data}", f"OUTPUT_DIR={out}"], capture_output=True,
                               text=True, encoding="utf-8", cwd=ROOT)  # fmt: skip
-        said = [line.strip() for line in done.stdout.splitlines() if "not read" in line or "equal" in line]
+        notes = [line.strip() for line in done.stdout.splitlines() if "not read" in line or "equal" in line]
         if done.returncode == 0:
             count = next(line.strip() for line in done.stdout.splitlines() if " specialties, " in line)
-            return f"read: {count}", "; ".join(said)
+            return f"read: {count}", "; ".join(notes)
         faults = [line.strip() for line in done.stderr.replace(str(data), "FOLDER").splitlines()]
         shown = faults[1:3] + [f"… and {len(faults) - 3} more"] * (len(faults) > 3) if len(faults) > 1 else faults
-        return ("refused" if done.returncode == 2 else f"FAILED ({done.returncode})"), "; ".join([*said, *shown])
+        return ("refused" if done.returncode == 2 else f"FAILED ({done.returncode})"), "; ".join([*notes, *shown])
 
 
 def main() -> None:
     print("| data set | form | result | what is said |\n|---|---|---|---|")
     for form in FORMS:
-        result, said = outcome(form)
-        cells = (form.name, form.form, result, said.replace("|", "\\|"))
+        result, printed = outcome(form)
+        cells = (form.name, form.form, result, printed.replace("|", "\\|"))
         print("| " + " | ".join(cells) + " |", flush=True)
 
 

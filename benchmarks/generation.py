@@ -4,10 +4,10 @@
     python benchmarks/generation.py --random-weights 8b      Llama-3-8B's shape on the GPU, with a random adapter
 
 Every arm answers the same prompts, greedily, for the base and for the adapter, and runs in a process of its own. "plain"
-is the recipe of most scripts: both models loaded, a question at a time; "static" pads batches in the order of the file.
-"steps" and "rows a step" tell what a GPU would gain where a step costs the same for more rows.
-Random weights never stop, so there answers end after as many tokens as MedQuAD's do. What it printed on named machines
-stands in benchmarks/results/generation.md.
+is the recipe of most scripts: both models loaded, one question at a time. "static" pads batches in the order of the file.
+"steps" and "rows a step" show what a GPU would gain where a step costs the same for more rows.
+A model with random weights never stops by itself, so its answers end after as many tokens as MedQuAD's do. The output on
+named machines is in benchmarks/results/generation.md.
 """
 
 from __future__ import annotations
@@ -19,20 +19,23 @@ import random
 import resource
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import side_by_side
 
 from meerkat_workbench.tuning import smollm2
+from meerkat_workbench.tuning.artifacts import BASE, TUNED, Prediction
 
 ROOT = Path(__file__).resolve().parent.parent
 
 ARMS = ("plain", "static", "ours-in-turn", "ours-together", "ours-in-turn-refilled", "ours-together-refilled")
-LENGTH_MU, LENGTH_SIGMA = 4.7, 0.7  # new tokens of an answer where weights are random: about 140 in the mean
+LENGTH_MU, LENGTH_SIGMA = 4.7, 0.7  # log-normal number of new tokens of an answer with random weights: about 140 in the mean
 
 
 def prompts(options: argparse.Namespace, tokenizer: Any) -> list[tuple[int, ...]]:
+    """Token ids of each prompt."""
     if options.random_weights:
         draw = random.Random(0)
         system = [draw.randrange(10, 1000) for _ in range(40)]
@@ -47,23 +50,24 @@ def prompts(options: argparse.Namespace, tokenizer: Any) -> list[tuple[int, ...]
 
 
 def load(options: argparse.Namespace) -> Any:
+    """The base with an adapter that is called "tuned"."""
     import random_weights
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from meerkat_workbench.device import devices
+    from meerkat_workbench.device import devices, hub
     from meerkat_workbench.tuning import llm
 
-    llm.silence_libraries()
+    hub.silence_libraries()
     if options.random_weights:
         base = random_weights.build(options.random_weights, load_in_4bit=True)
     else:
         base = llm.load_base(smollm2.NAME, load_in_4bit=True, precision=devices.native_precision())
     if options.adapter:
-        return llm.load_adapter(base.eval(), Path(options.adapter), name="tuned")
+        return llm.load_adapter(base.eval(), Path(options.adapter), name=TUNED)
     torch.manual_seed(1)
     settings = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
-    model: Any = get_peft_model(base, settings, adapter_name="tuned")
+    model: Any = get_peft_model(base, settings, adapter_name=TUNED)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data.mul_(0.05)
@@ -83,11 +87,13 @@ def run_arm(options: argparse.Namespace) -> None:
     import torch
 
     from meerkat_workbench.tuning import llm
+    from meerkat_workbench.tuning.artifacts import Split
     from meerkat_workbench.tuning.generation import generator
     from meerkat_workbench.tuning.generation.decoding import Decoder, Decoding
-    from meerkat_workbench.tuning.generation.prediction_store import PredictionStore, Question
+    from meerkat_workbench.tuning.generation.prediction_store import PredictionStore
+    from meerkat_workbench.tuning.generation.questions import Question
 
-    tokenizer = llm.load_tokenizer(smollm2.NAME)  # random weights borrow it: it only has to know a pad token
+    tokenizer = llm.load_tokenizer(smollm2.NAME)  # also with random weights, which need no more of it than a pad token
     asked = prompts(options, tokenizer)
     if options.arm == "plain" and options.plain_questions:
         asked = asked[: options.plain_questions]
@@ -95,44 +101,53 @@ def run_arm(options: argparse.Namespace) -> None:
     most = limits(options, len(asked))
     model = load(options)
     started = time.perf_counter()
-    found: dict[str, list[list[int]]] = {}
+    answers_of: dict[str, list[list[int]]] = {}  # token ids by arm and question
     steps_made: list[int] = []  # rows of each step
     together = "together" in options.arm
     if options.arm.startswith("ours"):
         settings = Decoding(options.new_tokens, 0.0, 0, stops or (-1,), tokenizer.pad_token_id)
-        questions = [Question(str(i), "eval", "x", "", "", str(i), ids) for i, ids in enumerate(asked)]
+        questions = [Question(str(i), Split.EVAL, "x", "", "", str(i), ids) for i, ids in enumerate(asked)]
 
-        class Ending(Decoder):
-            """Random weights never stop by themselves."""
+        class LimitedDecoder(Decoder):
+            """Ends each answer at its limit, as random weights never stop by themselves; counts the rows of each step."""
 
             def _choose(self, logits: Any, names: Any, steps: Any) -> list[int]:
                 chosen = super()._choose(logits, names, steps)
                 steps_made.append(len(names))
                 return [-1 if step >= most[int(name)] else token for name, step, token in zip(names, steps, chosen, strict=True)]
 
-        generator.Decoder = Ending  # type: ignore[misc]
+        class MemoryStore(PredictionStore):
+            """Keeps answers in memory, so that the time of the disk is not counted."""
+
+            def __init__(self, folder: Path) -> None:
+                super().__init__(folder)
+                self.records: Any = {}
+
+            def add(self, records: Sequence[Prediction]) -> None:
+                self.records.update({record.key: record for record in records})
+
+        generator.Decoder = LimitedDecoder  # type: ignore[attr-defined]
         with tempfile.TemporaryDirectory() as folder:
-            store = PredictionStore(Path(folder))
-            store.add = lambda answers: store.records.update({a.key: a for a in answers})  # type: ignore[method-assign]
+            store = MemoryStore(Path(folder))
             size = options.batch or generator.find_batch_size(
                 model.device.type, questions, settings, model.config, 2 if together else 1
             )
-            asker = generator.Generator(store, Verbatim(), settings, size, refill=options.arm.endswith("refilled"))
-            keys = {arm: [f"{arm}{i}" for i in range(len(asked))] for arm in ("base", "tuned")}
+            answerer = generator.Generator(store, IdsAsText(), settings, size, refill=options.arm.endswith("refilled"))
+            keys = {arm: [f"{arm}{i}" for i in range(len(asked))] for arm in (BASE, TUNED)}
             if together:
-                asker.generate_mixed(model, {"base": None, "tuned": "tuned"}, questions, keys)
+                answerer.generate_mixed(model, {BASE: None, TUNED: TUNED}, questions, keys)
             else:
-                for arm, adapter in (("base", None), ("tuned", "tuned")):
-                    asker.generate_sequential(model, arm, adapter, questions, keys[arm])
-            kept = {key: json.loads(answer.text) for key, answer in store.records.items()}
-        found = {arm: [kept[key] for key in keys[arm]] for arm in keys}
+                for arm, adapter in ((BASE, None), (TUNED, TUNED)):
+                    answerer.generate_sequential(model, arm, adapter, questions, keys[arm])
+            ids_of = {key: json.loads(answer.text) for key, answer in store.records.items()}
+        answers_of = {arm: [ids_of[key] for key in keys[arm]] for arm in keys}
     else:
         size = 1 if options.arm == "plain" else options.batch or 32
-        for arm, adapter in (("base", None), ("tuned", "tuned")):
+        for arm, adapter in ((BASE, None), (TUNED, TUNED)):
             with generator.active_adapter(model, adapter):
-                found[arm] = generate(model, asked, most, size, stops, tokenizer.pad_token_id)
+                answers_of[arm] = generate(model, asked, most, size, stops, tokenizer.pad_token_id)
     seconds = time.perf_counter() - started
-    tokens = sum(len(ids) for answers in found.values() for ids in answers)
+    tokens = sum(len(ids) for answers in answers_of.values() for ids in answers)
     memory = (
         torch.cuda.max_memory_allocated()
         if torch.cuda.is_available()
@@ -141,12 +156,18 @@ def run_arm(options: argparse.Namespace) -> None:
     side_by_side.report({
         "steps": len(steps_made), "rows_a_step": sum(steps_made) / max(1, len(steps_made)),
         "answers_a_second": 2 * len(asked) / seconds, "tokens_a_second": tokens / seconds, "peak_gb": memory / 1e9,
-        "answers": {arm: [hashlib.sha256(json.dumps(ids).encode()).hexdigest() for ids in answers] for arm, answers in found.items()},
+        "answers": {arm: [hashlib.sha256(json.dumps(ids).encode()).hexdigest() for ids in answers] for arm, answers in answers_of.items()},
     })  # fmt: skip
 
 
-class Verbatim:
-    """In place of a tokenizer: the benchmark compares ids."""
+class IdsAsText:
+    """In place of a tokenizer: an answer's text is its token ids as JSON, because the benchmark compares ids."""
+
+    all_special_ids: tuple[int, ...] = ()
+    unk_token_id = None
+
+    def convert_tokens_to_ids(self, token: str) -> None:
+        return None
 
     def decode(self, ids: list[int], **_: Any) -> str:
         return json.dumps(ids)
@@ -155,12 +176,12 @@ class Verbatim:
 def generate(
     model: Any, asked: list[tuple[int, ...]], most: list[int], size: int, stops: tuple[int, ...], pad: int
 ) -> list[list[int]]:
-    """transformers' own generation, batches in the order of the file, padded on the left."""
+    """Token ids of answers by transformers' own generation, in batches in the order of the file, padded on the left."""
     import torch
 
     from meerkat_workbench.device import devices
 
-    found = []
+    answers = []
     for start in range(0, len(asked), size):
         batch, longest = asked[start : start + size], max(most[start : start + size])
         width = max(map(len, batch))
@@ -171,20 +192,20 @@ def generate(
                                     eos_token_id=list(stops) or None, pad_token_id=pad)  # fmt: skip
         for row, limit in zip(output[:, width:].tolist(), most[start : start + size], strict=True):
             end = next((place for place, token in enumerate(row) if token in stops), len(row))
-            found.append(row[: min(end, limit)])
-    return found
+            answers.append(row[: min(end, limit)])
+    return answers
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--random-weights", choices=("8b", "1b", "tiny"))
-    parser.add_argument("--adapter", help="of SmolLM2, as fine_tuning.py --demo leaves it in results/demo")
+    parser.add_argument("--adapter", help="an adapter of SmolLM2, as fine_tuning.py --demo leaves it in results/demo")
     parser.add_argument("--questions", type=int, default=192)
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument(
-        "--plain-questions", type=int, default=0, help="of them asked one at a time, which takes longest; 0 asks all"
+        "--plain-questions", type=int, default=0, help="questions that the plain arm asks, which takes longest; 0 asks all"
     )
-    parser.add_argument("--batch", type=int, default=0, help="questions at once; 0 chooses, 32 for static")
+    parser.add_argument("--batch", type=int, default=0, help="questions answered at once; 0 chooses, 32 for static")
     parser.add_argument("--system", default="You are a helpful medical assistant.")
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--arm", help=argparse.SUPPRESS)

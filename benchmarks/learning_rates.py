@@ -3,10 +3,10 @@
     python benchmarks/learning_rates.py FOLDER [--work WORK]
     python benchmarks/learning_rates.py --table
 
-FOLDER holds specialty files. Of the eight specialties with most short answers 36 pairs each are prepared once; then every recipe
-below is trained on them by fine_tuning.py, as a user would, and the eval loss of each epoch is noted. A row is added when its run is done, and
-a run that is there is not made again. Rows go to benchmarks/results/learning_rates.csv; the table, and what to conclude, stand in
-benchmarks/results/learning_rates.md.
+FOLDER holds specialty files. The eight specialties with most short answers give 36 pairs each, which are prepared once. Then
+fine_tuning.py trains every recipe below on them, as a user would, and the eval loss of each epoch is noted. A row is added when its run
+is done, and a run that has its row is not repeated. Rows go to benchmarks/results/learning_rates.csv; the table and the conclusions are
+in benchmarks/results/learning_rates.md.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from meerkat_workbench.core import files
+from meerkat_workbench.core import artifacts, files
+from meerkat_workbench.tuning.artifacts import EvalPoint, TrainingConfigFile, TrainingResult
 
 ROOT = Path(__file__).resolve().parent.parent
-
 RESULTS = ROOT / "benchmarks" / "results" / "learning_rates.csv"
-SPECIALTIES, PAIRS, LEAST_WORDS, MOST_WORDS = 8, 36, 12, 50
+SPECIALTIES, PAIRS, MIN_WORDS, MAX_WORDS = 8, 36, 12, 50  # specialties, pairs of each, words of an answer
 PREPARATION = (
     "CHAT_TEMPLATE=smollm2",
     "HOLDOUT_SAMPLES_PER_SPECIALTY=6",
@@ -50,7 +50,8 @@ class Recipe:
         return f"{self.modules.replace(',', '+')} rank {self.rank}, {self.rate:g}"
 
 
-# the specification's adapter (q and v, rank 8), and two of equal parameters (4.9 M): all-linear of rank 16, and q and v of rank 85
+# the specification's adapter (q and v, rank 8), and two with the same number of parameters (4.9 M): all-linear with rank 16, and q and v
+# with rank 85
 RECIPES = [
     *(Recipe("all-linear", 16, rate) for rate in (2e-4, 1e-3)),
     Recipe("q_proj,v_proj", 8, 2e-4),
@@ -61,23 +62,24 @@ RECIPES = [
 
 
 def short_pairs(source: Path, target: Path) -> None:
-    """The same specialties and pairs on every machine: those with most answers of a few sentences."""
+    """Write pairs with short answers, of the specialties that have most of them; the same pairs on every machine."""
     target.mkdir(parents=True, exist_ok=True)
     short = {}
     for path in sorted(source.glob("dataset_with_answers_*.json")):
         pairs = json.loads(path.read_text(encoding="utf-8")).items()
-        short[path.name] = sorted(pair for pair in pairs if LEAST_WORDS <= len(pair[1].split()) <= MOST_WORDS)
+        short[path.name] = sorted(pair for pair in pairs if MIN_WORDS <= len(pair[1].split()) <= MAX_WORDS)
     for name in sorted(short, key=lambda name: (-len(short[name]), name))[:SPECIALTIES]:
         kept = random.Random(name).sample(short[name], PAIRS)
         (target / name).write_text(json.dumps(dict(kept), ensure_ascii=False), encoding="utf-8")
 
 
 def run(*command: str) -> None:
-    """A script, as a user would start it; what it prints is seen."""
+    """Run a script as a user would; its output is shown."""
     subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
 
 
 def rows() -> list[dict[str, str]]:
+    """Rows of the recipes that are done."""
     if not RESULTS.is_file():
         return []
     with open(RESULTS, newline="", encoding="utf-8") as file:
@@ -85,18 +87,19 @@ def rows() -> list[dict[str, str]]:
 
 
 def train(recipe: Recipe, data: Path, work: Path) -> dict[str, object]:
+    """Train one recipe and return its row."""
     output = work / recipe.name.replace(" ", "_").replace(",", "")
     run("fine_tuning.py", *TRAINING, f"DATASET_DIR={data}", f"OUTPUT_DIR={output}", f"LORA_TARGET_MODULES={recipe.modules}",
         f"LORA_RANK={recipe.rank}", f"LORA_ALPHA={2 * recipe.rank}", f"LEARNING_RATE={recipe.rate}")  # fmt: skip
-    history = [json.loads(line) for line in (output / "eval_history.jsonl").read_text().splitlines()]
-    made = json.loads((output / "training_config.json").read_text())
-    before, first, second = (entry["loss"] for entry in history)
+    before, first, second = (point.loss for point in artifacts.read_lines(EvalPoint, output / EvalPoint.FILE))
+    config = artifacts.read(TrainingConfigFile, output / TrainingConfigFile.FILE)
     return {"name": recipe.name, "modules": recipe.modules, "rank": recipe.rank, "rate": recipe.rate,
-            "parameters": made["trainable_parameters"], "before": before, "epoch_1": first, "epoch_2": second,
-            "seconds": json.loads((output / "manifest.json").read_text())["seconds"]}  # fmt: skip
+            "parameters": config.trainable_parameters, "before": before, "epoch_1": first, "epoch_2": second,
+            "seconds": TrainingResult.require(output).seconds}  # fmt: skip
 
 
 def table() -> str:
+    """The rows as a Markdown table."""
     head = [
         "| Layers | rank | parameters | rate | eval loss before | after 1 epoch | after 2 | seconds |",
         "|---|---|---|---|---|---|---|---|",
@@ -113,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "learning_rates")
-    parser.add_argument("--table", action="store_true", help="print what the rows say, and end")
+    parser.add_argument("--table", action="store_true", help="print the table of the rows, and end")
     options = parser.parse_args()
     if options.table or options.folder is None:
         print(table())

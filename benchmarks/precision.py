@@ -1,11 +1,11 @@
-"""What each precision costs on this machine: a matrix product, one 4-bit layer, a training step, a step of decoding.
+"""What each precision costs on this machine: a matrix product, one 4-bit layer, a training step, a decoding step.
 
     python benchmarks/precision.py
 
 Rows are the precisions of `COMPUTE_DTYPE` that this device can compute in; the one that "auto" takes is marked. The layer has the shape
-of issue reports (650 x 256 to 768); the steps are those of a Llama of SmolLM2's width with two layers and 4,096 tokens, random weights in NF4 and an adapter
-of rank 16 on all linear layers, so that the slowest row is a matter of minutes. What it printed on named machines stands in
-benchmarks/results/precision.md.
+of issue reports (650 x 256 to 768). The steps are those of a Llama of SmolLM2's width with two layers and a vocabulary of 4,096 tokens,
+with random weights in NF4 and an adapter of rank 16 on all linear layers, so that the slowest row takes minutes. The output on named
+machines is in benchmarks/results/precision.md.
 """
 
 from __future__ import annotations
@@ -20,20 +20,19 @@ from typing import Any
 import side_by_side
 import torch
 
-from meerkat_workbench.device import devices
+from meerkat_workbench.device import devices, hub
 from meerkat_workbench.device.devices import Precision
 from meerkat_workbench.tuning import llm
 from meerkat_workbench.tuning.generation.decoding import Decoder, Decoding, PromptRow
 
-ROOT = Path(__file__).resolve().parent.parent
-
-TOKENS, ROWS, NEW_TOKENS, SECONDS = 260, 32, 8, 2.0
+TOKENS, ROWS, NEW_TOKENS = 260, 32, 8  # of a training step, of a decoding batch, of each of its answers
+MIN_SECONDS = 2.0  # for which each figure is measured
 
 
 def seconds_each(work: Callable[[], object]) -> float:
-    """Of the fastest of several runs, at least one after a first that warms up."""
+    """Seconds of the fastest of several runs; there is at least one after a first run that warms up."""
     work()
-    fastest, until = float("inf"), time.perf_counter() + SECONDS
+    fastest, until = float("inf"), time.perf_counter() + MIN_SECONDS
     while True:
         started = time.perf_counter()
         work()
@@ -44,7 +43,7 @@ def seconds_each(work: Callable[[], object]) -> float:
 
 
 def product(precision: Precision) -> float:
-    """Billions of operations a second, 512 x 1024 by 1024 x 1024."""
+    """Billions of operations per second in a product of 512 x 1024 by 1024 x 1024."""
     left, right = (torch.randn(n, 1024, device=devices.device()).to(devices.torch_dtype(precision)) for n in (512, 1024))
     return 2 * 512 * 1024 * 1024 / seconds_each(lambda: left @ right.T) / 1e9
 
@@ -60,7 +59,7 @@ def layer(precision: Precision) -> float:
 
 
 def steps(precision: Precision, folder: Path) -> tuple[float, float]:
-    """Seconds of a training step (forward, backward) on TOKENS tokens, and of a step of decoding for ROWS rows."""
+    """Seconds of a training step (forward, backward) on TOKENS tokens, and of a decoding step for ROWS rows."""
     from peft import LoraConfig, get_peft_model
 
     base: Any = llm.load_base(str(folder), load_in_4bit=True, precision=precision)
@@ -82,7 +81,7 @@ def steps(precision: Precision, folder: Path) -> tuple[float, float]:
 def main() -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    llm.silence_libraries()
+    hub.silence_libraries()
     print(f"{side_by_side.machine()}, bitsandbytes {metadata.version('bitsandbytes')}\n")
     print("| precision | product, GFLOP/s | 4-bit layer, ms | training step, s | decoding step, s |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:

@@ -2,8 +2,8 @@
 
     python benchmarks/preparation.py [PAIRS ...]
 
-The pairs are made here, as long as MedQuAD's (138 words an answer in the median), one in fifty a near-duplicate of
-another. What it printed on a named machine stands in benchmarks/results/preparation.md.
+The pairs are made here. They are as long as MedQuAD's (an answer has 138 words in the median), and one in fifty is a
+near-duplicate of another. The output on a named machine is in benchmarks/results/preparation.md.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SPECIALTIES = 42
 
 
 def make_files(folder: Path, pairs: int, seed: int = 0) -> None:
-    """Pairs of random words with Zipf's frequencies, log-normal lengths, and 2% near-duplicates."""
+    """Write pairs of random words with Zipf's frequencies and log-normal lengths; 2% are near-duplicates."""
     draw = random.Random(seed)
     vocabulary = [
         f"{draw.choice('bcdfglmnprst')}{draw.choice('aeiou')}{draw.choice('bcdlmnrst')}{number:x}" for number in range(30_000)
@@ -52,16 +52,16 @@ def make_files(folder: Path, pairs: int, seed: int = 0) -> None:
 
 
 def run_and_watch(command: list[str]) -> tuple[float, float]:
-    """Seconds, and the peak in MB of what the process and its children hold together (proportional set size)."""
+    """Seconds, and the peak memory in MB that the process and its children hold together (proportional set size)."""
     started = time.perf_counter()
     process = psutil.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     peak = 0.0
     while process.poll() is None:
-        held = 0
+        memory = 0
         with contextlib.suppress(psutil.Error):
             for member in [process, *process.children(recursive=True)]:
-                held += member.memory_full_info().pss
-        peak = max(peak, held / 1e6)
+                memory += member.memory_full_info().pss
+        peak = max(peak, memory / 1e6)
         time.sleep(0.2)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with exit code {process.returncode}")

@@ -15,7 +15,7 @@ import torch
 
 SPECIALTIES = Path(__file__).resolve().parent.parent / "examples" / "specialties"
 
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "8b": {"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
            "num_attention_heads": 32, "num_key_value_heads": 8, "rope_theta": 500000.0, "max_position_embeddings": 8192},
     "1b": {"vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
@@ -26,10 +26,12 @@ SHAPES = {
 
 
 def build(shape: str, *, load_in_4bit: bool, seed: int = 0, vocabulary: int = 0) -> Any:
-    """A Llama of one of SHAPES, loaded as `models.load_base` loads one from files, in this device's own precision.
+    """A Llama of one of SHAPES, loaded as `llm.load_base` loads one from files, in this device's own precision.
 
-    The weights are drawn on the device, which for 8b takes 16 GB (32 in fp32) beside the model while it is loaded.
-    `vocabulary` raises the shape's own number of tokens where a tokenizer has more.
+    The weights are drawn on the device, which takes 16 GB (32 in fp32) for 8b beside the model while it is loaded.
+
+    Args:
+        vocabulary: raises the shape's own number of tokens where a tokenizer has more.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -38,8 +40,8 @@ def build(shape: str, *, load_in_4bit: bool, seed: int = 0, vocabulary: int = 0)
 
     device, precision = devices.device(), devices.native_precision()
     dtype = devices.torch_dtype(precision)
-    shape_of = SHAPES[shape] | {"vocab_size": max(vocabulary, int(SHAPES[shape]["vocab_size"]))}
-    config = LlamaConfig(**shape_of, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False)
+    sizes = SHAPES[shape] | {"vocab_size": max(vocabulary, SHAPES[shape]["vocab_size"])}
+    config = LlamaConfig(**sizes, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False)
     config.name_or_path = f"random-{shape}"
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in LlamaForCausalLM(config).state_dict().items()}

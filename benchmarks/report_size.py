@@ -1,9 +1,9 @@
-"""How long the report takes to open in headless Chromium, by its number of questions.
+"""How long the report takes to open in headless Chromium, by the number of its questions.
 
     python benchmarks/report_size.py --data MEDQUAD_FOLDER [--questions 500 5000]
 
-References are those of the folder, answers are made of the sentences of others. Needs selenium, chromium and its driver
-(Debian: chromium chromium-driver). What it printed stands in benchmarks/results/report_size.md.
+References are those of the folder; answers are made of sentences of other references. Needs selenium, chromium and its driver
+(Debian: chromium chromium-driver). The output is in benchmarks/results/report_size.md.
 """
 
 from __future__ import annotations
@@ -21,63 +21,71 @@ from typing import Any
 
 import pandas as pd
 
+from meerkat_workbench.tuning.artifacts import BASE, FIXED, TUNED, Finish, Recommendations
 from meerkat_workbench.tuning.reporting import comparison, history, question_browser, report
-from meerkat_workbench.tuning.scoring import answer_checks
+from meerkat_workbench.tuning.reporting.history import EvaluationId
+from meerkat_workbench.tuning.reporting.report import Heading, ReportContents
+from meerkat_workbench.tuning.scoring import answer_checks, metric_suite
+from meerkat_workbench.tuning.scoring.answer_table import AnswerTable, Column
 from meerkat_workbench.tuning.scoring.metric_suite import MetricScores, MetricSuite
+from meerkat_workbench.tuning.scoring.score_run import ScoreRun
 
 METRICS = ("ROUGE-L", "token_f1", "medical_token_f1", "factual_exact_match", "length_ratio")
 Asked = tuple[str, str, str, str, str]  # specialty, question, reference, base's answer, tuned answer
 
 
 class FewMetrics(MetricSuite):
-    """A few metrics, so that a report is made of given scores."""
+    """A few metrics, so that a report can be made of given scores."""
 
     def names(self) -> list[str]:
         return list(METRICS)
 
 
 def write_report(path: Path, asked: Sequence[Asked], *, past: bool = False, seed: int = 1) -> None:
-    """A report of these answers with drawn scores; every second question is of the holdout.
+    """Write a report of these answers with drawn scores; every second question is of the holdout.
 
     Args:
-        past: with an earlier iteration beside this one.
+        past: show an earlier iteration beside this one.
     """
     draw, suite = random.Random(seed), FewMetrics()
-    tables, scores = {}, MetricScores()
-    for place, arm in enumerate(("base", "tuned")):
+    tables = {}
+    for place, system in enumerate((BASE, TUNED)):
         rows = [
-            {"id": f"q{n}", "split": ("holdout", "eval")[n % 2], "specialty": row[0], "question": row[1], "reference": row[2],
-             "prediction": row[3 + place], "finish_reason": "stop", "tokens": 1, "error": "",
-             **answer_checks.check(row[2], row[3 + place], "stop"),
+            {Column.ID: f"q{n}", Column.SPLIT: str(FIXED[n % 2]), Column.SPECIALTY: row[0], Column.QUESTION: row[1],
+             Column.REFERENCE: row[2], Column.PREDICTION: row[3 + place], Column.FINISH: str(Finish.STOP), Column.TOKENS: 1,
+             Column.ERROR: "", **answer_checks.check(row[2], row[3 + place], Finish.STOP),
              **{metric: draw.random() * (0.6 + 0.2 * place) for metric in METRICS}}
             for n, row in enumerate(asked)
         ]  # fmt: skip
-        tables[arm] = pd.DataFrame(rows)
-    scores.signatures = dict.fromkeys(METRICS, "drawn at random")
-    compared = comparison.by_metric(tables["base"], tables["tuned"], suite, scores, ({}, {}), seed)
-    about = {"evaluation": "1", "alike": "1", "train": 100, "recipe": "", **dict.fromkeys(history.SPENT, 60.0)}
-    iterations = [history.extend(path.parent, compared, tables["tuned"], {**about, "iteration": n, "finished": str(n), "adapter": str(n)})
-                  for n in ((1, 2) if past else (1,))]  # fmt: skip
-    report.write(
-        path,
-        heading={"iteration": len(iterations), "facts": {"base": "b", "tuned": "t"}, "in_words": ["Words."],
-                 "specialties": sorted({row[0] for row in asked})},
-        tables=tables, comparison=compared, specialties=comparison.by_specialty(tables["base"], tables["tuned"], suite, seed),
-        models=compared.assign(model="tuned").rename(columns={"tuned": "score"}),
-        checks=comparison.by_check(tables["base"], tables["tuned"]), history=pd.concat(iterations), metric="ROUGE-L",
-        advice={"in_words": ["Keep."], "evidence": []},
-    )  # fmt: skip
+        tables[system] = AnswerTable(pd.DataFrame(rows).rename(columns=str))
+    scores = MetricScores(signatures=dict.fromkeys(METRICS, "drawn at random"))
+    scored = ScoreRun(tables, scores, floors={BASE: {}, TUNED: {}}, corpus_bleu={}, retention=None)
+    compared = comparison.compare(scored, suite, seed)
+    iterations = (1, 2) if past else (1,)
+    evaluations = [
+        EvaluationId(iteration=n, finished=str(n), evaluation="1", comparability_key="1", adapter=str(n), recipe="", train=100,
+                     share=60.0, train_seconds=60.0, train_tokens=60.0, seconds=60.0)
+        for n in iterations
+    ]  # fmt: skip
+    history_rows = [
+        row
+        for evaluation in evaluations
+        for row in history.extend(path.parent, compared.metrics, scored.tuned, evaluation, metric_suite.bounds_of)
+    ]
+    advice = Recommendations(recommended_sample_increases={}, steering_metric="ROUGE-L", sentences=("Keep.",))
+    heading = Heading(len(iterations), {"base": "b", "tuned": "t"}, ["Words."])
+    report.write(path, ReportContents(heading, scored, compared, history_rows, advice, retention=None, judged=None, seed=0))
 
 
 def browser_missing() -> str:
-    """Why no browser can be driven, or nothing."""
+    """Why no browser can be driven; empty where one can."""
     lacking = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
     return f"{', '.join(lacking)} not installed (Debian: chromium chromium-driver)" if lacking else ""
 
 
 @contextlib.contextmanager
 def browser(width: int = 1200, height: int = 1400) -> Iterator[Any]:
-    """Headless Chromium under its driver, with what it writes to its console."""
+    """Headless Chromium under its driver, with the log of its console."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
@@ -94,8 +102,8 @@ def browser(width: int = 1200, height: int = 1400) -> Iterator[Any]:
 
 
 def open_report(driver: Any, path: Path, fragment: str = "", patience: float = 60) -> float:
-    """Open a report and wait until its charts and table stand; returns the seconds it took."""
-    driver.get("about:blank")  # a change of the fragment alone would open nothing
+    """Open a report and wait until its charts and table are there; returns the seconds that it took."""
+    driver.get("about:blank")  # where only the fragment changes, the browser would not load the page again
     started = time.time()
     driver.get(path.as_uri() + fragment)
     while driver.execute_script("return document.documentElement.dataset.ready") != "yes":
@@ -106,19 +114,20 @@ def open_report(driver: Any, path: Path, fragment: str = "", patience: float = 6
 
 
 def from_folder(data: Path, count: int) -> list[Asked]:
-    """Questions of specialty files; answers are cut from two other references."""
+    """Questions of specialty files; each answer is made of sentences of two random references."""
     from meerkat_workbench.tuning.data import specialty_files
 
     draw = random.Random(2)
-    found = [record for of_one in specialty_files.read_folder(data, skip_invalid=True).records.values() for record in of_one]
-    draw.shuffle(found)
-    texts = [record.response for record in found]
+    by_specialty = specialty_files.read_folder(data, skip_invalid=True).records
+    records = [record for of_specialty in by_specialty.values() for record in of_specialty]
+    draw.shuffle(records)
+    texts = [record.response for record in records]
 
     def answer() -> str:
         sentences = [sentence for text in draw.sample(texts, 2) for sentence in text.split(". ")]
         return ". ".join(draw.sample(sentences, min(8, len(sentences))))
 
-    return [(record.specialty, record.question, record.response, answer(), answer()) for record in found[:count]]
+    return [(record.specialty, record.question, record.response, answer(), answer()) for record in records[:count]]
 
 
 def main() -> None:

@@ -6,13 +6,14 @@
 
 Every arm sees the same examples in the same order, in steps of the same global batch, and runs in a process of its own.
 Without --dataset the examples are random ids as long as MedQuAD's. A useful token is one that is not padding; the first
-steps of an arm are not timed. What it printed on named machines stands in benchmarks/results/training.md.
+steps of an arm are not timed. The output on named machines is in benchmarks/results/training.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import gc
 import math
 import random
@@ -20,38 +21,40 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import side_by_side
 
-ROOT = Path(__file__).resolve().parent.parent
-WARM_UP = 2  # steps
-# tokens of MedQuAD's question and answer in Llama-3's vocabulary: mean 270, log-normal but for a long tail that is cut
-LENGTH_MU, LENGTH_SIGMA, LONGEST = 5.25, 0.8, 2048
+WARM_UP = 2  # steps that are not timed
+# tokens of MedQuAD's question and answer in Llama-3's vocabulary: mean 270, log-normal except for a long tail that is cut
+LENGTH_MU, LENGTH_SIGMA, MAX_LENGTH = 5.25, 0.8, 2048
 LEARNING_RATE, RANK, ALPHA, TARGETS = 2e-4, 16, 32, "all-linear"
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, from the data sheets
 
 
 def examples(options: argparse.Namespace, vocabulary: int) -> list[dict[str, Any]]:
-    """The same for every arm: enough for all its steps, then `--eval` more to measure the final loss on."""
+    """Examples for all steps of an arm, then `--eval` more to measure the final loss on; the same for every arm."""
     wanted = options.global_batch * options.steps + options.eval
     if options.dataset:
         from meerkat_workbench.tuning import llm
+        from meerkat_workbench.tuning.artifacts import Split
         from meerkat_workbench.tuning.data import dataset_folders
+        from meerkat_workbench.tuning.data.dataset_folders import PreparedRecord
         from meerkat_workbench.tuning.training.examples import encode_records
 
-        rows = dataset_folders.read_split(Path(options.dataset), "train").shuffle(seed=0)
-        found, _ = encode_records(rows, llm.load_tokenizer(options.model), max_length=LONGEST,
-                                  long_examples="truncate", terminator="")  # fmt: skip
-        if len(found) < wanted:
-            sys.exit(f"{options.dataset}: has {len(found)} training examples, and {wanted} are needed; lower --steps.")
-        return [{"id": e.id, "input_ids": e.input_ids, "labels": e.labels} for e in found[:wanted]]
+        dataset: Any = dataset_folders.load_dataset(Path(options.dataset), Split.TRAIN).shuffle(seed=0)
+        records = (PreparedRecord(**row) for row in dataset)
+        encoded, _ = encode_records(records, llm.load_tokenizer(options.model), max_length=MAX_LENGTH,
+                                    long_examples="truncate", terminator="")  # fmt: skip
+        if len(encoded) < wanted:
+            sys.exit(f"{options.dataset}: has {len(encoded)} training examples, and {wanted} are needed; lower --steps.")
+        return [{"id": e.id, "input_ids": e.input_ids, "labels": e.labels} for e in encoded[:wanted]]
     draw = random.Random(0)
     rows = []
     for number in range(wanted):
-        length = min(LONGEST, max(24, round(draw.lognormvariate(LENGTH_MU, LENGTH_SIGMA))))
+        length = min(MAX_LENGTH, max(24, round(draw.lognormvariate(LENGTH_MU, LENGTH_SIGMA))))
         ids = [draw.randrange(10, vocabulary) for _ in range(length)]
         prompt = min(length - 4, draw.randint(16, 40))
         rows.append({"id": str(number), "input_ids": ids, "labels": [-100] * prompt + ids[prompt:]})
@@ -59,12 +62,13 @@ def examples(options: argparse.Namespace, vocabulary: int) -> list[dict[str, Any
 
 
 def load(options: argparse.Namespace, *, load_in_4bit: bool) -> Any:
+    """The base model."""
     import random_weights
 
-    from meerkat_workbench.device import devices
+    from meerkat_workbench.device import devices, hub
     from meerkat_workbench.tuning import llm
 
-    llm.silence_libraries()
+    hub.silence_libraries()
     if options.random_weights:
         return random_weights.build(options.random_weights, load_in_4bit=load_in_4bit)
     return llm.load_base(options.model, load_in_4bit=load_in_4bit, precision=devices.native_precision())
@@ -81,7 +85,7 @@ def vocabulary_of(options: argparse.Namespace) -> int:
 
 
 class Clock:
-    """A trainer callback that times optimizer steps."""
+    """A trainer callback that times optimizer steps; its base class is imported when one is made."""
 
     def __new__(cls) -> Any:
         import torch
@@ -112,6 +116,7 @@ def lora() -> Any:
 
 
 def arguments(options: argparse.Namespace, kind: Any, folder: str, micro: int, **more: Any) -> Any:
+    """Trainer arguments that are the same for every library; `micro` examples pass through the device at once."""
     from meerkat_workbench.device import devices
 
     precision = devices.native_precision()
@@ -125,19 +130,30 @@ def arguments(options: argparse.Namespace, kind: Any, folder: str, micro: int, *
 
 
 def in_order(trainer: Any) -> Any:
-    """Every arm takes the examples in the order in which they stand."""
+    """The trainer, made to take its examples in their given order, as every arm does."""
     import torch
 
-    from meerkat_workbench.trainers.best_checkpoint import BestCheckpointMixin
+    from meerkat_workbench.trainers.batch_sampler import keep_as_list
+    from meerkat_workbench.trainers.token_budget import TokenBudgetTrainer
 
-    if isinstance(trainer, BestCheckpointMixin):  # its batches are whole steps, in an order of its own
+    if isinstance(trainer, TokenBudgetTrainer):  # its batches are whole steps, in an order of its own
         size = trainer.args.per_device_train_batch_size
-        trainer.get_train_dataloader = lambda: torch.utils.data.DataLoader(
-            trainer.train_dataset, batch_size=size, collate_fn=trainer.data_collator
+        trainer.get_train_dataloader = lambda: torch.utils.data.DataLoader(  # type: ignore[method-assign]
+            trainer.examples,  # type: ignore[arg-type]
+            batch_size=size,
+            collate_fn=keep_as_list,
         )
     else:
         trainer._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(trainer.train_dataset)
     return trainer
+
+
+def pad_to_longest(rows: Sequence[dict[str, Any]], pad_id: int) -> dict[str, Any]:
+    """Collate into (batch, longest) tensors, padded on the right; padding is masked by length, not by its id."""
+    from meerkat_workbench.device import tensors
+
+    ids, labels = ([list(row[name]) for row in rows] for name in ("input_ids", "labels"))
+    return {"input_ids": tensors.pad(ids, pad_id), "labels": tensors.pad(labels, -100), "attention_mask": tensors.mask_of(ids)}
 
 
 def plain(options: argparse.Namespace, rows: list[dict[str, Any]], folder: str) -> Any:
@@ -146,8 +162,6 @@ def plain(options: argparse.Namespace, rows: list[dict[str, Any]], folder: str) 
     from peft import get_peft_model, prepare_model_for_kbit_training
     from transformers import Trainer, TrainingArguments
 
-    from meerkat_workbench.tuning.training.examples import PadToLongest
-
     model = prepare_model_for_kbit_training(load(options, load_in_4bit=True))
     wrapped = get_peft_model(model, lora())
     more = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
@@ -155,18 +169,18 @@ def plain(options: argparse.Namespace, rows: list[dict[str, Any]], folder: str) 
         model=wrapped,
         args=arguments(options, TrainingArguments, folder, 4, **more),
         train_dataset=Dataset.from_list([{k: row[k] for k in ("input_ids", "labels")} for row in rows]),
-        data_collator=PadToLongest(0),
+        data_collator=functools.partial(pad_to_longest, pad_id=0),
     )
 
 
 def trl(options: argparse.Namespace, rows: list[dict[str, Any]], folder: str, *, micro: int = 8, **more: Any) -> Any:
-    """TRL's SFTTrainer on ids and completion masks, nothing recomputed; it masks, pads or packs by itself."""
+    """TRL's SFTTrainer on ids and completion masks, nothing recomputed; TRL masks, pads or packs by itself."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     model = load(options, load_in_4bit=True)
     given = [{"input_ids": row["input_ids"], "completion_mask": [int(label != -100) for label in row["labels"]]} for row in rows]
-    settings = {"max_length": LONGEST, "pad_token": None, "gradient_checkpointing": False} | more
+    settings = {"max_length": MAX_LENGTH, "pad_token": None, "gradient_checkpointing": False} | more
     settings.pop("pad_token")
     config = arguments(options, SFTConfig, folder, micro, **settings)
     return SFTTrainer(model=model, args=config, train_dataset=Dataset.from_list(given), processing_class=tokenizer(options),
@@ -178,12 +192,12 @@ def trl_checkpointed(options: argparse.Namespace, rows: list[dict[str, Any]], fo
 
 
 def trl_packed(options: argparse.Namespace, rows: list[dict[str, Any]], folder: str) -> Any:
-    """Best-fit packing into rows of 2,048; with a flash kernel where `kernels` or flash-attn is installed."""
+    """Best-fit packing into rows of 2,048 tokens; with a flash kernel where `kernels` or flash-attn is installed."""
     return trl(options, rows, folder, micro=max(1, options.global_batch // 8), packing=True, packing_strategy="bfd")
 
 
 def unsloth(options: argparse.Namespace, rows: list[dict[str, Any]], folder: str) -> Any:
-    """Unsloth's patches on its own loader, which reads a folder; needs the package and a GPU."""
+    """Unsloth's patches with its own loader, which reads a folder; needs the package and a GPU."""
     from unsloth import FastLanguageModel
 
     source = options.model
@@ -191,17 +205,15 @@ def unsloth(options: argparse.Namespace, rows: list[dict[str, Any]], folder: str
         source = str(Path(folder) / "weights")
         load(options, load_in_4bit=False).save_pretrained(source)
         tokenizer(options).save_pretrained(source)
-    model, processing = FastLanguageModel.from_pretrained(source, max_seq_length=LONGEST, load_in_4bit=True)
+    model, processing = FastLanguageModel.from_pretrained(source, max_seq_length=MAX_LENGTH, load_in_4bit=True)
     names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     model = FastLanguageModel.get_peft_model(model, r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=names,
                                              use_gradient_checkpointing="unsloth")  # fmt: skip
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    from meerkat_workbench.tuning.training.examples import PadToLongest
-
     return SFTTrainer(
-        model=model, processing_class=processing, data_collator=PadToLongest(processing.pad_token_id),
+        model=model, processing_class=processing, data_collator=functools.partial(pad_to_longest, pad_id=processing.pad_token_id),
         args=arguments(options, SFTConfig, folder, 8, dataset_kwargs={"skip_prepare_dataset": True}, max_length=None),
         train_dataset=Dataset.from_list([{k: row[k] for k in ("input_ids", "labels")} for row in rows]),
     )  # fmt: skip
@@ -211,22 +223,35 @@ def ours(options: argparse.Namespace, rows: list[dict[str, Any]], folder: str, *
     """What fine_tuning.py does, with its own choice of micro-batches unless one is given."""
     from meerkat_workbench.device import devices
     from meerkat_workbench.recipes import fine_tuning
+    from meerkat_workbench.tuning.training import build
+    from meerkat_workbench.tuning.training.eval_loss import LossEvaluator
     from meerkat_workbench.tuning.training.examples import Example
+    from meerkat_workbench.tuning.training.load_examples import TrainingExamples
 
     config = fine_tuning.TrainingConfig()
     given = {"OUTPUT_DIR": folder, "LOAD_IN_4BIT": load_in_4bit, "LORA_RANK": RANK, "LORA_ALPHA": ALPHA, "LORA_DROPOUT": 0.0,
              "LORA_TARGET_MODULES": [TARGETS], "BATCH_SIZE": options.global_batch, "GRADIENT_ACCUMULATION_STEPS": 1,
              "LEARNING_RATE": LEARNING_RATE, "LR_SCHEDULER": "constant", "WARMUP_RATIO": 0.0, "NUM_EPOCHS": 1.0,
-             "MAX_TOKENS_PER_BATCH": options.tokens, "ACTIVATION_CHECKPOINTING": options.checkpointing, "RANDOM_SEED": 0}  # fmt: skip
+             "MAX_TOKENS_PER_BATCH": options.tokens, "ACTIVATION_CHECKPOINTING": options.checkpointing, "RANDOM_SEED": 0,
+             "SAMPLE_QUESTIONS": 0}  # fmt: skip
     for name, value in given.items():
         setattr(config, name, value)
-    taught = [Example(row["id"], "all", row["input_ids"], row["labels"]) for row in rows]
+    spec = fine_tuning.spec_of(config)
+    train = [Example(row["id"], "all", row["input_ids"], row["labels"]) for row in rows]
+    training_examples = TrainingExamples(train, train[:1], audit=[])
     model = load(options, load_in_4bit=load_in_4bit)
     precision = devices.native_precision()
-    cut = fine_tuning.cut_steps(config, model, taught, precision)
-    trainer = fine_tuning.make_trainer(config, model, tokenizer(options), taught, taught[:1], cut, precision)
+    micro_batches = build.choose_micro_batches(
+        model, training_examples, spec.options, tokens=spec.tokens_per_batch, checkpointing=spec.checkpointing,
+        shard_base=spec.shard_base, precision=precision,
+    )  # fmt: skip
+    evaluator = LossEvaluator(training_examples.eval, spec.best_metric)
+    trainer: Any = build.build_trainer(
+        model, tokenizer(options), training_examples, spec.part, spec.options, micro_batches, evaluator, output=Path(folder),
+        patience=spec.patience, shard_base=spec.shard_base, precision=precision,
+    )  # fmt: skip
     trainer.args.max_steps, trainer.args.eval_strategy, trainer.args.save_strategy = options.steps, "no", "no"
-    trainer.how = f"{cut.tokens:,} tokens a micro-batch, recomputing {cut.checkpointing}"
+    trainer.how = f"{micro_batches.tokens:,} tokens a micro-batch, recomputing {micro_batches.checkpointing}"
     return trainer
 
 
@@ -246,7 +271,7 @@ ARMS = {
 
 
 def tokenizer(options: argparse.Namespace) -> Any:
-    """The model's own; random weights borrow SmolLM2's, which only has to know a pad token."""
+    """The model's own tokenizer, or SmolLM2's for random weights, which need no more of it than a pad token."""
     from meerkat_workbench.tuning import llm, smollm2
 
     return llm.load_tokenizer(smollm2.NAME if options.random_weights else options.model)
@@ -257,23 +282,23 @@ def run_arm(options: argparse.Namespace) -> None:
     import torch
 
     rows = examples(options, vocabulary_of(options))
-    taught, kept = rows[: options.global_batch * options.steps], rows[options.global_batch * options.steps :]
+    train, held_out = rows[: options.global_batch * options.steps], rows[options.global_batch * options.steps :]
     with tempfile.TemporaryDirectory() as folder:
-        trainer = in_order(ARMS[options.arm](options, taught, folder))
+        trainer = in_order(ARMS[options.arm](options, train, folder))
         clock = Clock()
         trainer.add_callback(clock)
-        if torch.cuda.is_available():  # what loading took is not training's
+        if torch.cuda.is_available():  # the peak is that of training, not of loading
             gc.collect()
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         with profiled(options.profile):
             trainer.train()
         memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-        loss = final_loss(trainer, kept)
-    # packs of other trainers are not whole multiples of the global batch, so time an example by what was trained
+        loss = final_loss(trainer, held_out)
+    # a step of a trainer that packs by itself is no multiple of the global batch, so the tokens that were trained are counted
     steps = len(clock.stamps) - 1
-    per_step = [sum(len(row["input_ids"]) for row in taught[i : i + options.global_batch]) for i in
-                range(0, len(taught), options.global_batch)]  # fmt: skip
+    per_step = [sum(len(row["input_ids"]) for row in train[i : i + options.global_batch]) for i in
+                range(0, len(train), options.global_batch)]  # fmt: skip
     seconds = clock.stamps[-1] - clock.stamps[WARM_UP]
     useful = trained_tokens(trainer, per_step, steps)
     rate = useful * (steps - WARM_UP) / steps / seconds
@@ -286,7 +311,7 @@ def run_arm(options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def profiled(wanted: bool) -> Iterator[None]:
-    """Print what takes the time on the GPU; profiling slows the run, so that its figures do not compare."""
+    """Print what takes the time on the GPU; profiling slows the run, so its figures do not compare."""
     if not wanted:
         yield
         return
@@ -298,14 +323,14 @@ def profiled(wanted: bool) -> Iterator[None]:
 
 
 def trained_tokens(trainer: Any, per_step: list[int], steps: int) -> int:
-    """Useful tokens of the whole run; a trainer that packs by itself counted them as it went."""
+    """Useful tokens of the whole run; a trainer that packs by itself has counted them."""
     if getattr(trainer.args, "packing", False):
         return int(trainer._total_train_tokens)
     return sum(per_step[:steps])
 
 
 def final_loss(trainer: Any, rows: list[dict[str, Any]]) -> float:
-    """Nats a supervised token on examples no arm was trained on, worked out the same way for all."""
+    """Nats per supervised token on examples that no arm was trained on, computed the same way for all arms."""
     import torch
 
     from meerkat_workbench.device import devices
@@ -318,15 +343,18 @@ def final_loss(trainer: Any, rows: list[dict[str, Any]]) -> float:
             ids = torch.tensor([row["input_ids"]], device=device)
             labels = torch.tensor(row["labels"][1:], device=device)
             logits = model(input_ids=ids).logits[0, :-1].float()
-            kept = labels != -100
-            nats += float(torch.nn.functional.cross_entropy(logits[kept], labels[kept], reduction="sum"))
-            tokens += int(kept.sum())
+            supervised = labels != -100
+            nats += float(torch.nn.functional.cross_entropy(logits[supervised], labels[supervised], reduction="sum"))
+            tokens += int(supervised.sum())
     return nats / tokens
 
 
 def flops_a_token(model: Any) -> float:
-    """Needed for forward and backward without recomputation: 4 a weight of frozen layers (their own gradient is not
-    needed), attention's own products left out, as they depend on lengths and are a few percent here."""
+    """Operations per token that forward and backward need without recomputation.
+
+    That is 4 per weight of frozen layers, whose own gradient is not needed. Attention's own products are left out: they depend on
+    lengths and are a few percent here.
+    """
     config = model.config
     width, wide, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     keys = width * config.num_key_value_heads // config.num_attention_heads
@@ -334,6 +362,7 @@ def flops_a_token(model: Any) -> float:
 
 
 def peak() -> float | None:
+    """Operations per second that this GPU can do, where it is known."""
     import torch
 
     if not torch.cuda.is_available():
@@ -349,8 +378,8 @@ def main() -> None:
     parser.add_argument("--dataset", help="a folder of dataset_preparation.py")
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--global-batch", type=int, default=64, help="examples an optimizer step")
-    parser.add_argument("--eval", type=int, default=32, help="examples the final loss is measured on")
+    parser.add_argument("--global-batch", type=int, default=64, help="examples in an optimizer step")
+    parser.add_argument("--eval", type=int, default=32, help="examples that the final loss is measured on")
     parser.add_argument("--tokens", type=int, default=0, help="tokens in a micro-batch of ours; 0 chooses")
     parser.add_argument("--checkpointing", default="auto")
     parser.add_argument("--profile", action="store_true", help="with --arm: print what takes the time on the GPU")

@@ -4,9 +4,9 @@
     python benchmarks/whole_loop.py --shape tiny               on any machine
     python benchmarks/whole_loop.py --shape 8b --dtype fp16    with loss scaling, as older GPUs need it
 
-The model is written as a folder and read again by each script, so that loading and quantising are what a user meets.
-The tokenizer is SmolLM2's, the records are the sample specialties', BERTScore's encoder has random weights. Scores mean
-nothing here. What it printed on named machines stands in benchmarks/results/whole_loop.md.
+The model is written to a folder and read again by each script, so loading and quantising are those of a user's run. The
+tokenizer is SmolLM2's, the records are those of the sample specialties, and BERTScore's encoder has random weights. Scores
+mean nothing here. The output on named machines is in benchmarks/results/whole_loop.md.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ SPECIALTIES = "cardiology,dentistry,dermatology,neurology,psychiatry,urology"
 
 
 def write_models(shape: str, model: Path, encoder: Path) -> None:
-    """A folder with a base model, and one with an encoder for BERTScore, both of random weights."""
+    """Write a folder with a base model, and one with an encoder for BERTScore, both with random weights."""
     import random_weights
     from transformers import BertConfig, BertModel
 
+    from meerkat_workbench.device import hub
     from meerkat_workbench.tuning import llm, smollm2
 
-    llm.silence_libraries()
+    hub.silence_libraries()
     tokenizer = llm.load_tokenizer(smollm2.NAME)
     base = random_weights.build(shape, load_in_4bit=False, vocabulary=len(tokenizer))
     base.generation_config.eos_token_id = tokenizer.eos_token_id
@@ -46,7 +47,7 @@ def write_models(shape: str, model: Path, encoder: Path) -> None:
 
 
 def run(command: list[str]) -> float:
-    """Seconds a script took; what it printed is printed after, indented, and its failure ends the benchmark."""
+    """Run a script and return the seconds that it took; its output is printed afterwards, indented, and its failure ends the benchmark."""
     started = time.perf_counter()
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=ROOT,
                           env={**os.environ, "HF_HUB_OFFLINE": "1"})  # fmt: skip
@@ -69,7 +70,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         started = time.perf_counter()
-        # a process of its own, so that its memory on the GPU is free again
+        # in a process of its own, so that its memory on the GPU is free again afterwards
         subprocess.run([sys.executable, "-c", "import whole_loop; from pathlib import Path; "
                         f"whole_loop.write_models({options.shape!r}, Path({str(place / 'model')!r}), Path({str(place / 'encoder')!r}))"],
                        check=True, cwd=ROOT / "benchmarks")  # fmt: skip

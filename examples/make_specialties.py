@@ -2,9 +2,9 @@
 
     python examples/make_specialties.py [OUTPUT_FOLDER]
 
-Every condition has seven facts of its own (what it is, signs, causes, diagnosis, treatment, prevention, outlook).
-Each is asked about alone, and four pairs of facts together, in one of several ways; which way is drawn from a hash of
-the condition, so that the files are the same wherever they are made. Illustration for software, not medical advice.
+Every condition has seven facts (what it is, signs, causes, diagnosis, treatment, prevention, outlook). There is a question
+about each fact, and about four pairs of facts, in one of several wordings. A hash of the condition chooses the wording, so
+that the files are the same wherever they are made. Illustration for software, not medical advice.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 FACTS = HERE / "facts.csv"
 
-# {c} is the condition, {C} the same at the start of a sentence, and the facts stand under their own names
+# {c} is the condition, {C} the same at the start of a sentence, and each fact is filled in under its own name
 QUESTIONS = {
     ("definition",): [
         "What is {c}?",
@@ -109,14 +109,14 @@ ANSWERS = {
 
 
 def read_facts(path: Path = FACTS) -> list[dict[str, str]]:
-    """Rows of the table: specialty, condition, and its seven facts, in the order of the file."""
+    """Rows of the table in the order of the file: specialty, condition and its seven facts."""
     with open(path, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
-def choose(forms: list[str], *key: str) -> str:
-    """One of the forms, always the same for the same key."""
-    return forms[int(hashlib.sha256("|".join(key).encode()).hexdigest(), 16) % len(forms)]
+def choose(wordings: list[str], *key: str) -> str:
+    """One of the wordings, always the same for the same key."""
+    return wordings[int(hashlib.sha256("|".join(key).encode()).hexdigest(), 16) % len(wordings)]
 
 
 def capitalised(text: str) -> str:
@@ -127,8 +127,8 @@ def pairs_of(row: dict[str, str]) -> dict[str, str]:
     """The eleven question-answer pairs of one condition."""
     words = {**row, "c": row["condition"], "C": capitalised(row["condition"])}
     pairs = {}
-    for facts, forms in QUESTIONS.items():
-        question = choose(forms, row["condition"], *facts).format(**words)
+    for facts, wordings in QUESTIONS.items():
+        question = choose(wordings, row["condition"], *facts).format(**words)
         parts = [choose(ANSWERS[fact], "answer", row["condition"], *facts, fact).format(**words) for fact in facts]
         pairs[question] = " ".join(parts)
     return pairs

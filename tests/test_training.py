@@ -32,7 +32,7 @@ def tokenizer(tiny_model):
 
 
 def record(question="What is gout?", answer="Gout is an arthritis.", template=chat.render_llama3):
-    return PreparedRecord(id="0123456789", specialty="x", question=question, response=answer,
+    return PreparedRecord(id="0123456789", specialty="x", question=question, response=answer, messages=[],
                           formatted_prompt=template(question, None, ""), formatted_chat=template(question, answer, ""))  # fmt: skip
 
 
@@ -201,22 +201,22 @@ def test_an_unfinished_run_of_other_settings_is_refused_and_stays(small_run, tmp
     [
         ("LORA_RNK=8", "LORA_RNK", "LORA_RANK"),
         ("LORA_RANK=0", "LORA_RANK", ""),
-        ("LONG_EXAMPLES=keep", "LONG_EXAMPLES", "truncate"),
+        ("LONG_EXAMPLES=keep", "LONG_EXAMPLES", ""),
         ("LORA_TARGET_MODULES=q_porj", "LORA_TARGET_MODULES=q_porj", ""),
         ("LR_SCHEDULER=cosin", "LR_SCHEDULER=cosin", "cosine"),
         ("MODEL_NAME=./absent", "./absent", "folder"),
         ("MODEL_NAME=nobody/no-such-model", "nobody/no-such-model", "--demo"),
         ("MODEL_NAME=dmis-lab/llama-3-meerkat-8b-v1.0", "dmis-lab/llama-3-meerkat-8b-v1.0", "--demo"),
         ("DATASET_DIR=absent", "absent", "python dataset_preparation.py"),
-        ("ACTIVATION_CHECKPOINTING=some", "ACTIVATION_CHECKPOINTING", "selective"),
-        ("BEST_METRIC=ROUGE-1", "BEST_METRIC", "ROUGE-L"),
+        ("ACTIVATION_CHECKPOINTING=some", "ACTIVATION_CHECKPOINTING", ""),
+        ("BEST_METRIC=ROUGE-1", "BEST_METRIC", ""),
         ("INIT_ADAPTER=absent", "INIT_ADAPTER", ""),
         ("LORA_OPTIONS={r: 8}", "LORA_OPTIONS", "LORA_RANK"),
         ("LORA_OPTIONS={use_rslor: true}", "LORA_OPTIONS", "use_rslora"),
         ("LORA_OPTIONS={init_lora_weights: pissa}", "LORA_OPTIONS", ""),
         ("TRAINER_OPTIONS={packing: true}", "TRAINER_OPTIONS", ""),
         ("TRAINER_OPTIONS={bf16: false}", "TRAINER_OPTIONS", "COMPUTE_DTYPE"),
-        ("COMPUTE_DTYPE=half", "COMPUTE_DTYPE", "bf16"),
+        ("COMPUTE_DTYPE=half", "COMPUTE_DTYPE", ""),
         ("LORA_TARGET_MODULES=q_proj,lm_head", "LORA_TARGET_MODULES", ""),
         ("TRAINER_OPTIONS={label_smoothing_factor: 0.1}", "TRAINER_OPTIONS", ""),
         ("LORA_OPTIONS={bias: all}", "LORA_OPTIONS", ""),

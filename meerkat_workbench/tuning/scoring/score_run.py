@@ -12,13 +12,13 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from meerkat_workbench.tuning.artifacts import BASE, FIXED, TUNED, CorpusBleu, Finish
-from meerkat_workbench.tuning.generation.generation_run import GenerationRun, ScoredText
 from meerkat_workbench.tuning.generation.questions import RETENTION
 from meerkat_workbench.tuning.scoring import answer_checks, retention, text_metrics
 from meerkat_workbench.tuning.scoring.answer_table import AnswerTable, Column
@@ -30,6 +30,9 @@ from meerkat_workbench.tuning.scoring.metric_suite import (
     shuffle_within_groups,
 )
 from meerkat_workbench.tuning.scoring.retention import RetentionAnswer
+
+if TYPE_CHECKING:  # it loads torch, and workers of a process that has loaded it cannot be forked
+    from meerkat_workbench.tuning.generation.generation_run import GenerationRun, ScoredText
 
 CHUNK = 5000  # answers scored at once
 TEXTS = (Column.QUESTION, Column.REFERENCE, Column.PREDICTION, Column.REASONING, Column.ERROR)
