@@ -11,7 +11,7 @@ import fine_tuning
 from meerkat_workbench.core import artifacts
 from meerkat_workbench.trainers.batch_sampler import EXAMPLES
 from meerkat_workbench.trainers.best_checkpoint import BestCheckpoint
-from meerkat_workbench.tuning.artifacts import BASE, TUNED, EvalPoint, EvaluationManifest, answers_file
+from meerkat_workbench.tuning.artifacts import BASE, TUNED, EvalPoint, EvaluationManifest
 from meerkat_workbench.tuning.scoring.answer_table import AnswerTable
 from meerkat_workbench.tuning.training.eval_loss import LossEvaluator
 from meerkat_workbench.tuning.training.examples import Example
@@ -61,7 +61,7 @@ def test_an_encoder_decoder_is_trained_and_evaluated_by_the_same_scripts(prepare
                         f"OUTPUT_DIR={tmp_path / 'scores'}", "LOAD_IN_4BIT=False", "MAX_NEW_TOKENS=12", "TEMPERATURE=0",
                         "BERTSCORE_MODEL=packaged")  # fmt: skip
     assert scored.returncode == 0, scored.stderr
-    answers = [AnswerTable.read(tmp_path / "scores" / answers_file(system)) for system in (BASE, TUNED)]
+    answers = [AnswerTable.read(tmp_path / "scores", system) for system in (BASE, TUNED)]
     assert len(answers[0]) == len(answers[1]) > 10
     if whole:  # a random T5 trained whole for half a minute has learnt word counts, and may say as little as before
         assert history[-1].loss < history[0].loss - 1
