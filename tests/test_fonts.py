@@ -6,29 +6,29 @@ from meerkat_workbench.output import fonts
 
 
 def test_latin_names_need_no_other_font():
-    found = fonts.labels(["cardiology", "Ménière", "кардиология"])
-    assert found.texts == ["cardiology", "Ménière", "кардиология"] and len(found.families) == 1 and not found.note()
+    labels = fonts.labels(["cardiology", "Ménière", "кардиология"])
+    assert labels.texts == ["cardiology", "Ménière", "кардиология"] and len(labels.families) == 1 and not labels.note()
 
 
-def test_letters_that_no_font_has_are_written_in_latin_ones_and_said(monkeypatch):
+def test_a_name_whose_letters_no_font_has_is_written_in_latin_letters_and_noted(monkeypatch):
     from matplotlib import font_manager
 
     usual = font_manager.findfont("DejaVu Sans")
     real = fonts._letters
     monkeypatch.setattr(fonts, "_letters", lambda path: real(path) if path == usual else frozenset())
-    found = fonts.labels(["urology", "心脏科"])
-    assert found.texts == ["urology", "XinZangKe"] and found.respelt == ["心脏科"]
-    assert "心脏科" in found.note() and "fonts-noto-cjk" in found.note()
+    labels = fonts.labels(["urology", "心脏科"])
+    assert labels.texts == ["urology", "XinZangKe"] and labels.respelt == ["心脏科"]
+    assert "心脏科" in labels.note() and "fonts-noto-cjk" in labels.note()
 
 
 def test_an_installed_font_that_has_the_letters_is_taken():
-    found = fonts.labels(["心脏科"])
-    if found.respelt:
+    labels = fonts.labels(["心脏科"])
+    if labels.respelt:
         pytest.skip("no installed font has Chinese letters")
-    assert found.texts == ["心脏科"] and len(found.families) == 2 and not found.families[1].startswith("Last Resort")
+    assert labels.texts == ["心脏科"] and len(labels.families) == 2 and not labels.families[1].startswith("Last Resort")
 
 
-def test_scripts_that_must_be_laid_out_are_written_in_latin_letters_where_they_cannot_be(monkeypatch):
+def test_scripts_that_need_layout_are_written_in_latin_letters_where_matplotlib_has_no_libraqm(monkeypatch):
     from matplotlib import ft2font
 
     monkeypatch.setattr(ft2font, "__libraqm_version__", None, raising=False)

@@ -3,21 +3,34 @@
 import json
 import shutil
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import evaluate_command, mistake, pairs, prepare_command, run_script, train_command, write_specialty
+from conftest import evaluate_command, pairs, prepare_command, refusal, run_script, train_command, write_specialty
 
 import dataset_preparation as preparation
 import evaluation
 import fine_tuning
-from meerkat_workbench.core import files, manifest
+from meerkat_workbench.core import artifacts, files
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.text import contamination
+from meerkat_workbench.text.leakage import HeldOutIndex
 from meerkat_workbench.text.near_duplicates import fingerprint
 from meerkat_workbench.tuning import chat
-from meerkat_workbench.tuning.data import dataset_folders, leakage
+from meerkat_workbench.tuning.artifacts import (
+    ContaminationSummary,
+    DatasetManifest,
+    ExportRecord,
+    SetAsideRecord,
+    Split,
+    TrainingResult,
+    read_ledger,
+)
+from meerkat_workbench.tuning.data import dataset_folders, leakage, preparation_report
 from meerkat_workbench.tuning.data.records import make_record
+from meerkat_workbench.tuning.old_formats import UNKNOWN_TRAIN_SET
+from meerkat_workbench.tuning.training import start
 
 VIGNETTE = (
     "A 54 year old man comes to the clinic because of pain in his left big toe that began last night after a large dinner "
@@ -41,27 +54,27 @@ def found_in(training, *questions):
     }
 
 
-def test_a_question_of_a_fixed_set_however_it_is_written_stops_training_and_names_both():
+def test_a_training_record_that_repeats_a_fixed_one_in_any_writing_stops_training_and_both_are_named():
     fixed = {"holdout": records("What is gout?"), "eval": records("What are the long term effects of untreated type 2 diabetes?")}
-    questions = leakage.HeldOutIndex(fixed, 0.8)
-
-    def refuse(*training, questions=questions):
-        leakage.raise_on_leaks(questions.repeated_in(training), "here", "")
-
-    refuse(*records("What is asthma?", "What are the effects of type 1 diabetes?"))
-    with pytest.raises(
-        UserError, match=r"here: 1 training records .*\n.*'what is GOUT' \(same question as .* of the holdout set"
-    ):
-        refuse(*records("what is GOUT"))
+    held_out = HeldOutIndex(fixed, 0.8)
+    assert held_out.leaks_in(records("What is asthma?", "What are the effects of type 1 diabetes?")) == []
+    leakage.raise_on_leaks([], "here", "Do this.")
+    [leak] = held_out.leaks_in(records("what is GOUT"))
+    assert (leak.reason, leak.held_out_set, leak.held_out) == ("same question", "holdout", fixed["holdout"][0])
+    with pytest.raises(UserError) as caught:
+        leakage.raise_on_leaks([leak], "here", "Do this.")
+    error = caught.value
+    assert error.where == "here" and error.fault.startswith("1 ") and error.remedy.startswith("Do this.")
+    assert all(part in error.remedy for part in ("what is GOUT", "same question", "holdout", "What is gout?"))
     near = make_record(
         "y", "What are the long term effects of the untreated type 2 diabetes?", fixed["eval"][0].response + " indeed"
     )
-    with pytest.raises(UserError, match=r"near-duplicate as .* of the eval set"):
-        refuse(near)
-    refuse(make_record("y", near.question, near.response + " more"), questions=leakage.HeldOutIndex(fixed, 0))
+    [leak] = held_out.leaks_in([near])
+    assert (leak.training, leak.reason, leak.held_out_set) == (near, "near-duplicate", "eval")
+    assert HeldOutIndex(fixed, 0).leaks_in([make_record("y", near.question, near.response + " more")]) == []
 
 
-def test_thirteen_words_in_a_row_of_a_benchmark_are_found_in_question_and_answer():
+def test_thirteen_words_in_a_row_of_a_benchmark_are_found_in_questions_and_answers():
     inside = make_record("x", "Tell me of a case.", f"He said: {VIGNETTE[20:160]} and so on.")
     assert found_in([*records("What is gout?"), inside], VIGNETTE) == {1: "13 words in a row"}
     twelve = " ".join(VIGNETTE.split()[:12])
@@ -78,7 +91,7 @@ def test_short_benchmark_questions_are_found_as_equal_or_nearly_so():
     assert found_in(records("What is type 2 diabetes and how is it treated today in adults?"), "What is type 1 diabetes and how is it treated today in adults?") == {}  # fmt: skip
 
 
-def test_a_phrase_that_many_records_have_tells_nothing():
+def test_a_phrase_that_many_records_have_is_no_sign_of_a_benchmark():
     phrase = "for more information on this please ask your doctor or call the national health line at night"
     many = [make_record("x", f"Question {n} about thing{n}?", f"Answer {n}: {phrase}") for n in range(11)]
     assert found_in(many, f"Complete: {phrase}") == {}
@@ -100,19 +113,23 @@ def test_benchmarks_are_read_in_every_form_they_come_in(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [("a.json", "{broken", "cannot be read"), ("a.jsonl", '{"question": "One?"}\n{"text": "no field"}\n', "row 2 has none of the fields"),
-     ("a.txt", "", "holds no question"), ("a.parquet", "PAR1", "cannot be read"), ("a.md", "x", "holds no .json"), (None, "", "no such folder")],
+    ("name", "content", "at_fault", "cause"),
+    [("a.json", "{broken", "a.json", "line 1 column 2"), ("a.jsonl", '{"question": "One?"}\n{"text": "no field"}\n', "a.jsonl", "row 2"),
+     ("a.txt", "", "a.txt", ", ".join(contamination.QUESTION_FIELDS)), ("a.parquet", "PAR1", "a.parquet", ""),
+     ("a.md", "x", "", ", ".join(contamination.SUFFIXES)), (None, "", "", "")],
 )  # fmt: skip
-def test_a_benchmark_that_cannot_be_read_is_refused_by_name(tmp_path, name, content, words):
+def test_a_benchmark_that_cannot_be_read_is_refused_by_name(tmp_path, name, content, at_fault, cause):
+    folder = tmp_path / "set"
     if name:
-        (tmp_path / "set").mkdir()
-        (tmp_path / "set" / name).write_text(content)
-    with pytest.raises(UserError, match=f"CONTAMINATION_SETS: .*{words}"):
-        contamination.read_questions(contamination.find_files([str(tmp_path / "set")]))
+        folder.mkdir()
+        (folder / name).write_text(content)
+    with pytest.raises(UserError) as caught:
+        contamination.read_questions(contamination.find_files([str(folder)]))
+    assert (caught.value.where, caught.value.item) == ("CONTAMINATION_SETS", str(folder / at_fault))
+    assert cause in str(caught.value)
 
 
-def test_contaminated_records_are_left_out_listed_and_told(config, tmp_path, capsys):
+def test_contaminated_records_are_left_out_listed_and_reported(config, tmp_path, capsys):
     planted = pairs("cardiology", 40) | {VIGNETTE: "Gout, which the crystals in the joint would show."}
     write_specialty(tmp_path / "files", "cardiology", planted)
     (tmp_path / "medqa").mkdir()
@@ -121,187 +138,224 @@ def test_contaminated_records_are_left_out_listed_and_told(config, tmp_path, cap
     everything = dict.fromkeys(("cardiology", "neurology", "urology"), 1.0)
     _, train, _, _ = preparation.update_training_data(config, everything)
     # in the holdout it would stay: that is not trained on
-    listed = files.read_json_lines(tmp_path / "out" / "set_aside.jsonl")
-    assert VIGNETTE not in train["question"] and [item["like"] for item in listed] == ["medqa/test.jsonl"]
-    preparation.report(tmp_path / "out", {"up_to_date": False, "seconds": 1})
-    assert "1 benchmark questions were looked for; 1 records hold one" in capsys.readouterr().out
+    out = tmp_path / "out"
+    listed = artifacts.read_lines(SetAsideRecord, out / SetAsideRecord.FILE)
+    assert VIGNETTE not in train["question"] and [item.like for item in listed] == ["medqa/test.jsonl"]
+    assert read_ledger(out)[-1].contamination == ContaminationSummary(
+        questions=1, records=1, by_file={"medqa/test.jsonl": 1}, by_kind={"13 words in a row": 1}
+    )
+    preparation_report.print_report(out, DatasetManifest.require(out), up_to_date=False)
+    assert "medqa/test.jsonl 1" in capsys.readouterr().out
     config.CONTAMINATION_SETS = []
     assert VIGNETTE in preparation.update_training_data(config, {})[1]["question"]
 
 
 def plant(data, leaked=None):
     """Put a record, by default one of its holdout, into a prepared train set, as a user who edits it would."""
-    train = dataset_folders.read_records(data, "train")
-    leaked = leaked or dataset_folders.read_records(data, "holdout")[0]
-    files.remove(data / dataset_folders.TRAIN)
-    dataset_folders.write_split(data / dataset_folders.TRAIN, [*train, leaked], chat.ChatFormat.of(chat.render_llama3, ""))
+    folder = data / dataset_folders.FOLDERS[Split.TRAIN]
+    train = dataset_folders.read_records(data, Split.TRAIN)
+    leaked = leaked or dataset_folders.read_records(data, Split.HOLDOUT)[0]
+    files.remove(folder)
+    dataset_folders.write_split(folder, [*train, leaked], chat.ChatFormat.of(chat.render_llama3, ""))
     return leaked
 
 
-def test_a_leak_in_the_prepared_train_set_stops_training_and_asking(small_run, tmp_path):
+def names_leak(error, folder, leaked=None):
+    """Whether an error says that a model was trained on `folder`, and lists the record that leaked."""
+    question = "" if leaked is None else leaked.question[:60]
+    return error.where.endswith(str(folder)) and error.fault.startswith("1 ") and question in error.remedy
+
+
+def test_a_leak_in_the_prepared_train_set_stops_training_and_evaluation(small_run, tmp_path, monkeypatch):
     folders = {**small_run, "data": tmp_path / "data", "adapter": tmp_path / "adapter", "scores": tmp_path / "scores"}
     shutil.copytree(small_run["data"], folders["data"])
     leaked = plant(folders["data"])
-    refused = run_script(*train_command(folders))
-    assert (
-        refused.returncode == 2 and leaked.question[:60] in refused.stderr and not (folders["adapter"] / "manifest.json").exists()
-    )
-    # an adapter that was trained on these sets all the same, as its manifest says
-    asked = run_script(*evaluate_command({**folders, "adapter": small_run["adapter"]}))
-    assert asked.returncode == 2 and "would lie" in asked.stderr and not (folders["scores"] / "predictions.jsonl").exists()
+    error = refusal(fine_tuning, train_command(folders), monkeypatch)
+    assert error.where == str(folders["data"]) and names_leak(error, folders["data"], leaked)
+    assert "dataset_preparation.py" in error.remedy and not (folders["adapter"] / "manifest.json").exists()
+    # an adapter that was trained on these sets all the same, as its manifest has it
+    error = refusal(evaluation, evaluate_command({**folders, "adapter": small_run["adapter"]}), monkeypatch)
+    assert error.where.startswith(str(small_run["adapter"])) and names_leak(error, folders["data"], leaked)
+    assert not (folders["scores"] / "predictions.jsonl").exists()
 
 
-def test_a_leak_in_an_earlier_iterations_train_set_stops_its_adapter_from_being_asked(small_run, tmp_path):
+def test_a_leak_in_the_train_set_of_an_earlier_iteration_stops_the_evaluation_of_its_adapter(small_run, tmp_path, monkeypatch):
     folders = {**small_run, "data": tmp_path / "data", "scores": tmp_path / "scores"}
     shutil.copytree(small_run["data"], folders["data"])
     advice = tmp_path / "advice.json"
     files.write_json(advice, {"iteration": 1, "recommended_sample_increases": {"urology": 0.9}})
     assert run_script(*prepare_command(folders), "--recommendations", str(advice)).returncode == 0
-    plant(folders["data"] / "archive" / "iteration_001")
-    assert manifest.read(folders["data"])["iteration"] == 2
-    asked = run_script(*evaluate_command(folders))
-    assert asked.returncode == 2 and "iteration_001: 1 training records say the same" in asked.stderr
-    told = run_script(*evaluate_command(folders, "--ask", "What is gout?"))
-    assert told.returncode == 2 and "say the same" in told.stderr
+    archived = folders["data"] / "archive" / "iteration_001"
+    leaked = plant(archived)
+    assert DatasetManifest.require(folders["data"]).iteration == 2
+    for more in ([], ["--ask", "What is gout?"]):
+        error = refusal(evaluation, evaluate_command(folders, *more), monkeypatch)
+        assert error.where.startswith(str(folders["adapter"])) and names_leak(error, archived, leaked)
 
 
-def test_once_a_specialty_was_added_earlier_adapters_are_gone_on_with_and_asked_where_what_they_learnt_can_be_looked_into(
-    small_run, tmp_path, monkeypatch, capsys
+def test_an_adapter_from_before_a_specialty_was_added_may_be_trained_further_and_asked_where_its_train_sets_can_be_checked(
+    small_run, tmp_path, monkeypatch
 ):
     source, folders = tmp_path / "files", {**small_run, "data": tmp_path / "data", "adapter": tmp_path / "adapter"}
     shutil.copytree(small_run["files"], source)
     shutil.copytree(small_run["data"], folders["data"])
     write_specialty(source, "astrology", pairs("astrology", 40))
     assert run_script(*prepare_command({**folders, "files": source})).returncode == 0
-    first, now = manifest.read(small_run["adapter"]), manifest.read(folders["data"])["splits"]
-    assert first["inputs"]["splits"]["holdout"] != now["holdout"]
-    with pytest.raises(UserError, match=r"bring its sets back: python dataset_preparation.py .* --iteration 1\."):
-        evaluation.Inputs(
-            evaluation.EvaluationConfig(DATASET_DIR=str(folders["data"]), FINETUNED_MODEL_PATH=str(small_run["adapter"]))
-        )
+    first, now = TrainingResult.require(small_run["adapter"]), DatasetManifest.require(folders["data"]).splits
+    assert first.inputs.splits.holdout != now.holdout
+    config = evaluation.EvaluationConfig(DATASET_DIR=str(folders["data"]), FINETUNED_MODEL_PATH=str(small_run["adapter"]))
+    with pytest.raises(UserError) as caught:
+        evaluation.load_subject(config)
+    error = caught.value
+    assert error.where == str(small_run["adapter"]) and "holdout and eval" in error.fault and str(folders["data"]) in error.fault
+    assert "MODELS" in error.remedy and "python dataset_preparation.py" in error.remedy and "--iteration 1" in error.remedy
     going_on = train_command(
         folders, f"INIT_ADAPTER={small_run['adapter']}", "TRAINER_OPTIONS={max_steps: 2}", "SAMPLE_QUESTIONS=0"
     )
     done = run_script(*going_on)
     assert done.returncode == 0, done.stderr
-    assert manifest.read(folders["adapter"])["inputs"]["trained_on"] == [first["inputs"]["splits"]["train"], now["train"]]
+    assert TrainingResult.require(folders["adapter"]).inputs.trained_on == (first.inputs.splits.train, now.train)
     config = evaluation.EvaluationConfig(
         DATASET_DIR=str(folders["data"]),
         FINETUNED_MODEL_PATH=str(folders["adapter"]),
         MODELS={"first": str(small_run["adapter"])},
     )
-    inputs = evaluation.Inputs(config)
-    planned = evaluation.plan_arms(config, inputs, {}, "fp32")
-    assert [arm.name for arm in planned] == ["base", "tuned", "first"]
-    evaluation.refuse_leaks(inputs, planned)
+    subject = evaluation.load_subject(config)
+    planned = evaluation.plan_systems(config, subject, "fp32", {})
+    assert [system.name for system in planned] == ["base", "tuned", "first"]
+    subject.check_leaks(planned)
     archived = folders["data"] / "archive" / "iteration_001"
-    plant(archived)
-    # the adapter that is asked learnt it by way of the one it went on from
-    with pytest.raises(UserError, match="iteration_001: 1 training records say the same"):
-        evaluation.refuse_leaks(inputs, planned[:2])
+    leaked = plant(archived)
+    # the adapter that is asked learnt it by way of the one that it was trained further from
+    with pytest.raises(UserError) as caught:
+        subject.check_leaks(planned[:2])
+    assert caught.value.where.startswith(str(folders["adapter"])) and names_leak(caught.value, archived, leaked)
     shutil.rmtree(archived)
-    with pytest.raises(UserError, match=r"MODELS: first .* does not hold all that it was trained on.* Leave first out of MODELS"):
-        evaluation.refuse_leaks(inputs, planned)
-    code, said = mistake(fine_tuning, [*going_on, f"OUTPUT_DIR={tmp_path / 'another'}"], monkeypatch, capsys)
-    assert code == 2 and "INIT_ADAPTER=" in said and "does not hold all" in said and "Begin a new adapter" in said
+    with pytest.raises(UserError) as caught:
+        subject.check_leaks(planned)
+    assert caught.value.where == f"MODELS: first ({small_run['adapter']})" and str(folders["data"]) in caught.value.fault
+    assert "first" in caught.value.remedy and "MODELS" in caught.value.remedy
+    error = refusal(fine_tuning, [*going_on, f"OUTPUT_DIR={tmp_path / 'another'}"], monkeypatch)
+    assert error.where == f"INIT_ADAPTER={small_run['adapter']}" and str(folders["data"]) in error.fault
 
 
 @pytest.fixture
 def two_iterations(config, tmp_path):
-    """A prepared folder to which a specialty came in its second iteration, and what a model of the first was trained on."""
+    """A prepared folder to which a specialty came in its second iteration, and the split hashes of the first."""
     write_specialty(tmp_path / "files", "dentistry", pairs("dentistry", 30))
     preparation.update_training_data(config, {})
-    first = manifest.read(tmp_path / "out")["splits"]
+    first = DatasetManifest.require(tmp_path / "out").splits
     write_specialty(tmp_path / "files", "oncology", pairs("oncology", 40))
     preparation.update_training_data(config, {})
     return tmp_path / "out", first
 
 
-def trained_model(splits, **more):
-    return [leakage.TrainedModel("it", {"inputs": {"splits": splits, **more.pop("inputs", {})}, **more}, "Leave it.")]
+REMEDY = "Leave it."
 
 
-def look_into(folder, trained_models):
-    return leakage.check_trained_models(folder, leakage.HeldOutIndex.of(folder), trained_models)
+def trained_model(splits, trained_on=None, **settings):
+    """A model that was trained beside these sets.
+
+    Args:
+        trained_on: hashes of its train sets; None for a manifest of a version that did not record them.
+    """
+    measured = {"step": 1, "epoch": 1.0, "examples": 1, "tokens": 1, "loss": 1.0, "perplexity": 2.7, "token_accuracy": 0.5}
+    inputs = {"dataset": "", "splits": msgspec.to_builtins(splits), "base_weights": "", "adapter": ""}
+    manifest = {"made_by": "fine_tuning.py", "fingerprint": "", "iteration": 1, "settings": settings, "kept": measured, "before": measured,
+                "inputs": inputs if trained_on is None else {**inputs, "trained_on": trained_on}}  # fmt: skip
+    return [leakage.TrainedModel("it", artifacts.from_json(TrainingResult, manifest, "it"), REMEDY)]
 
 
-def test_a_model_of_an_earlier_iteration_passes_only_if_all_that_it_learnt_is_known_and_lies_there(two_iterations):
+def check(folder, models):
+    return leakage.check_trained_models(folder, leakage.held_out_index(folder), models)
+
+
+def refused(folder, models):
+    with pytest.raises(UserError) as caught:
+        check(folder, models)
+    assert caught.value.remedy.startswith(REMEDY)
+    return caught.value
+
+
+def is_unknown(error, folder):
+    """Whether an error says that what a model learnt does not lie in the folder; one of a leak names the train set beside the model."""
+    return error.where == "it" and str(folder) in error.fault and error.remedy == REMEDY
+
+
+def test_a_model_of_an_earlier_iteration_passes_only_if_all_its_train_sets_are_known_and_lie_in_the_archive(two_iterations):
     folder, first = two_iterations
-    look_into(folder, trained_model(first))
+    assert check(folder, trained_model(first)) == []
     for unknown in (
-        trained_model({**first, "train": "of another series"}),
-        trained_model(
-            first, settings={"INIT_ADAPTER": "results/archive/iteration_000"}
-        ),  # by a version that did not write down the chain
-        trained_model(first, inputs={"trained_on": [leakage.UNKNOWN, first["train"]]}),
+        trained_model(msgspec.structs.replace(first, train="of another series")),
+        # by a version that did not record what the adapter before it had learnt
+        trained_model(first, INIT_ADAPTER="results/archive/iteration_000"),
+        trained_model(first, [UNKNOWN_TRAIN_SET, first.train]),
     ):
-        with pytest.raises(UserError, match=r"^it: was trained beside another .* does not hold all .* Leave it\.$"):
-            look_into(folder, unknown)
-    files.remove(folder / "archive" / "iteration_001" / "train_dataset")
-    with pytest.raises(UserError, match="does not hold all"):
-        look_into(folder, trained_model(first))
+        assert is_unknown(refused(folder, unknown), folder)
+    files.remove(folder / "archive" / "iteration_001" / dataset_folders.FOLDERS[Split.TRAIN])
+    assert is_unknown(refused(folder, trained_model(first)), folder)
 
 
-def test_of_two_folders_that_name_the_same_train_set_the_one_that_was_edited_is_looked_into_too(two_iterations):
+def test_of_two_folders_that_name_the_same_train_set_the_edited_one_is_checked_too(two_iterations):
     folder, first = two_iterations
-    look_into(folder, trained_model(first))
+    check(folder, trained_model(first))
     copy = folder / "archive" / "iteration_001b"
     shutil.copytree(folder / "archive" / "iteration_001", copy)
-    asked = dataset_folders.read_records(folder, "holdout")
-    plant(copy, next(record for record in asked if record.specialty == "oncology"))
-    with pytest.raises(UserError, match=r"iteration_001b: 1 training records .*\n.*oncology"):
-        look_into(folder, trained_model(first))
-    # a model that was trained on the edited set says so by the records, not by the name
-    held = dataset_folders.hash_of_ids(copy, "train")
-    with pytest.raises(UserError, match="iteration_001b: 1 training records"):
-        look_into(folder, trained_model(first, inputs={"trained_on": [held]}))
+    asked = dataset_folders.read_records(folder, Split.HOLDOUT)
+    leaked = plant(copy, next(record for record in asked if record.specialty == "oncology"))
+    error = refused(folder, trained_model(first))
+    assert error.where.startswith("it:") and names_leak(error, copy, leaked) and "oncology" in error.remedy
+    # a model that was trained on the edited set is recognised by the records, not by the name
+    held = dataset_folders.hash_of_ids(copy, Split.TRAIN)
+    assert names_leak(refused(folder, trained_model(first, [held])), copy, leaked)
 
 
-def test_what_could_not_be_looked_into_is_said_or_refused_where_it_matters(two_iterations):
+def test_train_sets_that_cannot_be_checked_are_noted_or_refused_where_the_fixed_sets_differ(two_iterations):
     folder, first = two_iterations
-    now = manifest.read(folder)["splits"]
-    assert look_into(folder, trained_model(now)) == look_into(folder, trained_model(first)) == []
-    [said] = look_into(folder, trained_model({**now, "train": "of a series begun anew"}))
-    assert said.startswith(f"it: not all that it was trained on lies in {folder} and its archive, so that was not looked")
+    now = DatasetManifest.require(folder).splits
+    assert check(folder, trained_model(now)) == check(folder, trained_model(first)) == []
+    [note] = check(folder, trained_model(msgspec.structs.replace(now, train="of a series begun anew")))
+    assert note.startswith("it: ") and str(folder) in note
     # an archive on another disk, with a link in its place
     (folder / "archive").rename(folder.parent / "elsewhere")
     (folder / "archive").symlink_to(folder.parent / "elsewhere")
-    assert look_into(folder, trained_model(first)) == []
-    (folder / "archive" / "iteration_001" / "manifest.json").write_text("{")
-    assert look_into(folder, trained_model(now)) == []
-    with pytest.raises(UserError, match=r"does not hold all that it was trained on \(.*iteration_001 cannot be read\)"):
-        look_into(folder, trained_model(first))
-    [said] = look_into(folder, [leakage.TrainedModel("MODELS: other", None, "")])
-    assert said == "MODELS: other: what it was trained on is not known here; it may have learnt what is asked"
+    assert check(folder, trained_model(first)) == []
+    unreadable = folder / "archive" / "iteration_001"
+    (unreadable / "manifest.json").write_text("{")
+    assert check(folder, trained_model(now)) == []
+    error = refused(folder, trained_model(first))
+    assert is_unknown(error, folder) and str(unreadable) in error.fault
+    [note] = check(folder, [leakage.TrainedModel("MODELS: other", None, "")])
+    assert note.startswith("MODELS: other: ")
 
 
-def test_the_train_sets_of_a_series_that_was_set_aside_are_looked_into_too(config, tmp_path):
+def test_the_train_sets_of_a_series_that_was_set_aside_are_checked_too(config, tmp_path):
+    out = tmp_path / "out"
     preparation.create_datasets(config)
-    first = manifest.read(tmp_path / "out")["splits"]
-    with files.output_lock(tmp_path / "out"):
-        preparation.prepare(config, {}, fresh=True)
-    assert look_into(tmp_path / "out", trained_model(first)) == []
-    plant(tmp_path / "out" / "archive" / "series")
-    with pytest.raises(UserError, match="series: 1 training records say the same"):
-        look_into(tmp_path / "out", trained_model(first))
+    first = DatasetManifest.require(out).splits
+    preparation.prepare(config, {}, fresh=True)
+    assert check(out, trained_model(first)) == []
+    series = out / "archive" / "series"
+    leaked = plant(series)
+    assert names_leak(refused(out, trained_model(first)), series, leaked)
 
 
-def test_whole_and_exported_models_say_what_they_learnt_and_others_say_nothing(exported, small_run, tmp_path, monkeypatch):
-    training = manifest.read(small_run["adapter"])
+def test_whole_and_exported_models_have_a_record_of_their_training_and_others_have_none(
+    exported, small_run, tmp_path, monkeypatch
+):
+    training = TrainingResult.require(small_run["adapter"])
     assert leakage.read_training_record(str(small_run["adapter"])) == training
     from_export = leakage.read_training_record(str(exported[0]))
-    assert (
-        leakage.training_set_hashes(from_export)
-        == leakage.training_set_hashes(training)
-        == [training["inputs"]["splits"]["train"]]
-    )
+    assert isinstance(from_export, ExportRecord) and from_export.adapter == training.outputs.adapter
+    assert from_export.inputs.splits == training.inputs.splits
+    assert from_export.inputs.trained_on == training.inputs.trained_on == (training.inputs.splits.train,)
     for of_another in (["of somebody else"], {"inputs": None}, {"inputs": {"splits": {"train": "x"}}}):
         files.write_json(tmp_path / "manifest.json", of_another)
         assert leakage.read_training_record(str(tmp_path)) is None
     # the same file on the Hub, as far as this machine has it
     snapshot = tmp_path / "models--owner--name" / "snapshots" / "1"
     snapshot.mkdir(parents=True)
-    shutil.copy(exported[0] / leakage.EXPORT, snapshot)
+    shutil.copy(exported[0] / ExportRecord.FILE, snapshot)
     (snapshot.parent.parent / "refs").mkdir()
     (snapshot.parent.parent / "refs" / "main").write_text("1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
@@ -312,13 +366,19 @@ def test_whole_and_exported_models_say_what_they_learnt_and_others_say_nothing(e
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", blocked)
     assert leakage.read_training_record("owner/name") == from_export and leakage.read_training_record("owner/another") is None
-    # going on from the exported model as a base: beside other fixed sets it is refused, by the name of the setting
+
+
+def test_training_from_an_exported_model_beside_other_fixed_sets_is_refused_by_the_name_of_the_setting(
+    exported, small_run, tmp_path
+):
     data = tmp_path / "data"
-    made = run_script("dataset_preparation.py", f"DATA_DIR={small_run['files']}", f"OUTPUT_DIR={data}", "RANDOM_SEED=7")
-    assert made.returncode == 0
-    settings = fine_tuning.TrainingConfig(DATASET_DIR=str(data), MODEL_NAME=str(exported[0]))
-    with pytest.raises(UserError, match=r"MODEL_NAME=.*does not hold all"):
-        fine_tuning.refuse_leaks(settings, str(exported[0]))
+    preparation.create_datasets(
+        preparation.DatasetConfig(DATA_DIR=str(small_run["files"]), OUTPUT_DIR=str(data), EVAL_SPLIT_SIZE=0.4, RANDOM_SEED=7)
+    )
+    base = start.BaseModel.find(str(exported[0]))
+    with pytest.raises(UserError) as caught:
+        start.check_leaks(data, base, None)
+    assert caught.value.where == f"MODEL_NAME={exported[0]}" and str(data) in caught.value.fault
 
 
 @pytest.mark.parametrize(
@@ -333,7 +393,7 @@ def test_whole_and_exported_models_say_what_they_learnt_and_others_say_nothing(e
         ({"question": "What is gout?", "answer": "a"}, ["What is gout?"]),
     ],
 )
-def test_no_question_of_a_benchmark_is_passed_over_whatever_its_form(tmp_path, content, found):
+def test_no_question_of_a_benchmark_is_missed_in_any_form(tmp_path, content, found):
     path = tmp_path / "b.json"
     path.write_text(json.dumps(content))
     assert [question.text for question in contamination.read_questions([path])] == found
@@ -344,5 +404,6 @@ def test_a_file_of_a_benchmark_that_is_not_read_is_refused(tmp_path, name):
     (tmp_path / "b.json").write_text('["What is gout?"]')
     (tmp_path / "README.md").write_text("x")
     (tmp_path / name).write_text("x")
-    with pytest.raises(UserError, match="is not read"):
+    with pytest.raises(UserError) as caught:
         contamination.find_files([str(tmp_path)])
+    assert (caught.value.where, caught.value.item) == ("CONTAMINATION_SETS", str(tmp_path / name))

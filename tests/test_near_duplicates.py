@@ -1,3 +1,5 @@
+"""Records that repeat each other are found, and records that only look alike are not."""
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,7 +20,7 @@ def matches(fixed, others, threshold=0.8):
     return {row: reason for row, (reason, _) in index.matches(others, fingerprint(others, near=True)).items()}
 
 
-def test_an_equal_question_however_it_is_written_and_an_identical_answer_say_the_same():
+def test_an_equal_question_in_any_writing_and_an_identical_answer_are_repeats():
     fixed = [record("What is gout?", "A crystal arthritis of the joints.")]
     others = [
         record("what is  GOUT", "Something else entirely."),
@@ -54,7 +56,7 @@ def test_pairs_are_never_chained():
     assert matches([a], [b, c]) == {0: "near-duplicate"}
 
 
-def test_candidates_miss_hardly_a_pair_that_an_exhaustive_search_finds():
+def test_candidates_hold_nearly_every_pair_that_an_exhaustive_search_finds():
     draw = np.random.default_rng(0)
     vocabulary = [f"word{n}" for n in range(400)]
     fixed = [record(" ".join(draw.choice(vocabulary, 12)), " ".join(draw.choice(vocabulary, 80))) for _ in range(60)]
@@ -118,7 +120,7 @@ sentences = st.lists(
 
 
 @given(sentences, sentences, sentences, sentences)
-def test_to_say_the_same_goes_both_ways(question, answer, other_question, other_answer):
+def test_being_a_near_duplicate_is_symmetric(question, answer, other_question, other_answer):
     one, other = record(question, answer), record(other_question, other_answer)
     assert near_duplicate(one, other, 0.8) == near_duplicate(other, one, 0.8)
     assert near_duplicate(one, one, 0.8)
@@ -141,5 +143,5 @@ def test_a_record_is_matched_whatever_its_case_and_punctuation(question, answer)
         ("How is HER2+ breast cancer treated in older women?", "How is HER2- breast cancer treated in older women?"),
     ],
 )
-def test_a_sign_a_mark_or_a_chinese_numeral_tells_questions_apart(one, other):
+def test_a_sign_a_mark_or_a_chinese_numeral_makes_another_question(one, other):
     assert matches([record(one, "Rest at home.")], [record(other, "Go to hospital.")]) == {}

@@ -112,7 +112,7 @@ def test_numbers_are_read_as_the_module_says(text, found):
 
 
 @given(st.text(max_size=120))
-def test_any_text_can_be_looked_through(text):
+def test_quantities_can_be_looked_for_in_any_text(text):
     for quantity in quantities.find(text):
         assert quantity.same(quantity)
 

@@ -1,4 +1,4 @@
-"""The sample specialties: counts, soundness of form, and that the files are what the generator makes."""
+"""The sample specialties: how many there are, their form, and that the files are what the generator makes."""
 
 import json
 import subprocess

@@ -1,8 +1,14 @@
+"""Specialty files in every form that people have are read, and whatever is not read is named."""
+
+import csv
 import gzip
+import io
 import itertools
 import json
 import os
+import re
 import unicodedata
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -10,15 +16,25 @@ from conftest import SHARED_DATA, write_specialty
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meerkat_workbench.core import input_files
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.text import texts as texts_alike
 from meerkat_workbench.tuning.chat import LLAMA3_TOKENS, ControlTokens
 from meerkat_workbench.tuning.data import specialty_files
+from meerkat_workbench.tuning.data.rows import KEY_FIELD
 
 
 def read(folder, **keywords):
+    """Its records, read with Llama-3's control tokens."""
     tokens = ControlTokens(LLAMA3_TOKENS)
     return specialty_files.read_folder(folder, skip_invalid=keywords.get("skip_invalid", False), control_tokens=tokens)
+
+
+def refusal_of(folder, **keywords):
+    """The text of the error with which a folder is refused."""
+    with pytest.raises(UserError) as caught:
+        read(folder, **keywords)
+    return str(caught.value)
 
 
 def test_the_three_json_and_csv_forms_give_the_same_records(tmp_path):
@@ -45,53 +61,53 @@ def test_a_csv_file_with_a_specialty_column_holds_several_and_without_one_is_one
     assert {name: len(rows) for name, rows in read(tmp_path).records.items()} == {"a": 1, "b": 1, "plain": 1}
 
 
-def test_every_fault_is_named_at_once_twenty_of_them_and_the_rest_counted(tmp_path):
+def test_all_faults_are_reported_at_once_the_first_twenty_by_name_and_the_rest_by_number(tmp_path):
     write_specialty(tmp_path, "bad", [{"question": f"q{n}", "answer": ""} for n in range(25)])
-    with pytest.raises(UserError) as error:
-        read(tmp_path)
-    text = str(error.value)
-    assert "25 faults" in text and "record 20:" in text and "record 21:" not in text and "and 5 more" in text
+    text = refusal_of(tmp_path)
+    named = re.findall(r"record (\d+)", text)
+    assert named == [str(number) for number in range(1, specialty_files.MAX_FAULTS_SHOWN + 1)]
+    assert re.search(r"\b25\b", text) and re.search(r"\b5\b", text.splitlines()[-1])
     assert "SKIP_INVALID=True" in text
 
 
 @pytest.mark.parametrize(
-    ("item", "fault"),
+    ("item", "names"),
     [
-        ({"question": "q", "answer": ""}, '"answer" is empty'),
-        ({"question": "  ", "answer": "a"}, '"question" is empty'),
-        ({"question": "q", "answer": 5}, "is a int, not text"),
-        ({"question": "q"}, '"answer" is missing'),
-        ("text", '"question" is missing'),
-        ({"question": "q", "answer": "a <|eot_id|> b"}, "control token"),
-        ({"question": "q", "answer": "\ud800"}, "surrogate"),
+        ({"question": "q", "answer": ""}, ['"answer"']),
+        ({"question": "  ", "answer": "a"}, ['"question"']),
+        ({"question": "q", "answer": 5}, ['"answer"', "int"]),
+        ({"question": "q"}, ['"answer"']),
+        ("text", ['"question"', "str"]),
+        ({"question": "q", "answer": "a <|eot_id|> b"}, ['"answer"', "<|eot_id|>"]),
+        ({"question": "q", "answer": "\ud800"}, ['"answer"']),
     ],
 )
-def test_a_bad_record_is_named_by_file_position_and_fault_and_can_be_left_out(tmp_path, item, fault):
+def test_a_bad_record_is_named_by_file_position_and_field_and_can_be_left_out(tmp_path, item, names):
     write_specialty(tmp_path, "x", [{"question": "good", "answer": "yes"}])
     path = tmp_path / "dataset_with_answers_y.json"
     path.write_text(json.dumps([{"question": "also", "answer": "good"}, item]))
-    with pytest.raises(UserError, match=r"dataset_with_answers_y\.json, record 2") as error:
-        read(tmp_path)
-    assert fault in str(error.value)
+    text = refusal_of(tmp_path)
+    assert path.name in text and "record 2" in text and all(name in text for name in names)
     reading = read(tmp_path, skip_invalid=True)
     assert reading.invalid_skipped == 1 and len(reading.records["y"]) == 1
 
 
 @pytest.mark.parametrize(
-    ("content", "fault"),
+    ("content", "cause"),
     [
-        (b'{"q": "a"', "not whole JSON"),
-        (b'{"q": "caf\xe9"}', "not UTF-8"),
-        (b'{"q": "a", "q": "b"}', "stands twice"),
-        (b'"text"', "holds a str"),
-        (b"", "not whole JSON"),
-        (b"[" * 100_000, "nested too deeply"),
+        (b'{"q": "a"', "line 1 column 10"),
+        (b'{"q": "caf\xe9"}', "UTF-8"),
+        (b'{"q": "a", "q": "b"}', "'q'"),
+        (b'"text"', "str"),
+        (b"", "line 1 column 1"),
+        (b"[" * 100_000, ""),
     ],
 )
-def test_a_file_that_cannot_be_read_is_refused_even_when_bad_records_are_skipped(tmp_path, content, fault):
+def test_a_file_that_cannot_be_read_is_refused_even_when_bad_records_are_skipped(tmp_path, content, cause):
     (tmp_path / "dataset_with_answers_x.json").write_bytes(content)
-    with pytest.raises(UserError, match=fault):
-        read(tmp_path, skip_invalid=True)
+    text = refusal_of(tmp_path, skip_invalid=True)
+    # it is not offered to leave records out of a file that cannot be read
+    assert "dataset_with_answers_x.json" in text and cause in text and "SKIP_INVALID" not in text
 
 
 def test_identical_pairs_are_dropped_and_counted_but_one_question_with_two_answers_stays(tmp_path):
@@ -100,11 +116,15 @@ def test_identical_pairs_are_dropped_and_counted_but_one_question_with_two_answe
     assert len(reading.records["x"]) == 2 and reading.identical_dropped == 1
 
 
-def test_a_missing_folder_and_one_without_specialty_files_are_told_apart(tmp_path):
-    with pytest.raises(UserError, match="no such folder"):
-        read(tmp_path / "absent")
-    with pytest.raises(UserError, match="no specialty file"):
-        read(tmp_path)
+def test_a_missing_folder_a_file_and_a_folder_without_specialty_files_are_refused_each_in_its_own_words(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    faults = set()
+    for name in ("absent", "file", "empty"):
+        text = refusal_of(tmp_path / name)
+        assert f"DATA_DIR={tmp_path / name}" in text and specialty_files.PREFIX in text
+        faults.add(text.replace(name, ""))
+    assert len(faults) == 3
 
 
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="real data is not on this machine")
@@ -166,7 +186,7 @@ CSV = "question,answer\n" + "".join(f'"{q}","{a}"\n' for q, a in PAIRS.items())
         ("x.csv", "id,question,answer\n" + "".join(f'{i},"{q}","{a}"\n' for i, (q, a) in enumerate(PAIRS.items()))),
     ],
 )  # fmt: skip
-def test_one_content_in_any_form_gives_the_same_records(tmp_path, name, text):
+def test_the_same_content_in_any_form_gives_the_same_records(tmp_path, name, text):
     assert found_pairs(write(tmp_path / "plain", name, text)) == PAIRS
     write(tmp_path / "packed", f"{name}.gz", "")
     (tmp_path / "packed" / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
@@ -175,43 +195,42 @@ def test_one_content_in_any_form_gives_the_same_records(tmp_path, name, text):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "fault"),
+    ("name", "text", "names"),
     [
-        ("dataset_with_answers_x.json", '{"question": "q", "answer": "a"}', "is one record {question, answer}; put records into a list"),
-        ("dataset_with_answers_x.json", '{"instruction": "q", "input": "", "output": "a"}', "is one record"),
-        ("dataset_with_answers_x.json", '{"messages": [{"role": "user", "content": "q"}]}', "is one conversation"),
-        ("dataset_with_answers_x.json", f'{{"q": {"1" * 5000}}}', "a number that is too long"),
-        ("dataset_with_answers_x.jsonl", '{"question": "q", "answer": "a"}\n{"question": ', "line 2 is not whole JSON"),
-        ("dataset_with_answers_x.json", '[{"question": "q", "opa": "a", "cop": 1}, {"question": "r", "opa": "b", "cop": 2}]', "has the fields cop, opa, question; it needs"),
-        ("dataset_with_answers_x.json", '[{"question": "q", "answer": "a", "response": "b"}]', 'has both "answer" and "response"'),
-        ("dataset_with_answers_x.json", '[{"Question": "q", "question": "r", "answer": "a"}]', "has a field twice"),
-        ("dataset_with_answers_x.json", '[{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "r"}]}]', "a conversation of 3 turns"),
-        ("dataset_with_answers_x.json", '[{"question": "q", "answer": "a", "specialty": 5}]', '"specialty" is a int'),
-        ("x.csv", "question,answer\nq,a, b, c\n", "record 1: has 4 fields where the header has 2; quote texts that hold commas"),
-        ("x.csv", "question,answer\nq\n", "record 1: has 1 field where the header has 2"),
-        ("x.csv", "question,answer,Answer\nq,a,b\n", "names the column 'answer' twice"),
-        ("x.csv", "Frage;Antwort\nq;a\n", "has the columns Frage;Antwort; it needs question and answer"),
-        ("x.csv", 'question,answer\n"q" x,a\n', "is not valid CSV (line 2"),
-        ("x.csv", "question,answer\nq,\u200b\n", '"answer" is empty'),
-        ("x.csv", "question,answer,\nq,a, and more\n", "a text under a column without a name"),
-        ("dataset_with_answers_x.json", '{"question": {"0": "q", "1": "r"}, "answer": {"5": "a", "6": "b"}}', "columns (question, answer) that do not have the same rows"),
-        ("dataset_with_answers_x.json", '{"What?": "a", "more": [{"question": "q", "answer": "a"}]}', "holds a list under 'more' beside other things"),
-        ("dataset_with_answers_x.json", '{"cardiology": [{"question": "q", "answer": "a"}]}', "holds a list under 'cardiology'"),
-        ("dataset_with_answers_x.json", '{"train": [{"question": "q", "answer": "a"}], "test": [{"question": "r", "answer": "b"}]}', "holds several lists (train, test)"),
-        ("dataset_with_answers_x.json", '{"question": "q", "answer": "a", "id": 3, "tags": "x"}', "is one record"),
-        ("dataset_with_answers_x.json", '[{"question": "q", "answer": "a", "specialty": "Ear/Nose"}, {"question": "r", "answer": ""}]', "record 1: 'Ear/Nose' cannot be a specialty's name"),
-        ("dataset_with_answers_x.json", '[{"question": "q", "answer": "a", "specialty": false}]', '"specialty" is a bool'),
+        ("dataset_with_answers_x.json", '{"question": "q", "answer": "a"}', ["{question, answer}"]),
+        ("dataset_with_answers_x.json", '{"instruction": "q", "input": "", "output": "a"}', ["{instruction, input, output}"]),
+        ("dataset_with_answers_x.json", '{"messages": [{"role": "user", "content": "q"}]}', ["{messages}"]),
+        ("dataset_with_answers_x.json", f'{{"q": {"1" * 5000}}}', ["4300"]),
+        ("dataset_with_answers_x.jsonl", '{"question": "q", "answer": "a"}\n{"question": ', ["line 2"]),
+        ("dataset_with_answers_x.json", '[{"question": "q", "opa": "a", "cop": 1}, {"question": "r", "opa": "b", "cop": 2}]', ["cop, opa, question", "answer"]),
+        ("dataset_with_answers_x.json", '[{"question": "q", "answer": "a", "response": "b"}]', ["record 1", '"answer"', '"response"']),
+        ("dataset_with_answers_x.json", '[{"Question": "q", "question": "r", "answer": "a"}]', ["record 1"]),
+        ("dataset_with_answers_x.json", '[{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "r"}]}]', ["record 1", "3"]),
+        ("dataset_with_answers_x.json", '[{"question": "q", "answer": "a", "specialty": 5}]', ["record 1", '"specialty"', "int"]),
+        ("x.csv", "question,answer\nq,a, b, c\n", ["record 1", "4", "2", "commas"]),
+        ("x.csv", "question,answer\nq\n", ["record 1", "1 field", "2"]),
+        ("x.csv", "question,answer,Answer\nq,a,b\n", ["'answer'"]),
+        ("x.csv", "Frage;Antwort\nq;a\n", ["Frage;Antwort", "question and answer"]),
+        ("x.csv", 'question,answer\n"q" x,a\n', ["line 2"]),
+        ("x.csv", "question,answer\nq,\u200b\n", ["record 1", '"answer"']),
+        ("x.csv", "question,answer,\nq,a, and more\n", ["record 1", "commas"]),
+        ("dataset_with_answers_x.json", '{"question": {"0": "q", "1": "r"}, "answer": {"5": "a", "6": "b"}}', ["question, answer"]),
+        ("dataset_with_answers_x.json", '{"What?": "a", "more": [{"question": "q", "answer": "a"}]}', ["'more'"]),
+        ("dataset_with_answers_x.json", '{"cardiology": [{"question": "q", "answer": "a"}]}', ["'cardiology'"]),
+        ("dataset_with_answers_x.json", '{"train": [{"question": "q", "answer": "a"}], "test": [{"question": "r", "answer": "b"}]}', ["train, test"]),
+        ("dataset_with_answers_x.json", '{"question": "q", "answer": "a", "id": 3, "tags": "x"}', ["{question, answer, id, tags}"]),
+        ("dataset_with_answers_x.json", '[{"question": "q", "answer": "a", "specialty": "Ear/Nose"}, {"question": "r", "answer": ""}]', ["record 1", "'Ear/Nose'", "record 2"]),
+        ("dataset_with_answers_x.json", '[{"question": "q", "answer": "a", "specialty": false}]', ["record 1", '"specialty"', "bool"]),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_for_certain_is_named_with_its_cause(tmp_path, name, text, fault):
-    with pytest.raises(UserError) as error:
-        read(write(tmp_path, name, text))
-    assert name in str(error.value) and fault in str(error.value)
+def test_a_file_that_cannot_be_read_for_certain_is_refused_with_what_is_at_fault_in_it(tmp_path, name, text, names):
+    said = refusal_of(write(tmp_path, name, text))
+    assert name in said and all(part in said.partition(name)[2] for part in names)
 
 
-def test_windows_letters_are_named_as_such(tmp_path):
-    with pytest.raises(UserError, match=r"x\.csv: is not UTF-8 \(byte 18, 'ü' if it is Windows' encoding\)"):
-        read(write(tmp_path, "x.csv", "question,answer\nGrün,a\n", "cp1252"))
+def test_a_file_in_the_encoding_of_windows_is_refused_with_the_place_and_the_letter(tmp_path):
+    text = refusal_of(write(tmp_path, "x.csv", "question,answer\nGrün,a\n", "cp1252"))
+    assert all(part in text for part in ("x.csv", "UTF-8", "18", "'ü'"))
 
 
 def test_an_instruction_and_its_input_are_one_question(tmp_path):
@@ -225,16 +244,18 @@ def test_rows_go_to_the_specialty_that_they_name(tmp_path):
     assert set(read(write(tmp_path, "dataset_with_answers_all.json", json.dumps(rows))).records) == {"cardiology", "all"}
 
 
-def test_fields_that_are_not_read_are_named_and_so_is_a_file_that_asks_one_question(tmp_path):
+def test_fields_that_are_not_read_are_noted_and_so_is_a_file_that_asks_one_question(tmp_path):
     rows = [
         {"question": "Is the statement right?", "input": f"statement {n}", "answer": f"a{n}", "source": "s"} for n in range(4)
     ]
-    notes = " ".join(read(write(tmp_path, "dataset_with_answers_x.json", json.dumps(rows))).notes)
-    assert "'input' of 4 records" in notes and "'source'" in notes and "put that into the question" in notes
-    assert "all 4 questions are equal" in notes
+    unread, equal = read(write(tmp_path, "dataset_with_answers_x.json", json.dumps(rows))).notes
+    assert re.search(r"'input'\D*4", unread) and re.search(r"'source'\D*4", unread)
+    # once as a field, and once more because a question may mean nothing without it
+    assert unread.count("'input'") == 2 and unread.count("'source'") == 1
+    assert "x: " in equal and "4" in equal and repr(rows[0]["question"]) in equal
 
 
-def test_every_file_that_looks_like_data_and_is_not_read_is_named(tmp_path):
+def test_every_file_that_looks_like_data_and_is_not_read_is_named_with_what_to_do(tmp_path):
     write(tmp_path, "dataset_with_answers_x.json", json.dumps(PAIRS))
     for name in ("neurology.json", "renal.jsonl", "._x.csv", "~$x.xlsx", "book.xlsx", "old.zip", "dataset_with_answers_y.txt", "notes.txt",
                  "README.md", ".DS_Store", "all.parquet"):  # fmt: skip
@@ -248,29 +269,29 @@ def test_every_file_that_looks_like_data_and_is_not_read_is_named(tmp_path):
     why = {one.path.name: one.why for one in found.unread}
     assert set(why) == {"neurology.json", "renal.jsonl", "._x.csv", "notes.txt", "book.xlsx", "old.zip", "dataset_with_answers_y.txt", "all.parquet",
                         "dataset_with_answers_z.json", "more", "dataset_with_answers_gone.json"}  # fmt: skip
-    assert "name it dataset_with_answers_neurology.json" in why["neurology.json"]
-    assert (
-        "link to a file that is not there" in why["dataset_with_answers_gone.json"]
-        and "is a folder" in why["dataset_with_answers_z.json"]
-    )
-    assert "CSV" in why["book.xlsx"] and "unpack" in why["old.zip"]
+    assert "dataset_with_answers_neurology.json" in why["neurology.json"] and "DATA_DIR" in why["more"]
+    for name in ("book.xlsx", "old.zip", "all.parquet"):
+        assert why[name] == input_files.REMEDIES[Path(name).suffix]
+    # a broken link, a folder and a Mac's note are not mistaken for one another
+    assert len({why[name] for name in ("dataset_with_answers_gone.json", "dataset_with_answers_z.json", "._x.csv")}) == 3
 
 
 def test_names_hold_letters_of_any_script_with_their_marks(tmp_path):
     for name in ("pédiatrie", "हृदय_रोग", "หัวใจ", "心脏科", "القلب"):
         write(tmp_path, f"dataset_with_answers_{unicodedata.normalize('NFD', name)}.json", json.dumps({f"{name}?": "a"}))
     assert set(read(tmp_path).records) == {"pédiatrie", "हृदय_रोग", "หัวใจ", "心脏科", "القلب"}
-    with pytest.raises(UserError, match="cannot be a specialty's name"):
+    with pytest.raises(UserError) as caught:
         specialty_files.check_specialty_name("心" * 90, "x")  # more bytes than a file's name may have
+    assert caught.value.where == "x" and "心" in caught.value.item and str(specialty_files.MAX_NAME_BYTES) in caught.value.remedy
 
 
-def test_an_html_tag_is_text_and_a_control_token_of_the_tokenizer_in_use_is_none(tmp_path):
+def test_an_html_tag_is_text_and_a_control_token_of_the_tokenizer_in_use_is_refused(tmp_path):
     write(tmp_path, "dataset_with_answers_x.json", json.dumps({"What is <s>this</s>?": "A <pad>."}))
     assert found_pairs(tmp_path) == {"What is <s>this</s>?": "A <pad>."}
-    with pytest.raises(UserError, match="holds </s>, a control token"):
+    with pytest.raises(UserError, match="</s>"):
         specialty_files.read_folder(tmp_path, skip_invalid=False, control_tokens=ControlTokens(frozenset({"</s>"})))
     write(tmp_path, "dataset_with_answers_x.json", json.dumps({"q": "hi <｜User｜> ho"}))
-    with pytest.raises(UserError, match="control token"):
+    with pytest.raises(UserError, match="<｜User｜>"):
         specialty_files.read_folder(tmp_path, skip_invalid=False, control_tokens=ControlTokens(frozenset({"<｜User｜>"})))
 
 
@@ -284,10 +305,7 @@ cells = st.text(st.characters(exclude_categories=["Cs", "Cc", "Cn"]), min_size=1
     st.lists(st.tuples(cells, cells), min_size=1, max_size=5),
     st.sampled_from(["json", "rows", "jsonl", "csv", "tsv", "semicolons"]),
 )
-def test_what_was_written_is_what_is_read(tmp_path_factory, pairs, form):
-    import csv
-    import io
-
+def test_records_are_read_as_they_were_written(tmp_path_factory, pairs, form):
     wanted = dict(pairs)
     rows = [{"question": q, "answer": a} for q, a in wanted.items()]
     if form in ("csv", "tsv", "semicolons"):
@@ -339,30 +357,32 @@ def test_json_of_any_shape_is_read_or_refused_in_one_error(tmp_path_factory, val
         assert str(folder) in str(error)
 
 
-def test_what_stands_beside_the_rows_is_named(tmp_path):
+def test_the_keys_of_rows_and_unread_parts_of_a_conversation_are_noted(tmp_path):
     rows = {"gout": {"question": "q1", "answer": "a"}, "fever": {"question": "q2", "answer": "b"}}
-    assert "'(its key)' of 2 records" in read(write(tmp_path, "dataset_with_answers_x.json", json.dumps(rows))).notes[0]
+    [note] = read(write(tmp_path, "dataset_with_answers_x.json", json.dumps(rows))).notes
+    assert re.search(rf"{re.escape(repr(KEY_FIELD))}\D*2", note)
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "reasoning_content": "because"}]
-    notes = read(write(tmp_path, "dataset_with_answers_x.json", json.dumps([{"messages": turns}]))).notes
-    assert "'reasoning_content' of 1 records" in notes[0]
+    [note] = read(write(tmp_path, "dataset_with_answers_x.json", json.dumps([{"messages": turns}]))).notes
+    assert re.search(r"'reasoning_content'\D*1", note)
 
 
-def test_a_pipe_and_a_stub_of_a_cloud_are_named_and_not_waited_for(tmp_path):
+def test_a_pipe_and_a_file_that_is_still_in_icloud_are_named_and_not_waited_for(tmp_path):
     write(tmp_path, "x.csv", CSV)
     os.mkfifo(tmp_path / "y.csv")
     (tmp_path / ".dataset_with_answers_z.json.icloud").write_text("x")
-    why = {one.path.name: one.why for one in specialty_files.find_files(tmp_path).unread}
-    assert "a pipe" in why["y.csv"] and "iCloud" in why[".dataset_with_answers_z.json.icloud"]
+    found = specialty_files.find_files(tmp_path)
+    assert [path.name for path in found.paths] == ["x.csv"]
+    assert {one.path.name for one in found.unread} == {"y.csv", ".dataset_with_answers_z.json.icloud"}
 
 
-def test_a_file_packed_or_encoded_otherwise_than_its_name_says_is_read(tmp_path):
+def test_a_file_is_read_also_where_its_name_hides_how_it_is_packed_or_encoded(tmp_path):
     write(tmp_path, "x.csv", "")
     for content in (gzip.compress(CSV.encode()), CSV.encode("utf-32"), CSV.encode("utf-16")):
         (tmp_path / "x.csv").write_bytes(content)
         assert found_pairs(tmp_path) == PAIRS
     (tmp_path / "x.csv").write_bytes(CSV.encode("utf-16-le"))
-    with pytest.raises(UserError, match="UTF-16 or UTF-32 without a byte-order mark"):
-        read(tmp_path)
+    text = refusal_of(tmp_path)
+    assert "x.csv" in text and "UTF-16" in text and "UTF-8" in text
 
 
 @pytest.mark.parametrize("change", [lambda t: t + "\u200c", lambda t: "\u200e" + t, lambda t: t.replace("\n", "\u2028"), lambda t: t.replace("\n", "\r\n"),
@@ -403,7 +423,7 @@ def test_a_filter_knows_specialties_that_rows_name_in_any_encoding(tmp_path):
     assert list(specialty_files.read_folder(tmp_path, skip_invalid=False, found=found, only=["Heart"]).records) == ["Heart"]
 
 
-def test_only_a_readme_stands_beside_data_in_silence(tmp_path):
+def test_only_a_text_about_the_data_may_lie_beside_it_unnamed(tmp_path):
     write(tmp_path, "x.csv", CSV)
     for name in ("README", "README.md", "LICENSE.txt", "license_questions.jsonl", "citations.xlsx", "readme_answers.txt"):
         (tmp_path / name).write_text("x")

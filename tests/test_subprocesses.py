@@ -1,4 +1,4 @@
-"""Processes that the scripts start: a signal lets them end what they do, and none is left behind."""
+"""Processes that the scripts start: a signal lets them finish what they do, and none is left behind."""
 
 import itertools
 import os
@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+
+from meerkat_workbench.core.errors import EXIT_INTERRUPTED
 
 SAVES_FIRST = """
 import pathlib, signal, sys, time
@@ -30,14 +32,14 @@ PARENT = """
 import sys
 from meerkat_workbench.core import subprocesses
 from meerkat_workbench.core.errors import run_script
-run_script(lambda: print("ended with", children.run([sys.executable, *sys.argv[1:]]), flush=True))
+run_script(lambda: print("ended with", subprocesses.run([sys.executable, *sys.argv[1:]]), flush=True))
 """
 WITH_WORKERS = """
 import time
 from meerkat_workbench.core import subprocesses
 if __name__ == "__main__":
     {load}
-    pool = children.workers()
+    pool = subprocesses.worker_pool()
     list(pool.map(abs, range(100)))
     print(*pool._processes, flush=True)
     time.sleep(60)
@@ -52,14 +54,14 @@ def started(code, *arguments, folder):
 
 
 @pytest.mark.parametrize(("number", "send"), list(itertools.product([signal.SIGINT, signal.SIGTERM], [os.kill, os.killpg])))
-def test_a_command_that_is_told_to_stop_is_waited_for_until_it_has_saved(tmp_path, number, send):
+def test_a_stopped_command_is_waited_for_until_it_has_saved(tmp_path, number, send):
     (tmp_path / "child.py").write_text(SAVES_FIRST)
     parent = started(PARENT, tmp_path / "child.py", tmp_path / "saved", folder=tmp_path)
     assert parent.stdout.readline() == "ready\n"
     send(parent.pid, number)  # from a supervisor, or to all of a terminal or a job
-    out, said = parent.communicate(timeout=30)
+    out, errors = parent.communicate(timeout=30)
     assert (tmp_path / "saved").read_text() == str(int(number)) and not out
-    assert parent.returncode == 130 and said.strip() == "stopped. Run the same command again to go on."
+    assert parent.returncode == EXIT_INTERRUPTED and errors.strip().count("\n") == 0 and errors.strip()
 
 
 def test_the_exit_code_of_a_command_is_returned(tmp_path):
@@ -69,7 +71,7 @@ def test_the_exit_code_of_a_command_is_returned(tmp_path):
 
 
 def running(number):
-    """Whether a process runs; one that has ended and that nobody asked about does not."""
+    """Whether a process runs; one that has ended does not, though its parent has not collected it."""
     try:
         return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

@@ -1,4 +1,4 @@
-"""Our values against the packages', and the traps of evaluation.md."""
+"""Our values are the packages', and the known traps of each metric are avoided."""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ def texts():
     return [*itertools.pairwise(answers), *zip(answers, shortened, strict=True)]
 
 
-def test_rouge_is_rouge_scores():
+def test_rouge_is_that_of_rouge_score():
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=False)
@@ -52,7 +52,7 @@ def test_a_perfect_answer_of_few_words_has_a_bleu_of_1():
     assert text_metrics.bleu("lie down and rest for a day", "lie")[3] < 0.01  # too short an answer still pays for it
 
 
-def test_corpus_bleu_is_sacrebleus_and_says_how_it_was_counted():
+def test_corpus_bleu_is_that_of_sacrebleu_and_its_signature_has_tokenizer_and_version():
     import sacrebleu
 
     references, answers = zip(*texts(), strict=True)
@@ -62,7 +62,7 @@ def test_corpus_bleu_is_sacrebleus_and_says_how_it_was_counted():
     assert "tok:13a" in signature and "version:" in signature
 
 
-def test_squads_metrics_are_squads_its_faults_included():
+def test_squads_metrics_are_those_of_squad_its_faults_included():
     assert text_metrics.exact_match("The heart.", "heart") == 1
     assert text_metrics.exact_match("2.5 mg", "25 mg") == 1  # which is why doses have a metric of their own
     # 2 shared tokens of 3 and 4: precision 2/4, recall 2/3
@@ -78,7 +78,7 @@ def wordnet_or_skip():
         pytest.skip(str(error))
 
 
-def test_meteor_is_nltks_on_words_without_punctuation():
+def test_meteor_is_that_of_nltk_on_words_without_punctuation():
     reader = wordnet_or_skip()
     from nltk.translate.meteor_score import single_meteor_score
 
@@ -92,7 +92,7 @@ def test_meteor_is_nltks_on_words_without_punctuation():
     assert text_metrics.meteor("fever", "fever") == 0.5  # by its definition
 
 
-def test_without_wordnet_meteor_is_missing_with_its_remedy(monkeypatch):
+def test_meteor_without_wordnet_is_missing_and_names_the_package_to_install(monkeypatch):
     from meerkat_workbench.tuning.scoring.metric_suite import MetricSuite
 
     def missing():
@@ -164,12 +164,12 @@ def test_accents_and_greek_do_not_break_a_metric():
     assert all(value is None or math.isfinite(value) for values in table.scores.values() for value in values)
 
 
-def test_scores_from_all_cores_are_those_of_one_and_the_workers_serve_all_chunks_and_end(monkeypatch):
+def test_scores_of_several_workers_are_those_of_one_process_and_the_workers_serve_every_chunk_and_end(monkeypatch):
     from meerkat_workbench.tuning.scoring import metric_suite
 
     pairs = [pair for pair in texts() for _ in range(2)]
     one = metric_suite.MetricSuite().score(pairs)
-    monkeypatch.setattr(metric_suite, "ENOUGH_FOR_CORES", 2)
+    monkeypatch.setattr(metric_suite, "MIN_PAIRS_FOR_WORKERS", 2)
     monkeypatch.setattr(metric_suite.os, "cpu_count", lambda: 2)
     suite = metric_suite.MetricSuite()
     assert suite.score(pairs).scores == one.scores
@@ -211,7 +211,7 @@ def test_a_right_answer_scores_1_and_a_part_of_it_between_in_any_language(langua
     assert text_metrics.corpus_bleu([([text], [text])])[0] == pytest.approx(100)
 
 
-def test_the_tokeniser_that_was_used_stands_in_the_signature():
+def test_the_signature_names_the_tokenizer_that_was_used():
     pairs = {name: ([LANGUAGES[name]], [LANGUAGES[name]]) for name in ("German", "Chinese", "Japanese")}
     assert (
         "tok:zh" in text_metrics.corpus_bleu([pairs["Chinese"]])[1]
@@ -227,21 +227,28 @@ def test_words_of_other_languages_have_no_english_stems_and_synonyms():
     assert text_metrics.meteor("They die", "they expire") > 0.2
 
 
-def test_what_cannot_be_computed_in_a_language_is_missing_with_its_reason(tmp_path):
-    from meerkat_workbench.tuning.generation.prediction_store import Prediction, Question
+def test_a_metric_that_cannot_be_computed_in_a_language_is_missing_with_its_reason(tmp_path):
+    from meerkat_workbench.tuning.artifacts import Finish, Prediction, Split
+    from meerkat_workbench.tuning.generation.generation_run import ScoredText
+    from meerkat_workbench.tuning.generation.questions import Question
     from meerkat_workbench.tuning.scoring import score_run
-    from meerkat_workbench.tuning.scoring.metric_suite import MetricSuite
+    from meerkat_workbench.tuning.scoring.metric_suite import REASONS_WITHOUT_VALUE, MetricSuite
 
-    rows = [(Question(str(n), "holdout", "x", "?", text, "", ()), Prediction(str(n), "k", "base", text, "stop", 1), None)
-            for n, text in enumerate(LANGUAGES[name] for name in ("Arabic", "Hindi", "Korean"))]  # fmt: skip
-    table, said = score_run.score(MetricSuite(), rows, tmp_path)
-    assert table["ROUGE-L"].tolist() == [1, 1, 1]
-    assert "English alone" in said.missing["bertscore_f1"] and "MEDICAL_LEXICON" in said.missing["medical_token_f1"]
-    assert "no reference holds a dose" in said.missing["factual_exact_match"]
-    assert table["medical_token_f1"].isna().all()
+    answers = [
+        ScoredText(
+            Question(str(n), Split.HOLDOUT, "x", "?", text, "", ()),
+            Prediction(id=str(n), key="k", system="base", text=text, finish=Finish.STOP, tokens=1), None,
+        )
+        for n, text in enumerate(LANGUAGES[name] for name in ("Arabic", "Hindi", "Korean"))
+    ]  # fmt: skip
+    table, metrics = score_run.score(MetricSuite(), answers, tmp_path)
+    assert table.scores("ROUGE-L").tolist() == [1, 1, 1]
+    assert "BERTSCORE_MODEL" in metrics.missing["bertscore_f1"] and "MEDICAL_LEXICON" in metrics.missing["medical_token_f1"]
+    assert metrics.missing["factual_exact_match"] == REASONS_WITHOUT_VALUE["factual_exact_match"]
+    assert table.scores("medical_token_f1").isna().all() and table.scores("bertscore_f1").isna().all()
 
 
-def test_wordnet_that_cannot_be_had_is_looked_for_once(monkeypatch):
+def test_wordnet_is_looked_for_once_where_this_machine_cannot_have_it(monkeypatch):
     looked = []
     monkeypatch.setattr(wordnet, "_present", lambda: False)
     monkeypatch.setattr(wordnet, "_copy_from_debian", lambda: False)

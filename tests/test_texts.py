@@ -69,19 +69,19 @@ def test_words_of_many_texts_are_those_of_each(many):
 
 
 @given(st.text(max_size=80))
-def test_a_text_has_the_words_of_its_composed_and_decomposed_forms(text):
+def test_composed_and_decomposed_forms_of_a_text_have_the_same_words(text):
     assert texts.words_of(unicodedata.normalize("NFD", text)) == texts.words_of(unicodedata.normalize("NFC", text))
 
 
 @given(st.text(max_size=80))
-def test_cleaning_is_done_once_and_keeps_what_can_be_seen(text):
+def test_cleaning_twice_is_cleaning_once_and_keeps_what_can_be_seen(text):
     cleaned = texts.clean(text)
     assert texts.clean(cleaned) == cleaned and "\r" not in cleaned
     assert texts.is_blank(cleaned) == texts.is_blank(text)
 
 
 @given(st.text(alphabet=st.characters(max_codepoint=127), max_size=200))
-def test_tokens_of_ascii_texts_are_rouge_scores(text):
+def test_tokens_of_ascii_texts_are_those_of_rouge_score(text):
     from rouge_score.tokenize import tokenize
 
     assert list(texts.tokens(text)) == tokenize(text, stemmer=None)
@@ -108,7 +108,7 @@ def test_what_cannot_be_seen_is_blank():
         ("Sjögren syndrome and the β-blockers that are given for it, with the doses of each", True),
     ],
 )
-def test_english_is_told_by_letters_and_small_words(text, english):
+def test_english_is_recognised_by_letters_and_small_words(text, english):
     assert texts.is_english(text) is english
 
 
