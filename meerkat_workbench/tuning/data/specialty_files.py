@@ -280,7 +280,7 @@ def read_folder(
             )
             known_names = f"There are {', '.join(known[:6])}{' …' if len(known) > 6 else ''}."
             remedy = did_you_mean(name, known, known_names)
-            raise UserError(f"{folder} holds no specialty {name!r}", where="SPECIALTIES", remedy=remedy)
+            raise UserError(f"is no specialty of {folder}", where="SPECIALTIES", item=name, remedy=remedy)
     loaded.records = {specialty: loaded.records[specialty] for specialty in sorted(only or loaded.records)}
     if not any(loaded.records.values()):
         raise UserError("holds no valid record", where=folder)

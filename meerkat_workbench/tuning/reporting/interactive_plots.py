@@ -22,6 +22,7 @@ from meerkat_workbench.tuning.artifacts import (
 DIFFERENCE, SCORES = "tuned minus base", "scores"  # the two views of the forest plot
 COLOURS = {str(Verdict.BETTER): plots.BETTER, str(Verdict.WORSE): plots.WORSE, str(Verdict.NOISE): plots.NEUTRAL,
            BASE: plots.BASE, TUNED: plots.TUNED}  # fmt: skip
+COLOURED_BY = "verdict"  # the field of a datum that decides its colour: a verdict or a model
 Point = dict[str, Any]  # one datum of a chart: the fields that its encodings name
 Specification = dict[str, Any]  # Vega-Lite
 
@@ -34,10 +35,10 @@ def specialties(rows: Sequence[SpecialtyPerformance], steering: str) -> Specific
         common = {"specialty": row.specialty.replace("_", " "), "metric": row.metric, "split": row.split, "n": row.n}
         points += [
             {**common, "view": DIFFERENCE, "at": row.difference, "low": row.ci_low, "high": row.ci_high,
-             "verdict": str(row.verdict or Verdict.NOISE), "adjusted p": row.p_adjusted, "shrunk": row.shrunk,
+             COLOURED_BY: str(row.verdict or Verdict.NOISE), "adjusted p": row.p_adjusted, "shrunk": row.shrunk,
              "detectable": row.detectable, "order": row.difference},
-            {**common, "view": SCORES, "at": row.base, "verdict": BASE, "order": row.tuned},
-            {**common, "view": SCORES, "at": row.tuned, "low": row.tuned_low, "high": row.tuned_high, "verdict": TUNED,
+            {**common, "view": SCORES, "at": row.base, COLOURED_BY: BASE, "order": row.tuned},
+            {**common, "view": SCORES, "at": row.tuned, "low": row.tuned_low, "high": row.tuned_high, COLOURED_BY: TUNED,
              "order": row.tuned},
         ]  # fmt: skip
     choices = [
@@ -55,7 +56,7 @@ def metrics(rows: Sequence[SystemComparison]) -> Specification:
     points = [
         {"metric": _metric_label(row), "model": row.model, "split": row.split, "n": row.n,
          "at": row.difference, "low": row.ci_low, "high": row.ci_high, "base": row.base, "score": row.score,
-         "floor": row.floor_tuned, "verdict": str(row.verdict)}
+         "floor": row.floor_tuned, COLOURED_BY: str(row.verdict)}
         for row in shown
     ]  # fmt: skip
     choices = [_choice("split", [row.split for row in shown], Split.HOLDOUT)]
@@ -75,8 +76,8 @@ def history(rows: Sequence[HistoryRow], steering: str) -> Specification:
     for row in rows:
         if not math.isnan(row.tuned):
             common = {"iteration": row.iteration, "metric": row.metric, "split": row.split, "n": row.n}
-            points += [{**common, "verdict": BASE, "at": row.base},
-                       {**common, "verdict": TUNED, "at": row.tuned, "low": row.tuned_low, "high": row.tuned_high}]  # fmt: skip
+            points += [{**common, COLOURED_BY: BASE, "at": row.base},
+                       {**common, COLOURED_BY: TUNED, "at": row.tuned, "low": row.tuned_low, "high": row.tuned_high}]  # fmt: skip
     choices = [
         _choice("metric", [row.metric for row in rows], steering),
         _choice("split", [row.split for row in rows], Split.HOLDOUT),
@@ -120,9 +121,9 @@ def _forest(
 
 def _colour(points: Sequence[Point]) -> alt.Color:
     """The same colour for the same verdict or model everywhere; the legend names what the chart has."""
-    there = [name for name in COLOURS if any(name in point.values() for point in points)]
+    there = [name for name in COLOURS if any(point[COLOURED_BY] == name for point in points)]
     scale = alt.Scale(domain=there, range=[COLOURS[name] for name in there])
-    return alt.Color("verdict:N", scale=scale, title=None, legend=alt.Legend(orient="top", labelFontSize=12))
+    return alt.Color(f"{COLOURED_BY}:N", scale=scale, title=None, legend=alt.Legend(orient="top", labelFontSize=12))
 
 
 def _choice(name: str, options: Sequence[str], first: str) -> alt.Parameter:
