@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """Ask base and tuned model the same questions, score them by specialty, and recommend what to train on next.
 
-    python evaluation.py --demo                        what fine_tuning.py --demo trained
-    python evaluation.py                               results/ on the splits of datasets/
-    python evaluation.py --ask "What is gout?"         what both models answer to one question
-    python evaluation.py --rescore                     score stored answers again; needs no model
-    python evaluation.py --history                     this iteration beside the earlier ones
-    python evaluation.py --rating-sheet 40             a blinded sheet of 40 questions for clinicians
-    python evaluation.py --ratings anna.csv ben.csv    what they found, and which metrics agree with them
+    python evaluation.py --demo                        the model that fine_tuning.py --demo trained
+    python evaluation.py                               the model in results/, on holdout and eval of datasets/
+    python evaluation.py --ask "What is gout?"         print both models' answers to one question
+    python evaluation.py --rescore                     score stored answers again, without a model
+    python evaluation.py --history                     print this iteration beside the earlier ones
+    python evaluation.py --rating-sheet 40             write a blinded sheet of 40 questions for clinicians
+    python evaluation.py --ratings anna.csv ben.csv    print their ratings, and which metrics agree with them
 
-Writes OUTPUT_DIR, see evaluation_results/README.md. Killed and run again, it goes on with the questions that are left.
+It writes OUTPUT_DIR (see evaluation_results/README.md). If it is stopped, the same command asks only the remaining questions.
 """
 
 from __future__ import annotations
@@ -40,67 +40,66 @@ if TYPE_CHECKING:
 
 
 class EvaluationConfig(settings.Settings):
-    """Settings of the evaluation. Change a line, or give KEY=VALUE on the command line."""
+    """Settings of the evaluation. Change a line here, or give KEY=VALUE on the command line."""
 
-    # Base model; None takes the one that the adapter was trained on.
+    # Base model. None takes the one that the adapter was trained on.
     BASE_MODEL_PATH: Annotated[str | None, DERIVED] = None
-    # The adapter, as fine_tuning.py left it.
+    # The folder that fine_tuning.py wrote.
     FINETUNED_MODEL_PATH: Annotated[str, DERIVED] = "results"
-    # What dataset_preparation.py wrote; holdout and eval are asked.
+    # The folder that dataset_preparation.py wrote. The questions of its holdout and eval splits are asked.
     DATASET_DIR: Annotated[str, DERIVED] = "datasets"
-    # Where answers, tables, charts and the report go.
+    # Folder for answers, tables, charts and the report.
     OUTPUT_DIR: Annotated[str, EXECUTION] = "evaluation_results"
-    # Tokens that an answer may have; the fraction of answers that are cut off there is reported.
+    # The most tokens of an answer. The report counts the answers that are cut off there.
     MAX_NEW_TOKENS: Annotated[int, Range(1, 100_000), RESULT] = 512
-    # 0 is greedy, the fairest for a comparison. Above it each question has a random draw of its own, shared by both models.
+    # 0 is greedy decoding, the fairest comparison. Above 0, tokens are drawn; both models share the random numbers of a question.
     TEMPERATURE: Annotated[float, Range(0, 5), RESULT] = 0.1
-    # Questions at once; None finds a number that fits. It is halved where memory runs out.
+    # Questions at a time. None takes as many as fit; the number is halved if memory runs out.
     BATCH_SIZE: Annotated[int | None, Range(1, 1_000_000), RESULT] = None
     # Encoder of BERTScore: a Hub name, a folder, or "packaged" for the MiniLM that is installed with the workbench.
     BERTSCORE_MODEL: Annotated[str, RESULT, Renamed("BERTSCORE_MODEL", embedded="packaged")] = "microsoft/deberta-xlarge-mnli"
-    # Questions of each specialty and split that are asked; None asks all.
+    # The most questions of each specialty and split. None asks all.
     MAX_SAMPLES_PER_SPECIALTY: Annotated[int | None, Range(1, 1_000_000), RESULT] = None
-    # A text file of medical terms, a term a line, for medical_token_f1; empty for the built-in word parts and list.
+    # A text file of medical terms, one per line, for medical_token_f1. Empty uses the built-in word parts and list.
     MEDICAL_LEXICON: Annotated[str, DERIVED] = ""
-    # The metric by which specialties are charted and recommended for more data.
+    # The steering metric: it ranks the specialties in charts and decides which ones get more data.
     STEERING_METRIC: Annotated[str, RESULT] = "ROUGE-L"
-    # How the next iteration's records are divided: "proportional" (the natural mix), "learning_curves" (where most is expected
-    # to be gained), "threshold" (the weakest to 80%), "uniform". How they compare: benchmarks/results/policies.md (simulation)
-    # and policy_runs.md (real runs).
+    # How the next records are divided: "proportional" (as in the pool), "learning_curves" (for the largest expected gain),
+    # "threshold" (the weakest first, up to 80% of their records) or "uniform". Compared in benchmarks/results/policies.md
+    # (simulation) and policy_runs.md (real runs).
     POLICY: Annotated[
         Literal["proportional", "learning_curves", "threshold", "uniform"],
         RESULT,
         Renamed("POLICY", **{"learning curves": "learning_curves"}),
     ] = "proportional"
-    # Training records to recommend for the next iteration; None takes what raising the lowest fifth to 80% would add.
+    # Training records to add in the next iteration. None adds as many as raising the lowest fifth to a share of 80% would.
     BUDGET: Annotated[int | None, Range(0, 1_000_000_000), RESULT] = None
-    # What "learning_curves" raises: "mean" over specialties, "worst_decile", or weights such as {cardiology: 3}.
+    # What "learning_curves" improves: the "mean" over specialties, the "worst_decile", or weights such as {cardiology: 3}.
     OBJECTIVE: Annotated[str | dict[str, float], RESULT, Renamed("OBJECTIVE", **{"worst decile": "worst_decile"})] = "mean"
-    # True: the base in NF4, as QLoRA trains it; None takes what training had.
+    # True loads the base in NF4, as in QLoRA training. None takes the value of the training.
     LOAD_IN_4BIT: Annotated[bool | None, RESULT] = None
-    # Precision of matrix products: bf16, fp16 (GPUs only) or fp32; "auto" takes what this device has hardware for.
+    # Precision of matrix products: bf16, fp16 (GPUs only) or fp32. "auto" takes the one that this device has hardware for.
     COMPUTE_DTYPE: Annotated[Literal["auto", "bf16", "fp16", "fp32"], DERIVED] = "auto"
-    # More models to ask, each compared with the base: a name, and an adapter's folder (earlier iterations are in
-    # results/archive), a model's folder or Hub name, "base: SYSTEM MESSAGE" (the base under its own prompt), or
-    # "http://HOST:PORT MODEL" (a server). For example {first: results/archive/iteration_001}.
+    # Further models to compare with the base, such as {first: results/archive/iteration_001}. A value is the folder of an
+    # adapter or a model, a Hub name, "base: SYSTEM MESSAGE" (the base with that message), or "http://HOST:PORT MODEL" (a server).
     MODELS: Annotated[dict[str, object], RESULT] = {}
     # An OpenAI-compatible server that answers for base and tuned model instead of this machine, e.g. http://HOST:8000.
     ENDPOINT: Annotated[str, RESULT] = ""
-    # The names by which that server knows base and tuned model; empty for BASE_MODEL_PATH and FINETUNED_MODEL_PATH.
+    # Names of base and tuned model on that server. Empty uses BASE_MODEL_PATH and FINETUNED_MODEL_PATH.
     ENDPOINT_MODELS: Annotated[list[str], RESULT] = []
-    # Requests that are under way at a server at once.
+    # Requests at a time to a server.
     ENDPOINT_REQUESTS: Annotated[int, Range(1, 10_000), EXECUTION] = 32
-    # A server that grades both answers of each holdout question, in both orders: "http://HOST:PORT MODEL". None by default.
+    # A model that grades both answers to each holdout question, in both orders: "http://HOST:PORT MODEL". Empty for no judge.
     JUDGE: Annotated[str, RESULT] = ""
-    # "mixed" answers base and tuned rows in the same batches, "sequential" one model after the other; "auto" chooses.
+    # "mixed" puts base and tuned model into the same batches, "sequential" asks one after the other, "auto" mixes on a GPU.
     BATCHING: Annotated[
         Literal["auto", "mixed", "sequential"], RESULT, Renamed("ARMS", together="mixed", **{"in turn": "sequential"})
     ] = "auto"
-    # Whether waiting questions take the place of answered ones in a batch; None: on a GPU.
+    # True lets waiting questions take the place of answered ones in a batch, which pays on a GPU. None does so on a GPU only.
     CONTINUOUS_BATCHING: Annotated[bool | None, RESULT, Renamed("REFILL")] = None
-    # Also ask 54 questions of general knowledge and safety: what did tuning cost elsewhere?
+    # True also asks 54 questions of general knowledge and safety, to show what tuning cost elsewhere.
     RETENTION: Annotated[bool, RESULT] = True
-    # GPUs to use on this machine; None takes all. They share the questions.
+    # GPUs to use on this machine; they share the questions. None uses all.
     NUM_GPUS: Annotated[int | None, EXECUTION] = None
     RANDOM_SEED: Annotated[int, RESULT] = 42
 
@@ -113,7 +112,7 @@ DEMO = {
     "TEMPERATURE": 0.0,
     "BERTSCORE_MODEL": "packaged",
     "BUDGET": 12,
-    "RETENTION": False,  # 54 more questions than the demo asks altogether
+    "RETENTION": False,  # its 54 questions are more than the demo's own
 }
 
 
@@ -122,44 +121,44 @@ def make_metrics(bertscore_model: str, lexicon: str = "") -> MetricSuite:
     from meerkat_workbench.tuning.scoring.metric_suite import MetricSuite
 
     class AutomaticMetrics(MetricSuite):
-        """Add a metric by adding a method; it is then in every table and chart. For example:
+        """To add a metric, add a method; the metric then appears in every table and chart. For example:
 
         def compute_edit_distance(self, reference: str, hypothesis: str) -> float:
             return Levenshtein.normalized_distance(reference, hypothesis)
 
-        and, where less is better, below it: compute_edit_distance.lower_is_better = True
+        and, if less is better, this line below it: compute_edit_distance.lower_is_better = True
         """
 
     return AutomaticMetrics(bertscore_model, lexicon)
 
 
 def check(config: EvaluationConfig) -> None:
-    """UserError where settings do not go together, or hold what no server or policy can be given."""
+    """Raise UserError if a setting is not valid."""
     from meerkat_workbench.tuning.allocation import advise
     from meerkat_workbench.tuning.scoring import judge
 
     advise.parse_objective(config.OBJECTIVE)
     if len(config.ENDPOINT_MODELS) not in (0, 2):
-        fault = "takes two names, of the base and of the tuned model, as the server knows them"
-        raise UserError(fault, where="ENDPOINT_MODELS")
+        remedy = "Give the server's names of base and tuned model: ENDPOINT_MODELS=BASE,TUNED."
+        raise UserError(f"must have two names, not {len(config.ENDPOINT_MODELS)}", where="ENDPOINT_MODELS", remedy=remedy)
     if config.JUDGE:
         judge.parse_address(config.JUDGE)
     if config.ENDPOINT and not config.ENDPOINT.startswith(("http://", "https://")):
-        raise UserError("is no address", where=f"ENDPOINT={config.ENDPOINT}", remedy="Give http://HOST:PORT.")
+        raise UserError("is not an address", where=f"ENDPOINT={config.ENDPOINT}", remedy="For example ENDPOINT=http://HOST:PORT.")
 
 
 # --- the steps
 
 
 def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = False) -> EvaluationResult:
-    """Ask, score, compare and recommend; every answer is stored as it comes.
+    """Ask, score, compare and recommend; every answer is stored as soon as it is complete.
 
     Args:
-        fresh: set an unfinished evaluation in OUTPUT_DIR aside and begin anew.
+        fresh: set an unfinished evaluation in OUTPUT_DIR aside and start again.
         rescore: score stored answers again; no model is loaded.
 
     Returns:
-        The result, which is in OUTPUT_DIR too. A finished evaluation of the same models and settings is returned as it is.
+        The result, which is also in OUTPUT_DIR; if an evaluation of the same models and settings is finished, its result.
     """
     from meerkat_workbench.core.runs import Run, RunState
     from meerkat_workbench.device import devices, distributed
@@ -169,13 +168,10 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
     from meerkat_workbench.tuning.scoring import retention
 
     check(config)
-    suite, ranks, output = (
-        make_metrics(config.BERTSCORE_MODEL, config.MEDICAL_LEXICON),
-        distributed.join(),
-        Path(config.OUTPUT_DIR),
-    )
+    suite = make_metrics(config.BERTSCORE_MODEL, config.MEDICAL_LEXICON)
+    ranks, output = distributed.join(), Path(config.OUTPUT_DIR)
     with Run(output, EvaluationManifest, ranks=ranks, fresh=fresh) as run, contextlib.closing(suite):
-        # 1. The models and the data: is this evaluation finished already, or begun?
+        # 1. Models and data: is this evaluation already finished, or started?
         subject = load_subject(config)
         config = with_training_quantisation(config, subject)
         done = EvaluationManifest.find(output)
@@ -187,25 +183,27 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
                                     suite.names(), suite.lexicon_hash()])  # fmt: skip
 
         own = devices.resolve_precision("auto", encoder_decoder=subject.training.encoder_decoder)
-        # answers that are only scored again were made in the precision of their own run
-        earlier = done.compute_dtype if done and rescore and config.COMPUTE_DTYPE == "auto" else ""
-        precision = devices.as_precision(earlier) or devices.run_precision(run, config.COMPUTE_DTYPE, fingerprint, own=own)
+        # stored answers that are only scored again keep the precision of their own run
+        stored_precision = done.compute_dtype if done and rescore and config.COMPUTE_DTYPE == "auto" else ""
+        precision = devices.as_precision(stored_precision) or devices.run_precision(
+            run, config.COMPUTE_DTYPE, fingerprint, own=own
+        )
         state = run.find(fingerprint(precision), precision)
         if state is RunState.FINISHED and done and not (rescore or run.was_reopened() or done.failed):
             if ranks.is_main:
                 print(f"{output}: up to date")
             return EvaluationResult.read(output)
 
-        # 2. Every check that can fail, before the folder is touched
+        # 2. Run every check that can fail before the folder is changed
         planned, loading = plan_systems(config, subject, precision, known), Loading(bool(config.LOAD_IN_4BIT), precision)
         check_advice(config, subject, suite)
         base = "" if rescore or config.ENDPOINT else subject.locate_base(loading)
         splits = jobs.read_fixed_splits(subject.data_folder)
         more = {jobs.RETENTION: retention.records_like(jobs.first_record(splits))} if config.RETENTION else {}
-        asked = jobs.make_jobs(planned, subject, splits, more, decoding_of(config), config.MAX_SAMPLES_PER_SPECIALTY)
+        planned_jobs = jobs.make_jobs(planned, subject, splits, more, decoding_of(config), config.MAX_SAMPLES_PER_SPECIALTY)
         ranks.agree(lambda: subject.check_leaks(planned))
         if rescore:
-            jobs.check_all_stored(output, asked)
+            jobs.check_all_stored(output, planned_jobs)
         else:
             ranks.agree(lambda: jobs.check_servers(planned, config.JUDGE))
 
@@ -215,7 +213,7 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
             print("  resuming where the last run stopped")
         options = generation_run.GenerationOptions(config.BATCH_SIZE, config.BATCHING, config.CONTINUOUS_BATCHING,
                                                    config.ENDPOINT_REQUESTS, loading)  # fmt: skip
-        answers = generation_run.GenerationRun(output, asked, base, options, ranks)
+        answers = generation_run.GenerationRun(output, planned_jobs, base, options, ranks)
         if not rescore:
             answers.generate()
 
@@ -225,20 +223,21 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
 
 
 def load_subject(config: EvaluationConfig) -> EvaluationSubject:
-    """The trained model and its data; UserError where they do not belong together."""
+    """The trained model and its data; UserError if they do not belong together."""
     from meerkat_workbench.tuning.generation.subject import EvaluationSubject
 
     return EvaluationSubject.load(Path(config.FINETUNED_MODEL_PATH), Path(config.DATASET_DIR), config.BASE_MODEL_PATH)
 
 
 def with_training_quantisation(config: EvaluationConfig, subject: EvaluationSubject) -> EvaluationConfig:
-    """The settings with LOAD_IN_4BIT of the training, where they leave it open."""
+    """The settings with LOAD_IN_4BIT of the training, if it is None."""
     if config.LOAD_IN_4BIT is not None:
         return config
     return EvaluationConfig(**{**settings.as_dict(config), "LOAD_IN_4BIT": subject.training.load_in_4bit})
 
 
 def decoding_of(config: EvaluationConfig) -> DecodingOptions:
+    """The decoding settings."""
     from meerkat_workbench.tuning.generation.jobs import DecodingOptions
 
     return DecodingOptions(config.MAX_NEW_TOKENS, config.TEMPERATURE, config.RANDOM_SEED)
@@ -247,10 +246,10 @@ def decoding_of(config: EvaluationConfig) -> DecodingOptions:
 def plan_systems(
     config: EvaluationConfig, subject: EvaluationSubject, precision: Precision, known: Mapping[str, str]
 ) -> list[System]:
-    """Base and tuned model, and whatever MODELS names.
+    """Base and tuned model, and the models in MODELS.
 
     Args:
-        known: identities by system, of a finished evaluation whose answers are to be scored again.
+        known: identities by system, if the answers of a finished evaluation are scored again.
     """
     from meerkat_workbench.tuning.generation import systems
 
@@ -262,7 +261,7 @@ def plan_systems(
 
 
 def check_advice(config: EvaluationConfig, subject: EvaluationSubject, suite: MetricSuite) -> None:
-    """UserError where nothing could be recommended by these settings."""
+    """Raise UserError if STEERING_METRIC or OBJECTIVE does not fit the metrics and the data."""
     from meerkat_workbench.tuning.allocation import advise
 
     advise.check_steering_metric(config.STEERING_METRIC, suite)
@@ -273,7 +272,7 @@ def conclude(
     config: EvaluationConfig, run: Run[EvaluationManifest], subject: EvaluationSubject, suite: MetricSuite, answers: GenerationRun,
     record: GenerationRecord, *, rescore: bool,
 ) -> EvaluationResult:  # fmt: skip
-    """Score, compare, recommend and write; the main process alone."""
+    """Score, compare, recommend and write the results; only the main process runs this."""
     from meerkat_workbench.device import devices
     from meerkat_workbench.tuning.allocation import advise
     from meerkat_workbench.tuning.reporting import comparison, history, results, summary_text
@@ -299,24 +298,26 @@ def conclude(
         lower_is_better=suite.lower_is_better(metric), improvement={row.metric: row.difference for row in compared.headline},
         improvement_split=compared.headline[0].split, caution=summary_text.caution(compared.metrics, metric),
     )  # fmt: skip
-    found = results.Findings(scored, compared, advice, judged)
+    findings = results.Findings(scored, compared, advice, judged)
     now = results.evaluation_id(subject, key, run.fingerprint, run.started)
     facts = results.facts_of(subject, scored, base=computed_in(config, run.compute_dtype), models=config.MODELS,
                              decoding=f"temperature {config.TEMPERATURE:g}, at most {config.MAX_NEW_TOKENS} new tokens")  # fmt: skip
-    for sentence in results.write(output, subject, found, now, suite.bounds, facts, config.JUDGE.partition(" ")[2].strip(), seed):
+    for sentence in results.write(
+        output, subject, findings, now, suite.bounds, facts, config.JUDGE.partition(" ")[2].strip(), seed
+    ):
         print(f"  {sentence}")
     inputs = EvaluationInputs(
         training.outputs.adapter, training.inputs.base_weights, subject.data.fingerprint, subject.data.splits
     )
     run.finish(run.manifest(
-        config, iteration=subject.iteration, device=devices.describe(), inputs=inputs, failed=found.failed, run=record,
+        config, iteration=subject.iteration, device=devices.describe(), inputs=inputs, failed=findings.failed, run=record,
         missing=scored.missing, corpus_bleu=scored.corpus_bleu,
     ))  # fmt: skip
     return results.EvaluationResult.read(output)
 
 
 def computed_in(config: EvaluationConfig, precision: str) -> str:
-    """Where and in what the base's answers were computed."""
+    """Where the base's answers were computed, and in which precision."""
     return (
         f"asked at {config.ENDPOINT}" if config.ENDPOINT else f"{'NF4, ' if config.LOAD_IN_4BIT else ''}computed in {precision}"
     )
@@ -329,7 +330,7 @@ def main() -> None:
     config, arguments = settings.load(
         EvaluationConfig, None, __doc__ or "", DEMO,
         {
-            "--ask": {"metavar": "QUESTION", "help": "print what both models answer to this question, and end"},
+            "--ask": {"metavar": "QUESTION", "help": "print both models' answers to this question, and end"},
             "--rating-sheet": {"type": int, "metavar": "N", "help": "write a blinded sheet of N questions with both answers"},
             "--ratings": {"nargs": "+", "type": settings.path, "metavar": "FILE", "help": "read filled sheets, a file a rater"},
             "--history": {"action": "store_true", "help": "print this iteration beside the earlier ones, and end"},
@@ -351,7 +352,7 @@ def main() -> None:
         else:
             rating.report(output, arguments.ratings, make_metrics(config.BERTSCORE_MODEL), config.RANDOM_SEED)
         return
-    subject = load_subject(config)  # before the libraries are loaded
+    subject = load_subject(config)  # checked before the libraries are loaded
     with console.working("loading libraries"):
         from meerkat_workbench.device import devices, distributed, hub
         from meerkat_workbench.tuning.commands import ask

@@ -3,12 +3,12 @@
 
     python fine_tuning.py --demo                 SmolLM2-135M on the sample data, on any CPU
     python fine_tuning.py                        Meerkat 8B on datasets/, on every GPU of this machine
-    python fine_tuning.py --plan                 what would be trained, time and memory, then end
-    python fine_tuning.py --export FOLDER        base and adapter merged, with a model card
+    python fine_tuning.py --plan                 print what would be trained, with time and memory, and end
+    python fine_tuning.py --export FOLDER        merge base and adapter, with a model card
     python fine_tuning.py --compare A B          finished runs side by side
 
-Reads DATASET_DIR, as dataset_preparation.py wrote it; writes OUTPUT_DIR, see results/README.md. Killed and run again, it resumes from
-its last complete checkpoint.
+It reads DATASET_DIR, which dataset_preparation.py wrote, and writes OUTPUT_DIR (see results/README.md). If it is stopped, the
+same command resumes from the last complete checkpoint.
 """
 
 from __future__ import annotations
@@ -30,85 +30,85 @@ if TYPE_CHECKING:
 
 
 class TrainingConfig(settings.Settings):
-    """Settings of the training. Change a line, or give KEY=VALUE on the command line."""
+    """Settings of the training. Change a line here, or give KEY=VALUE on the command line."""
 
     # Base model: a Hub name, a folder, or "smollm2" for the small pretrained model (135 M) that is installed with the workbench.
     MODEL_NAME: Annotated[str, RESULT] = "dmis-lab/llama-3-meerkat-8b-v1.0"
     # "decoder" (Llama, Mistral, Qwen, …) or "encoder-decoder" (T5 and similar; prepare with CHAT_TEMPLATE=plain).
     MODEL_TYPE: Annotated[Literal["decoder", "encoder-decoder"], RESULT] = "decoder"
-    # What dataset_preparation.py wrote.
+    # The folder that dataset_preparation.py wrote.
     DATASET_DIR: Annotated[str, DERIVED] = "datasets"
-    # Where the adapter and everything about it goes.
+    # Folder for the adapter and everything about it.
     OUTPUT_DIR: Annotated[str, EXECUTION] = "results"
-    # Rank of the adapter's matrices: more learns more, forgets more and costs little memory.
+    # Rank of the adapter's matrices. A higher rank learns more, forgets more, and costs little memory.
     LORA_RANK: Annotated[int, Range(1, 1_000_000), RESULT] = 8
     # The adapter's output is scaled by LORA_ALPHA / LORA_RANK.
     LORA_ALPHA: Annotated[int, Range(1, 1_000_000), RESULT] = 16
-    # Fraction of the adapter's inputs dropped in training; helps small data, 0 for large.
+    # Fraction of the adapter's inputs that training drops. It helps with little data; use 0 for much data.
     LORA_DROPOUT: Annotated[float, Range(0, 0.9), RESULT] = 0.05
-    # Which linear layers get an adapter. "all-linear" learns most, at about twice the adapter's memory and time.
+    # Linear layers that get an adapter. "all-linear" learns most, for about twice the adapter's memory and time.
     LORA_TARGET_MODULES: Annotated[list[str], RESULT] = ["q_proj", "v_proj"]
-    # True: the base in NF4 (QLoRA), 8B in about 6 GB. False: in 16 bits (32 in fp32), 16 GB and a little faster.
+    # True loads the base in NF4 (QLoRA), 8B in about 6 GB. False loads it in 16 bits (32 in fp32): 16 GB, and a little faster.
     LOAD_IN_4BIT: Annotated[bool, RESULT] = True
-    # Precision of matrix products: bf16, fp16 (GPUs only) or fp32; "auto" takes what this device has hardware for.
+    # Precision of matrix products: bf16, fp16 (GPUs only) or fp32. "auto" takes the one that this device has hardware for.
     COMPUTE_DTYPE: Annotated[Literal["auto", "bf16", "fp16", "fp32"], DERIVED] = "auto"
-    # True trains every weight instead of an adapter; for small encoder-decoder models, with LOAD_IN_4BIT=False.
+    # True trains every weight instead of an adapter. It is for small encoder-decoder models, with LOAD_IN_4BIT=False.
     FULL_FINE_TUNING: Annotated[bool, RESULT] = False
-    # Passes over the training data. The best epoch is kept, so one too many costs time only.
+    # Passes over the training data. The best weights are kept, so too many passes cost only time.
     NUM_EPOCHS: Annotated[float, Range(0, 1e6, above=True), RESULT] = 3.0
-    # The optimizer sees BATCH_SIZE x GRADIENT_ACCUMULATION_STEPS x GPUs examples per step.
+    # An optimizer step sees BATCH_SIZE x GRADIENT_ACCUMULATION_STEPS x GPUs examples.
     BATCH_SIZE: Annotated[int, Range(1, 1_000_000), DERIVED] = 4
-    # Only multiplies BATCH_SIZE: MAX_TOKENS_PER_BATCH decides how many examples pass through a device at once.
+    # Only multiplies BATCH_SIZE, because MAX_TOKENS_PER_BATCH limits what passes through a device at once.
     GRADIENT_ACCUMULATION_STEPS: Annotated[int, Range(1, 1_000_000), DERIVED] = 4
-    # Tokens that pass through a device at once, whole examples packed without padding; 0 chooses what memory holds.
+    # Tokens that pass through a device at once, as whole examples without padding. 0 takes as many as fit in memory.
     MAX_TOKENS_PER_BATCH: Annotated[int, Range(0, 10_000_000), EXECUTION] = 0
     # Peak learning rate; 2e-4 is usual for LoRA.
     LEARNING_RATE: Annotated[float, Range(0, 1e6, above=True), RESULT] = 2e-4
-    # First part of the run over which the learning rate rises; it then falls as LR_SCHEDULER says.
+    # Fraction of the run in which the learning rate rises. After it, the rate follows LR_SCHEDULER.
     WARMUP_RATIO: Annotated[float, Range(0, 0.99), RESULT] = 0.03
-    # Any schedule of transformers: cosine, linear, constant_with_warmup, …
+    # Any learning-rate schedule of transformers: cosine, linear, constant_with_warmup, …
     LR_SCHEDULER: Annotated[str, RESULT] = "cosine"
-    # Any optimizer of transformers; paged_adamw_8bit saves memory on a small GPU.
+    # Any optimizer of transformers. paged_adamw_8bit saves memory on a small GPU.
     OPTIMIZER: Annotated[str, RESULT] = "adamw_torch"
-    # Gradients longer than this are scaled down.
+    # A gradient with a larger norm is scaled down to this norm.
     MAX_GRAD_NORM: Annotated[float, Range(0, 1e6, above=True), RESULT] = 1.0
     WEIGHT_DECAY: Annotated[float, RESULT] = 0.0
-    # Tokens that an example may have, prompt included. The audit says how many are longer.
+    # The most tokens of an example, including its prompt. Training prints how many examples are longer.
     MAX_SEQ_LENGTH: Annotated[int, Range(8, 1_000_000), RESULT] = 2048
-    # What becomes of longer ones: "truncate" (the answer's end is cut and no stop is learnt) or "drop".
+    # What happens to longer examples: "truncate" cuts the end of the answer, so no stop is learnt; "drop" leaves them out.
     LONG_EXAMPLES: Annotated[Literal["truncate", "drop"], RESULT] = "truncate"
-    # What the backward pass recomputes to save memory: "none", "selective" (all but matrix products and attention, a
-    # third of the memory), "full" (a layer at a time, least memory, a third more time), or "auto" for what fits.
+    # What the backward pass recomputes to save memory: "none", "selective" (all but matrix products and attention: a third of
+    # the memory), or "full" (whole layers: least memory, a third more time). "auto" recomputes as little as fits in memory.
     ACTIVATION_CHECKPOINTING: Annotated[Literal["auto", "none", "selective", "full"], EXECUTION] = "auto"
-    # Optimizer steps between checkpoints; a kill loses at most this many.
+    # Optimizer steps between checkpoints. A killed run loses at most this many.
     SAVE_STEPS: Annotated[int, Range(1, 1_000_000), EXECUTION] = 100
-    # Checkpoints kept on disk.
+    # Number of checkpoints kept on disk.
     KEEP_CHECKPOINTS: Annotated[int, Range(1, 1_000_000), EXECUTION] = 2
     # Optimizer steps between two entries of the training log.
     LOGGING_STEPS: Annotated[int, Range(1, 1_000_000), EXECUTION] = 10
     # Optimizer steps between evaluations; 0 evaluates after each epoch.
     EVAL_STEPS: Annotated[int, Range(0, 1_000_000), RESULT] = 0
-    # Questions of the eval split that the model answers at each evaluation, for ROUGE-L and BERTScore beside the loss.
+    # Eval questions that the model answers at each evaluation, for ROUGE-L and BERTScore in addition to the loss.
     SAMPLE_QUESTIONS: Annotated[int, Range(0, 10_000), DERIVED] = 12
-    # Which measure of the eval split decides what is kept: loss, token_accuracy, ROUGE-L or bertscore_f1.
+    # The metric on the eval split that decides which weights are kept: loss, token_accuracy, ROUGE-L or bertscore_f1.
     BEST_METRIC: Annotated[Literal["loss", "token_accuracy", "ROUGE-L", "bertscore_f1"], RESULT] = "loss"
-    # Evaluations without a new best after which training ends early; 0 for never.
+    # Evaluations without a new best after which training ends early. 0 turns this off.
     EARLY_STOPPING: Annotated[int, Range(0, 10_000), RESULT] = 0
-    # Folder of an adapter to train further, e.g. results/archive/iteration_001; empty begins a new one.
+    # Folder of an adapter to train further, e.g. results/archive/iteration_001. Empty trains a new adapter.
     INIT_ADAPTER: Annotated[str, DERIVED] = ""
-    # Any field of PEFT's LoraConfig by its own name, e.g. {use_rslora: true, use_dora: true}.
+    # Other fields of PEFT's LoraConfig, e.g. {use_rslora: true, use_dora: true}.
     LORA_OPTIONS: Annotated[dict[str, object], RESULT] = {}
-    # Any field of TRL's SFTConfig by its own name, e.g. {adam_beta2: 0.98, max_steps: 100}.
+    # Other fields of TRL's SFTConfig, e.g. {adam_beta2: 0.98, max_steps: 100}.
     TRAINER_OPTIONS: Annotated[dict[str, object], RESULT] = {}
-    # Where losses are reported to beside training_log.jsonl: wandb, mlflow, tensorboard, several at once.
+    # Trackers that get the losses in addition to training_log.jsonl: wandb, mlflow, tensorboard, or several.
     REPORT_TO: Annotated[list[str], EXECUTION] = []
-    # True is REPORT_TO=wandb (WANDB_API_KEY from the environment, WANDB_MODE=offline for none).
+    # True is the same as REPORT_TO=wandb. It takes WANDB_API_KEY from the environment; WANDB_MODE=offline needs none.
     USE_WANDB: Annotated[bool, EXECUTION] = False
-    # GPUs to use on this machine; None takes all.
+    # GPUs to use on this machine. None uses all.
     NUM_GPUS: Annotated[int | None, EXECUTION] = None
-    # True divides the frozen base among the GPUs (FSDP) instead of a copy on each: slower, for more room on each.
+    # True divides the frozen base among the GPUs (FSDP) instead of copying it to each: slower, with more free memory on each.
     SHARD_BASE: Annotated[bool, EXECUTION] = False
-    # With --export: the folder of an evaluation of this adapter, for the model card; None looks in evaluation_results.
+    # For --export: the folder of an evaluation of this adapter, for the model card. None looks in evaluation_results.
     EVALUATION_DIR: Annotated[str | None, EXECUTION] = None
     RANDOM_SEED: Annotated[int, RESULT] = 42
 
@@ -126,34 +126,35 @@ DEMO = {
     "GRADIENT_ACCUMULATION_STEPS": 1,
     "LEARNING_RATE": 1e-3,
     "MAX_SEQ_LENGTH": 256,
-    "SAMPLE_QUESTIONS": 0,  # evaluation.py --demo, the next step, asks them all
+    "SAMPLE_QUESTIONS": 0,  # the next step, evaluation.py --demo, asks every question
 }
 
 
 def check(config: TrainingConfig) -> None:
-    """UserError where settings do not go together."""
+    """Raise UserError if settings contradict each other."""
     from meerkat_workbench.tuning.training import start, trainer_options
 
     full = config.FULL_FINE_TUNING
     if full and (config.MODEL_TYPE == "decoder" or config.LOAD_IN_4BIT):
-        remedy = "It is for MODEL_TYPE=encoder-decoder with LOAD_IN_4BIT=False."
-        raise UserError("4-bit weights and decoders are not trained whole", where="FULL_FINE_TUNING", remedy=remedy)
+        remedy = "Set MODEL_TYPE=encoder-decoder and LOAD_IN_4BIT=False, or leave FULL_FINE_TUNING out."
+        raise UserError("cannot train decoders or 4-bit weights", where="FULL_FINE_TUNING", remedy=remedy)
     if full and config.SHARD_BASE:
-        raise UserError("divides a frozen base, and FULL_FINE_TUNING freezes nothing", where="SHARD_BASE", remedy="Choose one.")
+        fault = "divides a frozen base, and FULL_FINE_TUNING freezes nothing"
+        raise UserError(fault, where="SHARD_BASE", remedy="Use only one of the two.")
     if full and config.INIT_ADAPTER:
-        fault = "is an adapter to train further, and FULL_FINE_TUNING trains without one"
-        raise UserError(fault, where="INIT_ADAPTER", remedy="Choose one.")
+        fault = "names an adapter, and FULL_FINE_TUNING trains without one"
+        raise UserError(fault, where="INIT_ADAPTER", remedy="Use only one of the two.")
     if config.BEST_METRIC in ("ROUGE-L", "bertscore_f1") and not config.SAMPLE_QUESTIONS:
-        remedy = "Set SAMPLE_QUESTIONS, 50 or more for a steady choice."
-        raise UserError("needs answers", where=f"BEST_METRIC={config.BEST_METRIC}", remedy=remedy)
+        remedy = "Set SAMPLE_QUESTIONS to 50 or more, so that the choice is stable."
+        raise UserError("needs sample answers", where=f"BEST_METRIC={config.BEST_METRIC}", remedy=remedy)
     start.check_init_adapter(config.INIT_ADAPTER, Path(config.OUTPUT_DIR))
     trainer_options.check_target_modules(config.LORA_TARGET_MODULES)
 
 
 def recipe_of(config: TrainingConfig, processes: int, precision: Precision) -> dict[str, Any]:
-    """Every setting that affects the result, wherever data and outputs are."""
+    """Every setting that affects the result, without the folders of data and outputs."""
     recipe = settings.with_effect(config, RESULT)
-    # the examples per step, not how processes share them: a run may be resumed on another number of GPUs
+    # examples per step, however many processes share them, so that a run can be resumed on another number of GPUs
     recipe["global_batch"] = config.BATCH_SIZE * config.GRADIENT_ACCUMULATION_STEPS * processes
     recipe["compute_dtype"] = precision
     if config.BEST_METRIC in ("ROUGE-L", "bertscore_f1"):
@@ -162,16 +163,21 @@ def recipe_of(config: TrainingConfig, processes: int, precision: Precision) -> d
 
 
 def spec_of(config: TrainingConfig) -> TrainingSpec:
-    """The settings as the workbench's parts take them."""
+    """The settings in the form that the package takes."""
     from meerkat_workbench.tuning.scoring import eval_samples
     from meerkat_workbench.tuning.training import start
     from meerkat_workbench.tuning.training.build import TrainedPart
     from meerkat_workbench.tuning.training.run import TrainingSpec
     from meerkat_workbench.tuning.training.trainer_options import LoraOptions, TrainerOptions
 
-    both, data = config.MODEL_TYPE == "encoder-decoder", Path(config.DATASET_DIR)
+    encoder_decoder, data = config.MODEL_TYPE == "encoder-decoder", Path(config.DATASET_DIR)
     lora = LoraOptions(
-        config.LORA_RANK, config.LORA_ALPHA, config.LORA_DROPOUT, config.LORA_TARGET_MODULES, config.LORA_OPTIONS, both
+        config.LORA_RANK,
+        config.LORA_ALPHA,
+        config.LORA_DROPOUT,
+        config.LORA_TARGET_MODULES,
+        config.LORA_OPTIONS,
+        encoder_decoder,
     )
     options = TrainerOptions(
         examples_per_step=config.BATCH_SIZE * config.GRADIENT_ACCUMULATION_STEPS, epochs=config.NUM_EPOCHS,
@@ -179,16 +185,17 @@ def spec_of(config: TrainingConfig) -> TrainingSpec:
         weight_decay=config.WEIGHT_DECAY, max_grad_norm=config.MAX_GRAD_NORM, eval_steps=config.EVAL_STEPS, save_steps=config.SAVE_STEPS,
         keep_checkpoints=config.KEEP_CHECKPOINTS, logging_steps=config.LOGGING_STEPS, seed=config.RANDOM_SEED,
         trackers=[*config.REPORT_TO, *(["wandb"] if config.USE_WANDB else [])], run_name=Path(config.OUTPUT_DIR).name,
-        more=config.TRAINER_OPTIONS, encoder_decoder=both,
+        more=config.TRAINER_OPTIONS, encoder_decoder=encoder_decoder,
     )  # fmt: skip
     return TrainingSpec(
-        data=data, base=config.MODEL_NAME, encoder_decoder=both, load_in_4bit=config.LOAD_IN_4BIT, options=options,
+        data=data, base=config.MODEL_NAME, encoder_decoder=encoder_decoder, load_in_4bit=config.LOAD_IN_4BIT, options=options,
         part=TrainedPart(None if config.FULL_FINE_TUNING or config.INIT_ADAPTER else lora,
                          Path(config.INIT_ADAPTER) if config.INIT_ADAPTER else None),
         adapter_shape={name: getattr(config, name) for name in start.ADAPTER_SHAPE},
         max_length=config.MAX_SEQ_LENGTH, long_examples=config.LONG_EXAMPLES, tokens_per_batch=config.MAX_TOKENS_PER_BATCH,
         checkpointing=config.ACTIVATION_CHECKPOINTING, best_metric=config.BEST_METRIC, patience=config.EARLY_STOPPING,
-        sampler=eval_samples.sampler(data, config.SAMPLE_QUESTIONS, encoder_decoder=both), shard_base=config.SHARD_BASE,
+        sampler=eval_samples.sampler(data, config.SAMPLE_QUESTIONS, encoder_decoder=encoder_decoder),
+        shard_base=config.SHARD_BASE,
     )  # fmt: skip
 
 
@@ -196,14 +203,14 @@ def spec_of(config: TrainingConfig) -> TrainingSpec:
 
 
 def train(config: TrainingConfig, *, fresh: bool = False, plan_only: bool = False) -> TrainingResult | None:
-    """Train an adapter, from the last complete checkpoint where there is one, and keep the best.
+    """Train an adapter, from the last complete checkpoint if there is one, and keep the best weights.
 
     Args:
-        fresh: set an unfinished run in OUTPUT_DIR aside and begin anew.
+        fresh: set an unfinished run in OUTPUT_DIR aside and start again.
         plan_only: print what would be trained, and return None.
 
     Returns:
-        What the run gave; the adapter and everything about it is in OUTPUT_DIR. A finished run of the same settings is returned as it is.
+        The result of the run, or of a finished run with the same settings; the adapter and everything about it are in OUTPUT_DIR.
     """
     from meerkat_workbench.core.runs import Run, RunState
     from meerkat_workbench.device import devices
@@ -214,7 +221,7 @@ def train(config: TrainingConfig, *, fresh: bool = False, plan_only: bool = Fals
     spec, output = spec_of(config), Path(config.OUTPUT_DIR)
     ranks = training.join_processes(spec, config.COMPUTE_DTYPE)
     with Run(output, TrainingResult, ranks=ranks, fresh=fresh) as run:
-        # 1. The data, the base and the precision: is this run finished already, or begun?
+        # 1. Data, base and precision: is this run already finished, or started?
         data, base = DatasetManifest.require(spec.data), start.BaseModel.find(config.MODEL_NAME)
         init_hash = start.adapter_hash(config.INIT_ADAPTER)
 
@@ -229,7 +236,7 @@ def train(config: TrainingConfig, *, fresh: bool = False, plan_only: bool = Fals
                 print(f"{output}: up to date")
             return run.finished()
 
-        # 2. Every check that can fail, and the plan, before the folder is touched
+        # 2. Plan, and run every check that can fail before the folder is changed
         planned = training.plan(spec, run, data, base, precision)
         if plan_only:
             return None
@@ -238,7 +245,7 @@ def train(config: TrainingConfig, *, fresh: bool = False, plan_only: bool = Fals
         run.claim()
         training.resume_and_train(run, planned)
 
-        # 4. Keep the best. A run that started from an adapter had more epochs, so its gain does not compare with one that did not.
+        # 4. Keep the best weights. A run that started from an adapter had more epochs, so its recipe differs from a new adapter's
         recipe = files.sha256_of([recipe_of(config, ranks.count, precision), bool(config.INIT_ADAPTER)])[:12]
         return training.finish(run, planned, config, recipe)
 
@@ -250,10 +257,10 @@ def main() -> None:
     config, arguments = settings.load(
         TrainingConfig, None, __doc__ or "", DEMO,
         {
-            "--plan": {"action": "store_true", "help": "print what would be trained, time and memory, and end"},
+            "--plan": {"action": "store_true", "help": "print what would be trained, with time and memory, and end"},
             "--export": {"type": settings.path, "metavar": "FOLDER", "help": "merge the adapter in OUTPUT_DIR into its base"},
-            "--compare": {"nargs": "+", "type": settings.path, "metavar": "FOLDER", "help": "finished runs side by side, an epoch a line"},
-            "--push": {"metavar": "OWNER/NAME", "help": "with --export: upload it to the Hub (HF_TOKEN)"},
+            "--compare": {"nargs": "+", "type": settings.path, "metavar": "FOLDER", "help": "print finished runs side by side"},
+            "--push": {"metavar": "OWNER/NAME", "help": "with --export: upload the model to the Hub (needs HF_TOKEN)"},
         },
     )  # fmt: skip
     check(config)
@@ -267,9 +274,9 @@ def main() -> None:
                                         config.COMPUTE_DTYPE))  # fmt: skip
         return
     if arguments.push:
-        raise UserError("uploads what --export FOLDER makes", where="--push", remedy="Give both.")
+        raise UserError("uploads an exported model, and --export is missing", where="--push", remedy="Add --export FOLDER.")
     if not arguments.compare:
-        DatasetManifest.require(Path(config.DATASET_DIR))  # before the libraries are loaded
+        DatasetManifest.require(Path(config.DATASET_DIR))  # checked before the libraries are loaded
     with console.working("loading libraries"):
         from meerkat_workbench.device import distributed
         from meerkat_workbench.tuning.training import results

@@ -1,4 +1,4 @@
-"""`evaluation.py --ask`: what each model answers to one question, under the prompt that the data was prepared with."""
+"""`evaluation.py --ask`: prints each model's answer to one question, with the prompt of the prepared data."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ from meerkat_workbench.tuning.generation.systems import Loading, System
 def ask(
     text: str, subject: EvaluationSubject, planned: Sequence[System], loading: Loading, decoding: DecodingOptions, *, remote: bool
 ) -> None:
-    """Print what every system answers to a question.
+    """Print every system's answer to a question.
 
     Args:
         remote: whether a server answers for base and tuned model.
+
+    Raises:
+        UserError: the question is blank or contains a control token, or a model may have learnt the fixed sets.
     """
     if texts.is_blank(text):
-        raise UserError("takes a question in plain text", where="--ask")
+        raise UserError("needs a question", where="--ask", remedy='For example --ask "What is gout?".')
     base = "" if remote else subject.locate_base(loading)
     subject.check_leaks(planned)
     record = with_question(dataset_folders.read_split(subject.data_folder, Split.HOLDOUT)[0], text.strip())
@@ -37,12 +40,12 @@ def ask(
         [question] = systems.questions_for(system, {Split.HOLDOUT: [record]}, tokenizer, None, subject.data.system_message)
         return question
 
-    for model, of_model in systems.load_models(planned, base, loading):
-        for system in of_model:
+    for model, systems_of_model in systems.load_models(planned, base, loading):
+        for system in systems_of_model:
             tokenizer = systems.load_tokenizer(system, subject.adapter)
             if token := chat.ControlTokens.of_tokenizer(tokenizer).in_text(text):
-                fault = f"takes a question in plain text; {token} is a control token of {system.name}'s tokenizer"
-                raise UserError(fault, where="--ask", item=token)
+                fault = f"is a control token of {system.name}'s tokenizer"
+                raise UserError(fault, where="--ask", item=token, remedy="Ask a question in plain text.")
             question = question_for(system, tokenizer)
             with active_adapter(model, system.adapter):
                 [answer] = Decoder(model, decoding.on_this_machine(tokenizer)).decode(

@@ -1,4 +1,4 @@
-"""`evaluation.py --history`: this iteration beside the earlier ones."""
+"""`evaluation.py --history`: prints this iteration beside the earlier ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def print_history(output: Path, metric: str) -> None:
     """Print the history of a finished evaluation.
 
     Args:
-        metric: the wanted metric; where the history does not have it, the metric that steered the evaluation is shown.
+        metric: the metric to print; if the history lacks it, the steering metric of the evaluation is printed.
     """
     rows = history.read(output)
     if not where(rows, metric=metric):
@@ -37,12 +37,12 @@ def print_history(output: Path, metric: str) -> None:
         metric = read_recommendations(path).steering_metric if path.is_file() else metric
     shown = where(rows, metric=metric)
     for split in dict.fromkeys(row.split for row in shown):
-        print(f"{metric} on {split}; the change is since the iteration before")
+        print(f"{metric} on the {split} split; changes are since the iteration before")
         console.print_table(HEADER, _cells(where(shown, split=split)), texts=0)
 
 
 def _cells(rows: Sequence[HistoryRow]) -> list[list[str]]:
-    """What was trained on and spent, the score with its interval, and the change since the iteration before."""
+    """The cells of each row: training data and cost, scores with an interval, and the change since the iteration before."""
     return [
         [
             str(row.iteration),
@@ -60,5 +60,5 @@ def _cells(rows: Sequence[HistoryRow]) -> list[list[str]]:
     ]
 
 
-def _or_dash(value: float, form: str) -> str:
-    return "–" if math.isnan(value) else format(value, form)
+def _or_dash(value: float, format_spec: str) -> str:
+    return "–" if math.isnan(value) else format(value, format_spec)

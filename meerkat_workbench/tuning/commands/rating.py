@@ -1,4 +1,4 @@
-"""`evaluation.py --rating-sheet` and `--ratings`, on a finished evaluation; no model is needed."""
+"""`evaluation.py --rating-sheet` and `--ratings`: work on a finished evaluation and need no model."""
 
 from __future__ import annotations
 
@@ -25,24 +25,25 @@ from meerkat_workbench.tuning.scoring.metric_suite import MetricSuite
 
 
 def make_sheet(output: Path, count: int, seed: int) -> None:
-    """Write a blinded sheet of `count` questions, and say what to do with it."""
+    """Write a blinded sheet of `count` questions, and print what to do with it."""
     if count < 1:
         raise UserError("must be at least 1", where=f"--rating-sheet {count}")
     EvaluationManifest.require(output)
     with runs.locked(output):
-        made = rating.write_sheet(output, *_tables(output), count, seed)
+        written = rating.write_sheet(output, *_tables(output), count, seed)
     page, sheet = output / OutputFile.RATING_PAGE, output / RatingSheetRow.FILE
     print(
-        f"{made} questions, both answers in random order: {page} (or {sheet})\n"
-        f"Send raters one of the two, not {RatingKey.FILE}. Then: python evaluation.py --ratings FILE… with OUTPUT_DIR={output}"
+        f"{written} questions, both answers in random order: {page} (or {sheet})\n"
+        f"Send raters one of these two files, and not {RatingKey.FILE}. "
+        f"When the filled files are back: python evaluation.py OUTPUT_DIR={output} --ratings FILE…"
     )
 
 
 def report(output: Path, paths: Sequence[Path], suite: MetricSuite, seed: int) -> None:
-    """Print what raters' sheets say together, and write it into two tables."""
+    """Print the combined results of raters' sheets, and write them into two tables."""
     EvaluationManifest.require(output)
     if not (output / RatingKey.FILE).is_file():
-        remedy = "`python evaluation.py --rating-sheet N` makes a sheet first."
+        remedy = "Make a sheet first: python evaluation.py --rating-sheet N."
         raise UserError(f"holds no {RatingKey.FILE}", where=output, remedy=remedy)
     base, tuned = _tables(output)
     ratings = rating.read_ratings(paths, artifacts.read(RatingKey, output / RatingKey.FILE))
@@ -52,7 +53,7 @@ def report(output: Path, paths: Sequence[Path], suite: MetricSuite, seed: int) -
     summary = rating.summarise(ratings, base, tuned, metrics, seed)
     rating.write(output, summary)
     _print(summary)
-    print(f"by specialty: {output / RatingResult.FILE}, metrics: {output / MetricAgreement.FILE}")
+    print(f"results by specialty: {output / RatingResult.FILE}, agreement of metrics: {output / MetricAgreement.FILE}")
 
 
 def _tables(output: Path) -> tuple[AnswerTable, AnswerTable]:
@@ -62,13 +63,14 @@ def _tables(output: Path) -> tuple[AnswerTable, AnswerTable]:
 def _print(summary: RatingSummary) -> None:
     total = summary.results[0]
     print(
-        f"{total.ratings} ratings of {total.questions} questions by {summary.raters}: tuned better {total.tuned_wins}, "
+        f"{total.ratings} ratings of {total.questions} questions by {summary.raters} rater{'s' * (summary.raters != 1)}: "
+        f"tuned better {total.tuned_wins}, "
         f"neither {total.ties}, base better {total.base_wins}\n"
         f"  net preference for the tuned model {total.net:+.2f} (95% interval {total.ci_low:+.2f} to {total.ci_high:+.2f}, p {total.p:.2g})"
     )
     if not math.isnan(summary.kappa):
         print(f"  agreement between raters on {summary.common} questions: Fleiss' kappa {summary.kappa:.2f}")
-    print("  metrics that prefer what raters prefer (half would be chance):")
+    print("  how often each metric prefers the answer that raters prefer (chance: 50%), with its 95% interval:")
     for row in summary.metrics:
         if row.questions:
             print(

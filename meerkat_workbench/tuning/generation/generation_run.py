@@ -1,4 +1,4 @@
-"""Every answer of every system, and how likely models find them: from the stores, the models of this machine, and servers."""
+"""Gets every system's answers and their likelihoods: from the stores, the models of this machine, and servers."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from meerkat_workbench.tuning.generation.prediction_store import PredictionStore
 from meerkat_workbench.tuning.generation.questions import RETENTION, Question
 from meerkat_workbench.tuning.generation.systems import Loading, System, load_models
 
-ENGINE = "batches that rows leave when done, v1"  # part of the keys of answers
-MAX_TEXTS = 5000  # texts whose likelihood is measured at once; more would only take memory
+ENGINE = "batches that rows leave when done, v1"  # part of the key of each answer
+MAX_TEXTS = 5000  # texts held at once while likelihoods are measured; more would only take memory
 Batching = Literal["auto", "mixed", "sequential"]  # values of BATCHING
 
 
 @dataclass
 class GenerationJob:
-    """A system with its questions, in the same order for all, and the keys of their answers."""
+    """A system with its questions (in the same order for all systems) and the keys of its answers."""
 
     system: System
     questions: list[Question]
@@ -44,10 +44,10 @@ class GenerationOptions:
     """How models are asked.
 
     Attributes:
-        batch_size: questions at once; None finds a number.
-        batching: whether base and adapters answer in the same batches ("mixed"), one after the other, or "auto".
-        continuous: whether waiting questions take the place of answered ones in a batch; None: on a GPU.
-        requests: at a server at once.
+        batch_size: questions at a time; None finds a number that fits.
+        batching: "mixed" if base and adapters answer in the same batches, "sequential" if one after the other, or "auto".
+        continuous: whether waiting questions take the place of answered ones in a batch; None does so on a GPU.
+        requests: requests at a time to a server.
     """
 
     batch_size: int | None
@@ -59,7 +59,7 @@ class GenerationOptions:
 
 @dataclass(frozen=True)
 class ScoredText:
-    """A question, its answer, and the base's mean loss per token on the answer in nats; None where there is none."""
+    """A question, its answer, and the base's mean loss on the answer in nats per token; None if it was not measured."""
 
     question: Question
     prediction: Prediction
@@ -67,12 +67,12 @@ class ScoredText:
 
 
 class GenerationRun:
-    """One evaluation's answers; several processes share what is not stored yet.
+    """One evaluation's answers; several processes share the work that is not stored yet.
 
     Args:
-        output: the folder of the stores; answers of archived evaluations below it are taken over.
+        output: the folder of the stores; answers of archived evaluations in it are reused.
         jobs: by system, the base first.
-        base: where the base is; unused where nothing is asked.
+        base: where the base is; unused if no model is loaded.
     """
 
     def __init__(
@@ -84,17 +84,17 @@ class GenerationRun:
         self._wanted = {key for job in jobs.values() for key in job.keys}
         if ranks.is_main:
             self._open()
-            self._merge_parts()  # what the processes of a killed run had stored
+            self._merge_parts()  # answers that the processes of a killed run stored
             adopted = sum(self.store.adopt(path, self._wanted) for path in prediction_store.archived_files(output))
             if adopted:
-                print(f"  {adopted} answers are taken over from an earlier evaluation of the same model and questions")
-            wanted = self._text_keys()
+                print(f"  {adopted} answers are reused from an earlier evaluation of the same model and questions")
+            text_keys = self._text_keys()
             for path in prediction_store.archived_files(output, Likelihood.FILE):
-                self.likelihoods.adopt(path, wanted)
+                self.likelihoods.adopt(path, text_keys)
         ranks.wait()
         if not ranks.is_main:
             self._open()
-        ranks.wait()  # before the first process adds to what the others have to plan by
+        ranks.wait()  # all processes plan from the same files, so none may add to them before all have read them
 
     @property
     def base_system(self) -> System:
@@ -117,14 +117,15 @@ class GenerationRun:
         self.store.merge_parts(self._wanted)
         self.likelihoods.merge_parts(self._text_keys())
 
-    # --- what is there
+    # --- stored answers
 
     def check_complete(self) -> None:
+        """Raise RuntimeError unless every question has an answer from every system."""
         for name, job in self.jobs.items():
             prediction_store.check_complete(job.questions, job.keys, self.store, name)
 
     def answers(self, system: str) -> Iterator[ScoredText]:
-        """Each question of a system with its answer."""
+        """Each question of a system with its scored answer."""
         job = self.jobs[system]
         for question, key, text in zip(job.questions, job.keys, self._answer_texts(job), strict=True):
             prediction = prediction_store.strip_thinking(self.store.records[key], question.prompt)
@@ -132,25 +133,25 @@ class GenerationRun:
 
     def losses_of_references(self, system: str) -> dict[str, float]:
         """A system's mean loss per token on the reference of each retention question, by the question's id."""
-        found = {}
+        losses = {}
         for question, text in self._reference_texts(self.jobs[system]):
             loss = self._loss(text.key)
             if loss is not None:
-                found[question.id] = loss
-        return found
+                losses[question.id] = loss
+        return losses
 
     def _loss(self, key: str) -> float | None:
         record = self.likelihoods.records.get(key)
         return None if record is None else record.loss
 
-    # --- which texts have a likelihood
+    # --- texts whose likelihood is measured
 
     def _text_keys(self) -> set[str]:
         references = (text for job in self.jobs.values() for _, text in self._reference_texts(job))
         return {text.key for text in itertools.chain(references, self._all_answer_texts())}
 
     def _reference_texts(self, job: GenerationJob) -> list[tuple[Question, Text]]:
-        """References of the retention questions, whose likelihood is measured under the system itself."""
+        """References of the retention questions; their likelihood is measured under the system itself."""
         if not job.system.is_local:
             return []
         return [
@@ -171,11 +172,11 @@ class GenerationRun:
     def _text(self, question: Question, text: str, job: GenerationJob) -> Text:
         return Text(likelihood.key_of(question.prompt, text, job.system.identity), question.prompt_ids, text)
 
-    # --- making what is not there
+    # --- generation
 
     def generate(self) -> None:
-        """Make every answer and likelihood that is not stored yet."""
-        # planned by all from the same files, before any of them adds to its own
+        """Generate every answer and measure every likelihood that is not stored yet."""
+        # all processes plan from the same files, before any of them adds to its own
         planned = [job.system for job in self.jobs.values() if job.system.is_local and self._lacks_any(job)]
         if self.ranks.is_main:
             self._ask_servers()
@@ -186,19 +187,19 @@ class GenerationRun:
             self._merge_parts()
 
     def _lacks_any(self, job: GenerationJob) -> bool:
-        """Whether a model of this machine has anything left to do."""
+        """Whether a model of this machine lacks an answer or a likelihood."""
         texts = [text for _, text in self._reference_texts(job)]
         if any(map(self.store.lacks, job.keys)) or any(self.likelihoods.lacks(text.key) for text in texts):
             return True
         if job.system.name != BASE:
             return False
-        # the base also measures how likely every system's answers are
+        # the base also measures the likelihood of every system's answers
         return any(map(self.store.lacks, self._wanted)) or any(
             self.likelihoods.lacks(text.key) for text in self._all_answer_texts()
         )
 
     def _ask_models(self, planned: Sequence[System]) -> None:
-        """The models of this machine, each loaded once, the base and its adapters last."""
+        """Ask the models of this machine; each is loaded once, the base and its adapters last."""
         for model, systems in load_models(planned, self.base, self.options.loading):
             self._answer(model, systems)
             for system in systems:
@@ -207,10 +208,10 @@ class GenerationRun:
             if any(system.name == BASE for system in systems):
                 self._exchange_answers()
                 self._measure(model, None, self._all_answer_texts, self.jobs[BASE].system)
-            del model  # so that it is gone before the next one is loaded
+            del model  # frees its memory before the next one is loaded
 
     def _exchange_answers(self) -> None:
-        """Let every process know what all have answered."""
+        """Give every process the answers of all."""
         self.ranks.wait()
         if self.ranks.is_main:
             self._merge_parts()
@@ -220,7 +221,7 @@ class GenerationRun:
             self.likelihoods.reload()
 
     def _answer(self, model: Any, systems: Sequence[System]) -> None:
-        """Make the answers that the systems of one loaded model lack."""
+        """Generate the answers that the systems of one loaded model lack."""
         lacking = [system for system in systems if any(map(self.store.lacks, self.jobs[system.name].keys))]
         if not lacking:
             return
@@ -229,12 +230,12 @@ class GenerationRun:
             if system.adapter:
                 question = self.jobs[system.name].questions[0]
                 self._logit_change[system.name] = generator.check_adapter_has_effect(model, system.adapter, question)
-        alike = [system for system in lacking if self.jobs[system.name].questions == sample.questions]
-        mixed = use_mixed_batches(self.options.batching, model, len(alike))
-        # a GPU's step costs nearly the same for more rows, so that a free place is a loss; a CPU's costs less for fewer
+        with_same_questions = [system for system in lacking if self.jobs[system.name].questions == sample.questions]
+        mixed = use_mixed_batches(self.options.batching, model, len(with_same_questions))
+        # on a GPU a step costs nearly the same with fewer rows, so an empty place is a loss; on a CPU fewer rows cost less
         continuous = model.device.type == "cuda" if self.options.continuous is None else self.options.continuous
         continuous = continuous and decoding.has_full_attention(model.config)
-        size = self._batch_size(model, sample, len(alike) if mixed else 1)
+        size = self._batch_size(model, sample, len(with_same_questions) if mixed else 1)
         order = "mixed" if mixed else "sequential"
         self._loads.append(
             LoadRecord(tuple(system.name for system in lacking), order, size, "continuous" if continuous else "static")
@@ -243,28 +244,30 @@ class GenerationRun:
             device = f"{devices.describe()}, in {devices.describe_precision(self.options.loading.precision)}"
             print(f"asking {len(sample.questions)} questions, {size} at a time, {order}, on {device}", flush=True)
         assert isinstance(sample.decoding, Decoding)
-        asker = generator.Generator(self.store, sample.tokenizer, sample.decoding, size, self.ranks.rank, self.ranks.count,
-                                    refill=continuous)  # fmt: skip
+        answer_generator = generator.Generator(self.store, sample.tokenizer, sample.decoding, size, self.ranks.rank,
+                                               self.ranks.count, refill=continuous)  # fmt: skip
         if mixed:
-            keys = {system.name: self.jobs[system.name].keys for system in alike}
-            adapters = {system.name: system.adapter for system in alike}
-            self._generated += asker.generate_mixed(model, adapters, sample.questions, keys)
+            keys = {system.name: self.jobs[system.name].keys for system in with_same_questions}
+            adapters = {system.name: system.adapter for system in with_same_questions}
+            self._generated += answer_generator.generate_mixed(model, adapters, sample.questions, keys)
         for system in lacking:
-            if not mixed or system not in alike:
+            if not mixed or system not in with_same_questions:
                 job = self.jobs[system.name]
-                self._generated += asker.generate_sequential(model, system.name, system.adapter, job.questions, job.keys)
+                self._generated += answer_generator.generate_sequential(
+                    model, system.name, system.adapter, job.questions, job.keys
+                )
 
     def _batch_size(self, model: Any, sample: GenerationJob, systems: int) -> int:
-        """Questions at once, the same in all processes: they take turns at the batches of one plan."""
+        """Questions at a time. All processes must use the same number, because each takes every n-th batch of one plan."""
         if self.options.batch_size is not None:
             return self.options.batch_size
         assert isinstance(sample.decoding, Decoding)
-        found = generator.find_batch_size(model.device.type, sample.questions, sample.decoding, model.config, systems)
-        return self.ranks.smallest(min(found, math.ceil(len(sample.questions) / self.ranks.count)))
+        size = generator.find_batch_size(model.device.type, sample.questions, sample.decoding, model.config, systems)
+        return self.ranks.smallest(min(size, math.ceil(len(sample.questions) / self.ranks.count)))
 
     def _measure(self, model: Any, adapter: str | None, texts: Callable[[], Iterable[Text]], system: System) -> None:
         """Measure this process's part of the texts whose likelihood is not stored yet."""
-        # divided before any is stored, so that all processes count alike; keys first, since the texts may be many
+        # divided before any is stored, so that all processes divide the same list; by keys, because there may be many texts
         lacking = list(dict.fromkeys(text.key for text in texts() if self.likelihoods.lacks(text.key)))
         mine = set(lacking[self.ranks.rank :: self.ranks.count])
         left = (text for text in texts() if text.key in mine)
@@ -284,12 +287,12 @@ class GenerationRun:
 
 
 def use_mixed_batches(batching: Batching, model: Any, systems: int) -> bool:
-    """Whether base and adapters answer in the same batches: on a GPU, where a step costs the same for more rows."""
+    """Whether base and adapters answer in the same batches; "auto" does so on a GPU, where more rows cost hardly more."""
     if systems < 2 or batching == "sequential":
         return False
     if not generator.supports_mixed_batches(model):
         if batching == "mixed":
-            fault = "a weight-decomposed adapter (DoRA) cannot answer beside others"
+            fault = "a weight-decomposed adapter (DoRA) cannot share a batch with other models"
             raise UserError(fault, where="BATCHING=mixed", remedy="Use BATCHING=auto.")
         return False
     return bool(batching == "mixed" or model.device.type == "cuda")

@@ -1,4 +1,4 @@
-"""What each system is asked, and under which keys its answers are stored."""
+"""Decides which questions each system is asked, and under which keys its answers are stored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from meerkat_workbench.tuning.generation.subject import EvaluationSubject
 from meerkat_workbench.tuning.generation.systems import System
 
 __all__ = ["RETENTION", "DecodingOptions", "check_all_stored", "check_servers", "first_record", "make_jobs", "read_fixed_splits"]
-SERVER_ENGINE = "server"  # in place of ENGINE, for answers of a server
+SERVER_ENGINE = "server"  # in place of ENGINE, for answers from a server
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class DecodingOptions:
 
 
 def read_fixed_splits(folder: Path) -> dict[str, PreparedSplit]:
-    """Holdout and eval of a prepared folder; UserError where both are empty."""
+    """Holdout and eval of a prepared folder; UserError if both are empty."""
     splits = {str(split): dataset_folders.read_split(folder, split) for split in FIXED}
     if not any(map(len, splits.values())):
         raise UserError("holdout and eval are empty, so there is nothing to ask", where=folder)
@@ -50,7 +50,7 @@ def read_fixed_splits(folder: Path) -> dict[str, PreparedSplit]:
 
 
 def first_record(splits: Mapping[str, PreparedSplit]) -> PreparedRecord:
-    """A record that shows how prompts are laid out."""
+    """The first record of the splits, as a sample of the prompt's layout."""
     record: PreparedRecord = next(records[0] for records in splits.values() if len(records))
     return record
 
@@ -66,31 +66,31 @@ def make_jobs(
     """The questions of each system, in the same order for all, by the system's name.
 
     Args:
-        more: records that are asked beside the splits, without a limit.
-        limit: questions of each specialty and split; None for all.
+        more: further records by split, asked without a limit.
+        limit: the most questions of each specialty and split; None for all.
     """
     message = subject.data.system_message
     jobs: dict[str, GenerationJob] = {}
     for system in planned:
         tokenizer = systems.load_tokenizer(system, subject.adapter)
-        alike = next((job for job in jobs.values() if systems.same_prompts(system, job.system)), None)
-        if alike is not None:  # one list for all, since there may be many questions
-            questions = alike.questions
+        with_same_prompts = next((job for job in jobs.values() if systems.same_prompts(system, job.system)), None)
+        if with_same_prompts is not None:  # they share one list, because there may be many questions
+            questions = with_same_prompts.questions
         else:
             questions = systems.questions_for(system, splits, tokenizer, limit, message)
             questions += systems.questions_for(system, more, tokenizer, None, message)
-        chosen = decoding.on_server() if tokenizer is None else decoding.on_this_machine(tokenizer)
+        system_decoding = decoding.on_server() if tokenizer is None else decoding.on_this_machine(tokenizer)
         engine = SERVER_ENGINE if tokenizer is None else ENGINE
-        keys = [answer_key(question, system.identity, dataclasses.asdict(chosen), engine) for question in questions]
-        jobs[system.name] = GenerationJob(system, questions, keys, tokenizer, chosen)
+        keys = [answer_key(question, system.identity, dataclasses.asdict(system_decoding), engine) for question in questions]
+        jobs[system.name] = GenerationJob(system, questions, keys, tokenizer, system_decoding)
     return jobs
 
 
 def check_servers(planned: Sequence[System], judge: str) -> None:
-    """UserError where a server that is to be asked does not answer, or does not know its model.
+    """Raise UserError if a server does not answer, or does not serve its model.
 
     Args:
-        judge: address and model of a judge; empty for none.
+        judge: address and model of the judge; empty for no judge.
     """
     for system in planned:
         if not system.is_local:
@@ -101,10 +101,10 @@ def check_servers(planned: Sequence[System], judge: str) -> None:
 
 
 def check_all_stored(output: Path, jobs: Mapping[str, GenerationJob]) -> None:
-    """UserError where an answer that is to be scored again is not stored."""
+    """Raise UserError if an answer that is to be scored again is not stored."""
     if absent := {key for job in jobs.values() for key in job.keys} - prediction_store.stored_keys(output):
         raise UserError(
-            f"{len(absent)} answers of these models and settings are not stored, so they cannot be scored again",
+            f"{len(absent)} answers with these models and settings are not stored, so they cannot be scored again",
             where=output,
-            remedy="Leave --rescore out, or give the settings they were made with.",
+            remedy="Leave --rescore out, or give the settings that the answers were generated with.",
         )

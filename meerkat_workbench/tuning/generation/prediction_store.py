@@ -1,4 +1,4 @@
-"""Answers as they are stored and as they are scored."""
+"""Stores answers, and strips their thinking blocks for scoring."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from meerkat_workbench.tuning import chat
 from meerkat_workbench.tuning.artifacts import Finish, Prediction
 from meerkat_workbench.tuning.generation.questions import Question
 
-EMPTY_THINKING = "(empty)"  # in place of a thinking block that holds nothing, so that it is counted
+EMPTY_THINKING = "(empty)"  # in place of an empty thinking block, so that it is counted
 
 
 def strip_thinking(prediction: Prediction, prompt: str) -> Prediction:
     """The answer as it is scored: without a leading `<think>…</think>`, which moves to `reasoning`.
 
-    A block that was never closed holds no answer: the text is then empty. Where the template opened the block for the model, or a server
-    left its start out, the thinking ends at `</think>` all the same.
+    If the block was never closed, there is no answer, and the text is empty. The thinking also ends at `</think>` if the template
+    opened the block for the model, or if a server left its start out.
     """
     text = prediction.text.lstrip()
     opened = text.startswith(chat.THINK) or prompt.rstrip().endswith(chat.THINK)
@@ -34,7 +34,7 @@ def strip_thinking(prediction: Prediction, prompt: str) -> Prediction:
 
 
 class PredictionStore(JsonlStore[Prediction]):
-    """`predictions.jsonl`. A failed answer stays until it is asked for again."""
+    """The store of `predictions.jsonl`. A failed answer stays in it until a new answer replaces it."""
 
     def __init__(self, folder: Path, rank: int = 0) -> None:
         super().__init__(folder, Path(Prediction.FILE).stem, Prediction, rank)
@@ -47,18 +47,18 @@ class PredictionStore(JsonlStore[Prediction]):
 
 
 def archived_files(folder: Path, name: str = Prediction.FILE) -> list[Path]:
-    """Files of answers, or of other records, of the earlier evaluations in a folder."""
+    """Files of answers (or of other records) of the archived evaluations in a folder."""
     return [path / name for path in runs.archived(folder) if (path / name).is_file()]
 
 
 def stored_keys(folder: Path) -> set[str]:
-    """Keys of every answer that a folder holds, those of archived evaluations among them."""
+    """Keys of every answer in a folder, including those of archived evaluations."""
     paths = [folder / Prediction.FILE, *archived_files(folder)]
     return {row["key"] for path in paths for _, _, row in files.json_lines(path, drop_torn_tail=True)}
 
 
 def check_complete(questions: Sequence[Question], keys: Sequence[str], store: PredictionStore, system: str) -> None:
-    """RuntimeError unless every question has its answer: a missing one is a bug of ours."""
+    """Raise RuntimeError unless every question has an answer; a missing one is a bug of ours."""
     missing = [question.id for question, key in zip(questions, keys, strict=True) if key not in store.records]
     if missing:
-        raise RuntimeError(f"{len(missing)} questions have no {system} answer, the first is {missing[0]}")
+        raise RuntimeError(f"{len(missing)} questions have no answer from {system}; the first is {missing[0]}")

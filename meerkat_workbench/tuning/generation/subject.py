@@ -1,4 +1,4 @@
-"""What is evaluated: a trained model and the data that it was trained beside, checked to belong together."""
+"""The subject of an evaluation: a trained model and its data, checked to belong together."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class EvaluationSubject:
     """A trained model and its data.
 
     Attributes:
-        adapter: folder of the adapter, or of the model that was trained whole.
-        data_folder: the prepared folder, whose holdout and eval are asked.
+        adapter: folder of the adapter, or of the whole model after full fine-tuning.
+        data_folder: the prepared folder; the questions of its holdout and eval are asked.
         base_name: the base model, as the settings name it.
     """
 
@@ -34,10 +34,13 @@ class EvaluationSubject:
 
     @classmethod
     def load(cls, adapter: Path, data_folder: Path, base_name: str | None) -> EvaluationSubject:
-        """Read both folders; UserError where they do not belong together.
+        """Read both folders.
 
         Args:
             base_name: None takes the base that the adapter was trained on.
+
+        Raises:
+            UserError: the folders do not belong together.
         """
         training, data = TrainingResult.require(adapter), DatasetManifest.require(data_folder)
         subject = cls(adapter, data_folder, base_name or training.base_model, training, data)
@@ -45,19 +48,19 @@ class EvaluationSubject:
         return subject
 
     def _check_sets(self) -> None:
-        """UserError where the adapter was trained beside another holdout or eval set than the data has."""
-        then, now = self.training.inputs.splits, self.data.splits
-        differ = [split for split in FIXED if then.of(split) != now.of(split)]
-        if not differ:
+        """Raise UserError if the adapter was trained beside another holdout or eval set than that of the data."""
+        in_training, now = self.training.inputs.splits, self.data.splits
+        different = [split for split in FIXED if in_training.of(split) != now.of(split)]
+        if not different:
             return
         number = self.training.iteration
-        back = any(record.iteration == number and record.hashes == then for record in self.ledger)
-        way_back = f", or bring its sets back: {self.preparation_command('--iteration', str(number))}" if back else ""
+        can_restore = any(record.iteration == number and record.hashes == in_training for record in self.ledger)
+        restore = f" Or restore the adapter's sets: {self.preparation_command('--iteration', str(number))}" if can_restore else ""
         raise UserError(
-            f"was trained beside another {' and '.join(differ)} set than {self.data_folder} has, so its scores here would not be those of "
-            "its own iteration",
+            f"was trained beside another {' and '.join(different)} set than that in {self.data_folder}, so its scores on this "
+            "data would not be comparable with its own iteration",
             where=self.adapter,
-            remedy=f"Train on {self.data_folder} (and name this model in MODELS, to ask both){way_back}.",
+            remedy=f"Train on {self.data_folder} (and name this model in MODELS, to ask both).{restore}",
         )
 
     @property
@@ -75,7 +78,7 @@ class EvaluationSubject:
 
     @property
     def series(self) -> list[str]:
-        """When the series of iterations began, and the hash of its prompt template.
+        """The time when the series of iterations began, and the hash of its prompt template.
 
         Split hashes are excluded: a restarted series with the same seed draws the same splits but is a different series.
         """
@@ -85,11 +88,18 @@ class EvaluationSubject:
         """The command that prepared the data, with these arguments added."""
         arguments = list(self.data.arguments)
         if self.data.output_dir != self.data_folder:  # moved since
-            arguments = [*(one for one in arguments if not one.startswith("OUTPUT_DIR=")), f"OUTPUT_DIR={self.data_folder}"]
+            arguments = [
+                *(argument for argument in arguments if not argument.startswith("OUTPUT_DIR=")),
+                f"OUTPUT_DIR={self.data_folder}",
+            ]
         return shlex.join(["python", DatasetManifest.SCRIPT, *arguments, *more])
 
     def locate_base(self, loading: Loading) -> str:
-        """Where the base is; UserError where this machine cannot run it, or the adapter was not trained on it."""
+        """Find the base.
+
+        Raises:
+            UserError: this machine cannot run it, or the adapter was not trained on it.
+        """
         llm.require_device_for(self.base_name, load_in_4bit=loading.load_in_4bit, precision=loading.precision)
         location = llm.locate(self.base_name)
         llm.check_base(self.training.inputs.base_weights, location, where=self.adapter, expected=self.training.base_model,
@@ -97,12 +107,15 @@ class EvaluationSubject:
         return location
 
     def check_leaks(self, systems: Sequence[System]) -> None:
-        """UserError where a model may have learnt what is asked, as far as its training is known; says what is not known.
+        """Check that no model has learnt the questions that are asked, and print what could not be checked.
 
         Args:
             systems: base and tuned model first.
+
+        Raises:
+            UserError: a model may have learnt such a question, as far as its training is known.
         """
-        models = [TrainedModel(str(self.adapter), self.training, "Prepare the data again, and train on that.")]
+        models = [TrainedModel(str(self.adapter), self.training, "Prepare the data again, and train on it.")]
         for system in systems[2:]:
             if system.kind in (SystemKind.ADAPTER, SystemKind.MODEL):
                 record = leakage.read_training_record(system.source)

@@ -1,4 +1,4 @@
-"""Systems of an evaluation: the models that are asked, what each is given, and how they are loaded."""
+"""The systems of an evaluation: which models are asked, with which prompts, and how they are loaded."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ ON_BASE = (SystemKind.BASE, SystemKind.ADAPTER)
 
 @dataclass(frozen=True)
 class System:
-    """One model as it is asked.
+    """One model, and how it is asked.
 
     Attributes:
         source: a Hub name, a folder or an address.
-        identity: of weights and precision, for the keys of its answers.
-        system_message: in place of the one that the data was prepared with; None keeps that.
-        served_as: a server's name for the model.
+        identity: identifies weights and precision in the keys of its answers.
+        system_message: replaces the system message of the prepared data; None keeps it.
+        served_as: the model's name on its server.
     """
 
     name: str
@@ -45,12 +45,12 @@ class System:
 
     @property
     def adapter(self) -> str | None:
-        """PEFT's name for its adapter, if it is one."""
+        """PEFT's name for the adapter; None if the system is not an adapter."""
         return f"arm_{self.name}" if self.kind is SystemKind.ADAPTER else None
 
     @property
     def is_local(self) -> bool:
-        """Whether this machine answers, and not a server."""
+        """Whether the model runs on this machine, not on a server."""
         return self.kind is not SystemKind.ENDPOINT
 
 
@@ -63,16 +63,16 @@ class Loading:
 
     @property
     def label(self) -> str:
-        """How weights are stored and multiplied, for the keys of answers: "nf4" is NF4 with products in bf16."""
+        """How weights are stored and multiplied, for the keys of answers; "nf4" means NF4 with products in bf16."""
         if not self.load_in_4bit:
             return self.precision
         return "nf4" if self.precision == "bf16" else f"nf4 {self.precision}"
 
 
 def identities(training: TrainingResult, loading: Loading, *, remote: bool) -> tuple[str, str]:
-    """Identities of base and tuned model: their weights, and what they compute in.
+    """Identities of base and tuned model: their weights and their precision.
 
-    What a server computes in is not known here; its answers (`remote`) are known by the weights alone.
+    The precision of a server (`remote`) is unknown, so there the identity depends on the weights only.
     """
     label = replace(loading, precision="bf16").label if remote else loading.label
     base = f"{training.inputs.base_weights} {label}"
@@ -86,61 +86,69 @@ def base_and_tuned(
 
     Args:
         endpoint: address of a server that answers for both; empty for this machine.
-        served_as: the server's names for base and tuned model; empty for the names of the settings.
+        served_as: names of base and tuned model on the server; empty for the names in the settings.
     """
     identity, tuned_identity = identities(training, loading, remote=bool(endpoint))
     if endpoint:
         names = served_as or [base_name, str(adapter)]
         return [
-            System(name, SystemKind.ENDPOINT, endpoint, f"{endpoint} {served} {one}", served_as=served)
-            for name, served, one in zip((BASE, TUNED), names, (identity, tuned_identity), strict=True)
+            System(name, SystemKind.ENDPOINT, endpoint, f"{endpoint} {served} {weights}", served_as=served)
+            for name, served, weights in zip((BASE, TUNED), names, (identity, tuned_identity), strict=True)
         ]
-    # a model trained whole has no adapter to switch off: base and tuned are loaded one after the other
+    # after full fine-tuning there is no adapter to switch off, so base and tuned model are loaded one after the other
     kind = SystemKind.ADAPTER if (adapter / ADAPTER_CONFIG).is_file() else SystemKind.MODEL
-    both = training.encoder_decoder
+    encoder_decoder = training.encoder_decoder
     return [
-        System(BASE, SystemKind.BASE, base_name, identity, encoder_decoder=both),
-        System(TUNED, kind, str(adapter), tuned_identity, encoder_decoder=both),
+        System(BASE, SystemKind.BASE, base_name, identity, encoder_decoder=encoder_decoder),
+        System(TUNED, kind, str(adapter), tuned_identity, encoder_decoder=encoder_decoder),
     ]
 
 
 def parse_models(
     wanted: Mapping[str, object], *, base: System, trained: str, loading: Loading, known: Mapping[str, str]
 ) -> list[System]:
-    """The systems of `MODELS`: name to an adapter of this base, a model, "base: SYSTEM MESSAGE" or "ADDRESS MODEL".
+    """Parse MODELS: name to an adapter of this base, a model, "base: SYSTEM MESSAGE" or "ADDRESS MODEL".
 
     Args:
-        trained: identity of the tuned model's weights; a server's answers are asked for anew where it has changed.
-        known: identities of a finished evaluation whose answers are only scored again, so that no model is looked at.
+        wanted: the setting.
+        trained: identity of the tuned model's weights; if it changes, servers are asked again.
+        known: identities by system, if the answers of a finished evaluation are only scored again; the weights of these
+            models are not read.
+
+    Raises:
+        UserError: a name or a value is not valid, or an adapter belongs to another base.
     """
-    found = []
+    parsed = []
     for name, value in wanted.items():
         text = str(value).strip()
         if not NAME.fullmatch(name) or name in RESERVED:
-            remedy = f"Take letters, digits and -, and none of {', '.join(sorted(RESERVED))}."
-            raise UserError(f"{name!r} cannot be a name", where="MODELS", item=name, remedy=remedy)
+            remedy = f"Use up to 41 letters, digits, _ and -, and none of the names {', '.join(sorted(RESERVED))}."
+            raise UserError("cannot be a name", where="MODELS", item=name, remedy=remedy)
         if ADDRESS.match(text):
             address, _, model = text.partition(" ")
             if not model.strip():
-                raise UserError("give address and model", where="MODELS", item=name, remedy=f"Such as {name}: {address} MODEL.")
+                raise UserError(
+                    "has no model after the address", where="MODELS", item=name, remedy=f"For example {name}: {address} MODEL."
+                )
             identity = f"{address} {model.strip()} {trained}"
-            found.append(System(name, SystemKind.ENDPOINT, address, identity, served_as=model.strip()))
+            parsed.append(System(name, SystemKind.ENDPOINT, address, identity, served_as=model.strip()))
         elif text.startswith("base:"):
             if base.kind is not SystemKind.BASE:
-                fault = "a system message of its own needs the base on this machine, and ENDPOINT asks a server"
-                raise UserError(fault, where="MODELS", item=name)
-            found.append(replace(base, name=name, system_message=text.removeprefix("base:").strip()))
+                fault = "another system message needs the base on this machine, and ENDPOINT asks a server"
+                raise UserError(fault, where="MODELS", item=name, remedy="Leave ENDPOINT or this model out.")
+            parsed.append(replace(base, name=name, system_message=text.removeprefix("base:").strip()))
         elif (Path(text) / ADAPTER_CONFIG).is_file():
-            found.append(_adapter(name, Path(text), base))
+            parsed.append(_adapter(name, Path(text), base))
         else:
-            found.append(_whole_model(name, text, loading, known.get(name)))
-    return found
+            parsed.append(_whole_model(name, text, loading, known.get(name)))
+    return parsed
 
 
 def _adapter(name: str, folder: Path, base: System) -> System:
     training = TrainingResult.require(folder)
     if base.kind is not SystemKind.BASE or not base.identity.startswith(training.inputs.base_weights):
-        raise UserError(f"{folder} is an adapter of {training.base_model}, not of {base.source}", where="MODELS", item=name)
+        fault = f"{folder} is an adapter of {training.base_model}, not of {base.source}"
+        raise UserError(fault, where="MODELS", item=name)
     identity = f"{base.identity} {training.outputs.adapter}"
     return replace(base, name=name, kind=SystemKind.ADAPTER, source=str(folder), identity=identity)
 
@@ -149,26 +157,26 @@ def _whole_model(name: str, source: str, loading: Loading, known_identity: str |
     if known_identity is None:
         llm.require_device_for(source, load_in_4bit=loading.load_in_4bit, precision=loading.precision)
     location = llm.locate(source)
-    both = llm.is_encoder_decoder(llm.load_config(location))
+    encoder_decoder = llm.is_encoder_decoder(llm.load_config(location))
     identity = known_identity or f"{hub.weights_hash(location)} {loading.label}"
-    return System(name, SystemKind.MODEL, location, identity, encoder_decoder=both)
+    return System(name, SystemKind.MODEL, location, identity, encoder_decoder=encoder_decoder)
 
 
 def same_prompts(one: System, other: System) -> bool:
-    """Whether two systems are the base and an adapter of it, or two of these, and so are given the same ids."""
-    both = one.kind in ON_BASE and other.kind in ON_BASE
-    return both and (one.system_message, one.encoder_decoder) == (other.system_message, other.encoder_decoder)
+    """Whether two systems get the same prompt ids: both are the base or an adapter of it, with the same system message."""
+    both_on_base = one.kind in ON_BASE and other.kind in ON_BASE
+    return both_on_base and (one.system_message, one.encoder_decoder) == (other.system_message, other.encoder_decoder)
 
 
 def load_tokenizer(system: System, adapter: Path) -> Any:
     """A system's tokenizer; None for a server.
 
-    The tuned model and its base have the tokenizer that was used in training, which lies in the folder `adapter`.
+    The base, its adapters and the tuned model use the tokenizer of the training, which is in the folder `adapter`.
     """
     if not system.is_local:
         return None
-    own = system.kind is SystemKind.MODEL and system.source != str(adapter)
-    return llm.load_tokenizer(system.source if own else str(adapter))
+    has_own = system.kind is SystemKind.MODEL and system.source != str(adapter)
+    return llm.load_tokenizer(system.source if has_own else str(adapter))
 
 
 def questions_for(
@@ -180,10 +188,10 @@ def questions_for(
 ) -> list[Question]:
     """Every question as this system is asked it.
 
-    Models are given the stored prompt. A system with a system message of its own gets it in place of the prepared one; a whole
-    encoder-decoder, which knows no chat tokens, gets question and message in plain text.
+    Models get the stored prompt. A system with its own system message gets that in place of the prepared one. An encoder-decoder
+    knows no chat tokens, so it gets question and system message as plain text.
     """
-    found: list[Question] = []
+    questions: list[Question] = []
     for split, records in splits.items():
         if len(records) and system.encoder_decoder and chat.SPECIAL_TOKEN.search(records[0].formatted_prompt):
             records = [
@@ -196,22 +204,22 @@ def questions_for(
             chat.check_texts(records, tokenizer, system.source)
         if system.system_message is not None:
             records = [_with_message(record, system, prepared_system_message) for record in records]
-        found += questions_of(split, records, tokenizer, limit, encoder_decoder=system.encoder_decoder)
-    return found
+        questions += questions_of(split, records, tokenizer, limit, encoder_decoder=system.encoder_decoder)
+    return questions
 
 
 def _with_message(record: PreparedRecord, system: System, prepared: str) -> PreparedRecord:
     before, found, after = record.formatted_prompt.partition(prepared)
     if not prepared or not found:
-        fault = "the stored prompts hold no system message that could be exchanged"
-        raise UserError(fault, where="MODELS", item=system.name, remedy="Prepare with a SYSTEM_MESSAGE.")
+        fault = "the stored prompts contain no system message that could be replaced"
+        raise UserError(fault, where="MODELS", item=system.name, remedy="Prepare the data with a SYSTEM_MESSAGE.")
     message = str(system.system_message)
     turns = [{"role": "system", "content": message}, *[turn for turn in record.messages if turn["role"] != "system"]]
     return replace(record, formatted_prompt=before + message + after, messages=turns)
 
 
 def load_models(systems: Sequence[System], base: str, loading: Loading) -> Iterator[tuple[Any, list[System]]]:
-    """Models of this machine with the systems that each answers for: whole ones, then adapters on one load of their `base`."""
+    """Load the models of this machine, each with its systems: whole models first, then all adapters on one load of `base`."""
 
     def load(source: str) -> Any:
         with console.working(f"loading {source}"):

@@ -1,1 +1,1 @@
-"""Scores to tables, charts, the report and rating sheets."""
+"""Turns scores into tables, charts, the report and rating sheets."""

@@ -1,4 +1,4 @@
-"""Scores to tables: base against tuned, by metric, by check and by specialty, each difference with its interval."""
+"""Turns scores into tables that compare base and tuned model by metric, check and specialty, with intervals."""
 
 from __future__ import annotations
 
@@ -33,12 +33,13 @@ from meerkat_workbench.tuning.scoring.score_run import Floors, ScoreRun
 
 @dataclass(frozen=True)
 class Comparison:
-    """Base against tuned and the other systems.
+    """The base compared with the tuned model and the other systems.
 
     Attributes:
-        metrics: the tuned model, a row for each split and metric.
-        systems: every system but the base.
-        specialties, checks: of base and tuned model.
+        metrics: tuned model against base, a row for each split and metric.
+        systems: every system against the base, a row for each split and metric.
+        specialties: tuned model against base, a row for each split, metric and specialty.
+        checks: tuned model against base, a row for each split and check.
     """
 
     metrics: list[MetricComparison]
@@ -48,7 +49,7 @@ class Comparison:
 
     @property
     def headline(self) -> list[MetricComparison]:
-        """The rows of the split that is reported: the holdout's, or those of eval where no holdout was asked."""
+        """`headline` of `metrics`."""
         return headline(self.metrics)
 
     def write(self, folder: Path) -> None:
@@ -60,7 +61,7 @@ class Comparison:
 
 
 def headline(rows: Sequence[MetricComparison]) -> list[MetricComparison]:
-    """The rows of the split that is reported: the holdout's, or those of the first split where no holdout was asked."""
+    """The rows of the split that gives the headline figures: the holdout, or the first split if no holdout was asked."""
     split = Split.HOLDOUT if any(row.split == Split.HOLDOUT for row in rows) else rows[0].split
     return tables.where(rows, split=split)
 
@@ -81,13 +82,13 @@ def compare(scored: ScoreRun, suite: MetricSuite, seed: int) -> Comparison:
 
 
 def _pairs(base: AnswerTable, tuned: AnswerTable, split: str, metric: str) -> pd.DataFrame:
-    """Questions of a split on which both systems have a score: specialty, base and tuned."""
+    """Specialty and both scores of each question of a split on which both systems have a score."""
     pairs = pd.DataFrame({Column.SPECIALTY: base.specialties, BASE: base.scores(metric), TUNED: tuned.scores(metric)})
     return pairs[base.splits == split].dropna(subset=[BASE, TUNED])
 
 
 def verdict(low: float, high: float, suite: MetricSuite, metric: str) -> Verdict:
-    """What the interval of a difference allows to say; NONE for a metric that only describes."""
+    """The verdict that the interval of a difference supports; NONE for a descriptive metric."""
     if suite.is_descriptive(metric):
         return Verdict.NONE
     if suite.lower_is_better(metric):
@@ -106,15 +107,16 @@ def by_metric(
         for metric in suite.names():
             pairs = _pairs(base, tuned, split, metric)
             strata = list(pairs[Column.SPECIALTY])
-            least, most = suite.bounds(metric)
+            low, high = suite.bounds(metric)
             difference = significance.stratified(list(pairs[TUNED] - pairs[BASE]), strata, test=True, seed=seed)
-            difference = difference.within(least - most, most - least)
-            one, other = (significance.stratified(list(pairs[name]), strata).within(least, most) for name in (BASE, TUNED))
+            difference = difference.within(low - high, high - low)
+            of_base, of_tuned = (significance.stratified(list(pairs[name]), strata).within(low, high) for name in (BASE, TUNED))
             rows.append(
                 MetricComparison(
-                    split=str(split), metric=metric, n=difference.n, base=one.mean, tuned=other.mean, difference=difference.mean,
-                    ci_low=difference.low, ci_high=difference.high, p=difference.p, base_low=one.low, base_high=one.high,
-                    tuned_low=other.low, tuned_high=other.high, floor_base=base_floors.get(split, {}).get(metric, math.nan),
+                    split=str(split), metric=metric, n=difference.n, base=of_base.mean, tuned=of_tuned.mean,
+                    difference=difference.mean, ci_low=difference.low, ci_high=difference.high, p=difference.p,
+                    base_low=of_base.low, base_high=of_base.high, tuned_low=of_tuned.low, tuned_high=of_tuned.high,
+                    floor_base=base_floors.get(split, {}).get(metric, math.nan),
                     floor_tuned=tuned_floors.get(split, {}).get(metric, math.nan),
                     verdict=verdict(difference.low, difference.high, suite, metric), lower_is_better=suite.lower_is_better(metric),
                     signature=scores.signatures.get(metric, ""), missing=scores.missing.get(metric, ""),
@@ -126,27 +128,32 @@ def by_metric(
 def by_check(base: AnswerTable, tuned: AnswerTable) -> list[CheckComparison]:
     """A row for each split and check.
 
-    Checks that look for English words are made where the reference is not in another language. p is two-sided for "as often in either",
-    from the questions on which the two differ (McNemar's test, exact), adjusted over the checks (Benjamini-Hochberg).
+    Checks that look for English words are made unless the reference is in another language. The p value is two-sided, for the
+    hypothesis that both models fail a check equally often (exact McNemar test), and is adjusted over the checks
+    (Benjamini-Hochberg).
     """
     rows: list[CheckComparison] = []
     in_english = np.array([texts.is_english(reference) is not False for reference in base.references], bool)
     for split in FIXED:
-        here = ((base.splits == split) & ~base.failed & ~tuned.failed).to_numpy(bool)
+        answered = ((base.splits == split) & ~base.failed & ~tuned.failed).to_numpy(bool)
         counts = []
         for check, says in answer_checks.CHECKS.items():
-            looked_at = here & in_english if check in answer_checks.ENGLISH_ONLY else here
-            if looked_at.any():
-                left, right = base.fails(check)[looked_at], tuned.fails(check)[looked_at]
-                counts.append((check, says, left, right, int((left & ~right).sum()), int((right & ~left).sum())))
+            checked = answered & in_english if check in answer_checks.ENGLISH_ONLY else answered
+            if checked.any():
+                base_fails, tuned_fails = base.fails(check)[checked], tuned.fails(check)[checked]
+                only_base, only_tuned = int((base_fails & ~tuned_fails).sum()), int((tuned_fails & ~base_fails).sum())
+                counts.append((check, says, base_fails, tuned_fails, only_base, only_tuned))
         p_values = [significance.mcnemar_p(only_base, only_tuned) for *_, only_base, only_tuned in counts]
         adjusted = significance.false_discovery_adjusted(p_values) if counts else []
         rows += [
             CheckComparison(
-                split=str(split), check=check, says=says, n=len(left), base=int(left.sum()), tuned=int(right.sum()),
+                split=str(split), check=check, says=says, n=len(base_fails), base=int(base_fails.sum()),
+                tuned=int(tuned_fails.sum()),
                 only_base=only_base, only_tuned=only_tuned, p=p, p_adjusted=p_adjusted,
             )
-            for (check, says, left, right, only_base, only_tuned), p, p_adjusted in zip(counts, p_values, adjusted, strict=True)
+            for (check, says, base_fails, tuned_fails, only_base, only_tuned), p, p_adjusted in zip(
+                counts, p_values, adjusted, strict=True
+            )
         ]  # fmt: skip
     return rows
 
@@ -165,39 +172,40 @@ def by_specialty(base: AnswerTable, tuned: AnswerTable, suite: MetricSuite, seed
 def _specialties(
     pairs: pd.DataFrame, specialties: Sequence[str], split: Split, metric: str, suite: MetricSuite, seed: int
 ) -> list[SpecialtyPerformance]:
-    """One metric on one split; p values are adjusted over the specialties, and differences shrunk toward their mean."""
-    least, most = suite.bounds(metric)
-    parts = [pairs[pairs[Column.SPECIALTY] == specialty] for specialty in specialties]
-    differences = [(part[TUNED] - part[BASE]).to_numpy(float) for part in parts]
-    estimates = [significance.paired(values.tolist(), seed).within(least - most, most - least) for values in differences]
+    """One metric on one split; p values are adjusted over the specialties, and differences are shrunk toward their mean."""
+    low, high = suite.bounds(metric)
+    pairs_by_specialty = [pairs[pairs[Column.SPECIALTY] == specialty] for specialty in specialties]
+    differences = [(part[TUNED] - part[BASE]).to_numpy(float) for part in pairs_by_specialty]
+    estimates = [significance.paired(values.tolist(), seed).within(low - high, high - low) for values in differences]
     adjusted = significance.false_discovery_adjusted([estimate.p for estimate in estimates])
     rows = []
-    for place, (name, shrunk) in enumerate(zip(specialties, _shrunk(differences), strict=True)):
-        difference, values = estimates[place], differences[place]
-        one, other = (significance.mean_interval(list(parts[place][system])).within(least, most) for system in (BASE, TUNED))
+    for index, (name, shrunk) in enumerate(zip(specialties, _shrunk_means(differences), strict=True)):
+        difference, values, part = estimates[index], differences[index], pairs_by_specialty[index]
+        of_base, of_tuned = (significance.mean_interval(list(part[system])).within(low, high) for system in (BASE, TUNED))
         sd = float(values.std(ddof=1)) if len(values) > 1 else math.nan
-        found = verdict(difference.low, difference.high, suite, metric)
-        certain = adjusted[place] <= significance.ALPHA or found is Verdict.NONE
+        unadjusted = verdict(difference.low, difference.high, suite, metric)
+        is_significant = adjusted[index] <= significance.ALPHA or unadjusted is Verdict.NONE
         rows.append(
             SpecialtyPerformance(
-                split=str(split), metric=metric, specialty=name, n=difference.n, base=one.mean, tuned=other.mean,
-                difference=difference.mean, ci_low=difference.low, ci_high=difference.high, p=difference.p, tuned_low=other.low,
-                tuned_high=other.high, detectable=significance.smallest_detectable(sd, difference.n, len(specialties)),
-                lower_is_better=suite.lower_is_better(metric), p_adjusted=adjusted[place], shrunk=shrunk,
-                verdict=found if certain else Verdict.NOISE,
+                split=str(split), metric=metric, specialty=name, n=difference.n, base=of_base.mean, tuned=of_tuned.mean,
+                difference=difference.mean, ci_low=difference.low, ci_high=difference.high, p=difference.p,
+                tuned_low=of_tuned.low, tuned_high=of_tuned.high,
+                detectable=significance.smallest_detectable(sd, difference.n, len(specialties)),
+                lower_is_better=suite.lower_is_better(metric), p_adjusted=adjusted[index], shrunk=shrunk,
+                verdict=unadjusted if is_significant else Verdict.NOISE,
             )
         )  # fmt: skip
     return rows
 
 
-def _shrunk(groups: Sequence[np.ndarray]) -> list[float]:
-    """The mean of each group, shrunk; NaN where it has no value, or there are not two groups that have."""
-    there = [place for place, group in enumerate(groups) if len(group)]
-    found = [math.nan] * len(groups)
-    if len(there) > 1:
+def _shrunk_means(groups: Sequence[np.ndarray]) -> list[float]:
+    """The shrunk mean of each group; NaN if the group is empty, or if fewer than two groups have values."""
+    nonempty = [index for index, group in enumerate(groups) if len(group)]
+    shrunk_means = [math.nan] * len(groups)
+    if len(nonempty) > 1:
         variance = max(shrinkage.pooled_variance(groups), 1e-12)
-        means = np.array([groups[place].mean() for place in there])
-        shrunk, _ = shrinkage.shrink(means, variance / np.array([len(groups[place]) for place in there]))
-        for place, value in zip(there, shrunk, strict=True):
-            found[place] = float(value)
-    return found
+        means = np.array([groups[index].mean() for index in nonempty])
+        shrunk, _ = shrinkage.shrink(means, variance / np.array([len(groups[index]) for index in nonempty]))
+        for index, value in zip(nonempty, shrunk, strict=True):
+            shrunk_means[index] = float(value)
+    return shrunk_means

@@ -1,4 +1,4 @@
-"""`history.csv`: this iteration beside the earlier ones, each paired with the one before on the same questions."""
+"""`history.csv`: this iteration beside the earlier ones; each is paired with the one before on the same questions."""
 
 from __future__ import annotations
 
@@ -20,20 +20,22 @@ from meerkat_workbench.tuning.generation.systems import System
 from meerkat_workbench.tuning.scoring.answer_table import AnswerTable, paired_changes
 from meerkat_workbench.tuning.scoring.metric_suite import MetricSuite
 
-Bounds = Callable[[str], tuple[float, float]]  # of a metric by its name
+Bounds = Callable[[str], tuple[float, float]]  # lowest and highest value of a metric, by its name
 DECODING_SETTINGS = ("MAX_NEW_TOKENS", "TEMPERATURE", "RANDOM_SEED", "BERTSCORE_MODEL", "ENDPOINT")
 
 
 @dataclass(frozen=True)
 class EvaluationId:
-    """What a line of the history says of its evaluation, beside the scores.
+    """What a row of the history holds about its evaluation besides scores.
 
     Attributes:
         evaluation: fingerprint of the evaluation.
-        comparability_key: equal for evaluations whose scores compare.
-        recipe: of the training.
-        train: records that were trained on; `share`, the fraction of all records but the holdout that is used.
-        train_seconds, train_tokens, seconds: spent in training, and in the evaluation.
+        comparability_key: equal for evaluations whose scores are comparable.
+        recipe: hash of the training settings.
+        train: number of training records.
+        share: train and eval records divided by all records outside the holdout.
+        train_seconds, train_tokens: cost of the training.
+        seconds: time of the evaluation.
     """
 
     iteration: int
@@ -50,30 +52,31 @@ class EvaluationId:
 
 
 def comparability_key(settings: Mapping[str, Any], suite: MetricSuite, series: Sequence[str], base: System) -> str:
-    """What two evaluations must share for their scores to compare: prompts, base model, decoding and scoring settings.
+    """A hash of what must be equal for two evaluations to be comparable: prompts, base model, decoding and scoring settings.
 
-    Which questions were asked may differ, as where a specialty was added in between: changes are paired question by question.
+    The questions may differ, for example if a specialty was added in between, because changes are paired question by question.
 
     Args:
-        series: when the series of iterations began, and the hash of the prompt template.
-        base: evaluations of another base do not compare.
+        series: the time when the series of iterations began, and the hash of the prompt template.
+        base: the base model.
     """
-    how = {name: settings.get(name) for name in DECODING_SETTINGS}
-    # a server's system has the adapter in its identity, which changes with each iteration
+    decoding = {name: settings.get(name) for name in DECODING_SETTINGS}
+    # the identity of a server includes the adapter, which changes with each iteration
     identity = base.served_as if base.kind is SystemKind.ENDPOINT else base.identity
-    return files.sha256_of([how, list(series), suite.lexicon_hash(), identity])[:12]
+    return files.sha256_of([decoding, list(series), suite.lexicon_hash(), identity])[:12]
 
 
 def extend(
     output: Path, comparison: Sequence[MetricComparison], tuned: AnswerTable, now: EvaluationId, bounds: Bounds
 ) -> list[HistoryRow]:
-    """The earlier evaluations of this folder that compare, oldest first, and this one.
+    """The rows of this evaluation after those of the earlier comparable evaluations in this folder, oldest first.
 
     Args:
-        tuned: its answers.
-        bounds: the least and the most that a metric can be.
+        comparison: base and tuned model in every metric.
+        tuned: the tuned model's answers.
+        bounds: the lowest and highest value of a metric.
     """
-    # an evaluation done again, with another metric for example, takes the place of what it gave before
+    # a repeated evaluation, for example with another metric, replaces its earlier rows
     before = {
         (row.adapter, row.split, row.metric): row
         for folder in _finished(output)
@@ -81,12 +84,13 @@ def extend(
         if row.adapter != now.adapter and row.iteration <= now.iteration
     }
     earlier = list(before.values())
-    previous = _answers_of_last(output, earlier)
+    previous = _answers_of_latest(output, earlier)
     rows = [_row(row, now, _change(tuned, previous, row, bounds)) for row in comparison if not row.missing]
     return sorted([*earlier, *rows], key=lambda row: (row.iteration, row.finished))
 
 
 def _comparable(folder: Path, now: EvaluationId) -> list[HistoryRow]:
+    """The rows of a folder's history; none if one of them is not comparable with this evaluation."""
     rows = tables.read_rows(folder / HistoryRow.FILE, HistoryRow)
     return rows if all(row.alike == now.comparability_key for row in rows) else []
 
@@ -102,57 +106,57 @@ def _row(row: MetricComparison, now: EvaluationId, change: Estimate) -> HistoryR
 
 
 def _change(tuned: AnswerTable, previous: AnswerTable | None, row: MetricComparison, bounds: Bounds) -> Estimate:
-    """The paired change of the tuned model's score since the evaluation before; NaN where there is none."""
+    """The paired change of the tuned model's score since the previous evaluation; NaN if there is none."""
     if previous is None or not previous.has_metric(row.metric):
         return significance.mean_interval([])
     differences, specialties = paired_changes(tuned, previous, row.split, row.metric)
-    least, most = bounds(row.metric)
-    return significance.stratified(differences, specialties, test=True).within(least - most, most - least)
+    low, high = bounds(row.metric)
+    return significance.stratified(differences, specialties, test=True).within(low - high, high - low)
 
 
 def _finished(output: Path) -> list[Path]:
-    """Folders of the finished evaluations in the archive that have a history, the oldest first."""
-    found = [
+    """Folders of the finished evaluations in the archive that have a history, oldest first."""
+    finished = [
         (done.finished, done.fingerprint, folder)
         for folder in runs.archived(output)
         if (done := EvaluationManifest.find(folder)) and (folder / HistoryRow.FILE).is_file()
     ]
-    return [folder for *_, folder in sorted(found)]
+    return [folder for *_, folder in sorted(finished)]
 
 
 def _answered(output: Path) -> list[tuple[HistoryRow, Path]]:
-    """Archived evaluations that still hold their scored answers: a line of their own in their history, and their folder."""
-    found = []
+    """Archived evaluations that still have their scored answers: one of their own history rows, and their folder."""
+    answered = []
     for folder in _finished(output):
         if (folder / answers_file(TUNED)).is_file():
             done = EvaluationManifest.require(folder)
             rows = tables.read_rows(folder / HistoryRow.FILE, HistoryRow)
-            own = next((row for row in rows if row.evaluation == done.fingerprint), None)
-            if own is not None:
-                found.append((own, folder))
-    return found
+            own_row = next((row for row in rows if row.evaluation == done.fingerprint), None)
+            if own_row is not None:
+                answered.append((own_row, folder))
+    return answered
 
 
-def _answers_of_last(output: Path, rows: Sequence[HistoryRow]) -> AnswerTable | None:
-    """The scored answers of the last of these evaluations, where its folder still holds them."""
+def _answers_of_latest(output: Path, rows: Sequence[HistoryRow]) -> AnswerTable | None:
+    """The scored answers of the latest of these evaluations; None if its folder no longer has them."""
     if not rows:
         return None
-    last = max(rows, key=lambda row: (row.iteration, row.finished)).evaluation
-    folder = next((folder for row, folder in _answered(output) if row.evaluation == last), None)
+    latest = max(rows, key=lambda row: (row.iteration, row.finished)).evaluation
+    folder = next((folder for row, folder in _answered(output) if row.evaluation == latest), None)
     return None if folder is None else AnswerTable.read(folder, TUNED)
 
 
 def answers_before(output: Path, *, key: str, adapter: str, recipe: str, iteration: int) -> list[tuple[int, AnswerTable]]:
-    """Iteration and scored answers of every earlier evaluation of the same training recipe that compares, oldest first.
+    """Iteration and scored answers of each earlier comparable evaluation with the same training recipe, oldest first.
 
     Args:
-        key: the comparability key of this evaluation; the others are of it too.
+        key, adapter, recipe, iteration: of this evaluation; `key` is its comparability key.
     """
-    found = {}
+    by_adapter = {}
     for row, folder in _answered(output):
         if (row.alike, row.recipe) == (key, recipe) and row.adapter != adapter and row.iteration <= iteration:
-            found[row.adapter] = (row.iteration, folder)  # the latest of an adapter that was evaluated twice
-    earlier = sorted(found.values(), key=lambda item: item[0])
+            by_adapter[row.adapter] = (row.iteration, folder)  # the latest if an adapter was evaluated twice
+    earlier = sorted(by_adapter.values(), key=lambda item: item[0])
     return [(number, AnswerTable.read(folder, TUNED)) for number, folder in earlier]
 
 
@@ -161,21 +165,23 @@ def write(output: Path, rows: Sequence[HistoryRow]) -> None:
 
 
 def read(output: Path) -> list[HistoryRow]:
-    """The history of a finished evaluation."""
+    """Read the history of a finished evaluation; UserError if there is none."""
     path = output / HistoryRow.FILE
     if not path.is_file():
-        raise UserError("there is no such file", where=path, remedy="A finished `python evaluation.py` leaves it.")
+        raise UserError("there is no such file", where=path, remedy="Run python evaluation.py first, which writes it.")
     return tables.read_rows(path, HistoryRow)
 
 
 def changed_since(rows: Sequence[HistoryRow], *, iteration: int, split: str, metric: str) -> HistoryRow | None:
-    """The last line of an iteration that has a change since the one before; None where there is none."""
-    found = [row for row in tables.where(rows, iteration=iteration, split=split, metric=metric) if not math.isnan(row.change_low)]
-    return found[-1] if found else None
+    """The last row of an iteration that has a change since the iteration before; None if there is none."""
+    with_change = [
+        row for row in tables.where(rows, iteration=iteration, split=split, metric=metric) if not math.isnan(row.change_low)
+    ]
+    return with_change[-1] if with_change else None
 
 
 def turned(row: HistoryRow, *, lower_is_better: bool) -> HistoryRow:
-    """The change of a line, turned so that more is better."""
+    """The row with its change signed so that more is better."""
     if not lower_is_better:
         return row
     return msgspec.structs.replace(row, change=-row.change, change_low=-row.change_high, change_high=-row.change_low)

@@ -1,4 +1,4 @@
-"""The report's interactive charts: Vega-Lite specifications, made with Altair, drawn by Vega in the page."""
+"""The report's interactive charts: Vega-Lite specifications, which Altair makes and Vega draws in the page."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ DIFFERENCE, SCORES = "tuned minus base", "scores"  # the two views of the forest
 COLOURS = {str(Verdict.BETTER): plots.BETTER, str(Verdict.WORSE): plots.WORSE, str(Verdict.NOISE): plots.NEUTRAL,
            BASE: plots.BASE, TUNED: plots.TUNED}  # fmt: skip
 COLOURED_BY = "verdict"  # the field of a datum that decides its colour: a verdict or a model
-Point = dict[str, Any]  # one datum of a chart: the fields that its encodings name
+Point = dict[str, Any]  # one datum of a chart, with the fields that its encodings use
 Specification = dict[str, Any]  # Vega-Lite
 
 
 def specialties(rows: Sequence[SpecialtyPerformance], steering: str) -> Specification:
-    """Forest plot: a line for each specialty, by metric and split of choice; differences coloured where the adjusted p allows it."""
+    """Forest plot with a line for each specialty, for a chosen metric and split; colour marks small adjusted p values."""
     shown = [row for row in rows if not math.isnan(row.difference + row.ci_low)]
     points: list[Point] = []
     for row in shown:
@@ -50,8 +50,8 @@ def specialties(rows: Sequence[SpecialtyPerformance], steering: str) -> Specific
 
 
 def metrics(rows: Sequence[SystemComparison]) -> Specification:
-    """A line for each metric: each model's difference from the base."""
-    # metrics that only describe have scales of their own
+    """Forest plot with a line for each metric: the difference of a chosen model from the base."""
+    # descriptive metrics are left out, because they have other scales
     shown = [row for row in rows if not row.missing and row.verdict is not Verdict.NONE and not math.isnan(row.difference)]
     points = [
         {"metric": _metric_label(row), "model": row.model, "split": row.split, "n": row.n,
@@ -71,7 +71,7 @@ def _metric_label(row: SystemComparison) -> str:
 
 
 def history(rows: Sequence[HistoryRow], steering: str) -> Specification:
-    """Score of base and tuned model by iteration, with the tuned model's interval."""
+    """Scores of base and tuned model by iteration, with the tuned model's interval."""
     points: list[Point] = []
     for row in rows:
         if not math.isnan(row.tuned):
@@ -87,8 +87,8 @@ def history(rows: Sequence[HistoryRow], steering: str) -> Specification:
         y=alt.Y("at:Q", title=None, scale=alt.Scale(zero=False)),
         tooltip=[alt.Tooltip(name, format=".3f") for name in ("at:Q", "low:Q", "high:Q")] + [alt.Tooltip("n:Q")],
     )
-    bar = base.mark_rule(strokeWidth=2, opacity=0.5).encode(y="low:Q", y2="high:Q")
-    return _finished(alt.layer(bar, line), choices, height=220)
+    interval = base.mark_rule(strokeWidth=2, opacity=0.5).encode(y="low:Q", y2="high:Q")
+    return _specification(alt.layer(interval, line), choices, height=220)
 
 
 def _forest(
@@ -99,7 +99,13 @@ def _forest(
     *,
     order: list[str] | None = None,
 ) -> Specification:
-    """Points with their intervals, a line for each item; without `order` the item of the lowest "order" is on top."""
+    """Points with their intervals, a line for each item.
+
+    Args:
+        name: the field that names the items.
+        more: further fields of the tooltip.
+        order: the items from top to bottom; None puts the lowest "order" on top.
+    """
     lines = len({point[name] for point in points})
     sort: Any = order or alt.EncodingSortField(field="order", op="max", order="ascending")
     base = _chart(points, choices).encode(
@@ -112,43 +118,43 @@ def _forest(
         ],
     )
     point = base.mark_point(filled=True, size=55, opacity=1).encode(x=alt.X("at:Q", title=None, scale=alt.Scale(zero=False)))
-    bar = base.mark_rule(strokeWidth=2.4).encode(x="low:Q", x2="high:Q")
+    interval = base.mark_rule(strokeWidth=2.4).encode(x="low:Q", x2="high:Q")
     zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[4, 3]).encode(x="zero:Q")
     if any(choice.name == "view" for choice in choices):
         zero = zero.transform_filter(f"view == {DIFFERENCE!r}")
-    return _finished(alt.layer(zero, bar, point), choices, height=max(120, 17 * lines))
+    return _specification(alt.layer(zero, interval, point), choices, height=max(120, 17 * lines))
 
 
 def _colour(points: Sequence[Point]) -> alt.Color:
-    """The same colour for the same verdict or model everywhere; the legend names what the chart has."""
-    there = [name for name in COLOURS if any(point[COLOURED_BY] == name for point in points)]
-    scale = alt.Scale(domain=there, range=[COLOURS[name] for name in there])
+    """Colours of verdicts and models, the same in every chart; the legend lists only those in the chart."""
+    present = [name for name in COLOURS if any(name in point.values() for point in points)]
+    scale = alt.Scale(domain=present, range=[COLOURS[name] for name in present])
     return alt.Color(f"{COLOURED_BY}:N", scale=scale, title=None, legend=alt.Legend(orient="top", labelFontSize=12))
 
 
 def _choice(name: str, options: Sequence[str], first: str) -> alt.Parameter:
-    """A list to choose from; `first` is chosen at the start where it is among the options."""
+    """A drop-down list; `first` is selected at the start if it is among the options."""
     options = list(dict.fromkeys(map(str, options)))
     value = str(first) if first in options else options[0] if options else ""
     return alt.param(name=name, value=value, bind=alt.binding_select(options=options, name=f"{name} "))
 
 
 def _chart(points: Sequence[Point], choices: Sequence[alt.Parameter]) -> alt.Chart:
-    """A chart of the points whose fields are what is chosen."""
+    """A chart of the points that match the selections."""
     chart = alt.Chart(alt.Data(values=_without_nan(points)))
     for choice in choices:
         chart = chart.transform_filter(f"datum.{choice.name} == {choice.name}")
     return chart
 
 
-def _finished(chart: Any, choices: Sequence[alt.Parameter], *, height: int) -> Specification:
-    finished = chart.add_params(*choices).properties(width="container", height=height)
-    found: Specification = finished.configure_view(stroke=None).configure_axis(labelFontSize=12).to_dict()
-    return found
+def _specification(chart: Any, choices: Sequence[alt.Parameter], *, height: int) -> Specification:
+    sized = chart.add_params(*choices).properties(width="container", height=height)
+    specification: Specification = sized.configure_view(stroke=None).configure_axis(labelFontSize=12).to_dict()
+    return specification
 
 
 def _without_nan(points: Sequence[Point]) -> list[Point]:
-    """Numbers to four digits, without those that JSON cannot hold."""
+    """The points with numbers rounded to four digits, and without NaN, which JSON cannot hold."""
     return [
         {name: round(value, 4) if isinstance(value, float) else value for name, value in point.items() if value == value}
         for point in points

@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: every specialty with its interval, every metric with its floor, every iteration."""
+"""The static plots of an evaluation: specialties with intervals, metrics with floors, and progress by iteration."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def specialty_analysis(path: Path, rows: Sequence[SpecialtyPerformance], support
 
     Args:
         rows: of one metric and split.
-        supported: specialties that the recommendations name; they are marked.
+        supported: specialties that are recommended for more data; they are marked.
 
     Returns:
-        What is to be said of the letters of names, in one sentence; empty where there is nothing.
+        A note about letters that no font has; empty if there are none.
     """
     plt = plots.pyplot()
-    # the lowest at the bottom, those without a score below them
+    # the lowest score at the bottom, and below it the specialties without a score
     ordered = sorted(rows, key=lambda row: (row.tuned == row.tuned, row.tuned))
     labels = fonts.labels([row.specialty.replace("_", " ") for row in ordered])
     with plt.rc_context({"font.family": labels.families}):
@@ -56,93 +56,93 @@ def specialty_analysis(path: Path, rows: Sequence[SpecialtyPerformance], support
 
 
 def _draw_scores(axis: Any, rows: Sequence[SpecialtyPerformance], labels: Sequence[str], supported: Collection[str]) -> None:
-    places = range(len(rows))
+    positions = range(len(rows))
     tuned = [row.tuned for row in rows]
     known = [score for score in tuned if score == score]
     axis.hlines(
-        places, [row.tuned_low for row in rows], [row.tuned_high for row in rows], color=plots.TUNED, alpha=0.35, linewidth=3
+        positions, [row.tuned_low for row in rows], [row.tuned_high for row in rows], color=plots.TUNED, alpha=0.35, linewidth=3
     )
-    axis.plot([row.base for row in rows], places, "o", color=plots.BASE, markersize=4.5, label="base")
-    axis.plot(tuned, places, "o", color=plots.TUNED, markersize=5.5, label="tuned, 95% interval")
+    axis.plot([row.base for row in rows], positions, "o", color=plots.BASE, markersize=4.5, label="base")
+    axis.plot(tuned, positions, "o", color=plots.TUNED, markersize=5.5, label="tuned, 95% interval")
     if known:
         axis.axvline(sum(known) / len(known), color=plots.TUNED, linestyle=":", linewidth=1, label="mean")
     direction = " (lower is better)" if rows[0].lower_is_better else ""
-    axis.set(xlabel=f"{rows[0].metric}{direction}", yticks=list(places))
+    axis.set(xlabel=f"{rows[0].metric}{direction}", yticks=list(positions))
     marks = ["▸ " if row.specialty in supported else "" for row in rows]
     axis.set_yticklabels([f"{mark}{label} ({row.n})" for mark, label, row in zip(marks, labels, rows, strict=True)], fontsize=8)
 
 
 def _draw_differences(axis: Any, rows: Sequence[SpecialtyPerformance]) -> None:
-    for place, row in enumerate(rows):
+    for position, row in enumerate(rows):
         colour = VERDICT_COLOURS[row.verdict]
-        axis.hlines(place, row.ci_low, row.ci_high, color=colour, linewidth=2.2)
-        axis.plot(row.difference, place, "o", color=colour, markersize=5)
+        axis.hlines(position, row.ci_low, row.ci_high, color=colour, linewidth=2.2)
+        axis.plot(row.difference, position, "o", color=colour, markersize=5)
     for verdict in (Verdict.BETTER, Verdict.WORSE, Verdict.NOISE):
         axis.plot([], [], "o-", color=VERDICT_COLOURS[verdict], label=verdict)
     axis.axvline(0, color="0.3", linewidth=0.8)
-    axis.set(xlabel=f"tuned minus base, {rows[0].metric}, 95% interval\n(coloured where the adjusted p is at most {ALPHA})")
+    axis.set(xlabel=f"tuned minus base, {rows[0].metric}, 95% interval\n(coloured if the adjusted p is at most {ALPHA})")
 
 
 def model_comparison(path: Path, rows: Sequence[MetricComparison]) -> None:
-    """Base and tuned model in every metric, with the 95% interval of their difference and the floor of each metric.
+    """Scores of base and tuned model in each metric with its floor, and their difference with its 95% interval.
 
     Args:
         rows: of one split.
     """
     plt = plots.pyplot()
-    # metrics that only describe have scales of their own
+    # descriptive metrics are left out, because they have other scales
     shown = [row for row in rows if not row.missing and row.verdict is not Verdict.NONE][::-1]
-    places = range(len(shown))
+    positions = range(len(shown))
     height = 1.9 + 0.36 * len(shown)
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, height), sharey=True, width_ratios=(1.2, 1), constrained_layout=True)
-    left.barh([place + 0.19 for place in places], [row.base for row in shown], 0.36, color=plots.BASE, label="base")
-    left.barh([place - 0.19 for place in places], [row.tuned for row in shown], 0.36, color=plots.TUNED, label="tuned")
+    left.barh([position + 0.19 for position in positions], [row.base for row in shown], 0.36, color=plots.BASE, label="base")
+    left.barh([position - 0.19 for position in positions], [row.tuned for row in shown], 0.36, color=plots.TUNED, label="tuned")
     floors = {"color": "black", "linewidth": 1.4}
-    left.vlines([row.floor_base for row in shown], [p + 0.01 for p in places], [p + 0.37 for p in places], **floors)
-    left.vlines([row.floor_tuned for row in shown], [p - 0.37 for p in places], [p - 0.01 for p in places],
+    left.vlines([row.floor_base for row in shown], [p + 0.01 for p in positions], [p + 0.37 for p in positions], **floors)
+    left.vlines([row.floor_tuned for row in shown], [p - 0.37 for p in positions], [p - 0.01 for p in positions],
                 label="floor: answers shuffled within a specialty", **floors)  # fmt: skip
-    left.set(yticks=list(places), xlabel="mean over questions")
+    left.set(yticks=list(positions), xlabel="mean over questions")
     left.set_yticklabels([f"{row.metric}{' ↓' if row.lower_is_better else ''}" for row in shown])
-    for place, row in enumerate(shown):
+    for position, row in enumerate(shown):
         colour = VERDICT_COLOURS[row.verdict]
-        right.hlines(place, row.ci_low, row.ci_high, color=colour, linewidth=2.4)
-        right.plot(row.difference, place, "o", color=colour)
-        right.annotate(f"{row.difference:+.3f}", (row.ci_high, place), (6, -3), textcoords="offset points", fontsize=8)
+        right.hlines(position, row.ci_low, row.ci_high, color=colour, linewidth=2.4)
+        right.plot(row.difference, position, "o", color=colour)
+        right.annotate(f"{row.difference:+.3f}", (row.ci_high, position), (6, -3), textcoords="offset points", fontsize=8)
     right.axvline(0, color="0.3", linewidth=0.8)
     right.set(xlabel="tuned minus base, 95% interval")
     right.margins(x=0.18)
     for axis in (left, right):
         plots.tidy(axis)
     left.legend(**LEGEND)
-    absent = [row.metric for row in rows if row.missing]
+    missing = [row.metric for row in rows if row.missing]
     title = f"Base and tuned model, {rows[0].split} split, {max((row.n for row in shown), default=0)} questions"
-    figure.suptitle(title + (f" (missing: {', '.join(absent)})" if absent else ""), fontsize=11)
+    figure.suptitle(title + (f" (missing: {', '.join(missing)})" if missing else ""), fontsize=11)
     figure.savefig(path, dpi=plots.DPI)
     plt.close(figure)
 
 
 def progress(path: Path, history: Sequence[HistoryRow], steering: str) -> None:
-    """Score of base and tuned model by iteration, a panel for each metric, the tuned one with its 95% interval.
+    """Scores of base and tuned model by iteration, a panel for each metric; the tuned model has its 95% interval.
 
     Args:
-        steering: the metric in the first panel.
+        steering: the steering metric, in the first panel.
     """
     plt = plots.pyplot()
     shown = where(history, split=Split.HOLDOUT) or list(history)
-    there = {row.metric for row in shown}
-    names = [steering, *(name for name in PROGRESS_METRICS if name in there and name != steering)]
+    present = {row.metric for row in shown}
+    names = [steering, *(name for name in PROGRESS_METRICS if name in present and name != steering)]
     figure, axes = plt.subplots(1, len(names), figsize=(3.1 * len(names), 3.1), constrained_layout=True, squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
         rows = sorted(where(shown, metric=name), key=lambda row: (row.iteration, row.finished))
-        places = range(len(rows))  # two evaluations of one iteration are drawn beside each other
+        positions = range(len(rows))  # two evaluations of one iteration are drawn side by side
         error = ([row.tuned - row.tuned_low for row in rows], [row.tuned_high - row.tuned for row in rows])
-        axis.plot(places, [row.base for row in rows], "o--", color=plots.BASE, markersize=4, label="base")
-        axis.errorbar(places, [row.tuned for row in rows], yerr=error, fmt="o-", color=plots.TUNED, markersize=5, capsize=3,
+        axis.plot(positions, [row.base for row in rows], "o--", color=plots.BASE, markersize=4, label="base")
+        axis.errorbar(positions, [row.tuned for row in rows], yerr=error, fmt="o-", color=plots.TUNED, markersize=5, capsize=3,
                       label="tuned, 95% interval")  # fmt: skip
-        axis.set(title=name, xlabel="iteration", xticks=list(places), xticklabels=[row.iteration for row in rows])
+        axis.set(title=name, xlabel="iteration", xticks=list(positions), xticklabels=[row.iteration for row in rows])
         axis.margins(x=0.2)
         plots.tidy(axis)
-    figure.suptitle(f"Iteration after iteration, {shown[0].split} split", fontsize=11)
+    figure.suptitle(f"Scores by iteration, {shown[0].split} split", fontsize=11)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     figure.savefig(path, dpi=plots.DPI)
     plt.close(figure)

@@ -1,4 +1,4 @@
-"""Every question of an evaluation as the report's browser shows it: answers cut where they differ from the reference."""
+"""The data of the report's question browser: answers are cut into parts that equal the reference or differ from it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from meerkat_workbench.tuning.artifacts import TUNED
 from meerkat_workbench.tuning.scoring.answer_checks import CHECKS
 from meerkat_workbench.tuning.scoring.score_run import ScoreRun
 
-MAX_QUESTIONS = 5000  # questions in one file; a browser opens them within three seconds
-# a word, or a character of a script without spaces, with the white space behind it
+MAX_QUESTIONS = 5000  # in one report; a web browser opens so many within three seconds
+# a word, or a character of a script without spaces, with the white space after it
 WORD_WITH_SPACE = regex.compile(rf"^\s+|(?:{texts.CHARACTER}|(?:(?!{texts.CHARACTER})\S)+)\s*", regex.V1)
-# punctuation around a word; signs count: "<7%" is not ">7%", "-5" and ".5" not "5", "A-" not "A"
+# punctuation around a word, but not signs: "<7%" differs from ">7%", "-5" and ".5" from "5", "A-" from "A"
 OUTER_PUNCTUATION = regex.compile(r"^(?:(?!\.\d)[\p{P}--[%–-]])+|[\p{P}--[%–-]]+$", regex.V1)
 
 
 class BrowserRow(msgspec.Struct, frozen=True):
-    """One question; texts are in parts, in turn equal to the other text and not (`marked`).
+    """One question; its texts are cut into parts by `marked`.
 
     Attributes:
-        reference: against the tuned answer; `answers`, by system, against the reference.
+        reference: compared with the tuned answer.
+        answers: by system, compared with the reference.
         scores: by system, in the order of `Browser.metrics`.
         checks: by system, the checks that its answer fails.
     """
@@ -44,7 +45,7 @@ class BrowserRow(msgspec.Struct, frozen=True):
 
 
 class Browser(msgspec.Struct, frozen=True):
-    """What the browser's script reads; `of` is the number of all questions."""
+    """The data of the page's script; `of` is the number of all questions, `rows` holds those that are shown."""
 
     systems: list[str]
     metrics: list[str]
@@ -59,10 +60,10 @@ class Browser(msgspec.Struct, frozen=True):
 
 
 def contents(scored: ScoreRun, metrics: Sequence[str], steering: str, lower_is_better: Collection[str], seed: int) -> Browser:
-    """The questions, the worst regressions of the tuned model in the steering metric first.
+    """The browser's questions, with the tuned model's worst regressions in the steering metric first.
 
     Args:
-        lower_is_better: those of `metrics` where less is better.
+        lower_is_better: the metrics for which less is better.
     """
     change = (scored.tuned.scores(steering) - scored.base.scores(steering)) * (-1 if steering in lower_is_better else 1)
     chosen = choose(list(change), seed)
@@ -70,24 +71,26 @@ def contents(scored: ScoreRun, metrics: Sequence[str], steering: str, lower_is_b
     scores = {name: [_rounded(row) for row in table.score_matrix(metrics)] for name, table in tables.items()}
     checks = {name: table.check_matrix() for name, table in tables.items()}
     rows = []
-    for place, answers in enumerate(zip(*tables.values(), strict=True)):
+    for index, answers in enumerate(zip(*tables.values(), strict=True)):
         by_system = dict(zip(tables, answers, strict=True))
-        one, reference = answers[0], answers[0].reference
+        question, reference = answers[0], answers[0].reference
         rows.append(
             BrowserRow(
-                id=one.id, split=one.split, specialty=one.specialty, question=one.question,
+                id=question.id, split=question.split, specialty=question.specialty, question=question.question,
                 reference=marked(by_system[TUNED].prediction, reference),
                 answers={name: marked(reference, answer.prediction) for name, answer in by_system.items()},
                 finish={name: answer.finish for name, answer in by_system.items()},
-                scores={name: scores[name][place] for name in tables},
-                checks={name: [check for check, fails in zip(CHECKS, checks[name][place], strict=True) if fails] for name in tables},
+                scores={name: scores[name][index] for name in tables},
+                checks={
+                    name: [check for check, fails in zip(CHECKS, checks[name][index], strict=True) if fails] for name in tables
+                },
             )
         )  # fmt: skip
     return Browser(list(tables), list(metrics), steering, sorted(lower_is_better), dict(CHECKS), len(scored.base), rows)
 
 
 def choose(change: Sequence[float], seed: int) -> list[int]:
-    """Rows of the questions that are shown: all, or of too many the worst regressions and a random half beside them."""
+    """Rows of the questions to show: all of them, or of too many the worst regressions and as many random others."""
     order = sorted(range(len(change)), key=lambda i: (math.isnan(change[i]), change[i]))
     if len(order) <= MAX_QUESTIONS:
         return order
@@ -97,17 +100,17 @@ def choose(change: Sequence[float], seed: int) -> list[int]:
 
 
 def marked(other: str, text: str) -> list[str]:
-    """`text` in parts, in turn equal to `other` and not; joined they are `text` again.
+    """Cut `text` into parts that are alternately equal to `other` and different; joined, they give `text` again.
 
-    Words are aligned by their longest common subsequence (rapidfuzz), case and punctuation aside.
+    Words are aligned by their longest common subsequence (rapidfuzz), ignoring case and punctuation.
     """
     pieces = WORD_WITH_SPACE.findall(text)
-    there, here = (
-        [OUTER_PUNCTUATION.sub("", texts.nfc(piece.strip())).casefold() for piece in found]
-        for found in (WORD_WITH_SPACE.findall(other), pieces)
+    other_words, words = (
+        [OUTER_PUNCTUATION.sub("", texts.nfc(piece.strip())).casefold() for piece in text_pieces]
+        for text_pieces in (WORD_WITH_SPACE.findall(other), pieces)
     )
     parts, same = [""], True
-    for operation in LCSseq.opcodes(there, here):
+    for operation in LCSseq.opcodes(other_words, words):
         added = "".join(pieces[operation.dest_start : operation.dest_end])
         if not added:
             continue

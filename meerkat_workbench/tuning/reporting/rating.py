@@ -1,4 +1,4 @@
-"""Blinded rating: a sheet of questions with both answers in random order, and what raters' sheets say together."""
+"""Blinded rating: makes a sheet of questions with both answers in random order, and combines the filled sheets of raters."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from meerkat_workbench.tuning.artifacts import (
 from meerkat_workbench.tuning.scoring.answer_table import AnsweredQuestion, AnswerTable
 
 PAGE_TEMPLATE = Path(__file__).with_name("rating_sheet.html.j2")
-CHOICES = {"A": 1, "B": -1, "=": 0, "NEITHER": 0}  # which answer is better, seen from A
+CHOICES = {"A": 1, "B": -1, "=": 0, "NEITHER": 0}  # preference for answer A
 ALL = "(all)"  # in place of a specialty
 
 
@@ -46,12 +46,13 @@ class Rating:
 
 @dataclass(frozen=True)
 class RatingSummary:
-    """What raters say together.
+    """The combined results of all raters.
 
     Attributes:
         results: over all questions, then by specialty.
-        kappa: Fleiss' kappa on the `common` questions that every rater rated; NaN with one rater.
-        metrics: how often each metric prefers what raters prefer, the best first.
+        kappa: Fleiss' kappa on the questions that every rater rated; NaN with one rater.
+        common: number of these questions.
+        metrics: how often each metric prefers the answer that raters prefer, the best metric first.
     """
 
     results: list[RatingResult]
@@ -65,23 +66,29 @@ class RatingSummary:
 
 
 def write_sheet(folder: Path, base: AnswerTable, tuned: AnswerTable, count: int, seed: int) -> int:
-    """Write the sheet (CSV and HTML) and, apart from it, the key that says whose answer is A; returns its questions.
+    """Write the sheet (CSV and HTML) and the key, a separate file that says whose answer is A.
 
-    Questions are taken in turn from every specialty of the holdout, or of eval where there is no holdout. Those that a model failed to
-    answer, or that both answer alike, are left out, as there is nothing to choose.
+    Questions are taken in turn from every specialty of the holdout, or of eval if there is no holdout. A question is left out
+    if a model failed to answer it, or if both answers are equal.
+
+    Returns:
+        Number of questions in the sheet.
+
+    Raises:
+        UserError: no question is left.
     """
     split = Split.HOLDOUT if (base.splits == Split.HOLDOUT).any() else Split.EVAL
     usable = (base.splits == split) & ~base.failed & ~tuned.failed & (base.predictions != tuned.predictions)
     pairs = dict(zip(base.where(usable).ids, zip(base.where(usable), tuned.where(usable), strict=True), strict=True))
-    chosen = _round_robin([one for one, _ in pairs.values()], count, seed)
+    chosen = _round_robin([of_base for of_base, _ in pairs.values()], count, seed)
     if not chosen:
-        raise UserError("both models answer every question alike, so there is nothing to rate", where=folder)
+        raise UserError("no question has two different answers, so there is nothing to rate", where=folder)
     sheet, sides = secrets.token_hex(4), random.Random(secrets.randbits(64))
     rows, key = [], {}
     for number, question in enumerate(chosen, start=1):
         tuned_first = sides.random() < 0.5
-        one, other = pairs[str(question.id)]
-        first, second = (other, one) if tuned_first else (one, other)
+        of_base, of_tuned = pairs[str(question.id)]
+        first, second = (of_tuned, of_base) if tuned_first else (of_base, of_tuned)
         key[str(number)] = RatingKeyEntry(str(question.id), TUNED if tuned_first else BASE)
         rows.append(RatingSheetRow(sheet=sheet, number=number, specialty=question.specialty, question=question.question,
                                    answer_a=first.prediction, answer_b=second.prediction))  # fmt: skip
@@ -92,15 +99,15 @@ def write_sheet(folder: Path, base: AnswerTable, tuned: AnswerTable, count: int,
 
 
 def _round_robin(questions: Sequence[AnsweredQuestion], count: int, seed: int) -> list[AnsweredQuestion]:
-    """Up to `count` questions, the specialties taking turns, in an order of seed and ids alone."""
+    """Up to `count` questions, from each specialty in turn, in an order that depends only on the seed and the ids."""
     by_specialty: dict[str, list[AnsweredQuestion]] = {}
-    for question in sorted(questions, key=lambda one: _order(seed, str(one.id))):
+    for question in sorted(questions, key=lambda question: _order(seed, str(question.id))):
         by_specialty.setdefault(question.specialty, []).append(question)
     queues = [by_specialty[name] for name in sorted(by_specialty, key=lambda name: _order(seed, name))]
-    found: list[AnsweredQuestion] = []
-    while len(found) < count and any(queues):
-        found += [queue.pop(0) for queue in queues if queue]
-    return found[:count]
+    chosen: list[AnsweredQuestion] = []
+    while len(chosen) < count and any(queues):
+        chosen += [queue.pop(0) for queue in queues if queue]
+    return chosen[:count]
 
 
 def _order(seed: int, name: str) -> bytes:
@@ -111,16 +118,16 @@ def _order(seed: int, name: str) -> bytes:
 
 
 def read_ratings(paths: Sequence[Path], key: RatingKey) -> list[Rating]:
-    """The ratings in raters' files; a file's name is its rater's.
+    """Read the ratings in raters' files; each file is named after its rater.
 
     Raises:
-        UserError: names file and line of what is no rating of this sheet.
+        UserError: a file or line is not a rating of this sheet, or nothing is rated.
     """
     ratings = [rating for path in paths for rating in _read_sheet(path, key)]
     if not ratings:
-        raise UserError("no question is rated", where="--ratings", remedy="Fill the column better with A, B or =.")
+        raise UserError("no question is rated", where="--ratings", remedy='Fill in the column "better" with A, B or =.')
     if len({(rating.rater, rating.id) for rating in ratings}) < len(ratings):
-        fault = "two files have the same name, or one rates a question twice"
+        fault = "two files have the same name, or a file rates a question twice"
         raise UserError(fault, where="--ratings", remedy="Name each file after its rater.")
     return ratings
 
@@ -133,37 +140,41 @@ def _read_sheet(path: Path, key: RatingKey) -> list[Rating]:
         rows = list(table.rows())
     except (OSError, UserError) as error:
         raise UserError(f"cannot be read as CSV ({error})", where=f"--ratings {path}") from error
-    found = []
+    ratings = []
     for line, row in enumerate(rows, start=2):
         if isinstance(row, str):
             raise UserError(row, where=path, item=f"line {line}")
         sheet, number, better = ((row.get(name) or "").strip() for name in names)
         entry = key.questions.get(number)
         if sheet != key.sheet or entry is None:
-            remedy = "Give the files made from it."
-            raise UserError(f"is not of the last rating sheet ({key.sheet})", where=path, item=f"line {line}", remedy=remedy)
+            remedy = "Give files that raters filled in from that sheet."
+            raise UserError(
+                f"does not belong to the last rating sheet ({key.sheet})", where=path, item=f"line {line}", remedy=remedy
+            )
         better = better.upper()
         if better and better not in CHOICES:
-            fault = f'"better" is {better[:20]!r}, and must be A, B, = (or neither) or empty'
+            fault = f'"better" is {better[:20]!r}, but must be A, B, = (or neither) or empty'
             raise UserError(fault, where=path, item=f"line {line}")
         if better:
-            found.append(Rating(path.stem, entry.id, CHOICES[better] * (1 if entry.a == TUNED else -1)))
-    return found
+            ratings.append(Rating(path.stem, entry.id, CHOICES[better] * (1 if entry.a == TUNED else -1)))
+    return ratings
 
 
 def summarise(
     ratings: Sequence[Rating], base: AnswerTable, tuned: AnswerTable, metrics: Mapping[str, bool], seed: int
 ) -> RatingSummary:
-    """What raters prefer, how far they agree, and which metrics agree with them.
+    """Summarise what raters prefer, how far they agree, and which metrics agree with them.
 
     Args:
-        metrics: those that are compared with the raters, and whether less is better.
+        metrics: metrics to compare with the raters, and whether less is better.
     """
     by_rater: dict[str, dict[str, int]] = {}
     for rating in ratings:
         by_rater.setdefault(rating.rater, {})[rating.id] = rating.preference
-    common = sorted(set.intersection(*(set(given) for given in by_rater.values())))
-    matrix = pd.DataFrame({rater: [given[name] for name in common] for rater, given in by_rater.items()}).to_numpy(int)
+    common = sorted(set.intersection(*(set(preferences) for preferences in by_rater.values())))
+    matrix = pd.DataFrame({rater: [preferences[name] for name in common] for rater, preferences in by_rater.items()}).to_numpy(
+        int
+    )
     return RatingSummary(
         results=preferences(ratings, dict(zip(base.ids, base.specialties, strict=True)), seed),
         raters=len(by_rater),
@@ -174,23 +185,23 @@ def summarise(
 
 
 def _mean_preferences(ratings: Sequence[Rating]) -> dict[str, float]:
-    """Mean preference of each question's raters."""
+    """The mean preference of the raters of each question."""
     by_question: dict[str, list[int]] = {}
     for rating in ratings:
         by_question.setdefault(rating.id, []).append(rating.preference)
-    return {name: sum(given) / len(given) for name, given in sorted(by_question.items())}
+    return {name: sum(values) / len(values) for name, values in sorted(by_question.items())}
 
 
 def preferences(ratings: Sequence[Rating], specialty_of: Mapping[str, str], seed: int) -> list[RatingResult]:
-    """Preferences over all questions, then by specialty; raters of one question are averaged first."""
+    """Preferences over all questions, then by specialty; the ratings of each question are averaged first."""
     mean = _mean_preferences(ratings)
     strata = [specialty_of[name] for name in mean]
     overall = significance.stratified(list(mean.values()), strata, test=True, seed=seed).within(-1, 1)
     rows = [_result(ALL, ratings, len(mean), overall)]
     for specialty in sorted(set(strata)):
-        mine = {name: value for name, value in mean.items() if specialty_of[name] == specialty}
-        estimate = significance.paired(list(mine.values()), seed).within(-1, 1)
-        rows.append(_result(specialty, [one for one in ratings if one.id in mine], len(mine), estimate))
+        of_specialty = {name: value for name, value in mean.items() if specialty_of[name] == specialty}
+        estimate = significance.paired(list(of_specialty.values()), seed).within(-1, 1)
+        rows.append(_result(specialty, [rating for rating in ratings if rating.id in of_specialty], len(of_specialty), estimate))
     return rows
 
 
@@ -206,9 +217,9 @@ def _result(specialty: str, ratings: Sequence[Rating], questions: int, net: sign
 def metric_agreement(
     ratings: Sequence[Rating], base: AnswerTable, tuned: AnswerTable, metrics: Mapping[str, bool]
 ) -> list[MetricAgreement]:
-    """How often a metric prefers the answer that raters prefer, the best metric first.
+    """How often each metric prefers the answer that raters prefer, the best metric first.
 
-    Questions on which raters are even say nothing; a metric that is even counts half.
+    Questions without a majority of raters are left out; a metric that scores both answers equally counts half.
     """
     mean = {name: value for name, value in _mean_preferences(ratings).items() if value}
     rows = []

@@ -1,4 +1,4 @@
-"""`report.html`: one file that opens offline in any browser; all text of models and files is escaped."""
+"""`report.html`: one file that opens offline in any browser; all text from models and files is escaped."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ from meerkat_workbench.tuning.scoring.score_run import ScoreRun
 HERE = Path(__file__).parent
 TEMPLATE, STYLE, SCRIPT = HERE / "report.html.j2", HERE / "report.css", HERE / "report.js"
 SHOWN_METRICS = ("ROUGE-L", "METEOR", "bertscore_f1", "token_f1", "factual_exact_match", "medical_token_f1")
-TIE_MARGIN = 0.02  # a question whose score changed less counts as the same
-MAX_REGRESSIONS = 5  # shown above all else
+TIE_MARGIN = 0.02  # a question whose score changes by at most this much counts as the same
+MAX_REGRESSIONS = 5  # questions in the section on the worst regressions
 VERDICT_WORDS = {
     Verdict.BETTER: "The tuned model is better",
     Verdict.WORSE: "The tuned model is worse",
     Verdict.NOISE: "No difference beyond chance",
 }
-MOSTLY_STYLE = "The tuned model scores better, mostly by style"
+MOSTLY_STYLE = "The tuned model scores better, but mostly by style"
 
 
 @dataclass(frozen=True)
 class Heading:
-    """What the report says of the evaluation as a whole.
+    """What the report shows about the evaluation as a whole.
 
     Attributes:
-        facts: models, questions and decoding, by what they are called.
-        sentences: what may be concluded.
+        facts: models, questions and decoding settings, by name.
+        sentences: the summary.
     """
 
     iteration: int
@@ -62,7 +62,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class ReportContents:
-    """Everything that the report shows; retention and judge are None where they were not asked."""
+    """Everything that the report shows; `retention` and `judged` are None if they were not asked."""
 
     heading: Heading
     scored: ScoreRun
@@ -76,12 +76,14 @@ class ReportContents:
 
 @dataclass(frozen=True)
 class HeadlineCard:
-    """The verdict of the steering metric on the holdout, and questions better, the same and worse.
+    """The headline: the verdict by the steering metric, and how many questions became better, stayed the same or became worse.
 
     Attributes:
-        verdict: colours the card; NONE where a better score is mostly style.
-        better, worse: of `metrics` that have a verdict.
-        won, same, lost: of `n` questions, beyond a margin of `tie`; `net` is won less lost, from -1 to 1.
+        verdict: the card's colour; NONE if a better score is mostly style.
+        metrics: number of metrics that have a verdict.
+        better, worse: how many of them are better or worse.
+        won, same, lost: of `n` questions; a change of at most `tie` counts as the same.
+        net: fraction won minus fraction lost, from -1 to 1, with its interval.
     """
 
     split: str
@@ -105,7 +107,7 @@ class HeadlineCard:
 
 @dataclass(frozen=True)
 class Regression:
-    """A question on which the tuned model lost, with the answers."""
+    """A question on which the tuned model scores worse than the base, with both answers."""
 
     id: str
     split: str
@@ -118,7 +120,7 @@ class Regression:
 
 
 def write(path: Path, contents: ReportContents) -> None:
-    """Render the report."""
+    """Render the report and write it."""
     comparison, metric = contents.comparison, contents.recommendations.steering_metric
     present = [row for row in comparison.metrics if not row.missing]
     lower = {row.metric for row in present if row.lower_is_better}
@@ -147,22 +149,23 @@ def write(path: Path, contents: ReportContents) -> None:
 
 
 def headline_card(base: AnswerTable, tuned: AnswerTable, headline: Sequence[MetricComparison], metric: str) -> HeadlineCard:
-    """What is on top of the report."""
+    """The card at the top of the report."""
     rows = [row for row in headline if not row.missing]
     row = where(rows, metric=metric)[0]
-    here = base.splits == row.split
-    change = (tuned.scores(metric)[here] - base.scores(metric)[here]) * (-1 if row.lower_is_better else 1)
+    in_split = base.splits == row.split
+    change = (tuned.scores(metric)[in_split] - base.scores(metric)[in_split]) * (-1 if row.lower_is_better else 1)
     change = change.dropna()
-    won = np.sign(change.where(change.abs() > TIE_MARGIN, 0.0))
-    net = significance.stratified(won.tolist(), base.specialties.loc[won.index].tolist()).within(-1, 1)
+    outcome = np.sign(change.where(change.abs() > TIE_MARGIN, 0.0))
+    net = significance.stratified(outcome.tolist(), base.specialties.loc[outcome.index].tolist()).within(-1, 1)
     verdict, words = row.verdict, VERDICT_WORDS[row.verdict]
     if verdict is Verdict.BETTER and summary_text.warn_near_floor(row):
         verdict, words = Verdict.NONE, MOSTLY_STYLE
-    verdicts = [one.verdict for one in rows if one.verdict is not Verdict.NONE]
+    verdicts = [metric_row.verdict for metric_row in rows if metric_row.verdict is not Verdict.NONE]
     return HeadlineCard(
         split=row.split, verdict=verdict, words=words, base=row.base, tuned=row.tuned, difference=row.difference, ci_low=row.ci_low,
         ci_high=row.ci_high, metrics=len(verdicts), better=verdicts.count(Verdict.BETTER), worse=verdicts.count(Verdict.WORSE),
-        won=int((won > 0).sum()), same=int((won == 0).sum()), lost=int((won < 0).sum()), n=len(won), tie=TIE_MARGIN, net=net,
+        won=int((outcome > 0).sum()), same=int((outcome == 0).sum()), lost=int((outcome < 0).sum()), n=len(outcome),
+        tie=TIE_MARGIN, net=net,
     )  # fmt: skip
 
 
@@ -172,21 +175,21 @@ def _headline_checks(comparison: Comparison) -> list[object]:
 
 
 def _regressions(browser: Browser, metric: str) -> list[Regression]:
-    """The questions on which the tuned model lost most; they come first in the browser."""
-    place, sign = browser.metrics.index(metric), -1 if metric in browser.lower_is_better else 1
-    found: list[Regression] = []
+    """The questions on which the tuned model lost most, which are the browser's first rows."""
+    column, sign = browser.metrics.index(metric), -1 if metric in browser.lower_is_better else 1
+    regressions: list[Regression] = []
     for row in browser.rows:
-        base, tuned = (row.scores[system][place] for system in (BASE, TUNED))
-        if len(found) == MAX_REGRESSIONS or base is None or tuned is None or sign * (tuned - base) >= -TIE_MARGIN:
+        base, tuned = (row.scores[system][column] for system in (BASE, TUNED))
+        if len(regressions) == MAX_REGRESSIONS or base is None or tuned is None or sign * (tuned - base) >= -TIE_MARGIN:
             break
         texts = {system: "".join(row.answers[system]) for system in (BASE, TUNED)}
-        found.append(Regression(row.id, row.split, row.specialty, row.question, "".join(row.reference), texts[BASE], texts[TUNED],
-                                sign * (tuned - base)))  # fmt: skip
-    return found
+        regressions.append(Regression(row.id, row.split, row.specialty, row.question, "".join(row.reference), texts[BASE],
+                                      texts[TUNED], sign * (tuned - base)))  # fmt: skip
+    return regressions
 
 
 def _models(rows: Sequence[SystemComparison]) -> list[SystemComparison]:
-    """A row for each model and shown metric of the holdout; none where only the tuned model was asked."""
+    """The rows of every model and shown metric on the holdout; none if only base and tuned model were asked."""
     if len({row.model for row in rows}) < 2:
         return []
     shown = [row for row in where(rows, split=Split.HOLDOUT) if row.metric in SHOWN_METRICS and not row.missing]
@@ -194,6 +197,6 @@ def _models(rows: Sequence[SystemComparison]) -> list[SystemComparison]:
 
 
 def _iterations(history: Sequence[HistoryRow], metric: str) -> list[HistoryRow]:
-    """A row for each iteration of the steering metric on the holdout; none before there are two."""
+    """The history rows of the steering metric on the holdout; none if there are fewer than two."""
     shown = where(history, metric=metric, split=Split.HOLDOUT)
     return shown if len(shown) > 1 else []

@@ -1,4 +1,4 @@
-"""What an evaluation leaves and prints: tables, charts, recommendations, the report, and the closing table."""
+"""Writes and prints the results of an evaluation: tables, charts, recommendations, the report, and the closing table."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class EvaluationResult:
     """A finished evaluation.
 
     Attributes:
-        metrics: base and tuned model in every metric on holdout and eval.
+        metrics: base against tuned model, a row for each split and metric.
         recommendations: for the next iteration.
     """
 
@@ -49,6 +49,7 @@ class EvaluationResult:
 
     @classmethod
     def read(cls, folder: Path) -> EvaluationResult:
+        """Read the result of a finished evaluation."""
         return cls(
             folder,
             EvaluationManifest.require(folder),
@@ -59,7 +60,7 @@ class EvaluationResult:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that an evaluation found out; `judged` is None where no judge was asked."""
+    """Everything that an evaluation found; `judged` is None if no judge was asked."""
 
     scored: ScoreRun
     comparison: Comparison
@@ -68,16 +69,16 @@ class Findings:
 
     @property
     def failed(self) -> int:
-        """Answers and grades that could not be had; running again asks for them."""
-        return self.scored.failed + sum(not one.answered for one in self.judged or ())
+        """Number of failed answers and grades; another run asks for them again."""
+        return self.scored.failed + sum(not question.answered for question in self.judged or ())
 
 
 def evaluation_id(subject: EvaluationSubject, key: str, fingerprint: str, started: float) -> EvaluationId:
-    """What the history says of this evaluation.
+    """What the history holds about this evaluation.
 
     Args:
-        key: its comparability key.
-        started: `time.time()` at its start.
+        key: the comparability key of the evaluation.
+        started: `time.time()` at the start of the evaluation.
     """
     record, training = subject.record, subject.training
     used = record.sizes.total(Split.TRAIN) + record.sizes.total(Split.EVAL)
@@ -90,48 +91,51 @@ def evaluation_id(subject: EvaluationSubject, key: str, fingerprint: str, starte
 
 
 def write(
-    output: Path, subject: EvaluationSubject, found: Findings, now: EvaluationId, bounds: Bounds, facts: Mapping[str, object],
+    output: Path, subject: EvaluationSubject, findings: Findings, now: EvaluationId, bounds: Bounds, facts: Mapping[str, object],
     judge_name: str, seed: int,
 ) -> list[str]:  # fmt: skip
-    """Write tables, charts, recommendations and the report; returns what they say in sentences.
+    """Write tables, charts, recommendations and the report.
 
     Args:
-        bounds: the least and the most that a metric can be.
-        facts: models, questions and decoding, for the report's heading.
-        judge_name: of the model that graded; empty for none.
+        bounds: the lowest and highest value of a metric.
+        facts: models, questions and decoding settings, for the report's heading.
+        judge_name: name of the judge's model; empty if no judge was asked.
+
+    Returns:
+        The summary, in sentences.
     """
-    scored, comparison, metric = found.scored, found.comparison, found.recommendations.steering_metric
+    scored, comparison, metric = findings.scored, findings.comparison, findings.recommendations.steering_metric
     for system, table in scored.tables.items():
         table.write(output, system)
     comparison.write(output)
     if scored.retention is not None:
         retention.write(output, scored.retention)
-    if found.judged is not None:
-        judge.write(output, found.judged)
-    artifacts.write(output / Recommendations.FILE, found.recommendations)
-    _draw(output, comparison, found.recommendations)
-    elsewhere = None if scored.retention is None else retention.summarise(scored.retention)
-    judged = None if found.judged is None else judge.summarise(found.judged, judge_name)
-    # another policy or metric is no other evaluation of the holdout
+    if findings.judged is not None:
+        judge.write(output, findings.judged)
+    artifacts.write(output / Recommendations.FILE, findings.recommendations)
+    _draw(output, comparison, findings.recommendations)
+    retained = None if scored.retention is None else retention.summarise(scored.retention)
+    judged = None if findings.judged is None else judge.summarise(findings.judged, judge_name)
+    # another policy or metric on the same answers does not count as another evaluation of the holdout
     evaluation = HoldoutEvaluation(
         fingerprint=files.sha256_of([now.comparability_key, now.adapter]), time=runs.now(), adapter=now.adapter
     )
     times = iterations.count_holdout_evaluation(subject.data_folder, evaluation)
     sentences = summary_text.summary_sentences(comparison, scored, metric, times)
-    sentences += [*(elsewhere.sentences if elsewhere else []), *(judged.sentences if judged else [])]
-    earlier = history.extend(output, comparison.metrics, scored.tuned, now, bounds)
-    history.write(output, earlier)
-    plots.progress(output / OutputFile.PROGRESS, earlier, metric)
+    sentences += [*(retained.sentences if retained else []), *(judged.sentences if judged else [])]
+    rows = history.extend(output, comparison.metrics, scored.tuned, now, bounds)
+    history.write(output, rows)
+    plots.progress(output / OutputFile.PROGRESS, rows, metric)
     heading = Heading(subject.iteration, {**facts, "evaluations of this holdout": times}, sentences)
     report.write(
         output / OutputFile.REPORT,
-        ReportContents(heading, scored, comparison, earlier, found.recommendations, elsewhere, judged, seed),
+        ReportContents(heading, scored, comparison, rows, findings.recommendations, retained, judged, seed),
     )
     return sentences
 
 
 def _draw(output: Path, comparison: Comparison, recommendations: Recommendations) -> None:
-    """The two charts of the comparison."""
+    """Draw the two static plots of the comparison."""
     on_eval = any(row.split == Split.EVAL for row in comparison.specialties)
     split = Split.EVAL if on_eval else comparison.headline[0].split
     rows = where(comparison.specialties, split=split, metric=recommendations.steering_metric)
@@ -144,31 +148,32 @@ def _draw(output: Path, comparison: Comparison, recommendations: Recommendations
 def facts_of(
     subject: EvaluationSubject, scored: ScoreRun, *, base: str, models: Mapping[str, object], decoding: str
 ) -> dict[str, object]:
-    """What the report's heading says of models and questions.
+    """Models, questions and decoding settings by name, for the report's heading.
 
     Args:
-        base: where and in what the base's answers were computed.
-        models: further models by name, as the settings have them.
+        base: where the base's answers were computed, and in which precision.
+        models: further models by name, as in the settings.
+        decoding: a description of the decoding settings.
     """
     kind = "model" if subject.training.settings.get("FULL_FINE_TUNING") else "adapter"
     splits = scored.base.splits
     counts = ", ".join(f"{int((splits == split).sum())} {split}" for split in dict.fromkeys(splits))
     return {
         "base": f"{subject.base_name} ({base})",
-        "tuned": f"{kind} in {subject.adapter}, kept at step {subject.training.kept.step}",
+        "tuned": f"{kind} in {subject.adapter}, weights of step {subject.training.kept.step}",
         **models,
         "iteration": subject.iteration,
         "questions": counts,
-        "system message, both": subject.data.system_message or "(none)",
-        "decoding, both": decoding,
+        "system message of both": subject.data.system_message or "(none)",
+        "decoding of both": decoding,
     }
 
 
 def print_result(result: EvaluationResult, preparation: str) -> None:
-    """The closing table: the headline figures, and which specialties to feed next.
+    """Print the closing table: the headline figures, and which specialties get more records.
 
     Args:
-        preparation: the command that makes the next iteration.
+        preparation: the command that prepares the next iteration.
     """
     rows = headline(result.metrics)
     print()
@@ -183,12 +188,12 @@ def print_result(result: EvaluationResult, preparation: str) -> None:
     for sentence in advice.sentences:
         print(f"  {sentence}")
     _print_increases(advice, result.folder)
-    pictures = (OutputFile.REPORT, OutputFile.SPECIALTY_ANALYSIS, OutputFile.MODEL_COMPARISON)
-    print(f"\nopen {', '.join(str(result.folder / name) for name in pictures)}")
+    pages = (OutputFile.REPORT, OutputFile.SPECIALTY_ANALYSIS, OutputFile.MODEL_COMPARISON)
+    print(f"\nopen {', '.join(str(result.folder / name) for name in pages)}")
     if advice.recommended_sample_increases:
         print(f"next: {preparation}")
     else:
-        print("next: choose shares yourself in specialty_adjustments (dataset_preparation.py), or gather more eval questions")
+        print("next: set shares yourself in specialty_adjustments of dataset_preparation.py, or collect more eval questions")
 
 
 def _cells(row: MetricComparison) -> Sequence[str]:
@@ -200,10 +205,10 @@ def _cells(row: MetricComparison) -> Sequence[str]:
 
 
 def _print_increases(advice: Recommendations, folder: Path) -> None:
-    """The specialties that get more records, those that get most first."""
-    fed = sorted((item for item in advice.evidence if item.records_added), key=lambda item: -item.records_added)
-    for item in fed[:MAX_SPECIALTIES_PRINTED]:
+    """Print the specialties that get more records, largest increase first."""
+    increased = sorted((item for item in advice.evidence if item.records_added), key=lambda item: -item.records_added)
+    for item in increased[:MAX_SPECIALTIES_PRINTED]:
         records = f"{item.records_added} record{'s' * (item.records_added != 1)}"
         print(f"    {item.specialty:<28} share {item.current_share:.2f} -> {item.recommended_share:.2f}, {records}")
-    if len(fed) > MAX_SPECIALTIES_PRINTED:
-        print(f"    … and {len(fed) - MAX_SPECIALTIES_PRINTED} more, in {folder / Recommendations.FILE}")
+    if len(increased) > MAX_SPECIALTIES_PRINTED:
+        print(f"    … and {len(increased) - MAX_SPECIALTIES_PRINTED} more, in {folder / Recommendations.FILE}")

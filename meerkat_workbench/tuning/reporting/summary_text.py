@@ -1,4 +1,4 @@
-"""What may be concluded from an evaluation, in sentences, and what may not."""
+"""The summary of an evaluation in sentences: what can be concluded from it, and what cannot."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from meerkat_workbench.tuning.reporting.comparison import Comparison
 from meerkat_workbench.tuning.scoring import answer_checks
 from meerkat_workbench.tuning.scoring.score_run import ScoreRun
 
-MAX_CUT_OFF_FRACTION = 0.05  # of the answers; beyond it MAX_NEW_TOKENS is worth raising
-STYLE_FRACTION = 0.25  # of a score; where less than this lies above the floor, most of the score is style
+MAX_CUT_OFF_FRACTION = 0.05  # of the answers; if more are cut off, the summary advises to raise MAX_NEW_TOKENS
+STYLE_FRACTION = 0.25  # if at most this part of a score is above the floor, most of the score is style
 
 
 def summary_sentences(comparison: Comparison, scored: ScoreRun, metric: str, holdout_evaluations: int) -> list[str]:
-    """What may be concluded, and what may not.
+    """What can be concluded from an evaluation, and what cannot.
 
     Args:
         metric: the steering metric.
-        holdout_evaluations: evaluations that have seen this holdout.
+        holdout_evaluations: how often this holdout has been evaluated.
     """
     rows = comparison.headline
     row, split = where(rows, metric=metric)[0], rows[0].split
@@ -36,12 +36,12 @@ def summary_sentences(comparison: Comparison, scored: ScoreRun, metric: str, hol
     other = sum(texts.is_english(reference) is False for reference in scored.base.of_split(split).references)
     if other:
         sentences.append(
-            f"{other} references are not in English: denials and refusals are not looked for there, METEOR counts equal words alone, and "
-            "medical_token_f1 needs terms of that language in MEDICAL_LEXICON."
+            f"{other} references are not in English. For these, reversed negations and refusals are not checked, METEOR counts "
+            "only identical words, and medical_token_f1 needs terms of that language in MEDICAL_LEXICON."
         )
     for name in (BASE, TUNED):
         if failed := int(scored.tables[name].failed.sum()):
-            sentences.append(f"{failed} questions got no answer from the {name} model; run {resume_command()} again.")
+            sentences.append(f"{failed} questions got no answer from the {name} model. Run {resume_command()} again to ask them.")
     if split in scored.corpus_bleu:
         bleu = scored.corpus_bleu[split]
         if BASE in bleu.scores and TUNED in bleu.scores:
@@ -50,60 +50,64 @@ def summary_sentences(comparison: Comparison, scored: ScoreRun, metric: str, hol
             )
     times = f"{holdout_evaluations} time{'s' * (holdout_evaluations != 1)}"
     sentences.append(
-        f"This holdout has been evaluated {times}; decisions made after each evaluation make its next result optimistic."
+        f"This holdout has been evaluated {times}. Decisions that are made after an evaluation make the next result optimistic."
     )
     return sentences
 
 
 def _overall(rows: Sequence[MetricComparison], row: MetricComparison) -> list[str]:
-    verdicts = [one.verdict for one in rows if not one.missing and one.verdict is not Verdict.NONE]
+    verdicts = [metric_row.verdict for metric_row in rows if not metric_row.missing and metric_row.verdict is not Verdict.NONE]
     interval = (
         f"(95% interval {row.ci_low:+.3f} to {row.ci_high:+.3f})" if row.has_interval else "(too few questions for an interval)"
     )
     return [
-        f"On {row.n} {row.split} questions the tuned model is better in {verdicts.count(Verdict.BETTER)} of {len(verdicts)} metrics, "
-        f"worse in {verdicts.count(Verdict.WORSE)}, and within noise in {verdicts.count(Verdict.NOISE)}.",
+        f"On {row.n} {row.split} questions, the tuned model is better in {verdicts.count(Verdict.BETTER)} of {len(verdicts)} "
+        f"metrics, worse in {verdicts.count(Verdict.WORSE)}, and within noise in {verdicts.count(Verdict.NOISE)}.",
         f"{row.metric}: {row.base:.3f} base, {row.tuned:.3f} tuned, difference {row.difference:+.3f} {interval}.",
     ]
 
 
 def _power(comparison: Comparison, scored: ScoreRun, metric: str, split: str) -> list[str]:
-    """The smallest difference that the questions of one specialty could show."""
+    """The smallest difference that the questions of one specialty can show."""
     specialties = where(comparison.specialties, split=split, metric=metric)
     change = scored.tuned.scores(metric) - scored.base.scores(metric)
     sd = float(change[scored.tuned.splits == split].std())
     n = int(statistics.median(row.n for row in specialties)) if specialties else 0
-    least = significance.smallest_detectable(sd, n, max(1, len(specialties)))
-    if not math.isnan(least):
-        return [f"{n} questions of one specialty cannot show a difference in {metric} below {least:.2f} (80% power, corrected for "
-                f"{len(specialties)} specialties)."]  # fmt: skip
+    detectable = significance.smallest_detectable(sd, n, max(1, len(specialties)))
+    if not math.isnan(detectable):
+        return [f"With {n} questions a specialty, the smallest difference in {metric} that is reliably detected within one "
+                f"specialty is {detectable:.2f} (80% power, corrected for {len(specialties)} specialties)."]  # fmt: skip
     if sd > 0:
-        return [f"{n} questions of one specialty cannot show any difference by themselves, once corrected for {len(specialties)} "
-                "specialties."]  # fmt: skip
+        return [f"With {n} questions a specialty, no difference within one specialty can be shown (corrected for "
+                f"{len(specialties)} specialties)."]  # fmt: skip
     return []
 
 
 def _check_sentence(check: CheckComparison) -> str:
+    """How many answers of both models fail a check, with advice if many are cut off."""
     text = f"{check.tuned} of {check.n} answers of the tuned model {check.says} (base: {check.base})."
-    many = check.check == answer_checks.CUT_OFF and check.tuned > MAX_CUT_OFF_FRACTION * check.n
-    return f"{text} Raise MAX_NEW_TOKENS." if many else text
+    many_cut_off = check.check == answer_checks.CUT_OFF and check.tuned > MAX_CUT_OFF_FRACTION * check.n
+    return f"{text} Raise MAX_NEW_TOKENS." if many_cut_off else text
 
 
 def warn_near_floor(row: MetricComparison) -> str:
-    """A warning where most of a score is what any answer of the specialty would get; empty where it is not."""
+    """A warning if other questions' answers would score nearly as well; empty if they would not."""
     above = abs(row.tuned - row.floor_tuned)
     if not math.isfinite(above) or above > STYLE_FRACTION * abs(row.tuned):
         return ""
     return (
-        f"Warning: answers that belong to other questions of the specialty score {row.floor_tuned:.3f} already, so most of "
+        f"Warning: answers to other questions of the same specialty already score {row.floor_tuned:.3f}, so most of "
         "the tuned model's score is style, not knowledge of the question."
     )
 
 
 def caution(rows: Sequence[MetricComparison], metric: str) -> str:
-    """Why recommendations by this metric on eval are not to be relied on; empty where nothing speaks against them."""
-    found = where(rows, split=Split.EVAL, metric=metric)
-    warning = warn_near_floor(found[0]) if found else ""
+    """Why recommendations by this metric on eval are unreliable; empty if they are reliable."""
+    eval_rows = where(rows, split=Split.EVAL, metric=metric)
+    warning = warn_near_floor(eval_rows[0]) if eval_rows else ""
     if not warning:
         return ""
-    return f"{warning} The gains and recommendations here are of style too: read the answers, and train longer or on more data, before you follow them."
+    return (
+        f"{warning} Gains and recommendations therefore also reflect style. Read the answers, and train longer or on more data, "
+        "before you follow them."
+    )

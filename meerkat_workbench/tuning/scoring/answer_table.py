@@ -1,4 +1,4 @@
-"""A system's scored answers: a row for each question, with every check and metric."""
+"""The table of a system's scored answers: a row for each question, with every check and metric."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from meerkat_workbench.output import tables
 from meerkat_workbench.tuning.artifacts import Finish, answers_file
 from meerkat_workbench.tuning.scoring.answer_checks import CHECKS
 
-ROWS_AT_ONCE = 5000  # rows that are formatted at once when the table is written
+ROWS_AT_ONCE = 5000  # rows formatted at a time when the table is written
 
 
 class Column(enum.StrEnum):
-    """Columns of a table of answers; those of checks and metrics follow them."""
+    """Columns of a table of answers; columns of checks and metrics come after them."""
 
     ID = "id"
     SPLIT = "split"
@@ -39,7 +39,7 @@ TEXT_COLUMNS = frozenset(Column) - {Column.TOKENS}
 
 @dataclass(frozen=True, slots=True)
 class AnsweredQuestion:
-    """A question with a system's answer, as people read it."""
+    """A question with a system's answer, for people to read."""
 
     id: str
     split: str
@@ -51,14 +51,14 @@ class AnsweredQuestion:
 
 
 class AnswerTable:
-    """`base_model_results.csv`, `finetuned_model_results.csv` and their like, as a data frame with named columns."""
+    """The table of one system (`base_model_results.csv`, `finetuned_model_results.csv`, …) as a data frame with named columns."""
 
     def __init__(self, frame: pd.DataFrame) -> None:
         self.frame = frame
 
     @classmethod
     def read(cls, folder: Path, system: str) -> AnswerTable:
-        """A system's table of a finished evaluation."""
+        """Read a system's table from a finished evaluation."""
         return cls(tables.read_frame(folder / answers_file(system), TEXT_COLUMNS))
 
     def write(self, folder: Path, system: str) -> None:
@@ -98,19 +98,19 @@ class AnswerTable:
 
     @property
     def failed(self) -> pd.Series:
-        """Whether there is no answer, (rows,)."""
+        """Whether an answer failed, (rows,)."""
         return self.frame[Column.FINISH] == Finish.FAILED
 
     @property
     def with_reasoning(self) -> int:
-        """Answers that begin with a thinking block."""
+        """Number of answers that begin with a thinking block."""
         return int((self.frame[Column.REASONING] != "").sum())
 
     def has_metric(self, name: str) -> bool:
         return name in self.frame
 
     def scores(self, metric: str) -> pd.Series:
-        """A metric's value of each answer, NaN where it has none."""
+        """A metric's value for each answer, (rows,); NaN if it has none."""
         return self.frame[metric]
 
     def fails(self, check: str) -> np.ndarray:
@@ -118,11 +118,11 @@ class AnswerTable:
         return self.frame[check].to_numpy(bool)
 
     def score_matrix(self, metrics: Sequence[str]) -> np.ndarray:
-        """(rows, metrics) of float."""
+        """Values of metrics, (rows, metrics) of float."""
         return self.frame[list(metrics)].to_numpy(float)
 
     def check_matrix(self) -> np.ndarray:
-        """(rows, checks) of bool, in the order of `CHECKS`."""
+        """Whether each answer fails each check, (rows, checks) of bool, in the order of `CHECKS`."""
         return self.frame[list(CHECKS)].to_numpy(bool)
 
     # --- parts
@@ -131,34 +131,34 @@ class AnswerTable:
         """The rows that a boolean mask selects."""
         return AnswerTable(self.frame[mask])
 
-    def rows(self, places: Sequence[int]) -> AnswerTable:
-        """The rows at these places, in this order."""
-        return AnswerTable(self.frame.iloc[list(places)])
+    def rows(self, indices: Sequence[int]) -> AnswerTable:
+        """The rows at these indices, in this order."""
+        return AnswerTable(self.frame.iloc[list(indices)])
 
     def of_split(self, split: str) -> AnswerTable:
         return self.where(self.splits == split)
 
     def answered(self) -> AnswerTable:
-        """Without answers that failed."""
+        """The rows whose answer did not fail."""
         return self.where(~self.failed)
 
     def scores_by_specialty(self, metric: str) -> dict[str, list[float]]:
-        """Known values of a metric, by specialty."""
-        known = self.frame[self.scores(metric).notna()]
-        return {str(name): part[metric].tolist() for name, part in known.groupby(Column.SPECIALTY)}
+        """A metric's values by specialty, without those that are missing."""
+        scored = self.frame[self.scores(metric).notna()]
+        return {str(name): rows[metric].tolist() for name, rows in scored.groupby(Column.SPECIALTY)}
 
     def with_renamed_specialties(self, renamed: Mapping[str, str]) -> AnswerTable:
-        """The same table under other names of specialties; `renamed` is old name to new."""
+        """The same table with other names of specialties; `renamed` maps old names to new."""
         if not renamed:
             return self
         return AnswerTable(self.frame.assign(**{Column.SPECIALTY: self.specialties.replace(dict(renamed))}))
 
 
 def paired_changes(now: AnswerTable, before: AnswerTable, split: str, metric: str) -> tuple[list[float], list[str]]:
-    """Change of a metric on the questions of a split that both tables have a value for, and the specialty of each."""
-    left, right = (
+    """Change of a metric on each question of a split for which both tables have a value, and the specialty of each."""
+    scores_now, scores_before = (
         pd.DataFrame({"id": table.ids, "score": table.scores(metric), "specialty": table.specialties})
         for table in (now.of_split(split), before.of_split(split))
     )
-    both = left.merge(right, on="id", suffixes=("", "_before")).dropna(subset=["score", "score_before"])
+    both = scores_now.merge(scores_before, on="id", suffixes=("", "_before")).dropna(subset=["score", "score_before"])
     return (both["score"] - both["score_before"]).tolist(), both["specialty"].tolist()

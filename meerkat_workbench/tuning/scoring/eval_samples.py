@@ -1,4 +1,4 @@
-"""A few questions of the eval split, the same each time: what a model answers to them while it is trained or exported."""
+"""Sample answers: asks a model the same few questions of the eval split during training and export."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from meerkat_workbench.tuning.generation.questions import Question, questions_of
 from meerkat_workbench.tuning.scoring import bertscore, text_metrics
 from meerkat_workbench.tuning.training.eval_loss import SampleScores
 
-MAX_NEW_TOKENS, BATCH = 96, 16
+MAX_NEW_TOKENS, BATCH_SIZE = 96, 16
 
 
 def questions(split: PreparedSplit, tokenizer: Any, count: int, *, encoder_decoder: bool = False) -> list[Question]:
-    """The first `count` questions of the eval split by id, whatever their order in the file."""
+    """The first `count` questions of the eval split in the order of their ids, which does not depend on the file."""
     ids = split.ids()
     chosen = [split[row] for row in sorted(range(len(split)), key=lambda row: ids[row])[:count]]
     return questions_of(Split.EVAL, chosen, tokenizer, None, encoder_decoder=encoder_decoder)
@@ -29,17 +29,17 @@ def questions(split: PreparedSplit, tokenizer: Any, count: int, *, encoder_decod
 def greedy_answers(asked: Sequence[Question], model: Any, tokenizer: Any) -> list[tuple[int, ...]]:
     """Token ids of greedy answers, in the order of the questions."""
     decoder = Decoder(model, Decoding(MAX_NEW_TOKENS, 0.0, 0, tuple(llm.stop_ids(tokenizer)), tokenizer.pad_token_id))
-    found: dict[int, tuple[int, ...]] = {}
+    answer_ids: dict[int, tuple[int, ...]] = {}
     with generator.GenerationProgress(len(asked), "sample answers", MAX_NEW_TOKENS) as progress:
-        for batch in generator.plan_batches(asked, BATCH):
+        for batch in generator.plan_batches(asked, BATCH_SIZE):
             rows = [PromptRow(asked[i].id, asked[i].prompt_ids) for i in batch]
-            answers = decoder.decode(rows, on_tokens=progress.made, on_answer=progress.ended)
-            found |= {i: tuple(answer.ids) for i, answer in zip(batch, answers, strict=True)}
-    return [found[i] for i in range(len(asked))]
+            answers = decoder.decode(rows, on_tokens=progress.add_tokens, on_answer=progress.finish_answer)
+            answer_ids |= {i: tuple(answer.ids) for i, answer in zip(batch, answers, strict=True)}
+    return [answer_ids[i] for i in range(len(asked))]
 
 
 def as_texts(asked: Sequence[Question], answers: Sequence[tuple[int, ...]], tokenizer: Any) -> list[str]:
-    """Answers as they are scored."""
+    """The texts of answers as they are scored, from their token ids."""
     texts = []
     for question, ids in zip(asked, answers, strict=True):
         text = chat.decode_answer(tokenizer, ids)
@@ -49,7 +49,7 @@ def as_texts(asked: Sequence[Question], answers: Sequence[tuple[int, ...]], toke
 
 
 def next_choices(asked: Sequence[Question], given: Sequence[tuple[int, ...]], model: Any, tokenizer: Any) -> list[int]:
-    """What a model would choose at each token of given answers, had it written all that comes before; one list for all answers."""
+    """The token that a model predicts at each token of the given answers, from all tokens before it; one list for all answers."""
     chosen: list[int] = []
     for question, ids in zip(asked, given, strict=True):
         if ids:
@@ -59,7 +59,7 @@ def next_choices(asked: Sequence[Question], given: Sequence[tuple[int, ...]], mo
 
 
 def sampler(data: Path, count: int, *, encoder_decoder: bool) -> Callable[[Any], Callable[[Any], SampleScores]] | None:
-    """From a tokenizer to `sample_evaluator`, on the eval split of a prepared folder; None for no questions."""
+    """A function from a tokenizer to a `sample_evaluator` on the eval split of a prepared folder; None if `count` is 0."""
     if not count:
         return None
 
@@ -71,7 +71,7 @@ def sampler(data: Path, count: int, *, encoder_decoder: bool) -> Callable[[Any],
 
 
 def sample_evaluator(split: PreparedSplit, tokenizer: Any, count: int, *, encoder_decoder: bool) -> Callable[[Any], SampleScores]:
-    """A function from a model to its mean ROUGE-L and BERTScore on the sample, and its answers."""
+    """A function from a model to its sample answers and their mean ROUGE-L and BERTScore."""
     asked = questions(split, tokenizer, count, encoder_decoder=encoder_decoder)
     scorer = bertscore.BertScorer(bertscore.PACKAGED)
     references = [question.reference for question in asked]

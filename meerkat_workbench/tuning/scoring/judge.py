@@ -1,7 +1,8 @@
-"""An optional judge: a model behind an endpoint grades both answers of a question, in both orders.
+"""An optional judge: a model on a server grades both answers to a question, in both orders.
 
-A judge prefers what it reads first more often than it should (Zheng et al. 2023), so each question is graded twice with the answers
-exchanged, and counts only where both replies can be read. A reply that cannot is counted and never scored.
+A judge prefers the answer that it reads first more often than it should (Zheng et al. 2023). Each question is therefore graded
+twice, with the answers exchanged, and is scored only if both replies can be read. An unreadable reply is counted and never
+scored.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ SYSTEM = (
     f"{MIN_GRADE} (bad) to {MAX_GRADE} (good). " + " ".join(f"{name}: {means}." for name, means in CRITERIA.items())
 )
 REPLY_TOKENS = 512
-MAX_ANSWER_CHARACTERS = 6000  # of an answer that a judge is shown
+MAX_ANSWER_CHARACTERS = 6000  # of each answer in a request
 OBJECT = re.compile(r"\{.*\}", re.DOTALL)
 Grades = dict[str, float]  # by criterion
 
@@ -54,8 +55,8 @@ class JudgedQuestion:
 
     Attributes:
         answered: whether both requests were answered.
-        base, tuned: None unless both replies could be read.
-        swayed: whether the preference followed the order of the answers; None where there are no grades.
+        base, tuned: grades; None unless both replies could be read.
+        swayed: whether the preference changed with the order of the answers; None without grades.
     """
 
     id: str
@@ -88,45 +89,45 @@ class CriterionRow:
 
 @dataclass(frozen=True)
 class JudgeSummary:
-    """A row for each criterion, and what they say."""
+    """A row for each criterion, and sentences that summarise them."""
 
     rows: list[CriterionRow]
     sentences: list[str]
 
 
 def parse_address(setting: str) -> tuple[str, str]:
-    """Address and model of the setting JUDGE."""
+    """Address and model in the setting JUDGE; UserError if it does not hold both."""
     parts = setting.split()
     if len(parts) != 2 or not setting.startswith(("http://", "https://")):
-        remedy = "Give address and model, such as JUDGE='http://HOST:PORT MODEL'."
+        remedy = "For example JUDGE='http://HOST:PORT MODEL'."
         raise UserError("is not an address and a model", where=f"JUDGE={setting}", remedy=remedy)
     return parts[0], parts[1]
 
 
 def questions(base: AnswerTable, tuned: AnswerTable) -> list[Question]:
-    """Two questions for the judge of each one that both models answered: base as A, then tuned as A.
+    """The judge's questions: two for each question that both models answered, first with base as A, then with tuned as A.
 
     Args:
-        base, tuned: their answers, a row for each question in the same order.
+        base, tuned: the models' answers, a row for each question in the same order.
     """
-    found = []
-    for one, other in zip(base, tuned, strict=True):
-        if Finish.FAILED in (one.finish, other.finish):
+    requests = []
+    for of_base, of_tuned in zip(base, tuned, strict=True):
+        if Finish.FAILED in (of_base.finish, of_tuned.finish):
             continue
-        for order, (a, b) in enumerate(((one, other), (other, one))):
+        for order, (a, b) in enumerate(((of_base, of_tuned), (of_tuned, of_base))):
             text = (
-                f"Specialty: {one.specialty.replace('_', ' ')}\nQuestion: {one.question}\nReference answer: {one.reference}\n\n"
+                f"Specialty: {a.specialty.replace('_', ' ')}\nQuestion: {a.question}\nReference answer: {a.reference}\n\n"
                 f"Answer A:\n{a.prediction[:MAX_ANSWER_CHARACTERS]}\n\nAnswer B:\n{b.prediction[:MAX_ANSWER_CHARACTERS]}"
             )
             turns = (("system", SYSTEM), ("user", text))
-            found.append(Question(f"{one.id}|{order}", JUDGE, one.specialty, one.question, "", text, (), turns))
-    return found
+            requests.append(Question(f"{a.id}|{order}", JUDGE, a.specialty, a.question, "", text, (), turns))
+    return requests
 
 
 def judge_run(
     setting: str, scored: ScoreRun, store: PredictionStore, requests: int, *, stored_only: bool
 ) -> list[JudgedQuestion]:
-    """Have the answers to the holdout questions graded by the judge that the setting JUDGE names."""
+    """Ask the judge of the setting JUDGE to grade the answers to the holdout questions."""
     base, tuned = (table.of_split(Split.HOLDOUT) for table in (scored.base, scored.tuned))
     return judge_answers(Endpoint(*parse_address(setting)), base, tuned, store, requests, stored_only=stored_only)
 
@@ -134,11 +135,11 @@ def judge_run(
 def judge_answers(
     endpoint: Endpoint, base: AnswerTable, tuned: AnswerTable, store: PredictionStore, requests: int, *, stored_only: bool
 ) -> list[JudgedQuestion]:
-    """Have both models' answers graded; replies are stored like answers.
+    """Ask a judge to grade both models' answers; its replies are stored like answers.
 
     Args:
-        requests: how many may be under way at once.
-        stored_only: ask nothing; what is not stored is not answered.
+        requests: requests at a time.
+        stored_only: use stored replies only, and ask nothing.
     """
     asked = questions(base, tuned)
     keys = [key_of(question, f"{endpoint.address} {endpoint.model}") for question in asked]
@@ -153,12 +154,12 @@ def judge_answers(
 
 
 def key_of(question: Question, judge: str) -> str:
-    """Identity of a reply; `judge` is address and model."""
+    """The key of a reply; `judge` is address and model."""
     return files.sha256_of([question.messages, judge, VERSION])[:32]
 
 
 def read_grades(reply: str) -> dict[str, dict[str, int]] | None:
-    """Grades of A and B by criterion; None unless every one is there and a whole number in range."""
+    """Parse the grades of A and B by criterion; None unless every grade is a whole number in range."""
     match = OBJECT.search(reply)
     try:
         grades = json.loads(match.group() if match else "null")
@@ -166,28 +167,29 @@ def read_grades(reply: str) -> dict[str, dict[str, int]] | None:
     except (ValueError, TypeError, KeyError):
         return None
     numbers = [value for grades in found.values() for value in grades.values()]
-    fine = all(isinstance(value, int) and not isinstance(value, bool) and MIN_GRADE <= value <= MAX_GRADE for value in numbers)
-    return found if fine else None
+    valid = all(isinstance(value, int) and not isinstance(value, bool) and MIN_GRADE <= value <= MAX_GRADE for value in numbers)
+    return found if valid else None
 
 
 def combine(asked: Sequence[Question], replies: Sequence[str | None]) -> list[JudgedQuestion]:
-    """Both orders of each question as one; `replies` are None where a request failed."""
-    found = []
+    """Combine the two orders of each question; a reply is None if its request failed."""
+    judged = []
     for first, both in zip(asked[::2], zip(replies[::2], replies[1::2], strict=True), strict=True):
-        one, other = (None if reply is None else read_grades(reply) for reply in both)
+        base_first, tuned_first = (None if reply is None else read_grades(reply) for reply in both)
         base = tuned = swayed = None
-        if one and other:
-            base = {name: (one["A"][name] + other["B"][name]) / 2 for name in CRITERIA}
-            tuned = {name: (one["B"][name] + other["A"][name]) / 2 for name in CRITERIA}
-            ahead = [sum(grades["A"].values()) - sum(grades["B"].values()) for grades in (one, other)]  # of what was read first
-            swayed = ahead[0] * ahead[1] > 0
+        if base_first and tuned_first:
+            base = {name: (base_first["A"][name] + tuned_first["B"][name]) / 2 for name in CRITERIA}
+            tuned = {name: (base_first["B"][name] + tuned_first["A"][name]) / 2 for name in CRITERIA}
+            # by how much the judge prefers the answer that it read first
+            lead_of_first = [sum(grades["A"].values()) - sum(grades["B"].values()) for grades in (base_first, tuned_first)]
+            swayed = lead_of_first[0] * lead_of_first[1] > 0
         name = first.id.rpartition("|")[0]
-        found.append(JudgedQuestion(name, first.specialty, first.question, None not in both, base, tuned, swayed))
-    return found
+        judged.append(JudgedQuestion(name, first.specialty, first.question, None not in both, base, tuned, swayed))
+    return judged
 
 
 def write(folder: Path, judged: Sequence[JudgedQuestion]) -> None:
-    """`judge_results.csv`: a row for each question."""
+    """Write `judge_results.csv`, a row for each question."""
     rows = []
     for one in judged:
         row: dict[str, Any] = {"id": one.id, "specialty": one.specialty, "question": one.question, "answered": one.answered,
@@ -200,14 +202,14 @@ def write(folder: Path, judged: Sequence[JudgedQuestion]) -> None:
 
 
 def summarise(judged: Sequence[JudgedQuestion], judge: str) -> JudgeSummary:
-    """Every criterion, tuned against base; `judge` is the model's name."""
+    """Compare tuned with base by each criterion; `judge` is the model's name."""
     graded = [(one, one.base, one.tuned) for one in judged if one.base and one.tuned]
     strata = [one.specialty for one, _, _ in graded]
     estimates = {
         name: significance.stratified([tuned[name] - base[name] for _, base, tuned in graded], strata, test=True)
         for name in CRITERIA
     }
-    # four criteria are four chances of a false alarm
+    # four criteria give four chances of a false alarm
     adjusted = significance.false_discovery_adjusted([estimate.p for estimate in estimates.values()])
     rows = []
     for (name, estimate), p in zip(estimates.items(), adjusted, strict=True):
@@ -220,8 +222,8 @@ def summarise(judged: Sequence[JudgedQuestion], judge: str) -> JudgeSummary:
         f"{judge} graded {len(graded)} of {len(judged)} holdout questions, each in both orders, from {MIN_GRADE} to {MAX_GRADE}."
     ]
     if unread := len(judged) - len(graded):
-        sentences.append(f"On {unread} its reply could not be read, or it gave none; they are not scored.")
+        sentences.append(f"{unread} questions are not scored, because a reply is missing or could not be read.")
     if graded:
         swayed = sum(bool(one.swayed) for one, _, _ in graded)
-        sentences.append(f"On {swayed} its preference followed the order of the answers.")
+        sentences.append(f"On {swayed} questions the judge's preference changed with the order of the answers.")
     return JudgeSummary(rows if graded else [], sentences)

@@ -1,8 +1,8 @@
-"""What tuning cost elsewhere: a small set of general and safety questions of the project's own, asked of every system.
+"""Retention: what tuning cost elsewhere, measured by the project's own small set of general and safety questions.
 
-An answer passes by rules over words, the same for all: it holds the fact; or for safety it sends to urgent help or to a clinician and
-does not deny that, declines, or advises against. The rules find what is plain to see and are no proof of a safe answer; the loss on
-fixed reference texts beside them needs no rule.
+Word rules, the same for all systems, decide whether an answer passes. A general answer must contain the fact. A safety answer
+must send to urgent help or to a clinician without denying it, decline, or advise against. The rules find only what is plain to
+see, and an answer that passes is not proven safe. The loss on fixed reference texts is measured too, because it needs no rules.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NAMES = {"general": "general knowledge", "safety": "safety"}
 
 @dataclass(frozen=True, slots=True)
 class RetentionItem:
-    """A question, a good answer, and what tells one: regular expressions, case aside.
+    """A question, a good answer, and regular expressions (ignoring case) that recognise one.
 
     Attributes:
         holds: must match somewhere.
@@ -50,9 +50,9 @@ class RetentionItem:
 
 @dataclass(frozen=True)
 class RetentionAnswer:
-    """A system's answer to one item, whether it passes, and the system's mean loss per token on the reference.
+    """A system's answer to one item, whether it passes, and the system's mean loss on the reference in nats per token.
 
-    `answer` and `passes` are None where there is no answer.
+    `answer` and `passes` are None if there is no answer.
     """
 
     item: RetentionItem
@@ -64,12 +64,13 @@ class RetentionAnswer:
 
 @dataclass(frozen=True)
 class RetentionRow:
-    """Questions of one kind: answers that pass, by model, and perplexity of the reference texts.
+    """Questions of one kind: how many each model passes, and the perplexity of the reference answers.
 
     Attributes:
-        only_base, only_tuned: questions that one model alone passes.
-        p: two-sided for "as often by either".
-        ratio: of the tuned model's perplexity to the base's, with its 95% interval.
+        base, tuned: questions that the model passes.
+        only_base, only_tuned: questions that only this model passes.
+        p: two-sided p value, for the hypothesis that both pass equally often.
+        ratio: the tuned model's perplexity divided by the base's, with its 95% interval.
     """
 
     kind: str
@@ -88,25 +89,27 @@ class RetentionRow:
 
 @dataclass(frozen=True)
 class RetentionSummary:
-    """General and safety questions in one row each, and what they say."""
+    """A row for general and one for safety questions, and sentences that summarise them."""
 
     rows: list[RetentionRow]
     sentences: list[str]
 
 
 def items() -> list[RetentionItem]:
+    """The questions of `retention.jsonl`."""
     lines = Path(__file__).with_name("retention.jsonl").read_text(encoding="utf-8").splitlines()
     return [RetentionItem(**json.loads(line)) for line in lines]
 
 
 def records_like(sample: PreparedRecord) -> list[PreparedRecord]:
-    """The items as records of a split, asked under the prompt of a prepared record."""
+    """The items as records of a split, with the prompt of a prepared record."""
     return [
         replace(with_question(sample, item.question), id=item.id, specialty=item.kind, response=item.answer) for item in items()
     ]
 
 
 def passes(item: RetentionItem, answer: str) -> bool:
+    """Whether an answer passes the rules of its item."""
     if not re.search(item.holds, answer, re.IGNORECASE | re.DOTALL):
         return False
     if item.affirms and not negation.affirmed(item.affirms, answer):
@@ -119,7 +122,7 @@ def judge_answer(item: RetentionItem, system: str, answer: str | None, log_perpl
 
 
 def write(folder: Path, answers: Sequence[RetentionAnswer]) -> None:
-    """`retention.csv`: a row for each question, with columns for each system."""
+    """Write `retention.csv`, a row for each question, with columns for each system."""
     rows: dict[str, dict[str, Any]] = {}
     for one in answers:
         item = one.item
@@ -131,7 +134,7 @@ def write(folder: Path, answers: Sequence[RetentionAnswer]) -> None:
 
 
 def summarise(answers: Sequence[RetentionAnswer]) -> RetentionSummary:
-    """Base and tuned model beside each other."""
+    """Compare base and tuned model by kind of question."""
     by_system: dict[str, dict[str, RetentionAnswer]] = {}
     for one in answers:
         by_system.setdefault(one.system, {})[one.item.id] = one
@@ -141,19 +144,21 @@ def summarise(answers: Sequence[RetentionAnswer]) -> RetentionSummary:
 
 def _row(kind: str, base: Mapping[str, RetentionAnswer], tuned: Mapping[str, RetentionAnswer]) -> RetentionRow:
     pairs = [
-        (one, tuned[name])
-        for name, one in base.items()
-        if one.item.kind.partition(":")[0] == kind and None not in (one.passes, tuned[name].passes)
+        (of_base, tuned[name])
+        for name, of_base in base.items()
+        if of_base.item.kind.partition(":")[0] == kind and None not in (of_base.passes, tuned[name].passes)
     ]
-    only_base = sum(bool(one.passes) and not other.passes for one, other in pairs)
-    only_tuned = sum(bool(other.passes) and not one.passes for one, other in pairs)
-    known = [(one.log_perplexity, other.log_perplexity) for one, other in pairs]
-    differences = [other - one for one, other in known if not math.isnan(other - one)]
+    only_base = sum(bool(of_base.passes) and not of_tuned.passes for of_base, of_tuned in pairs)
+    only_tuned = sum(bool(of_tuned.passes) and not of_base.passes for of_base, of_tuned in pairs)
+    losses = [(of_base.log_perplexity, of_tuned.log_perplexity) for of_base, of_tuned in pairs]
+    differences = [of_tuned - of_base for of_base, of_tuned in losses if not math.isnan(of_tuned - of_base)]
     ratio = significance.mean_interval(differences)
     return RetentionRow(
-        kind=kind, n=len(pairs), base=sum(bool(one.passes) for one, _ in pairs), tuned=sum(bool(other.passes) for _, other in pairs),
+        kind=kind, n=len(pairs), base=sum(bool(of_base.passes) for of_base, _ in pairs),
+        tuned=sum(bool(of_tuned.passes) for _, of_tuned in pairs),
         only_base=only_base, only_tuned=only_tuned, p=significance.mcnemar_p(only_base, only_tuned),
-        base_perplexity=_perplexity([one for one, _ in known]), tuned_perplexity=_perplexity([other for _, other in known]),
+        base_perplexity=_perplexity([of_base for of_base, _ in losses]),
+        tuned_perplexity=_perplexity([of_tuned for _, of_tuned in losses]),
         ratio=math.exp(ratio.mean), ratio_low=math.exp(ratio.low), ratio_high=math.exp(ratio.high),
     )  # fmt: skip
 
@@ -164,20 +169,20 @@ def _perplexity(losses: Sequence[float]) -> float:
 
 
 def _sentence(row: RetentionRow) -> str:
-    text = f"{row.n} {NAMES[row.kind]} questions: {row.base} answers of the base hold what they should, {row.tuned} of the tuned model"
+    text = f"On {row.n} {NAMES[row.kind]} questions, {row.base} answers of the base pass and {row.tuned} of the tuned model"
     if row.p <= significance.ALPHA:
-        text += ": " + ("tuning cost something here" if row.tuned < row.base else "tuning helped here")
+        text += ": tuning cost something here" if row.tuned < row.base else ": tuning helped here"
     elif row.base != row.tuned:
-        text += ", too few to tell from chance"
+        text += ", a difference that chance can explain"
     elif not row.base:
-        text += ", so only the likelihood of texts can say something"
-    if not math.isnan(row.ratio):
-        likely = (
-            "less likely than"
-            if row.ratio_low > 1
-            else "more likely than"
-            if row.ratio_high < 1
-            else "as likely, within noise, as"
-        )
-        text += f"; the tuned model finds the reference answers {likely} the base does (perplexity times {row.ratio:.2f})"
-    return text + "."
+        text += ", so only the perplexity of the reference answers can show a change"
+    text += "."
+    if math.isnan(row.ratio):
+        return text
+    if row.ratio_low > 1:
+        finds = "The tuned model finds the reference answers less likely than the base does"
+    elif row.ratio_high < 1:
+        finds = "The tuned model finds the reference answers more likely than the base does"
+    else:
+        finds = "Both models find the reference answers equally likely, within noise"
+    return f"{text} {finds} (tuned perplexity is {row.ratio:.2f} times that of the base)."

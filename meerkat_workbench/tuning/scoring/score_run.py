@@ -1,7 +1,7 @@
-"""Every answer scored, a chunk at a time: the texts held in memory do not grow with the questions.
+"""Scores every answer, a chunk at a time, so that the memory for texts does not grow with the number of questions.
 
-Scores are few bytes per answer and stay in memory. Questions, references and answers lie in an Arrow file that is mapped into memory and
-is gone when the tables are. The tables read like any other.
+Scores take a few bytes per answer and stay in memory. Questions, references and answers are in an Arrow file that is mapped into
+memory and disappears with the tables. The tables can be used like any other.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from meerkat_workbench.tuning.scoring.retention import RetentionAnswer
 if TYPE_CHECKING:  # it loads torch, and workers of a process that has loaded it cannot be forked
     from meerkat_workbench.tuning.generation.generation_run import GenerationRun, ScoredText
 
-CHUNK = 5000  # answers scored at once
+CHUNK = 5000  # answers scored at a time
 TEXTS = (Column.QUESTION, Column.REFERENCE, Column.PREDICTION, Column.REASONING, Column.ERROR)
 SCHEMA = pa.schema([(str(name), pa.string()) for name in TEXTS])
 Floors = Mapping[str, Mapping[str, float]]  # split to metric to floor
@@ -46,10 +46,10 @@ class ScoreRun:
 
     Attributes:
         tables: by system, the base first, a row for each question in the same order.
-        metrics: what is to be said of the metrics of the tuned model; its scores are the tables' columns.
+        metrics: signatures, missing metrics and notes of the tuned model; the scores are columns of the tables.
         floors: by system, the value of each metric when answers are shuffled among the questions of a specialty.
         corpus_bleu: by split.
-        retention: answers to general and safety questions; None where they were not asked.
+        retention: answers to general and safety questions; None if they were not asked.
     """
 
     tables: dict[str, AnswerTable]
@@ -68,38 +68,39 @@ class ScoreRun:
 
     @property
     def missing(self) -> dict[str, str]:
-        """Metrics that could not be computed, with the reason."""
+        """The reason of each metric that could not be computed."""
         return self.metrics.missing
 
     @property
     def failed(self) -> int:
+        """Number of failed answers, of all systems."""
         return sum(int(table.failed.sum()) for table in self.tables.values())
 
 
 def score_answers(suite: MetricSuite, run: GenerationRun, folder: Path, *, seed: int, with_retention: bool) -> ScoreRun:
-    """Score every answer of every system, and say what could not be scored.
+    """Score every answer of every system, and print what could not be scored.
 
     Args:
-        folder: where texts may lie while the tables are in use.
+        folder: for the file of texts, while the tables are in use.
     """
     run.check_complete()
     count = sum(len(job.questions) for job in run.jobs.values())
-    print(f"scoring {count} answers in {len(suite.names())} metrics …", flush=True)
+    print(f"scoring {count} answers by {len(suite.names())} metrics …", flush=True)
     tables: dict[str, AnswerTable] = {}
     scores: dict[str, MetricScores] = {}
-    found_floors: dict[str, Floors] = {}
+    floors_by_system: dict[str, Floors] = {}
     bleu: dict[str, CorpusBleu] = {}
     for system in run.jobs:
-        given = (scored for scored in run.answers(system) if scored.question.split != RETENTION)
-        tables[system], scores[system] = score(suite, given, folder)
-        found_floors[system] = floors(suite, tables[system], seed)
+        answers = (scored for scored in run.answers(system) if scored.question.split != RETENTION)
+        tables[system], scores[system] = score(suite, answers, folder)
+        floors_by_system[system] = floors(suite, tables[system], seed)
         for split, (value, signature) in corpus_bleu(tables[system]).items():
             before = bleu[split].scores if split in bleu else {}
             bleu[split] = CorpusBleu(bleu[split].signature if split in bleu else signature, {**before, system: value})
-    missing = {name: reason for one in scores.values() for name, reason in one.missing.items()}
+    missing = {name: reason for of_system in scores.values() for name, reason in of_system.missing.items()}
     _print_notes(missing, scores[TUNED].notes, tables)
-    answers = retention_answers(run) if with_retention else None
-    return ScoreRun(tables, replace(scores[TUNED], missing=missing), found_floors, bleu, answers)
+    general = retention_answers(run) if with_retention else None
+    return ScoreRun(tables, replace(scores[TUNED], missing=missing), floors_by_system, bleu, general)
 
 
 def _print_notes(missing: Mapping[str, str], notes: Iterable[str], tables: Mapping[str, AnswerTable]) -> None:
@@ -109,16 +110,16 @@ def _print_notes(missing: Mapping[str, str], notes: Iterable[str], tables: Mappi
         print(f"  {note}")
     for system, table in tables.items():
         if count := table.with_reasoning:
-            lost = int(table.fails(answer_checks.THINKING_UNFINISHED).sum())
-            more = f"; {lost} never end it and hold no answer (raise MAX_NEW_TOKENS)" if lost else ""
+            unfinished = int(table.fails(answer_checks.THINKING_UNFINISHED).sum())
+            more = f"; {unfinished} of them never end it, so they have no answer (raise MAX_NEW_TOKENS)" if unfinished else ""
             print(
-                f"  {count} answers of {system} begin with a thinking block: it is not scored, and is in the column reasoning{more}"
+                f"  {count} answers of {system} begin with a thinking block, which is not scored (see the column reasoning){more}"
             )
 
 
 def retention_answers(run: GenerationRun) -> list[RetentionAnswer]:
-    """What every system answers to general and safety questions."""
-    found = []
+    """Every system's answers to general and safety questions, judged by their rules."""
+    judged = []
     items = {item.id: item for item in retention.items()}
     for system in run.jobs:
         losses = run.losses_of_references(system)
@@ -127,51 +128,52 @@ def retention_answers(run: GenerationRun) -> list[RetentionAnswer]:
                 prediction = scored.prediction
                 text = None if prediction.finish == Finish.FAILED else prediction.text
                 loss = losses.get(scored.question.id, math.nan)
-                found.append(retention.judge_answer(items[scored.question.id], system, text, loss))
-    return found
+                judged.append(retention.judge_answer(items[scored.question.id], system, text, loss))
+    return judged
 
 
 def score(suite: MetricSuite, answers: Iterable[ScoredText], folder: Path) -> tuple[AnswerTable, MetricScores]:
-    """A row for each question with every check and metric, and what is to be said of the metrics.
+    """Score one system's answers.
 
     Args:
         answers: in the order of the rows.
-        folder: where the texts may lie while the table is in use.
+        folder: for the file of texts, while the table is in use.
 
     Returns:
-        The table, and `MetricScores` without scores: these are the table's columns.
+        The table, a row for each question with every check and metric, and `MetricScores` with signatures, missing metrics and
+        notes. Its scores are empty, because they are columns of the table.
     """
-    said, frames = MetricScores(), []
+    summary, frames = MetricScores(), []
     with tempfile.TemporaryDirectory(dir=folder, prefix=".texts-") as temporary:
         path = Path(temporary) / "texts.arrow"
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
             for chunk in _chunks(answers):
                 scores = suite.score(
-                    [_pair(scored) for scored in chunk], measured={"log_perplexity": [one.loss for one in chunk]}
+                    [_pair(scored) for scored in chunk], measured={"log_perplexity": [scored.loss for scored in chunk]}
                 )
-                said.missing |= scores.missing
-                said.signatures |= scores.signatures
-                said.notes = scores.notes  # the last says it of all
+                summary.missing |= scores.missing
+                summary.signatures |= scores.signatures
+                summary.notes = scores.notes  # those of the last chunk count the answers of all chunks
                 frame = _frame(chunk, scores)
                 writer.write_table(pa.Table.from_pandas(frame[list(TEXTS)], schema=SCHEMA, preserve_index=False))
-                frames.append(frame.drop(columns=list(TEXTS)).copy())  # a view would hold the texts
-        # mapped, and held by the mapping alone once the folder is gone
+                frames.append(frame.drop(columns=list(TEXTS)).copy())  # a copy, because a view would keep the texts in memory
+        # the mapping keeps the file's contents after the folder is removed
         texts = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     frame = pd.concat(frames, ignore_index=True)
-    _mark_missing(said, frame, suite)
+    _mark_missing(summary, frame, suite)
     for name in TEXTS:
         frame[name] = pd.Series(pd.arrays.ArrowExtensionArray(texts[name]))
     order = [str(name) for name in Column]
-    return AnswerTable(frame[[*order, *(name for name in frame.columns if name not in order)]]), said
+    return AnswerTable(frame[[*order, *(name for name in frame.columns if name not in order)]]), summary
 
 
 def _pair(scored: ScoredText) -> tuple[str, str] | None:
-    """Reference and answer; None for an answer that failed."""
+    """Reference and answer; None if the answer failed."""
     return None if scored.prediction.finish == Finish.FAILED else (scored.question.reference, scored.prediction.text)
 
 
 def _frame(chunk: Iterable[ScoredText], scores: MetricScores) -> pd.DataFrame:
-    """A row for each question: what was asked, what was answered and how it ended, every check and metric."""
+    """A row for each question: question, answer, how it ended, every check and metric."""
     rows = [
         {
             Column.ID: one.question.id, Column.SPLIT: str(one.question.split), Column.SPECIALTY: one.question.specialty,
@@ -196,48 +198,48 @@ def _chunks(answers: Iterable[ScoredText]) -> Iterator[list[ScoredText]]:
         yield chunk
 
 
-def _mark_missing(said: MetricScores, frame: pd.DataFrame, suite: MetricSuite) -> None:
-    """A metric that failed in a chunk is missing as a whole; what a model measures is missing only where no chunk has it."""
+def _mark_missing(summary: MetricScores, frame: pd.DataFrame, suite: MetricSuite) -> None:
+    """Mark a metric that failed in any chunk as missing; one that a model measures, only if no chunk has a value."""
     for name in MEASURED:
-        if name in said.missing and frame[name].notna().any():
-            del said.missing[name]
-    for name in said.missing:
+        if name in summary.missing and frame[name].notna().any():
+            del summary.missing[name]
+    for name in summary.missing:
         if name in frame:
             frame[name] = np.nan
     answered = (frame[Column.FINISH] != Finish.FAILED).any()
     for name in suite.names():
-        if name in frame and name not in said.missing and frame[name].isna().all() and answered:
-            said.missing[name] = REASONS_WITHOUT_VALUE.get(name, "it gave no value for any answer")
+        if name in frame and name not in summary.missing and frame[name].isna().all() and answered:
+            summary.missing[name] = REASONS_WITHOUT_VALUE.get(name, "it gave no value for any answer")
 
 
 def floors(suite: MetricSuite, table: AnswerTable, seed: int) -> Floors:
-    """Split to metric to its floor: the mean when answers are shuffled among the questions of a specialty."""
-    found: dict[str, dict[str, float]] = {}
+    """The floor of each metric by split: its mean when answers are shuffled among the questions of a specialty."""
+    by_split: dict[str, dict[str, float]] = {}
     for split in FIXED:
-        part = table.of_split(split).answered()
-        if not len(part):
+        answered = table.of_split(split).answered()
+        if not len(answered):
             continue
-        order = shuffle_within_groups(list(part.specialties), seed)
+        order = shuffle_within_groups(list(answered.specialties), seed)
         total, known, missing = dict.fromkeys(suite.names(), 0.0), dict.fromkeys(suite.names(), 0), set()
-        for start in range(0, len(part), CHUNK):
-            references = part.references.iloc[start : start + CHUNK]
-            predictions = part.predictions.iloc[np.asarray(order[start : start + CHUNK])]
+        for start in range(0, len(answered), CHUNK):
+            references = answered.references.iloc[start : start + CHUNK]
+            predictions = answered.predictions.iloc[np.asarray(order[start : start + CHUNK])]
             scores = suite.score(list(zip(references, predictions, strict=True)))
             missing |= set(scores.missing)
             for name, values in scores.scores.items():
-                there = [value for value in values if value is not None]
-                total[name] += sum(there)
-                known[name] += len(there)
-        found[split] = {name: total[name] / known[name] if known[name] and name not in missing else math.nan for name in total}
-    return found
+                present = [value for value in values if value is not None]
+                total[name] += sum(present)
+                known[name] += len(present)
+        by_split[split] = {name: total[name] / known[name] if known[name] and name not in missing else math.nan for name in total}
+    return by_split
 
 
 def corpus_bleu(table: AnswerTable) -> dict[str, tuple[float, str]]:
-    """Split to corpus BLEU and its signature, of the answers that did not fail."""
-    found = {}
+    """Corpus BLEU and its signature by split, over the answers that did not fail."""
+    by_split = {}
     for split in FIXED:
-        part = table.of_split(split).answered()
-        if len(part):
-            chunks = (part.rows(range(start, min(start + CHUNK, len(part)))) for start in range(0, len(part), CHUNK))
-            found[str(split)] = text_metrics.corpus_bleu((list(one.references), list(one.predictions)) for one in chunks)
-    return found
+        answered = table.of_split(split).answered()
+        if len(answered):
+            chunks = (answered.rows(range(start, min(start + CHUNK, len(answered)))) for start in range(0, len(answered), CHUNK))
+            by_split[str(split)] = text_metrics.corpus_bleu((list(chunk.references), list(chunk.predictions)) for chunk in chunks)
+    return by_split

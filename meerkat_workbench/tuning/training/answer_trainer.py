@@ -1,4 +1,4 @@
-"""TRL's `SFTTrainer` with our ids, masks and packs, and adapters in fp32: the loss on the answer's tokens alone."""
+"""Trains decoders with TRL's `SFTTrainer`: the loss counts only the answer's tokens, in packs, with adapters in fp32."""
 
 from __future__ import annotations
 
@@ -44,47 +44,49 @@ class DecoderLoss:
     def token_losses(self, model: torch.nn.Module, examples: Sequence[Example]) -> TokenLosses:
         collated: Pack = collate_pack(examples)
         outputs = model(**collated.inputs(self.device), answer_loss=True)
-        # position p predicts the token at p + 1, which belongs to the example that the bounds say
+        # position p predicts the token at p + 1; the bounds show which example that token belongs to
         ends = torch.tensor(collated.bounds[1:])
-        example = torch.bucketize(outputs.kept.nonzero()[:, 1].cpu() + 1, ends, right=True)
-        return TokenLosses(outputs.losses, outputs.correct, example)
+        example_indices = torch.bucketize(outputs.kept.nonzero()[:, 1].cpu() + 1, ends, right=True)
+        return TokenLosses(outputs.losses, outputs.correct, example_indices)
 
 
 class AnswerTrainer(TokenBudgetTrainer[Example], SFTTrainer):
-    """Trains a decoder on the answer's tokens alone, in packs of whole examples."""
+    """Trains a decoder on the answer's tokens only, in packs of whole examples."""
 
     def __init__(self, **keywords: Any) -> None:
         model = keywords["model"]
-        # TRL rounds an adapter that it is given to bf16, and a resumed run would then differ from one that was not stopped
-        given = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad and "lora_" in name}
+        # TRL rounds an existing adapter to bf16; a resumed run would then differ from one that was not stopped
+        adapter_weights = {
+            name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad and "lora_" in name
+        }
         super().__init__(**keywords)
         for parameter in self.model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
         for name, parameter in self.model.named_parameters():
-            if name in given:
-                parameter.data.copy_(given[name])
+            if name in adapter_weights:
+                parameter.data.copy_(adapter_weights[name])
         add_answer_loss(base_model(self.model))
 
     def count_tokens(self, tokens: int) -> None:
         self._total_train_tokens += tokens  # TRL logs them
 
     def train(self, *arguments: Any, **keywords: Any) -> Any:
-        kinds = {parameter.dtype for parameter in self.model.parameters() if parameter.requires_grad}
-        if kinds != {torch.float32}:
-            raise RuntimeError(f"adapter weights must be float32 before training, found {kinds}")
+        dtypes = {parameter.dtype for parameter in self.model.parameters() if parameter.requires_grad}
+        if dtypes != {torch.float32}:
+            raise RuntimeError(f"adapter weights must be float32 before training, found {dtypes}")
         return super().train(*arguments, **keywords)
 
 
 class FrozenHeadLoss(torch.autograd.Function):
-    """Summed cross-entropy under a head that is not trained, without ever holding the logits of all positions.
+    """Summed cross-entropy under a head that is not trained, without holding the logits of all positions at once.
 
-    The gradient at the hidden states, (softmax - target) times the head's weights, is computed chunk by chunk in the forward pass, so
-    that the backward pass recomputes nothing. (The idea of Liger's fused linear cross-entropy, Hsu et al. 2024, in plain torch and
-    without a gradient for the head.)
+    The gradient of the hidden states, (softmax - target) times the head's weights, is computed chunk by chunk in the forward
+    pass, so the backward pass recomputes nothing. (The idea of Liger's fused linear cross-entropy, Hsu et al. 2024, in plain torch
+    and without a gradient for the head.)
     """
 
-    # logits held at once: with Llama-3's vocabulary 1,024 positions on a GPU, 0.5 GB in fp32; what a CPU's cache holds
+    # logits held at once. On a GPU: 0.5 GB in fp32, 1,024 positions with Llama-3's vocabulary. On a CPU: what its cache holds
     CHUNK: ClassVar = {"cuda": 2**27, "mps": 2**25, "cpu": 2**22}
 
     @staticmethod
@@ -95,17 +97,17 @@ class FrozenHeadLoss(torch.autograd.Function):
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         rows = max(1, FrozenHeadLoss.CHUNK[hidden.device.type] // len(weight))
         for start in range(0, len(targets), rows):
-            part, wanted = slice(start, start + rows), targets[start : start + rows, None]
-            scores = (hidden[part] @ weight.T).float()
-            highest, best = scores.max(-1, keepdim=True)
-            chosen = scores.gather(1, wanted)
-            # in place: on a CPU a copy of the scores costs as much as the product that makes them
-            sums = scores.sub_(highest).exp_().sum(-1, keepdim=True)
-            losses[part] = (sums.log() + highest - chosen)[:, 0]
-            correct[part] = (best == wanted)[:, 0]
+            chunk, wanted = slice(start, start + rows), targets[start : start + rows, None]
+            logits = (hidden[chunk] @ weight.T).float()
+            highest, best = logits.max(-1, keepdim=True)
+            wanted_logits = logits.gather(1, wanted)
+            # in place: on a CPU a copy of the logits costs as much as the product that makes them
+            sums = logits.sub_(highest).exp_().sum(-1, keepdim=True)
+            losses[chunk] = (sums.log() + highest - wanted_logits)[:, 0]
+            correct[chunk] = (best == wanted)[:, 0]
             if gradient is not None:
-                scores.div_(sums).scatter_add_(1, wanted, torch.full_like(sums, -1))
-                gradient[part] = scores.to(weight.dtype) @ weight
+                logits.div_(sums).scatter_add_(1, wanted, torch.full_like(sums, -1))
+                gradient[chunk] = logits.to(weight.dtype) @ weight
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(losses, correct)
         return losses.sum(), losses, correct
@@ -113,37 +115,38 @@ class FrozenHeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        # in fp32: an fp16 loss is scaled by more than fp16 can hold
+        # in fp32: the scale of an fp16 loss may exceed what fp16 can hold
         return (gradient.float() * gradients[0].float()).to(gradient.dtype), None, None
 
 
 def add_answer_loss(base: Any) -> None:
     """Give a causal language model `forward(..., answer_loss=True)`: logits at the supervised positions only.
 
-    The prompt's logits, which the loss ignores, cost as much as the answer's; with a large vocabulary they are most of the memory. The
-    loss comes as a sum, for the caller to divide by the tokens of the whole step.
+    The prompt's logits, which the loss ignores, cost as much as the answer's; with a large vocabulary they take most of the
+    memory. The loss is a sum, which the caller divides by the supervised tokens of the whole step.
     """
-    plain = base.forward
+    usual_forward = base.forward
     config = base.config
-    # heads that do more than multiply (Gemma's soft cap, Granite's and Cohere's scales) go through the model's own code
-    odd = any(getattr(config, name, None) for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"))
+    # a head that does more than multiply (Gemma's soft cap, Granite's and Cohere's scales) runs in the model's own code
+    changes_logits = any(getattr(config, name, None) for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"))
     head = getattr(base, "lm_head", None)
-    # an adapter on the head has a weight too, but is more than it
-    simple = not odd and type(head) is torch.nn.Linear and getattr(head, "bias", None) is None and hasattr(base, "model")
+    # an adapter's layer on the head also has a weight, but does more than multiply by it, so the type must be exact
+    is_plain_linear = type(head) is torch.nn.Linear and getattr(head, "bias", None) is None
+    use_frozen_head = not changes_logits and is_plain_linear and hasattr(base, "model")
 
     def forward(self: Any, *arguments: Any, answer_loss: bool = False, **inputs: Any) -> Any:
         if not answer_loss:
-            return plain(*arguments, **inputs)
+            return usual_forward(*arguments, **inputs)
         labels = inputs.pop("labels")[:, 1:]
         inputs["use_cache"] = False
         kept = labels != -100
         targets = labels[kept]
-        if simple:
+        if use_frozen_head:
             hidden = self.model(**inputs).last_hidden_state[:, :-1][kept]
             weight = self.lm_head.weight
             loss, losses, correct = FrozenHeadLoss.apply(hidden.to(weight.dtype), weight, targets)
             return AnswerOutput(loss, losses, correct, kept)
-        logits = plain(**inputs).logits[:, :-1][kept].float()
+        logits = usual_forward(**inputs).logits[:, :-1][kept].float()
         losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
         return AnswerOutput(losses.sum(), losses, logits.argmax(-1) == targets, kept)
 
@@ -152,7 +155,14 @@ def add_answer_loss(base: Any) -> None:
 
 @dataclass
 class AnswerOutput(ModelOutput):
-    """loss: () summed; losses and correct: (supervised tokens,) in the order of `kept`, a (batch, length - 1) mask."""
+    """Losses of the supervised tokens.
+
+    Attributes:
+        loss: their sum, ().
+        losses: loss of each, (supervised tokens,).
+        correct: whether each is the model's most likely token, (supervised tokens,).
+        kept: mask of the positions that predict them, (batch, length - 1).
+    """
 
     loss: torch.Tensor | None = None
     losses: torch.Tensor | None = None

@@ -1,4 +1,4 @@
-"""A trainer from a loaded model and examples: micro-batches, adapter, loss, evaluator."""
+"""Builds a trainer from a loaded model and examples: micro-batches, adapter, loss, evaluator."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from meerkat_workbench.tuning.training.plan import Checkpointing, MicroBatches
 from meerkat_workbench.tuning.training.trainer_options import LoraOptions, TrainerOptions
 
 CHECKPOINTS = "checkpoints"
-USABLE_MEMORY = (
-    0.9  # the rest is for the optimizer, fragments and what the estimate misses; out of memory, the micro-batch halves
-)
+# of the free memory; the rest is for the optimizer, fragments and what the estimate misses. If memory still runs out, the
+# micro-batch is halved
+USABLE_MEMORY_FRACTION = 0.9
 
 
 @dataclass(frozen=True)
 class TrainedPart:
-    """What is trained: a new adapter of this shape, an adapter in a folder, or (both None) the whole model."""
+    """What is trained: a new adapter of this shape, an adapter in a folder, or the whole model (both None)."""
 
     new_adapter: LoraOptions | None
     adapter_folder: Path | None = None
@@ -38,19 +38,19 @@ def choose_micro_batches(
     model: Any, examples: TrainingExamples, options: TrainerOptions, *, tokens: int, checkpointing: Checkpointing,
     shard_base: bool, precision: Precision,
 ) -> MicroBatches:  # fmt: skip
-    """Micro-batches for this model, these examples and the memory of this device.
+    """Choose micro-batches for this model, these examples and the memory of this device.
 
     Args:
-        tokens: MAX_TOKENS_PER_BATCH, 0 to choose.
+        tokens: MAX_TOKENS_PER_BATCH; 0 chooses what memory holds.
     """
     import torch
 
     lengths = examples.lengths(both_sides=options.encoder_decoder)
     free = None
     if torch.cuda.is_available():
-        free = int(USABLE_MEMORY * torch.cuda.mem_get_info()[0])
-        if shard_base:  # each process has read the whole base, and will keep a part
-            free += int(USABLE_MEMORY * sharding.bytes_freed(model, torch.distributed.get_world_size()))
+        free = int(USABLE_MEMORY_FRACTION * torch.cuda.mem_get_info()[0])
+        if shard_base:  # each process has loaded the whole base and will keep a part of it
+            free += int(USABLE_MEMORY_FRACTION * sharding.bytes_freed(model, torch.distributed.get_world_size()))
     return plan.choose_micro_batches(
         model.config,
         step_tokens=round(sum(lengths) / len(lengths) * options.examples_per_step),
@@ -66,18 +66,18 @@ def build_trainer(
     model: Any, tokenizer: Any, examples: TrainingExamples, part: TrainedPart, options: TrainerOptions, micro_batches: MicroBatches,
     evaluator: LossEvaluator, *, output: Path, patience: int, shard_base: bool, precision: Precision,
 ) -> TokenBudgetTrainer[Example]:  # fmt: skip
-    """A trainer that is ready to train.
+    """Build a trainer that is ready to train.
 
     Args:
         output: the run's output folder.
-        patience: evaluations without a new best after which training ends; 0 for never.
+        patience: evaluations without a new best after which training ends; 0 for no early end.
     """
     packing.check_attention(model.config, max(len(example.input_ids) for example in examples.train))
     arguments = trainer_options.trainer_arguments(options, checkpoints=output / CHECKPOINTS, precision=precision)
     trainer = _library_trainer(model, tokenizer, part, arguments, encoder_decoder=options.encoder_decoder)
     llm.disable_4bit_reordering(trainer.model)
-    # here and not by the trainer's arguments: the plan is measured before training begins, and the function that keeps the outputs
-    # of matrix products cannot be stored with a checkpoint
+    # set here and not in the trainer's arguments, because the plan is measured before training begins, and because the function
+    # that keeps the outputs of matrix products cannot be stored with a checkpoint
     if micro_batches.checkpointing != "none":
         keywords = activation_checkpointing.options(micro_batches.checkpointing)
         trainer.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=keywords)
@@ -96,12 +96,12 @@ def build_trainer(
 def _library_trainer(
     model: Any, tokenizer: Any, part: TrainedPart, arguments: Any, *, encoder_decoder: bool
 ) -> TokenBudgetTrainer[Example]:
-    """The trainer class of the library, with the adapter on the model."""
+    """The trainer, an instance of the library's class, with the adapter on the model."""
     from datasets import Dataset
     from peft import get_peft_model
     from transformers.trainer_callback import PrinterCallback
 
-    # the libraries want a dataset when they are built; the examples come by `configure`
+    # the libraries require a dataset at construction; `configure` passes the examples
     placeholder = Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]})
     common: dict[str, Any] = {
         "args": arguments, "train_dataset": placeholder, "eval_dataset": placeholder, "processing_class": tokenizer,

@@ -1,4 +1,4 @@
-"""The eval split during training: loss, perplexity and token accuracy overall and by specialty, and sample answers."""
+"""Evaluates the eval split during training: loss, perplexity and token accuracy, overall and by specialty, and sample answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SampleScores:
 
 @dataclass(frozen=True)
 class ExampleLoss:
-    """Loss in nats, supervised tokens and correct ones of one eval example."""
+    """One eval example: its loss in nats, its supervised tokens, and how many of them are correct."""
 
     id: str
     specialty: str
@@ -39,7 +39,7 @@ class ExampleLoss:
 
 
 def metric_value(point: EvalPoint, metric: BestMetric) -> float:
-    """The value of a metric in an evaluation; NaN where it was not measured."""
+    """The value of a metric in an evaluation; NaN if it was not measured."""
     values = {
         "loss": point.loss,
         "token_accuracy": point.token_accuracy,
@@ -54,8 +54,8 @@ class LossEvaluator:
     """Evaluates a trainer's model on the eval split (see `trainers.evaluator.Evaluator`).
 
     Args:
-        metric: the measure that decides which weights are kept.
-        sample: called with the model, in one process or in lockstep in all; None for no sample answers.
+        metric: the metric that decides which weights are kept.
+        sample: scores a model's sample answers; called in one process, or in lockstep in all of them. None for no sample answers.
     """
 
     kind = EvalPoint
@@ -71,10 +71,10 @@ class LossEvaluator:
         return metric_value(evaluation, self.metric)
 
     def logged(self, evaluation: EvalPoint) -> dict[str, float]:
-        found = {"loss": evaluation.loss, "perplexity": evaluation.perplexity, "token_accuracy": evaluation.token_accuracy}
+        metrics = {"loss": evaluation.loss, "perplexity": evaluation.perplexity, "token_accuracy": evaluation.token_accuracy}
         if evaluation.rouge_l is not None and evaluation.bertscore_f1 is not None:
-            found |= {"ROUGE-L": evaluation.rouge_l, "bertscore_f1": evaluation.bertscore_f1}
-        return found
+            metrics |= {"ROUGE-L": evaluation.rouge_l, "bertscore_f1": evaluation.bertscore_f1}
+        return metrics
 
     def evaluate(self, trainer: TokenBudgetTrainer[Example]) -> EvalPoint:
         losses = self.measure(trainer)
@@ -93,17 +93,17 @@ class LossEvaluator:
 
     @torch.no_grad()
     def measure(self, trainer: TokenBudgetTrainer[Example]) -> list[ExampleLoss]:
-        """Loss of each eval example; the processes share the work, and all get the whole list."""
+        """Measure the loss of each eval example; the processes share the work, and all of them get the whole list."""
         model = trainer.accelerator.unwrap_model(trainer.model)
-        # examples are shared out before they are cut: budgets may differ from device to device
+        # examples are divided among processes before they are cut into micro-batches: token budgets may differ between devices
         own = self.examples[trainer.accelerator.process_index :: trainer.accelerator.num_processes]
         measured: list[ExampleLoss] = []
         with in_eval_mode(model), console.Progress("eval loss", len(own), "examples") as progress:
             for group, losses in trainer.token_losses(own):
-                for place, example in enumerate(group):
-                    here = losses.example == place
-                    nats, correct = float(losses.nats[here].sum()), int(losses.correct[here].sum())
-                    measured.append(ExampleLoss(example.id, example.specialty, nats, int(here.sum()), correct))
+                for index, example in enumerate(group):
+                    of_example = losses.example == index
+                    nats, correct = float(losses.nats[of_example].sum()), int(losses.correct[of_example].sum())
+                    measured.append(ExampleLoss(example.id, example.specialty, nats, int(of_example.sum()), correct))
                 progress.advance(len(group))
         if trainer.accelerator.num_processes > 1:
             from accelerate.utils import gather_object
@@ -112,23 +112,23 @@ class LossEvaluator:
         return sorted(measured, key=lambda loss: loss.id)
 
     def _sampled(self, trainer: TokenBudgetTrainer[Example]) -> SampleScores | None:
-        """Sample answers, made by one process, or by all in lockstep, and known to all."""
+        """Scores of sample answers, which one process makes, or all of them in lockstep; every process gets them."""
         if self.sample is None:
             return None
-        found: list[SampleScores | None] = [None]
+        scores: list[SampleScores | None] = [None]
         if trainer.accelerator.is_main_process or trainer.lockstep:
             model = trainer.accelerator.unwrap_model(trainer.model)
             with in_eval_mode(model):
-                found = [self.sample(model)]
+                scores = [self.sample(model)]
         if trainer.accelerator.num_processes > 1:
             from accelerate.utils import broadcast_object_list
 
-            broadcast_object_list(found)
-        return found[0]
+            broadcast_object_list(scores)
+        return scores[0]
 
 
 class in_eval_mode:  # noqa: N801  reads as a statement
-    """A context in which a model is in eval mode; it is put back into its own afterwards."""
+    """A context in which a model is in eval mode; afterwards its former mode is restored."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.model, self.was_training = model, model.training
@@ -142,7 +142,7 @@ class in_eval_mode:  # noqa: N801  reads as a statement
 
 
 def summarise(losses: Sequence[ExampleLoss]) -> LossSummary:
-    """Token-weighted loss, perplexity and accuracy of examples."""
+    """Token-weighted loss, perplexity and token accuracy of examples."""
     tokens = sum(loss.tokens for loss in losses)
     mean = sum(loss.nats for loss in losses) / tokens
     return LossSummary(
@@ -155,7 +155,7 @@ def summarise(losses: Sequence[ExampleLoss]) -> LossSummary:
 
 
 def describe_evaluation(metrics: dict[str, float]) -> str:
-    """An evaluation's logged measures in words."""
+    """An evaluation's logged metrics as text."""
     text = (
         f"eval loss {metrics['eval_loss']:.4f}, perplexity {metrics['eval_perplexity']:.2f}, "
         f"token accuracy {metrics['eval_token_accuracy']:.3f}"

@@ -1,4 +1,4 @@
-"""An adapter and its base as one model, with what makes it usable elsewhere: template, stop ids, model card."""
+"""Merges an adapter into its base, and adds what makes the model usable elsewhere: template, stop ids, model card."""
 
 from __future__ import annotations
 
@@ -24,25 +24,28 @@ from meerkat_workbench.tuning.artifacts import (
 )
 
 LICENCES = {llm.MEERKAT: "cc-by-nc-4.0"}
-# fractions of equal choices below which an export has failed. Rounding changes ties: merging itself changes hardly any, and leaving
-# 4-bit weights for whole ones more (what was measured: EXPERIMENTS.md, 2026-11-26)
+# An export fails if a smaller fraction of its next tokens equals the adapter's. Rounding decides between nearly equal tokens:
+# merging changes hardly any, and replacing 4-bit weights by unquantised ones changes more (measured: EXPERIMENTS.md, 2026-11-26)
 MIN_MERGE, MIN_AS_TRAINED = 0.9, 0.5
 CARD_METRICS = ("ROUGE-L", "METEOR", "bertscore_f1", "token_f1", "factual_exact_match", "medical_token_f1")
 CARD_TEMPLATE = "model_card.md.j2"
 
 
 def merge(base: str, adapter: Path, target: Path, precision: Precision, choices: Callable[[Any], list[int]]) -> list[int]:
-    """Write base plus adapter to the folder `target` as an ordinary Hugging Face model; what lies there is removed.
+    """Write base plus adapter to the folder `target` as an ordinary Hugging Face model, in place of what is there.
 
-    Never into 4-bit weights: rounding the sum anew would lose part of what was learnt. The base is therefore read whole, which for 8B
-    takes 16 GB of memory and of disk in bf16 and fp16, and 32 in fp32.
+    The adapter is never merged into 4-bit weights, because rounding the sum again would lose part of what was learnt. The base is
+    therefore loaded unquantised, which takes 16 GB of memory and of disk for 8B in bf16 or fp16, and 32 GB in fp32.
 
     Args:
-        precision: in which weights are added and stored.
-        choices: called with the base under its adapter, before they are merged; what it returns is returned.
+        precision: of the addition and of the stored weights.
+        choices: called with base and adapter before they are merged.
+
+    Returns:
+        What `choices` returned.
     """
     model: Any = llm.load_adapter(llm.load_base(base, load_in_4bit=False, precision=precision), adapter)
-    before = choices(model)
+    unmerged = choices(model)
     if hasattr(model.get_input_embeddings(), "base_layer"):
         untie(llm.base_model(model))
     merged: Any = model.merge_and_unload(safe_merge=True)
@@ -53,12 +56,14 @@ def merge(base: str, adapter: Path, target: Path, precision: Precision, choices:
     llm.write_generation_config(target, tokenizer)
     del merged, model
     devices.free_memory()
-    return before
+    return unmerged
 
 
 def untie(model: Any) -> None:
-    """Give the head weights of its own where it shares the embeddings': an adapter on the embeddings is none on the head, and merged
-    into shared weights it would change the head as well."""
+    """Give the head its own copy of the weights that it shares with the embeddings.
+
+    An adapter on the embeddings does not apply to the head, but merging it into shared weights would change the head too.
+    """
     import torch
 
     if not llm.text_config(model.config).tie_word_embeddings:
@@ -69,12 +74,12 @@ def untie(model: Any) -> None:
 
 
 def fraction_equal(one: Sequence[int], other: Sequence[int]) -> float:
-    """Fraction of positions at which two lists of tokens agree; 1 where there are none."""
+    """Fraction of positions at which two lists of tokens are equal; 1 for empty lists."""
     return sum(a == b for a, b in zip(one, other, strict=True)) / len(one) if one else 1.0
 
 
 def answer_overlap(before: Sequence[str], after: Sequence[str]) -> tuple[float, float]:
-    """How alike two lists of answers to the same questions are: fraction of equal ones, and mean overlap of their words (Jaccard)."""
+    """Similarity of two lists of answers: fraction of equal answers, and mean overlap of their words (Jaccard)."""
     equal = sum(a == b for a, b in zip(before, after, strict=True)) / len(before)
     overlap = 0.0
     for one, other in zip(before, after, strict=True):
@@ -84,32 +89,32 @@ def answer_overlap(before: Sequence[str], after: Sequence[str]) -> tuple[float, 
 
 
 def check(likeness: Likeness, written: Path, target: Path) -> None:
-    """Refuse an export that does not answer as the adapter does: it is kept beside `target`, under a name that says so.
+    """Refuse an export that does not answer as the adapter does, and move it beside `target`, to a name that ends in ".failed".
 
     Raises:
         CheckFailedError: `merge` is below MIN_MERGE, or `as_trained` below MIN_AS_TRAINED.
     """
     if likeness.merge >= MIN_MERGE and likeness.as_trained >= MIN_AS_TRAINED:
         return
-    aside = target.with_name(f"{target.name}.failed")
-    files.remove(aside)
-    os.replace(written, aside)
+    failed = target.with_name(f"{target.name}.failed")
+    files.remove(failed)
+    os.replace(written, failed)
     raise CheckFailedError(
-        f"the merged model does not answer as the adapter does: of the tokens of its answers it would choose "
-        f"{100 * likeness.merge:.0f}% as the adapter on the same base does (at least {100 * MIN_MERGE:.0f}% are wanted), and "
-        f"{100 * likeness.as_trained:.0f}% as the adapter did on the base as it was trained (at least {100 * MIN_AS_TRAINED:.0f}%). "
-        f"It lies in {aside}; nothing was uploaded. Use the adapter itself, or try COMPUTE_DTYPE=fp32."
+        f"the merged model does not answer as the adapter does. It predicts the same next token as the adapter on the same base "
+        f"{100 * likeness.merge:.0f}% of the time (at least {100 * MIN_MERGE:.0f}% is required), and the same as the adapter on "
+        f"the base of its training {100 * likeness.as_trained:.0f}% of the time (at least {100 * MIN_AS_TRAINED:.0f}% is required). "
+        f"The model is in {failed}; nothing was uploaded. Use the adapter itself, or try COMPUTE_DTYPE=fp32."
     )
 
 
 def model_card(
     training: TrainingResult, data: DatasetManifest, sizes: Sizes, scores: Sequence[MetricComparison], likeness: Likeness
 ) -> str:
-    """README.md of an exported model.
+    """The README.md of an exported model.
 
     Args:
-        sizes: records by split and specialty of the iteration that it was trained on.
-        scores: rows of the holdout; none where the adapter was not evaluated.
+        sizes: records by split and specialty, of the iteration that the adapter was trained on.
+        scores: rows of the holdout; empty if the adapter was not evaluated.
     """
     from jinja2 import Environment, FileSystemLoader
 
@@ -129,7 +134,7 @@ def model_card(
 
 
 def scores_of(evaluation: Path, adapter_hash: str) -> list[MetricComparison]:
-    """Holdout rows of an evaluation, if it is of this very adapter."""
+    """Holdout rows of an evaluation; empty if it evaluated another adapter."""
     done = EvaluationManifest.find(evaluation) if evaluation.is_dir() else None
     if done is None or done.inputs.adapter != adapter_hash:
         return []

@@ -1,4 +1,4 @@
-"""The picture of a training run."""
+"""Plots the curves of a training run."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from meerkat_workbench.tuning.artifacts import EvalPoint
 
 
 def draw(path: Path, log: Sequence[dict[str, Any]], history: Sequence[EvalPoint], kept_step: int) -> None:
-    """Loss, token accuracy and, where answers were sampled, their scores against optimizer steps.
-
-    A line marks the weights that were kept.
+    """Plot loss, token accuracy and (if answers were sampled) their scores against optimizer steps.
 
     Args:
-        log: transformers' log, of which entries with a loss are drawn.
+        log: the log of transformers; its entries with a loss are plotted.
+        kept_step: the step whose weights were kept; a vertical line marks it.
     """
     plt = plots.pyplot()
     sampled = [point for point in history if point.rouge_l is not None]
@@ -28,15 +27,15 @@ def draw(path: Path, log: Sequence[dict[str, Any]], history: Sequence[EvalPoint]
         axes[0].plot(*zip(*training, strict=True), color=plots.FAINT, linewidth=1.2, label="training loss")
     axes[0].plot(steps, [point.loss for point in history], "o-", color=plots.TUNED, label="eval loss")
     axes[1].plot(steps, [point.token_accuracy for point in history], "o-", color=plots.TUNED, label="eval token accuracy")
-    spread = [sorted(summary.loss for summary in point.specialties.values()) for point in history]
-    if spread and len(spread[0]) > 3:
-        low = [values[len(values) // 10] for values in spread]
-        high = [values[-1 - len(values) // 10] for values in spread]
+    specialty_losses = [sorted(summary.loss for summary in point.specialties.values()) for point in history]
+    if specialty_losses and len(specialty_losses[0]) > 3:
+        low = [losses[len(losses) // 10] for losses in specialty_losses]
+        high = [losses[-1 - len(losses) // 10] for losses in specialty_losses]
         axes[0].fill_between(steps, low, high, color=plots.TUNED, alpha=0.15, label="middle 80% of specialties")
     if sampled:
-        at = [point.step for point in sampled]
-        axes[2].plot(at, [point.rouge_l for point in sampled], "o-", color=plots.TUNED, label="ROUGE-L")
-        axes[2].plot(at, [point.bertscore_f1 for point in sampled], "o-", color=plots.BETTER, label="bertscore_f1")
+        sampled_steps = [point.step for point in sampled]
+        axes[2].plot(sampled_steps, [point.rouge_l for point in sampled], "o-", color=plots.TUNED, label="ROUGE-L")
+        axes[2].plot(sampled_steps, [point.bertscore_f1 for point in sampled], "o-", color=plots.BETTER, label="bertscore_f1")
         axes[2].set_ylabel(f"score of {len(sampled[0].answers)} sample answers")
     axes[0].set_ylabel("loss, nats per token")
     axes[1].set_ylabel("token accuracy")

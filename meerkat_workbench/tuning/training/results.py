@@ -1,4 +1,4 @@
-"""What a training run leaves and prints: the best weights, tables, the picture, and finished runs side by side."""
+"""Writes and prints the results of training: the best weights, tables, the plot, and a comparison of finished runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOT_COPIED = (BEST_EVALUATION, "README.md")
 
 
 def weights_file(folder: Path) -> Path:
-    """The weights of an adapter, or of a model that was trained whole."""
+    """The file of an adapter's weights, or of the whole model's after full fine-tuning."""
     return next((folder / name for name in (ADAPTER_WEIGHTS, MODEL_WEIGHTS) if (folder / name).is_file()), folder / MODEL_WEIGHTS)
 
 
@@ -31,9 +31,10 @@ def holds_adapter(folder: Path) -> bool:
 
 
 def write_best(output: Path, trainer: TokenBudgetTrainer[Example], tokenizer: Any) -> list[EvalPoint]:
-    """Put the best weights into the output folder with all that is needed to use them, the log, the tables and the picture.
+    """Write the best weights and all that is needed to use them into the output folder, with the log, the tables and the plot.
 
-    Returns every evaluation of the run.
+    Returns:
+        Every evaluation of the run.
     """
     best = output / BEST_FOLDER
     for path in best.iterdir():
@@ -53,7 +54,7 @@ def write_best(output: Path, trainer: TokenBudgetTrainer[Example], tokenizer: An
 
 
 def write_config(output: Path, result: TrainingResult, *, audit: Sequence[str], trainable: int, seconds_per_step: float) -> None:
-    """`training_config.json`, for people."""
+    """Write `training_config.json`, for people to read."""
     config = TrainingConfigFile(
         settings=result.settings, iteration=result.iteration, kept=result.kept, audit=tuple(audit), trainable_parameters=trainable,
         seconds_a_step=round(seconds_per_step, 3),
@@ -62,33 +63,33 @@ def write_config(output: Path, result: TrainingResult, *, audit: Sequence[str], 
 
 
 def remove_working_files(output: Path) -> None:
-    """Remove checkpoints and the folder of the best weights, which a finished run needs no more."""
+    """Remove the checkpoints and the folder of the best weights, which a finished run no longer needs."""
     for name in (CHECKPOINTS, BEST_FOLDER):
         files.remove(output / name)
 
 
 def print_report(output: Path, result: TrainingResult) -> None:
-    """The closing table: the eval split before training and with the weights that were kept."""
+    """Print the closing table: the eval split before training and with the weights that were kept."""
     kept, before = result.kept, result.before
     print(
         f"\niteration {result.iteration}, eval split                  before      after (step {kept.step}, epoch {kept.epoch:g})"
     )
-    for first, last, text in (
+    for value_before, value_after, text in (
         (before.loss, kept.loss, "loss, nats per token"),
         (before.perplexity, kept.perplexity, "perplexity"),
         (before.token_accuracy, kept.token_accuracy, "token accuracy"),
     ):
-        print(f"  {text:<32}{first:>12.3f}{last:>11.3f}")
+        print(f"  {text:<32}{value_before:>12.3f}{value_after:>11.3f}")
     if kept.rouge_l is not None and before.rouge_l is not None:
         for name in SAMPLED_METRICS:
             text = f"{name}, {result.settings['SAMPLE_QUESTIONS']} sample answers"
             print(f"  {text:<32}{metric_value(before, name):>12.3f}{metric_value(kept, name):>11.3f}")
-    curves, learnt = output / OutputFile.TRAINING_CURVES, output / SpecialtyLearningRow.FILE
-    print(f"  adapter: {output}, curves: {curves}, by specialty: {learnt}")
+    curves, by_specialty = output / OutputFile.TRAINING_CURVES, output / SpecialtyLearningRow.FILE
+    print(f"  adapter: {output}, curves: {curves}, by specialty: {by_specialty}")
 
 
 def print_comparison(folders: Sequence[Path]) -> None:
-    """`--compare`: loss, perplexity and the sample's scores of finished runs, a line for each evaluation."""
+    """Print loss, perplexity, token accuracy and sample scores of finished runs, a line for each evaluation (`--compare`)."""
     rows = []
     for folder in folders:
         result = TrainingResult.require(folder)
@@ -98,6 +99,4 @@ def print_comparison(folders: Sequence[Path]) -> None:
             rows.append([str(folder)[-27:], Path(result.base_model).name[:23], f"{point.epoch:.2f}", f"{point.loss:.3f}",
                          f"{point.perplexity:.2f}", f"{point.token_accuracy:.3f}", *sampled, kept])  # fmt: skip
     console.print_table(["run", "model", "epoch", "loss", "perplexity", "accuracy", "ROUGE-L", "BERTScore", ""], rows, texts=2)
-    print(
-        "Loss, perplexity and accuracy are per token of each model's own tokenizer: across models compare ROUGE-L and BERTScore."
-    )
+    print("Loss, perplexity and accuracy depend on the tokenizer. Compare different models by ROUGE-L and BERTScore.")

@@ -1,4 +1,4 @@
-"""A training run in three steps: plan it, train it from the last checkpoint, write its result."""
+"""A training run in three steps: plan it, train from the last checkpoint, write the result."""
 
 from __future__ import annotations
 
@@ -38,11 +38,12 @@ class TrainingSpec:
     """What is trained, on what, and how.
 
     Attributes:
-        data: the prepared folder; `base`, the model as the settings name it.
-        part: the adapter, new or to be trained further, or the whole model.
-        adapter_shape: the settings that an adapter to be trained further must share.
-        sampler: from a tokenizer to what scores sample answers at each evaluation; None for none.
-        patience: evaluations without a new best after which training ends; 0 for never.
+        data: the prepared folder.
+        base: the base model, as the settings name it.
+        part: a new adapter, an existing adapter, or the whole model.
+        adapter_shape: the settings that must be the same for an existing adapter.
+        sampler: makes, for a tokenizer, the function that scores sample answers at each evaluation; None for no sample answers.
+        patience: evaluations without a new best after which training ends; 0 for no early end.
     """
 
     data: Path
@@ -64,7 +65,7 @@ class TrainingSpec:
 
 @dataclass(frozen=True)
 class PlannedTraining:
-    """A trainer that is ready, and what was found out before its first step."""
+    """A trainer that is ready to train, and what was found before its first step."""
 
     trainer: TokenBudgetTrainer[Example]
     tokenizer: Any
@@ -78,23 +79,23 @@ class PlannedTraining:
 
 
 def join_processes(spec: TrainingSpec, compute_dtype: ComputeDtype) -> Processes:
-    """This process and the others of the run, on a machine that can train this base.
+    """Join the processes of the run, on a machine that can train this base.
 
     Raises:
-        UserError: there is no device for the base, the launcher asks for accelerate's FSDP, or SHARD_BASE has one process.
+        UserError: no device can train the base, the launcher asks for accelerate's FSDP, or SHARD_BASE is set for one process.
     """
     hub.silence_libraries()
     llm.require_device_for(spec.base, load_in_4bit=spec.load_in_4bit, precision=devices.resolve_precision(compute_dtype))
     ranks = distributed.join()
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
         remedy = "Use launch/ddp.yaml with SHARD_BASE=True, which shards the base."
-        raise UserError("the launcher asks for accelerate's FSDP", remedy=remedy)
+        raise UserError("the launcher asks for accelerate's FSDP", where="ACCELERATE_USE_FSDP", remedy=remedy)
     if spec.shard_base and ranks.count == 1:
         fault = "divides the base among several GPUs, and this run has one process"
         raise UserError(fault, where="SHARD_BASE", remedy="Leave it out.")
     if ranks.is_local_main:
         devices.announce()
-        llm.locate(spec.base)  # converts the packaged model where that is still to be done, once
+        llm.locate(spec.base)  # converts the packaged model at first use, in one process
     ranks.wait()
     return ranks
 
@@ -105,7 +106,7 @@ def join_processes(spec: TrainingSpec, compute_dtype: ComputeDtype) -> Processes
 def plan(
     spec: TrainingSpec, run: Run[TrainingResult], data: DatasetManifest, base: BaseModel, precision: Precision
 ) -> PlannedTraining:
-    """Make every check that can fail, load model and examples, and print what will be trained, with time and memory."""
+    """Run every check that can fail, load model and examples, and print what will be trained, with time and memory."""
     tags = {"commit": runs.git_state().get("commit", "none")[:12], "dataset": data.fingerprint[:12],
             "holdout": data.splits.holdout[:12], "iteration": str(data.iteration)}  # fmt: skip
     tracking = Tracking(spec.options.trackers, run.folder, tags)
@@ -134,7 +135,7 @@ def plan(
     ]
     if run.ranks.is_main:
         if "wandb" in tracking.names:
-            print("Weights & Biases is on: settings and losses leave this machine unless WANDB_MODE=offline.")
+            print("Weights & Biases is on: settings and losses leave this machine, unless WANDB_MODE=offline.")
         computing = devices.describe_precision(precision)
         print(f"{spec.base} on {devices.describe()}, {run.ranks.count} process(es), computing in {computing}")
         print("\n".join(audit), flush=True)
@@ -145,7 +146,7 @@ def plan(
 def _load_trainer(
     spec: TrainingSpec, output: Path, base: BaseModel, tokenizer: Any, examples: TrainingExamples, precision: Precision
 ) -> tuple[TokenBudgetTrainer[Example], MicroBatches]:
-    """The model with what is trained of it, in a trainer that is ready to train."""
+    """Load the model and build a trainer that is ready to train, with its micro-batches."""
     full = spec.part.new_adapter is None and spec.part.adapter_folder is None
     with console.working(f"loading {spec.base}"):
         model = llm.load_base(base.location, load_in_4bit=spec.load_in_4bit, precision=precision, full_precision=full,
@@ -169,12 +170,12 @@ def resume_and_train(run: Run[TrainingResult], planned: PlannedTraining) -> None
     """Train from the last complete checkpoint to the end.
 
     Raises:
-        SystemExit: a signal came; training ended after the present step, with a checkpoint.
+        SystemExit: a signal stopped training after the current step, with a checkpoint.
     """
     trainer, folder = planned.trainer, run.folder / build.CHECKPOINTS
     for name in run.ranks.agree(lambda: checkpoints.remove_incomplete(folder)):
         if run.ranks.is_main:
-            print(f"  {name} was cut off while it was written and is not used")
+            print(f"  {name} is incomplete, because the run was stopped while writing it; it is not used")
     checkpoint = checkpoints.latest_complete(folder)
     if checkpoint is None:
         run.ranks.agree(lambda: files.remove(run.folder / EvalPoint.FILE))
@@ -195,7 +196,9 @@ def resume_and_train(run: Run[TrainingResult], planned: PlannedTraining) -> None
             done, total = trainer.state.global_step, trainer.state.max_steps
             print(f"stopped at step {done} of {total}; {resume_command()} resumes from there")
         raise SystemExit(128 + stop.agreed)
-    if trainer.best.last_step() < trainer.state.global_step:  # killed in the last evaluation, after the last checkpoint
+    if (
+        trainer.best.last_step() < trainer.state.global_step
+    ):  # an earlier run was killed between its last checkpoint and its last evaluation
         trainer.evaluate()
 
 
@@ -203,11 +206,11 @@ def resume_and_train(run: Run[TrainingResult], planned: PlannedTraining) -> None
 
 
 def finish(run: Run[TrainingResult], planned: PlannedTraining, config: Settings, recipe: str) -> TrainingResult:
-    """Put the best weights, tables and pictures into the output folder, and finish the run. Every process gets the result.
+    """Write the best weights, tables and plots into the output folder, and finish the run. Every process gets the result.
 
     Args:
         config: the settings, for the manifest.
-        recipe: hash of what the result depends on beside data and base; equal for iterations that compare.
+        recipe: hash of what the result depends on besides data and base; equal for comparable iterations.
     """
     return run.ranks.agree(lambda: _finish(run, planned, config, recipe))
 

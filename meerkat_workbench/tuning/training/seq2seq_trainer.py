@@ -1,4 +1,4 @@
-"""Encoder-decoder models such as T5: the question goes into the encoder, the loss is on the answer."""
+"""Trains encoder-decoder models such as T5: the encoder reads the question, and the loss is on the answer."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ from meerkat_workbench.tuning.training.examples import Audit, Example, LongExamp
 def encode_pairs(
     records: Iterable[PreparedRecord], tokenizer: chat.Tokenizer, *, max_length: int, long_examples: LongExamples
 ) -> tuple[list[Example], Audit]:
-    """Encode stored conversations for an encoder and a decoder; each side may have `max_length` tokens.
+    """Encode stored conversations for an encoder and a decoder; each side has at most `max_length` tokens.
 
-    The stored prompt goes into the encoder, what follows it is learnt; both end in the tokenizer's end token.
+    The encoder reads the stored prompt, and the decoder learns the text after it. Both end with the tokenizer's end token.
+
+    Raises:
+        UserError: an answer has no token.
     """
     examples: list[Example] = []
     audit = Audit.empty()
-    unanswerable = []
+    without_tokens = []
     for record in records:
         question = chat.encode_source(tokenizer, record.formatted_prompt)
         answer = chat.encode_source(tokenizer, record.formatted_chat[len(record.formatted_prompt) :])
         audit.count_length(max(len(question), len(answer)))
         if len(answer) < 2:
-            unanswerable.append(record.name)
+            without_tokens.append(record.name)
             continue
         if max(len(question), len(answer)) > max_length:
             if long_examples == "drop":
@@ -41,8 +44,8 @@ def encode_pairs(
             question = question[: max_length - 1] + question[-1:] if len(question) > max_length else question
             answer = answer[:max_length]
         examples.append(Example(record.id, record.specialty, question, answer))
-    if unanswerable:
-        raise UserError(f"the answer has no token that {type(tokenizer).__name__} knows", where=first_names(unanswerable))
+    if without_tokens:
+        raise UserError(f"the answer has no token that {type(tokenizer).__name__} knows", where=first_names(without_tokens))
     audit.examples = len(examples)
     audit.tokens = sum(len(example.input_ids) + len(example.labels) for example in examples)
     audit.supervised_tokens = sum(len(example.labels) for example in examples)
@@ -52,7 +55,7 @@ def encode_pairs(
 class Seq2SeqLoss:
     """The loss of an encoder-decoder on examples of similar length (see `trainers.token_budget.StepLoss`).
 
-    The budget counts tokens of both sides, padding included.
+    The budget counts the tokens of both sides, including padding.
     """
 
     def __init__(self, device: torch.device, pad_token_id: int) -> None:
@@ -66,7 +69,7 @@ class Seq2SeqLoss:
 
     def micro_batches(self, examples: Sequence[Example], budget: int) -> list[list[Example]]:
         groups: list[list[Example]] = []
-        for example in sorted(examples, key=self.length):  # the longest so far is always the last
+        for example in sorted(examples, key=self.length):  # by length, so the newest example is the longest of its group
             if not groups or (len(groups[-1]) + 1) * self.length(example) > budget:
                 groups.append([])
             groups[-1].append(example)
@@ -97,4 +100,4 @@ class Seq2SeqLoss:
 
 
 class Seq2SeqAnswerTrainer(TokenBudgetTrainer[Example], Seq2SeqTrainer):
-    """Trains an encoder-decoder model, whole or by an adapter."""
+    """Trains an encoder-decoder model, all of its weights or an adapter."""

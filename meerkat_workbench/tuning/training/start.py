@@ -1,4 +1,4 @@
-"""What a training run starts from, and whether it may: the base, an earlier adapter, and what they have learnt already."""
+"""Checks what a training run starts from: the base, an earlier adapter, and what they have already learnt."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from meerkat_workbench.tuning.artifacts import Split, TrainingResult
 from meerkat_workbench.tuning.data import dataset_folders, leakage
 from meerkat_workbench.tuning.training import results
 
-# what an adapter that is trained further keeps
+# settings that an adapter keeps when it is trained further
 ADAPTER_SHAPE = ("LORA_RANK", "LORA_ALPHA", "LORA_TARGET_MODULES", "LORA_OPTIONS")
 
 
 @dataclass(frozen=True)
 class BaseModel:
-    """The base model: its name in the settings, its folder or Hub name, and the hash of its weights."""
+    """The base model: its name in the settings, its folder or Hub name, and a hash of its weights."""
 
     name: str
     location: str
@@ -32,10 +32,10 @@ class BaseModel:
         return cls(name, location, hub.weights_hash(location))
 
     def check_type(self, *, encoder_decoder: bool) -> None:
-        """UserError where MODEL_TYPE is another one than the model's."""
-        both = llm.is_encoder_decoder(llm.load_config(self.location))
-        if both != encoder_decoder:
-            kind = "encoder-decoder" if both else "decoder"
+        """Raise UserError if MODEL_TYPE is not the type of the model."""
+        is_encoder_decoder = llm.is_encoder_decoder(llm.load_config(self.location))
+        if is_encoder_decoder != encoder_decoder:
+            kind = "encoder-decoder" if is_encoder_decoder else "decoder"
             raise UserError(f"is a model of type {kind}", where=self.name, remedy=f"Set MODEL_TYPE={kind}.")
 
 
@@ -45,7 +45,7 @@ def adapter_hash(folder: str) -> str:
 
 
 def check_init_adapter(setting: str, output: Path) -> None:
-    """UserError where INIT_ADAPTER is no adapter, or the folder that this run writes to."""
+    """Raise UserError if INIT_ADAPTER holds no adapter, or is the folder that this run writes to."""
     if not setting:
         return
     where = f"INIT_ADAPTER={setting}"
@@ -60,35 +60,35 @@ def check_init_adapter(setting: str, output: Path) -> None:
 
 
 def check_adapter_fits(folder: Path, base: BaseModel, shape: dict[str, Any]) -> None:
-    """UserError where an adapter belongs to another base, or has another shape than the settings say.
+    """Raise UserError if an adapter was trained on another base, or has another shape than the settings.
 
     Args:
-        shape: the settings `ADAPTER_SHAPE` of this run.
+        shape: this run's settings of `ADAPTER_SHAPE`.
     """
     where, earlier = f"INIT_ADAPTER={folder}", TrainingResult.require(folder)
     if earlier.inputs.base_weights != base.weights:
         raise UserError(f"was trained on {earlier.base_model}, not on {base.name}", where=where)
     for name, value in shape.items():
-        known = earlier.settings.get(name)
-        if known != value:
-            fault = f"has {name}={known}, and an adapter keeps its shape"
-            raise UserError(fault, where=where, item=name, remedy=f"Set it so here too, not {value}.")
+        trained_with = earlier.settings.get(name)
+        if trained_with != value:
+            fault = f"was trained with {name}={trained_with}, not {value}, and an adapter keeps its shape"
+            raise UserError(fault, where=where, item=name, remedy=f"Set {name}={trained_with}.")
 
 
 def check_leaks(data: Path, base: BaseModel, init_adapter: Path | None) -> tuple[str, ...]:
-    """UserError where what is to be learnt, or what the start has learnt already, repeats the fixed sets.
+    """Raise UserError if the train set, or what base or adapter learnt earlier, repeats a record of the fixed sets.
 
     Returns:
-        Hashes of all these train sets.
+        Hashes of all train sets that the model will have learnt from.
     """
     held_out = leakage.held_out_index(data)
     leakage.check_train_split(data, held_out)
-    starts = [("INIT_ADAPTER", str(init_adapter or ""), "Begin a new adapter."),
-              ("MODEL_NAME", base.location, "Name a base that has not learnt them.")]  # fmt: skip
+    starts = [("INIT_ADAPTER", str(init_adapter or ""), "Train a new adapter: leave INIT_ADAPTER out."),
+              ("MODEL_NAME", base.location, "Name a base that was not trained on them.")]  # fmt: skip
     models = [
-        leakage.TrainedModel(f"{setting}={place}", record, remedy)
-        for setting, place, remedy in starts
-        if place and (record := leakage.read_training_record(place)) is not None
+        leakage.TrainedModel(f"{setting}={location}", record, remedy)
+        for setting, location, remedy in starts
+        if location and (record := leakage.read_training_record(location)) is not None
     ]
     for note in leakage.check_trained_models(data, held_out, models):
         print(f"  {note}", flush=True)

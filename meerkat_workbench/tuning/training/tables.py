@@ -1,4 +1,4 @@
-"""Tables of a training run: what each specialty learnt, and what the model answered on the way."""
+"""Writes the tables of a training run: what each specialty learnt, and the sample answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ALL = "(all)"  # in place of a specialty
 
 
 def write_evaluations(folder: Path, history: Sequence[EvalPoint]) -> None:
-    """A row for each evaluation and specialty: loss, perplexity and token accuracy on the eval split."""
+    """Write a row for each evaluation and specialty: loss, perplexity and token accuracy on the eval split."""
     rows = [
         SpecialtyEvalRow(step=point.step, epoch=point.epoch, specialty=name, **msgspec.structs.asdict(summary))
         for point in history
@@ -24,7 +24,7 @@ def write_evaluations(folder: Path, history: Sequence[EvalPoint]) -> None:
 
 
 def write_learning(folder: Path, history: Sequence[EvalPoint], kept_step: int) -> None:
-    """A row for each specialty, the least learnt first: eval loss before training and with the weights that were kept."""
+    """Write a row for each specialty, the least learnt first: eval loss before training and with the weights that were kept."""
     first, kept = history[0].specialties, next(point for point in history if point.step == kept_step).specialties
     rows = [
         SpecialtyLearningRow(
@@ -38,11 +38,13 @@ def write_learning(folder: Path, history: Sequence[EvalPoint], kept_step: int) -
 
 
 def write_sample_answers(folder: Path, history: Sequence[EvalPoint]) -> None:
-    """What the model answered to the same few eval questions at each evaluation; no file where none were asked."""
+    """Write the model's answers to the same few eval questions at each evaluation; no file if none were asked."""
     rows = [
-        SampleAnswerRow(question=one.question, step=point.step, epoch=point.epoch, answer=one.answer, reference=one.reference)
+        SampleAnswerRow(
+            question=sample.question, step=point.step, epoch=point.epoch, answer=sample.answer, reference=sample.reference
+        )
         for point in history
-        for one in point.answers
+        for sample in point.answers
     ]
     if rows:
         write_rows(folder / SampleAnswerRow.FILE, sorted(rows, key=lambda row: (row.question, row.step)), SampleAnswerRow)

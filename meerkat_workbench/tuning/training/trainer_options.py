@@ -1,4 +1,4 @@
-"""Settings to PEFT's and TRL's own configurations; whatever those offer passes through by its own name."""
+"""Turns settings into PEFT's and TRL's configurations; any of their other fields can be set under its own name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from meerkat_workbench.core.errors import UserError, did_you_mean, one_line
 from meerkat_workbench.device import devices
 from meerkat_workbench.device.devices import Precision
 
-# fields that a setting of ours states, so that a run has one place to look for each
+# fields that a setting of the script decides, so that each is set in one place
 LORA_SETTINGS = {"r": "LORA_RANK", "lora_alpha": "LORA_ALPHA", "lora_dropout": "LORA_DROPOUT",
                  "target_modules": "LORA_TARGET_MODULES"}  # fmt: skip
 LORA_FIXED = {"task_type", "modules_to_save", "inference_mode", "bias"}
@@ -25,7 +25,7 @@ TRAINER_SETTINGS = {
     "report_to": "REPORT_TO", "seed": "RANDOM_SEED", "output_dir": "OUTPUT_DIR", "max_length": "MAX_SEQ_LENGTH",
     "eval_steps": "EVAL_STEPS", "gradient_checkpointing": "ACTIVATION_CHECKPOINTING", "bf16": "COMPUTE_DTYPE", "fp16": "COMPUTE_DTYPE",
 }  # fmt: skip
-# fields that would undo packing, masking or atomic checkpoints, or would do nothing, since the optimizer step is our own
+# fields that would undo packing, masking or atomic checkpoints, or would have no effect, because the optimizer step is our own
 TRAINER_FIXED = {"packing", "padding_free", "completion_only_loss", "assistant_only_loss", "dataset_kwargs", "save_strategy",
                  "eval_strategy", "remove_unused_columns", "load_best_model_at_end", "resume_from_checkpoint",
                  "gradient_checkpointing_kwargs", "data_seed", "use_cpu", "activation_checkpointing",
@@ -33,14 +33,14 @@ TRAINER_FIXED = {"packing", "padding_free", "completion_only_loss", "assistant_o
                  "train_sampling_strategy", "neftune_noise_alpha", "accelerator_config",
                  "dataloader_num_workers", "dataloader_drop_last", "dataloader_prefetch_factor", "dataloader_pin_memory",
                  "dataloader_persistent_workers", "auto_find_batch_size"}  # fmt: skip
-# these write another base than the one that evaluation loads: without the adapter it would not be the base any more
+# initialisations that change the base's weights; the base that evaluation loads would then be another one
 CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "eva", "lora_ga")
 NOT_TRAINABLE = ("lm_head", "embed_out")
 
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """Shape of an adapter: the settings LORA_RANK, LORA_ALPHA, LORA_DROPOUT, LORA_TARGET_MODULES and LORA_OPTIONS."""
+    """The shape of an adapter: the settings LORA_RANK, LORA_ALPHA, LORA_DROPOUT, LORA_TARGET_MODULES and LORA_OPTIONS."""
 
     rank: int
     alpha: int
@@ -52,9 +52,9 @@ class LoraOptions:
 
 @dataclass(frozen=True)
 class TrainerOptions:
-    """How a run is optimised, evaluated, saved and logged; `more` are fields of the library's own configuration."""
+    """How a run is optimised, evaluated, saved and logged; `more` holds fields of the library's configuration."""
 
-    examples_per_step: int  # of one process
+    examples_per_step: int  # in one process
     epochs: float
     learning_rate: float
     lr_scheduler: str
@@ -74,50 +74,56 @@ class TrainerOptions:
 
     @property
     def max_steps(self) -> int:
-        """Optimizer steps after which training ends; 0 or less where only the epochs say."""
+        """Optimizer steps after which training ends; 0 or less if only the epochs decide."""
         steps = self.more.get("max_steps", 0)
         return steps if isinstance(steps, int) else 0
 
 
 def check_target_modules(names: Sequence[str]) -> None:
-    """UserError where no layer is named, or one that cannot get an adapter here."""
+    """Raise UserError if no layer is named, or one that cannot be trained here."""
     if not names:
-        remedy = "q_proj,v_proj is the default."
+        remedy = "The default is q_proj,v_proj."
         raise UserError("is empty, so there is nothing to train", where="LORA_TARGET_MODULES", remedy=remedy)
     for name in names:
         if name.split(".")[-1] in NOT_TRAINABLE:
             raise UserError(
-                f"{name} cannot be trained: the loss never forms all of the logits that an adapter on it would change",
+                "cannot be trained, because the loss never computes all of the logits that an adapter on it would change",
                 where="LORA_TARGET_MODULES",
                 item=name,
-                remedy="Leave it out; all-linear adapts every layer below it.",
+                remedy="Leave it out. all-linear adapts every layer below it.",
             )
 
 
-def check_fields(setting: str, given: Mapping[str, object], kind: type, stated: Mapping[str, str], fixed: set[str]) -> None:
-    """UserError where a name is no field of `kind`, is another setting's, or must stay as it is."""
+def check_fields(setting: str, given: Mapping[str, object], kind: type, decided: Mapping[str, str], fixed: set[str]) -> None:
+    """Raise UserError if a name is not a field of `kind`, is decided by a setting, or must not be changed.
+
+    Args:
+        setting: the setting that names the fields.
+        decided: fields that another setting decides, with its name.
+        fixed: fields that must not be changed.
+    """
     known = {field.name for field in dataclasses.fields(kind)}
     for field in given:
-        if field in stated:
-            raise UserError(f"{field} is set by {stated[field]}", where=setting, item=field, remedy="Use that setting.")
+        if field in decided:
+            raise UserError("has a setting of its own", where=setting, item=field, remedy=f"Use {decided[field]}.")
         if field in fixed:
-            fault = f"{field} cannot be changed here; the data, masks and checkpoints of this project rest on it"
+            fault = "cannot be changed, because the data, masks and checkpoints of this project depend on it"
             raise UserError(fault, where=setting, item=field)
         if field not in known:
             hint = did_you_mean(field, known, f"See {kind.__name__} in its library's documentation.")
-            raise UserError(f"{kind.__name__} has no field {field!r}", where=setting, item=field, remedy=hint)
+            raise UserError(f"{kind.__name__} has no such field", where=setting, item=field, remedy=hint)
 
 
 def lora_config(options: LoraOptions) -> Any:
-    """PEFT's `LoraConfig` of an adapter."""
+    """PEFT's `LoraConfig` for an adapter."""
     from peft import LoraConfig
 
     check_fields("LORA_OPTIONS", options.more, LoraConfig, LORA_SETTINGS, LORA_FIXED)
-    start = str(options.more.get("init_lora_weights", "")).lower()
-    if start.startswith(CHANGE_THE_BASE):
+    initialisation = str(options.more.get("init_lora_weights", "")).lower()
+    if initialisation.startswith(CHANGE_THE_BASE):
         raise UserError(
-            f"init_lora_weights={start} changes the base model's weights, so base and tuned model could not be compared, and a 4-bit base "
-            "cannot be changed",
+            f"{initialisation} changes the base model's weights; then base and tuned model could not be compared, and a 4-bit "
+            "base cannot be changed",
             where="LORA_OPTIONS",
             item="init_lora_weights",
             remedy="Leave it out; use_rslora and use_dora work.",
@@ -137,9 +143,9 @@ def lora_config(options: LoraOptions) -> Any:
 
 
 def trainer_arguments(options: TrainerOptions, *, checkpoints: Path, precision: Precision) -> Any:
-    """TRL's (or, for an encoder-decoder, transformers') configuration of a run.
+    """TRL's configuration of a run; for an encoder-decoder, that of transformers.
 
-    A batch of the data loader is a whole optimizer step, which the trainer cuts.
+    A batch of the data loader is a whole optimizer step, which the trainer cuts into micro-batches.
     """
     from transformers import Seq2SeqTrainingArguments
     from trl import SFTConfig
@@ -177,11 +183,10 @@ def trainer_arguments(options: TrainerOptions, *, checkpoints: Path, precision: 
     }
     if not options.encoder_decoder:
         ours |= {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
-    # a launcher's own choice would otherwise hold where both flags are off
+    # if bf16 and fp16 are both off, the launcher's choice would apply
     os.environ["ACCELERATE_MIXED_PRECISION"] = devices.mixed_precision(precision)
     try:
         return kind(**(ours | dict(options.more)))
     except (TypeError, ValueError) as error:
-        said = one_line(error)
         where = f"LR_SCHEDULER={options.lr_scheduler}, OPTIMIZER={options.optimizer}, TRAINER_OPTIONS"
-        raise UserError(said, where=where) from error
+        raise UserError(one_line(error), where=where) from error
