@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from meerkat_workbench.tuning.generation.generation_run import GenerationRun
     from meerkat_workbench.tuning.generation.jobs import DecodingOptions
     from meerkat_workbench.tuning.generation.subject import EvaluationSubject
-    from meerkat_workbench.tuning.generation.systems import System
+    from meerkat_workbench.tuning.generation.systems import Loading, System
     from meerkat_workbench.tuning.reporting.results import EvaluationResult
     from meerkat_workbench.tuning.scoring.metric_suite import MetricSuite
 
@@ -161,9 +161,8 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
         The result, which is also in OUTPUT_DIR; if an evaluation of the same models and settings is finished, its result.
     """
     from meerkat_workbench.core.runs import Run, RunState
-    from meerkat_workbench.device import devices, distributed
+    from meerkat_workbench.device import distributed
     from meerkat_workbench.tuning.generation import generation_run, jobs
-    from meerkat_workbench.tuning.generation.systems import Loading
     from meerkat_workbench.tuning.reporting.results import EvaluationResult
     from meerkat_workbench.tuning.scoring import retention
 
@@ -175,27 +174,13 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
         subject = load_subject(config)
         config = with_training_quantisation(config, subject)
         done = EvaluationManifest.find(output)
-        known = done.run.identities if rescore and done else {}
-
-        def fingerprint(precision: Precision) -> str:
-            identities = [system.identity for system in plan_systems(config, subject, precision, known)]
-            return files.sha256_of([settings.with_effect(config, RESULT), identities, subject.data.fingerprint, subject.series,
-                                    suite.names(), suite.lexicon_hash()])  # fmt: skip
-
-        own = devices.resolve_precision("auto", encoder_decoder=subject.training.encoder_decoder)
-        # stored answers that are only scored again keep the precision of their own run
-        stored_precision = done.compute_dtype if done and rescore and config.COMPUTE_DTYPE == "auto" else ""
-        precision = devices.as_precision(stored_precision) or devices.run_precision(
-            run, config.COMPUTE_DTYPE, fingerprint, own=own
-        )
-        state = run.find(fingerprint(precision), precision)
-        if state is RunState.FINISHED and done and not (rescore or run.was_reopened() or done.failed):
+        planned, loading = find_run(config, run, subject, suite, done if rescore else None)
+        if run.state is RunState.FINISHED and done and not (rescore or run.was_reopened() or done.failed):
             if ranks.is_main:
                 print(f"{output}: up to date")
             return EvaluationResult.read(output)
 
         # 2. Run every check that can fail before the folder is changed
-        planned, loading = plan_systems(config, subject, precision, known), Loading(bool(config.LOAD_IN_4BIT), precision)
         check_advice(config, subject, suite)
         base = "" if rescore or config.ENDPOINT else subject.locate_base(loading)
         splits = jobs.read_fixed_splits(subject.data_folder)
@@ -209,7 +194,7 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
 
         # 3. Ask the questions that have no answer yet
         run.claim()
-        if state is RunState.RESUME and ranks.is_main:
+        if run.state is RunState.RESUME and ranks.is_main:
             print("  resuming where the last run stopped")
         options = generation_run.GenerationOptions(config.BATCH_SIZE, config.BATCHING, config.CONTINUOUS_BATCHING,
                                                    config.ENDPOINT_REQUESTS, loading)  # fmt: skip
@@ -218,8 +203,35 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
             answers.generate()
 
         # 4. Score, compare and recommend; then tables, charts, report and manifest
-        record = answers.record.after(done.run if done and state is RunState.FINISHED else None)
+        record = answers.record.after(done.run if done and run.state is RunState.FINISHED else None)
         return ranks.agree(lambda: conclude(config, run, subject, suite, answers, record, rescore=rescore))
+
+
+def find_run(
+    config: EvaluationConfig, run: Run[EvaluationManifest], subject: EvaluationSubject, suite: MetricSuite,
+    rescored: EvaluationManifest | None,
+) -> tuple[list[System], Loading]:  # fmt: skip
+    """Find what the folder holds of this evaluation (`run.state`); returns the models to ask and how they are loaded.
+
+    Args:
+        rescored: the finished evaluation whose answers are scored again; None for any other evaluation.
+    """
+    from meerkat_workbench.device import devices
+    from meerkat_workbench.tuning.generation.systems import Loading
+
+    known = rescored.run.identities if rescored else {}
+
+    def fingerprint(precision: Precision) -> str:
+        identities = [system.identity for system in plan_systems(config, subject, precision, known)]
+        return files.sha256_of([settings.with_effect(config, RESULT), identities, subject.data.fingerprint, subject.series,
+                                suite.names(), suite.lexicon_hash()])  # fmt: skip
+
+    own = devices.resolve_precision("auto", encoder_decoder=subject.training.encoder_decoder)
+    # stored answers that are only scored again keep the precision of their own run
+    stored = devices.as_precision(rescored.compute_dtype) if rescored and config.COMPUTE_DTYPE == "auto" else None
+    precision = stored or devices.run_precision(run, config.COMPUTE_DTYPE, fingerprint, own=own)
+    run.find(fingerprint(precision), precision)
+    return plan_systems(config, subject, precision, known), Loading(bool(config.LOAD_IN_4BIT), precision)
 
 
 def load_subject(config: EvaluationConfig) -> EvaluationSubject:
@@ -300,8 +312,10 @@ def conclude(
     )  # fmt: skip
     findings = results.Findings(scored, compared, advice, judged)
     now = results.evaluation_id(subject, key, run.fingerprint, run.started)
-    facts = results.facts_of(subject, scored, base=computed_in(config, run.compute_dtype), models=config.MODELS,
-                             decoding=f"temperature {config.TEMPERATURE:g}, at most {config.MAX_NEW_TOKENS} new tokens")  # fmt: skip
+    facts = results.facts_of(
+        subject, scored, models=config.MODELS, decoding=decoding_of(config), endpoint=config.ENDPOINT,
+        load_in_4bit=bool(config.LOAD_IN_4BIT), precision=run.compute_dtype,
+    )  # fmt: skip
     for sentence in results.write(
         output, subject, findings, now, suite.bounds, facts, config.JUDGE.partition(" ")[2].strip(), seed
     ):
@@ -314,13 +328,6 @@ def conclude(
         missing=scored.missing, corpus_bleu=scored.corpus_bleu,
     ))  # fmt: skip
     return results.EvaluationResult.read(output)
-
-
-def computed_in(config: EvaluationConfig, precision: str) -> str:
-    """Where the base's answers were computed, and in which precision."""
-    return (
-        f"asked at {config.ENDPOINT}" if config.ENDPOINT else f"{'NF4, ' if config.LOAD_IN_4BIT else ''}computed in {precision}"
-    )
 
 
 # --- on the command line

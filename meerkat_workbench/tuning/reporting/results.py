@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from meerkat_workbench.core import artifacts, console, files, runs
 from meerkat_workbench.output import tables
@@ -29,6 +30,9 @@ from meerkat_workbench.tuning.reporting.report import Heading, ReportContents
 from meerkat_workbench.tuning.scoring import judge, retention
 from meerkat_workbench.tuning.scoring.judge import JudgedQuestion
 from meerkat_workbench.tuning.scoring.score_run import ScoreRun
+
+if TYPE_CHECKING:  # it loads torch
+    from meerkat_workbench.tuning.generation.jobs import DecodingOptions
 
 MAX_SPECIALTIES_PRINTED = 12
 
@@ -146,15 +150,17 @@ def _draw(output: Path, comparison: Comparison, recommendations: Recommendations
 
 
 def facts_of(
-    subject: EvaluationSubject, scored: ScoreRun, *, base: str, models: Mapping[str, object], decoding: str
-) -> dict[str, object]:
+    subject: EvaluationSubject, scored: ScoreRun, *, models: Mapping[str, object], decoding: DecodingOptions, endpoint: str,
+    load_in_4bit: bool, precision: str,
+) -> dict[str, object]:  # fmt: skip
     """Models, questions and decoding settings by name, for the report's heading.
 
     Args:
-        base: where the base's answers were computed, and in which precision.
         models: further models by name, as in the settings.
-        decoding: a description of the decoding settings.
+        endpoint: address of the server that answers; empty for this machine.
+        load_in_4bit, precision: how the models of this machine are loaded and computed.
     """
+    base = f"asked at {endpoint}" if endpoint else f"{'NF4, ' if load_in_4bit else ''}computed in {precision}"
     kind = "model" if subject.training.settings.get("FULL_FINE_TUNING") else "adapter"
     splits = scored.base.splits
     counts = ", ".join(f"{int((splits == split).sum())} {split}" for split in dict.fromkeys(splits))
@@ -165,7 +171,7 @@ def facts_of(
         "iteration": subject.iteration,
         "questions": counts,
         "system message of both": subject.data.system_message or "(none)",
-        "decoding of both": decoding,
+        "decoding of both": f"temperature {decoding.temperature:g}, at most {decoding.max_new_tokens} new tokens",
     }
 
 
