@@ -8,7 +8,7 @@
     (or edit `specialty_adjustments` below and run it without options)
     python dataset_preparation.py --iteration 2                 the sets of iteration 2 again, as a new iteration
 
-Reads dataset_with_answers_{specialty}.json (or JSON lines, CSV) from DATA_DIR; writes OUTPUT_DIR, see datasets/README.md.
+Reads dataset_with_answers_{specialty}.json (or JSON lines, CSV) from DATA_DIR. Writes OUTPUT_DIR; datasets/README.md lists its files.
 """
 
 from __future__ import annotations
@@ -34,38 +34,39 @@ if TYPE_CHECKING:
 
 # --- settings
 
-# The next iteration's shares: specialty -> absolute share of its records (all but the holdout) in train and eval.
-# A specialty that is not named keeps its last share. Example: {"cardiology": 0.8, "urology": 0.65}
+# Shares for the next iteration: specialty -> absolute share of its records (all but the holdout) in train and eval.
+# Other specialties keep their last share. Example: {"cardiology": 0.8, "urology": 0.65}
 specialty_adjustments: dict[str, float] = {}
 
 
 class DatasetConfig(settings.Settings):
     """Settings of the split. Change a line, or give KEY=VALUE on the command line."""
 
-    # Folder of dataset_with_answers_{specialty}.json files (or .jsonl; or CSV with question, answer and, if you like, specialty).
+    # Folder of dataset_with_answers_{specialty}.json files (or .jsonl; or CSV with question, answer and, optionally, specialty).
     DATA_DIR: Annotated[str, DERIVED] = "data"
-    # Only these specialties, as their files are called; empty takes all that are there.
+    # Only these specialties, by the names of their files; empty takes all.
     SPECIALTIES: Annotated[list[str], RESULT] = []
-    # Where the four splits go. One series of iterations lives in one folder.
+    # Folder of the four splits. Each series of iterations needs a folder of its own.
     OUTPUT_DIR: Annotated[str, EXECUTION] = "datasets"
-    # Questions of each specialty that are never trained on and give the headline figures. 10 show only large effects; more cost data.
+    # Questions of each specialty that are never trained on and give the headline figures. 10 show only large effects; more
+    # cost training records.
     HOLDOUT_SAMPLES_PER_SPECIALTY: Annotated[int, Range(1, 100_000), SERIES] = 10
     # Share of a specialty's records (all but the holdout) that the first iteration uses for train and eval together.
     INITIAL_TRAIN_PERCENTAGE: Annotated[float, Range(0, 1, above=True), SERIES] = 0.5
-    # Share of the first training share that becomes the eval set, fixed from then on. Recommendations rest on it.
+    # Fraction of a specialty's first share that becomes the eval set, which then stays fixed. Recommendations are based on it.
     EVAL_SPLIT_SIZE: Annotated[float, Range(0, 0.9, above=True), SERIES] = 0.2
-    # First shares of single specialties, where they differ from the above, e.g. {cardiology: 0.8}.
+    # First shares of specialties for which INITIAL_TRAIN_PERCENTAGE is not used, e.g. {cardiology: 0.8}.
     SPECIALTY_SAMPLE_PERCENTAGES: Annotated[dict[str, float], SERIES] = {}
-    # What the model is told before each question, in training and evaluation alike. Empty for none.
+    # Instruction to the model before each question, in training and evaluation. Empty for none.
     SYSTEM_MESSAGE: Annotated[str, DERIVED] = "You are a medical assistant. Answer accurately and concisely."
     # "llama3"; "smollm2"; "plain" for encoder-decoder models; or a tokenizer's folder or .jinja file for another family.
     CHAT_TEMPLATE: Annotated[str, DERIVED] = "llama3"
-    # Records whose questions and answers both share this fraction of their words are near-duplicates, and never lie on two sides
-    # of the split. 0 turns this off; equal questions and identical answers are kept apart all the same.
+    # Records whose questions and answers both share this fraction of their words are near-duplicates, and are never on both sides of
+    # the split. 0 turns this off; equal questions and identical answers are always kept apart.
     NEAR_DUPLICATE_THRESHOLD: Annotated[float, Range(0, 1), SERIES] = 0.8
-    # Folders of benchmark questions that must not be trained on (JSON, JSON lines, CSV, parquet, or text with a question a line).
+    # Folders of benchmark questions that must not be trained on (JSON, JSON lines, CSV, parquet, or text with one question per line).
     CONTAMINATION_SETS: Annotated[list[str], DERIVED] = []
-    # Everything random here depends on it. Another seed is another holdout, and scores do not compare.
+    # Seed of all random choices. Another seed draws another holdout, so scores do not compare.
     RANDOM_SEED: Annotated[int, SERIES] = 42
     # True leaves bad records out and counts them; False stops and names them.
     SKIP_INVALID: Annotated[bool, RESULT] = False
@@ -75,7 +76,7 @@ DEMO = {
     "DATA_DIR": str(sample_specialties()),
     "OUTPUT_DIR": "datasets/demo",
     "CHAT_TEMPLATE": "smollm2",
-    # four of the 42 and few questions, so that two iterations take minutes on any CPU; SPECIALTIES= takes all
+    # four of the 42 specialties and few questions, so that two iterations take minutes on any CPU; SPECIALTIES= takes all
     "SPECIALTIES": ["cardiology", "dermatology", "neurology", "psychiatry"],
     "HOLDOUT_SAMPLES_PER_SPECIALTY": 5,
     "INITIAL_TRAIN_PERCENTAGE": 0.28,
@@ -84,10 +85,10 @@ DEMO = {
 
 
 def apply_chat_template(question: str, answer: str | None, system_message: str) -> str:
-    """The text of a conversation: edit this to change the format in preparation, training and evaluation at once.
+    """The text of a conversation. Edit this to change the format in preparation, training and evaluation at once.
 
-    With `answer=None` it ends where the assistant is to speak. With an answer it is the same text, followed by the answer and whatever
-    ends the turn. Llama-3's format by default.
+    With `answer=None` the text ends where the assistant's answer begins. With an answer it is the same text, followed by the answer
+    and the end of the turn. The default is Llama-3's format.
     """
     return chat.render_llama3(question, answer, system_message)
 
@@ -97,7 +98,7 @@ def apply_chat_template(question: str, answer: str | None, system_message: str) 
 
 @dataclass(frozen=True)
 class Preparation:
-    """The manifest of the prepared folder, and whether it was up to date already."""
+    """The manifest of the prepared folder, and whether it was already up to date."""
 
     manifest: DatasetManifest
     up_to_date: bool = False
@@ -117,9 +118,9 @@ def prepare(
     Args:
         adjustments: new absolute shares by specialty.
         in_script: shares set in the script. Once applied, one does not override a later recommendation or rollback.
-        recommendations: a file whose shares are taken too.
+        recommendations: a file whose shares are applied too.
         accept_edits: take records that were edited upstream into the fixed sets.
-        fresh: begin a new series; the old one moves to the archive.
+        fresh: start a new series; the old one moves to the archive.
     """
     from meerkat_workbench.core.runs import Run
     from meerkat_workbench.tuning.artifacts import DatasetInputs, DatasetManifest, read_ledger
@@ -135,87 +136,92 @@ def prepare(
     folder = Path(config.OUTPUT_DIR)
     with Run(folder, DatasetManifest, fresh=fresh, kept=iterations.KEPT_IN_PLACE) as run:
         # 1. The files, the earlier iterations and the chat format
-        found = specialty_files.find_files(Path(config.DATA_DIR), config.SPECIALTIES)
+        sources = specialty_files.find_files(Path(config.DATA_DIR), config.SPECIALTIES)
         ledger = [] if fresh else read_ledger(folder)
         chat_format, control_tokens = chat_format_of(config, ledger)
-        specialty_files.print_unread(found)
+        specialty_files.print_unread(sources)
         series = settings.with_effect(config, SERIES)
         if ledger:
             iteration_store.check_same_series(folder, ledger[-1], series)
 
-        # 2. The shares that are asked for; is that in place already?
-        given = share_requests.recommended_shares(recommendations, ledger) if recommendations else {}
+        # 2. The requested shares; is the folder already up to date?
+        recommended = share_requests.recommended_shares(recommendations, ledger) if recommendations else {}
         requests = share_requests.ShareRequests(
-            as_floats({**adjustments, **given}), None if in_script is None else as_floats(in_script)
+            as_floats({**adjustments, **recommended}), None if in_script is None else as_floats(in_script)
         )
         shares = requests.shares(ledger, {})
         requests.print_superseded()
-        depends_on = [{path.name: files.sha256_file(path) for path in found.paths}, series, chat_format.probe, *result_of(config)]
+        file_hashes = {path.name: files.sha256_file(path) for path in sources.paths}
+        depends_on = [file_hashes, series, chat_format.probe, *result_of(config)]
         run.find(files.sha256_of([*depends_on, shares]))
         if (present := run.up_to_date()) and not (accept_edits and ledger and ledger[-1].changes.fixed_waiting):
             if not (edited := rollback.edited_splits(folder, present)):
                 return Preparation(present, up_to_date=True)
-            print(f"  {', '.join(edited)} no longer hold what was written: they are made anew, as another iteration", flush=True)
+            print(
+                f"  {', '.join(edited)}: changed since they were written, so they are made again, as another iteration",
+                flush=True,
+            )
 
         # 3. Read the records, and compare them with those of earlier iterations
-        loaded = specialty_files.read_folder(Path(config.DATA_DIR), skip_invalid=config.SKIP_INVALID, found=found,
+        loaded = specialty_files.read_folder(Path(config.DATA_DIR), skip_invalid=config.SKIP_INVALID, found=sources,
                                              only=config.SPECIALTIES, control_tokens=control_tokens)  # fmt: skip
-        index, last = compare_records(config, loaded, found, ledger, accept_edits=accept_edits)
-        shares = requests.shares(ledger, index.renamed)  # the requests may be older than a new name
+        index, last = compare_records(config, loaded, sources, ledger, accept_edits=accept_edits)
+        shares = requests.shares(ledger, index.renamed)  # the requests may use names from before a renaming
         requests.check(index, last, config.SPECIALTY_SAMPLE_PERCENTAGES)
 
         # 4. Draw fixed sets for specialties that have none, then give the rest to train and pool
         questions, contaminated = find_contaminated(config, index)
-        first = dict.fromkeys(loaded.records, config.INITIAL_TRAIN_PERCENTAGE) | config.SPECIALTY_SAMPLE_PERCENTAGES
-        wanted = split_assignment.SplitSettings(shares, first, config.HOLDOUT_SAMPLES_PER_SPECIALTY, config.EVAL_SPLIT_SIZE,
-                                                config.NEAR_DUPLICATE_THRESHOLD, config.RANDOM_SEED)  # fmt: skip
+        first_shares = dict.fromkeys(loaded.records, config.INITIAL_TRAIN_PERCENTAGE) | config.SPECIALTY_SAMPLE_PERCENTAGES
+        split_settings = split_assignment.SplitSettings(
+            shares, first_shares, config.HOLDOUT_SAMPLES_PER_SPECIALTY, config.EVAL_SPLIT_SIZE, config.NEAR_DUPLICATE_THRESHOLD,
+            config.RANDOM_SEED,
+        )  # fmt: skip
         with console.working("drawing the splits", announced=False):
-            plan = split_assignment.assign_splits(index, last, wanted, contaminated)
+            plan = split_assignment.assign_splits(index, last, split_settings, contaminated)
 
-        # 5. Write beside what is there, then change places
+        # 5. Write the iteration into a subfolder, then replace the present one
         request = requests.for_ledger(series, recommendations, chat_format.probe)
         record = iteration_store.iteration_record(plan, index, last, request, loaded, benchmark_questions=questions)
         run.claim()
         iteration_store.write(run.workspace, plan, index, [*ledger, record], chat_format)
         run.fingerprint = files.sha256_of([*depends_on, plan.shares])
         return Preparation(run.finish(run.manifest(
-            config, iteration=record.iteration, inputs=DatasetInputs(str(config.DATA_DIR), depends_on[0]), splits=record.hashes,
+            config, iteration=record.iteration, inputs=DatasetInputs(str(config.DATA_DIR), file_hashes), splits=record.hashes,
             arguments=tuple(settings.as_arguments(config, DEMO)), recommendations_sha256=request.recommendations_sha256,
         )))  # fmt: skip
 
 
 def chat_format_of(config: DatasetConfig, ledger: Sequence[IterationRecord]) -> tuple[chat.ChatFormat, chat.ControlTokens]:
-    """The chat format that the settings ask for, and the control tokens that no text may hold."""
+    """The chat format of the settings, and the control tokens that no text may contain."""
     from meerkat_workbench.tuning import chat_formats
 
-    # a template that writes the date writes the day on which the series began, so that later prompts stay the same
     template, source = chat_formats.template_of(config.CHAT_TEMPLATE, apply_chat_template, ledger[0].made if ledger else "")
     return chat_formats.checked_format(template, source, config.SYSTEM_MESSAGE)
 
 
 def result_of(config: DatasetConfig) -> list[Any]:
-    """What the result depends on beside the files, the series, the chat format and the shares."""
+    """What the result depends on, apart from the files, the series, the chat format and the shares."""
     from meerkat_workbench.text import contamination
 
     result = settings.with_effect(config, RESULT)
     benchmarks = [files.sha256_file(path) for path in contamination.find_files(config.CONTAMINATION_SETS)]
-    known = [result.pop("SKIP_INVALID"), *benchmarks, *sorted(result.pop("SPECIALTIES"))]  # in the order of earlier versions
-    return [*known, result] if result else known
+    ordered = [result.pop("SKIP_INVALID"), *benchmarks, *sorted(result.pop("SPECIALTIES"))]  # in the order of earlier versions
+    return [*ordered, result] if result else ordered
 
 
 def compare_records(
-    config: DatasetConfig, loaded: LoadedRecords, found: FoundFiles, ledger: Sequence[IterationRecord], *, accept_edits: bool
+    config: DatasetConfig, loaded: LoadedRecords, sources: FoundFiles, ledger: Sequence[IterationRecord], *, accept_edits: bool
 ) -> tuple[RecordIndex, IterationRecord | None]:
-    """Every record beside what earlier iterations saw, and the iteration before under the specialties' present names."""
+    """All records compared with earlier iterations, and the previous iteration under the specialties' present names."""
     from meerkat_workbench.text import texts
     from meerkat_workbench.tuning.data import iterations, record_index, renames
 
     for note in loaded.notes:
         print(f"  {note}", flush=True)
     last = ledger[-1] if ledger else None
-    known = set(last.shares) if last else set()
+    earlier = set(last.shares) if last else set()
     wanted = {texts.nfc(name) for name in config.SPECIALTIES}
-    loaded.check_no_specialty_lost(known & wanted if wanted else known, found)
+    loaded.check_no_specialty_lost(earlier & wanted if wanted else earlier, sources)
     folder = Path(config.OUTPUT_DIR)
     register = iterations.read_register(folder) if ledger else {}
     near = config.NEAR_DUPLICATE_THRESHOLD > 0
@@ -224,19 +230,18 @@ def compare_records(
 
 
 def find_contaminated(config: DatasetConfig, index: RecordIndex) -> tuple[int | None, dict[int, Any]]:
-    """How many benchmark questions were looked for (None: no benchmark was given), and the rows of the index that hold one."""
+    """The number of benchmark questions (None if no benchmark was given), and the rows of the index that contain one."""
     from meerkat_workbench.text import contamination
 
     paths = contamination.find_files(config.CONTAMINATION_SETS)
     questions = contamination.read_questions(paths)
-    found = (
-        contamination.find_contaminated([item.record for item in index.items], index.fingerprints, questions) if questions else {}
-    )
-    return len(questions) if paths else None, found
+    records = [item.record for item in index.items]
+    contaminated = contamination.find_contaminated(records, index.fingerprints, questions) if questions else {}
+    return len(questions) if paths else None, contaminated
 
 
 def as_floats(shares: Mapping[str, float]) -> dict[str, float]:
-    """1 and 1.0 are one share, and must hash alike; so are two ways of writing a letter of a name."""
+    """Shares as floats and names in Unicode form NFC, so that equal shares and equal names have the same hash."""
     from meerkat_workbench.text import texts
 
     return {texts.nfc(name): float(share) if type(share) is int else share for name, share in shares.items()}
@@ -246,7 +251,7 @@ def as_floats(shares: Mapping[str, float]) -> dict[str, float]:
 
 
 def create_datasets(config: Any = DatasetConfig) -> tuple[Dataset, Dataset, Dataset, Dataset]:
-    """Prepare the folder as the settings say, with each specialty's last share.
+    """Prepare the folder of the settings, with each specialty's last share.
 
     Args:
         config: a DatasetConfig, or any object with some of its names.
@@ -258,7 +263,7 @@ def create_datasets(config: Any = DatasetConfig) -> tuple[Dataset, Dataset, Data
 
 
 def update_training_data(config: Any, specialty_adjustments: Mapping[str, float]) -> tuple[Dataset, Dataset, Dataset, Dataset]:
-    """Like `create_datasets`, with new absolute shares for the specialties named; the rest keep theirs."""
+    """Like `create_datasets`, with new absolute shares for some specialties. The others keep their shares."""
     from meerkat_workbench.tuning.artifacts import Split
     from meerkat_workbench.tuning.data import dataset_folders
 
@@ -279,18 +284,22 @@ def main() -> None:
         DatasetConfig, None, __doc__ or "", DEMO,
         {
             "--recommendations": {"type": settings.path, "metavar": "FILE", "help": "shares from training_recommendations.json"},
-            "--iteration": {"type": int, "metavar": "N", "help": "bring the sets of this earlier iteration back, and end"},
+            "--iteration": {"type": int, "metavar": "N", "help": "restore the sets of this earlier iteration, and end"},
             "--accept-edits": {"action": "store_true", "help": "take records edited upstream into the fixed sets"},
         },
     )  # fmt: skip
     from meerkat_workbench.tuning.data import preparation_report, rollback
 
-    # records form no cycles, and visiting a million of them again and again took a fifth of the time
+    # records form no cycles, and visiting a million of them in each collection took a fifth of the time
     gc.disable()
     folder = Path(config.OUTPUT_DIR)
     if arguments.iteration is not None:
         if arguments.recommendations or arguments.accept_edits or arguments.fresh:
-            raise UserError("--iteration only brings sets back", remedy="Run it alone; what follows is a run of its own.")
+            raise UserError(
+                "cannot be used with other options",
+                where="--iteration",
+                remedy="Restore the sets first, then run again with the others.",
+            )
         manifest, changed = rollback.restore(folder, arguments.iteration)
         made = Preparation(manifest, up_to_date=not changed)
     else:
@@ -304,7 +313,7 @@ def main() -> None:
     names = {"OUTPUT_DIR": "DATASET_DIR"}
     print(f"next: {settings.next_command('fine_tuning.py', config, DEMO, names, with_demo=arguments.demo)}")
     if arguments.iteration is not None:
-        print("      (an adapter trained on these sets is in the archive of its results, as training left it)")
+        print("      (an adapter that was trained on these sets is in the archive of its results folder, unchanged)")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Repeat: prepare, train, evaluate, feed what the evaluation recommends, until it no longer pays.
+"""Prepare, train and evaluate, then feed what the evaluation recommends, and repeat until it no longer pays.
 
     python iterate.py --demo N=3                                  the sample data and SmolLM2-135M
     python iterate.py N=4 PREPARATION="DATA_DIR=my_files"         your files
     python iterate.py N=4 TRAINING="LORA_RANK=16 NUM_EPOCHS=5" EVALUATION="POLICY=learning_curves BUDGET=400"
 
-Runs the three scripts as you would, and stops at N, when the last iteration gained no more than chance explains, when the pool is empty,
-or when nothing is recommended. All of that is decided by the eval split; the holdout decides nothing. Killed and run again, it goes on
-where it was. It ends with the table of iterations (`python evaluation.py --history`) and one sentence of advice.
+Runs the three scripts as you would. It stops at N, if the last iteration gained no more than chance explains, if the pool is empty, or
+if nothing is recommended. The eval split alone decides this, never the holdout. If it is killed, run it again to resume. At the end it
+prints the table of iterations (`python evaluation.py --history`) and one sentence of advice.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
 class LoopConfig(settings.Settings):
     """Settings of the loop. Change a line, or give KEY=VALUE on the command line."""
 
-    # Iterations at most, those that are there already among them.
+    # Most iterations, including those that exist already.
     N: Annotated[int, Range(1, 1000), EXECUTION] = 3
-    # Where the splits go.
+    # Folder of the splits.
     DATASET_DIR: Annotated[str, EXECUTION, Renamed("DATASETS")] = "datasets"
-    # Where the adapter goes.
+    # Folder of the adapter.
     FINETUNED_MODEL_PATH: Annotated[str, EXECUTION, Renamed("RESULTS")] = "results"
-    # Where the evaluation goes.
+    # Folder of the evaluation.
     EVALUATION_DIR: Annotated[str, EXECUTION, Renamed("EVALUATIONS")] = "evaluation_results"
     # Settings of dataset_preparation.py, the same in each iteration: {DATA_DIR: my_files}, or DATA_DIR=my_files.
     PREPARATION: Annotated[dict[str, object], EXECUTION] = {}
@@ -86,12 +86,12 @@ def iterate(config: LoopConfig, *, demo: bool = False, fresh: bool = False) -> E
     """Run the loop until it no longer pays.
 
     Args:
-        demo: begin with the demo's settings of each script.
-        fresh: begin a new series, and set unfinished work aside.
+        demo: start from the settings that `--demo` sets in each script.
+        fresh: start a new series, and set unfinished work aside.
     """
     loop = Loop(config, demo=demo)
     options = ["--fresh"] if fresh else []
-    # 1. Prepare: what is there is up to date, or new files make another iteration
+    # 1. Prepare: the folder is up to date, or new files make another iteration
     loop.run(loop.preparation, *options)
     if fresh:
         mark_fresh_done()
@@ -104,7 +104,7 @@ def iterate(config: LoopConfig, *, demo: bool = False, fresh: bool = False) -> E
         if ending := loop.ending():
             break
         loop.run(loop.preparation, "--recommendations", str(loop.recommendations_file), iteration=loop.iteration() + 1)
-    # 4. All iterations beside each other
+    # 4. Show all iterations
     loop.run(loop.evaluation, "--history")
     return ending
 
@@ -118,7 +118,7 @@ class Stage:
 
 
 class Loop:
-    """The three scripts on three folders, and what they have left there."""
+    """The three scripts on three folders, and their outputs there."""
 
     def __init__(self, config: LoopConfig, *, demo: bool) -> None:
         from meerkat_workbench.tuning.artifacts import Recommendations
@@ -142,7 +142,7 @@ class Loop:
         """Run one script as a user would; its output is shown, and its error ends the loop.
 
         Args:
-            iteration: that the script begins; by default it works on the one that is there.
+            iteration: the iteration that the script makes; by default the present one.
         """
         command = [stage.script, *stage.arguments, *more]
         print(f"\n[iteration {iteration or self.iteration() or 1}] python {shlex.join(command)}", flush=True)
@@ -153,53 +153,53 @@ class Loop:
                 f"was ended by signal {-code}{memory}", where=stage.script, remedy=f"Run {resume_command()} again to resume."
             )
         if code:
-            remedy = f"Correct what it names, and run {resume_command()} again."
+            remedy = f"Correct what its message names, and run {resume_command()} again."
             raise UserError(f"ended with exit code {code}", where=stage.script, remedy=remedy)
 
     def iteration(self) -> int:
-        """The iteration whose data is in place; 0 before the first."""
+        """The present iteration of the data; 0 before the first."""
         from meerkat_workbench.tuning.artifacts import DatasetManifest
 
         data = DatasetManifest.find(self.datasets)
         return 0 if data is None else data.iteration
 
     def last_change(self, evaluated: EvaluationResult) -> HistoryRow | None:
-        """What the last iteration changed in the steering metric on eval, turned so that more is better; None after the first."""
+        """The last iteration's change in the steering metric on eval, signed so that more is better; None after the first."""
         from meerkat_workbench.tuning.artifacts import Split
         from meerkat_workbench.tuning.reporting import history
 
         metric = evaluated.recommendations.steering_metric
         row = history.changed_since(history.read(self.evaluations), iteration=self.iteration(), split=Split.EVAL, metric=metric)
-        lower = any(one.lower_is_better for one in evaluated.metrics if one.metric == metric)
+        lower = any(comparison.lower_is_better for comparison in evaluated.metrics if comparison.metric == metric)
         return None if row is None else history.turned(row, lower_is_better=lower)
 
     def adapter_before(self, number: int) -> Path:
-        """The folder of the last adapter that an earlier iteration left."""
+        """The folder of the last adapter of an earlier iteration."""
         from meerkat_workbench.tuning.artifacts import TrainingResult
 
-        found = [
+        earlier = [
             (result.iteration, result.finished, folder)
             for folder in runs.archived(self.results)
             if (result := TrainingResult.find(folder)) and result.iteration < number
         ]
-        return max(found)[2] if found else self.results / runs.ARCHIVE
+        return max(earlier)[2] if earlier else self.results / runs.ARCHIVE
 
     def ending(self) -> Ending | None:
-        """Why there is to be no further iteration, and what to do instead; None where there is to be one."""
+        """Why the loop ends after this iteration, and what to do instead; None if it continues."""
         from meerkat_workbench.tuning.artifacts import Split, read_ledger
         from meerkat_workbench.tuning.reporting.results import EvaluationResult
 
         evaluated, number = EvaluationResult.read(self.evaluations), self.iteration()
         advice, change = evaluated.recommendations, self.last_change(evaluated)
-        metric, before = advice.steering_metric, f"the one before it ({self.adapter_before(number)})"
+        metric, previous = advice.steering_metric, f"the one before it ({self.adapter_before(number)})"
         by = f"{change.change:+.3f} (95% interval {change.change_low:+.3f} to {change.change_high:+.3f})" if change else ""
         if change and change.change_high < 0:
-            sentence = f"Iteration {number} is worse by {metric} on eval, {by}: keep {before}, and look at what was added."
+            sentence = f"Iteration {number} is worse by {metric} on eval, {by}: keep {previous}, and look at what was added."
             return Ending(StopReason.WORSE, sentence)
         if change and change.change_low <= 0:
             sentence = (
-                f"Iteration {number} changed {metric} on eval by {by}, no more than chance explains: keep it or {before}, and gather new "
-                "data or more eval questions before the next."
+                f"Iteration {number} changed {metric} on eval by {by}, no more than chance explains: keep it or {previous}, and collect "
+                "new data or more eval questions before the next."
             )
             return Ending(StopReason.NO_GAIN, sentence)
         left = read_ledger(self.datasets)[-1].sizes.total(Split.POOL)
@@ -227,17 +227,17 @@ def stage(
 
     Args:
         setting: the setting of the loop that holds `given`, for messages.
-        folders: settings that the loop gives all by itself.
+        folders: the settings that the loop sets itself.
     """
     recipe = recipes.load(HERE / f"{script}.py")
     config: settings.Settings = getattr(recipe, config_class)()
     if own := [name for name in given if name in FOLDER_SETTINGS]:
-        remedy = "DATASET_DIR, FINETUNED_MODEL_PATH and EVALUATION_DIR name the loop's folders."
-        raise UserError(f"{own[0]} would separate the scripts", where=setting, item=own[0], remedy=remedy)
+        remedy = "Set DATASET_DIR, FINETUNED_MODEL_PATH or EVALUATION_DIR of the loop instead."
+        raise UserError("is set by the loop itself", where=setting, item=own[0], remedy=remedy)
     try:
         settings.update(config, {**(recipe.DEMO if demo else {}), **given, **folders})
     except UserError as error:
-        raise UserError(str(error), where=setting) from None
+        raise error.within(setting) from None
     return Stage(f"{script}.py", settings.as_arguments(config, recipe.DEMO))
 
 

@@ -7,6 +7,7 @@ ignored, so that older code reads newer files.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,11 +19,11 @@ from meerkat_workbench.core.errors import UserError
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of every artifact. `upgrade` brings what earlier versions wrote to the present form."""
+    """Base class of every artifact. `upgrade` converts what earlier versions wrote to the present form."""
 
     @classmethod
     def upgrade(cls, value: dict[str, Any]) -> dict[str, Any]:
-        """`value` as this version would have written it; classes whose form has changed override this."""
+        """`value` as this version would have written it. Classes whose form has changed override this."""
         return value
 
 
@@ -30,23 +31,23 @@ A = TypeVar("A", bound=Artifact)
 
 
 def to_json(artifact: msgspec.Struct) -> Any:
-    """The artifact as JSON values; NaN becomes null, which JSON has instead."""
-    return _without_nan(msgspec.to_builtins(artifact))
+    """The artifact as JSON values. NaN and infinities, which JSON lacks, become null."""
+    return _finite_or_null(msgspec.to_builtins(artifact))
 
 
-def _without_nan(value: Any) -> Any:
+def _finite_or_null(value: Any) -> Any:
     if isinstance(value, float):
-        return value if value - value == 0 else None
+        return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {name: _without_nan(one) for name, one in value.items()}
-    return [_without_nan(one) for one in value] if isinstance(value, list) else value
+        return {name: _finite_or_null(item) for name, item in value.items()}
+    return [_finite_or_null(item) for item in value] if isinstance(value, list) else value
 
 
 def from_json(kind: type[A], value: Any, source: Path | str) -> A:
     """An artifact from JSON values.
 
     Raises:
-        UserError: the value is no such artifact; names `source` and the field.
+        UserError: the value is not such an artifact; names `source` and the field.
     """
     if not isinstance(value, dict):
         raise UserError(f"holds a {type(value).__name__}, not a {kind.__name__}", where=source, remedy="Restore it.")
@@ -58,20 +59,22 @@ def from_json(kind: type[A], value: Any, source: Path | str) -> A:
 
 
 def write(path: Path, artifact: msgspec.Struct) -> None:
+    """Write an artifact as a JSON file."""
     files.write_json(path, to_json(artifact))
 
 
 def read(kind: type[A], path: Path) -> A:
+    """Read an artifact from a JSON file; raises what `from_json` raises."""
     return from_json(kind, files.read_json(path), path)
 
 
 def write_lines(path: Path, artifacts: Iterable[msgspec.Struct]) -> None:
-    """JSON lines, one artifact each."""
+    """Write artifacts as JSON lines."""
     files.write_json_lines(path, map(to_json, artifacts))
 
 
 def read_lines(kind: type[A], path: Path, *, drop_torn_tail: bool = False) -> list[A]:
-    """Artifacts of a JSON-lines file; none where there is no file."""
+    """Artifacts of a JSON-lines file; an empty list if there is no file."""
     return list(_lines(kind, path, drop_torn_tail=drop_torn_tail))
 
 

@@ -1,4 +1,4 @@
-"""What a script does when its user, or the machine, makes a mistake: one line, exit code 2, no traceback."""
+"""Errors that the user can correct: one line, exit code 2, no traceback."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from meerkat_workbench.core import console
 EXIT_FAILED = 1
 EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 130
-MAX_QUOTED_CHARACTERS = 240  # of a library's message, in one of ours
+MAX_QUOTED_CHARACTERS = 240  # of a library's message that one of our messages quotes
 # errors of the operating system that the user can correct
 USER_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST,
                errno.ENAMETOOLONG, errno.ELOOP)  # fmt: skip
 
-_fresh_done = False  # whether this process has already set aside what `--fresh` was given for
+_fresh_done = False  # whether this process has already done what `--fresh` asks for
 
 
 def mark_fresh_done() -> None:
-    """Note that `--fresh` is done: given once more, it would set aside the run that the user wants to resume."""
+    """Record that `--fresh` is done. Given again, it would set aside the run that the user wants to resume."""
     global _fresh_done
     _fresh_done = True
 
 
 def resume_command() -> str:
-    """What to run to resume after a stop, in words."""
+    """The command that resumes after a stop, in words for messages."""
     return "the same command, without --fresh," if _fresh_done and "--fresh" in sys.argv else "the same command"
 
 
@@ -50,18 +50,23 @@ class UserError(Exception):
             clause += "."
         super().__init__(f"{clause} {remedy}" if remedy else clause)
 
+    def within(self, where: str | Path) -> UserError:
+        """The same mistake as part of something larger, such as a file whose setting is wrong."""
+        item = ": ".join(part for part in (self.where, self.item) if part)
+        return UserError(self.fault, where=where, item=item, remedy=self.remedy)
+
 
 class CheckFailedError(Exception):
-    """A result failed its own check, so the run is no success. The text says what was found and where it lies."""
+    """A result failed its own check, so the run did not succeed. The message names the finding and where it is."""
 
 
 def one_line(error: BaseException, limit: int = MAX_QUOTED_CHARACTERS) -> str:
-    """The message of an error of a library as one line of at most `limit` characters; the error's name where it has none."""
+    """The message of a library's error as one line of at most `limit` characters; the name of its class if it has none."""
     return " ".join(str(error).split())[:limit] or type(error).__name__
 
 
 def did_you_mean(name: str, known: Collection[str], otherwise: str = "", *, cutoff: float = 0.6) -> str:
-    """`Did you mean …?` with the nearest known name; `otherwise` where none is near."""
+    """`Did you mean …?` with the nearest known name; `otherwise` if no name is near."""
     nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f"Did you mean {nearest[0]}?" if nearest else otherwise
 
@@ -69,8 +74,8 @@ def did_you_mean(name: str, known: Collection[str], otherwise: str = "", *, cuto
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's `main` and turn an error into one line on stderr and an exit code.
 
-    `UserError` and a full disk exit with 2, `CheckFailedError` with 1, Ctrl-C with 130. Any other error is a bug of ours and
-    keeps its traceback.
+    `UserError` and errors of the operating system such as a full disk exit with 2, `CheckFailedError` with 1, Ctrl-C with 130.
+    Any other error is a bug and keeps its traceback.
     """
     console.allow_any_encoding()
     try:
@@ -82,9 +87,9 @@ def run_script(main: Callable[[], None]) -> None:
         print(f"failed: {error}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
     except BrokenPipeError:
-        # the reader of the output is gone; what is still in the buffer must not fail again when Python exits
+        # the reader of the output is gone; without this, writing the rest of the buffer would fail again when Python exits
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print(f"stopped, because nothing reads the output any more. Run {resume_command()} again to resume.", file=sys.stderr)
+        print(f"stopped because nothing reads the output any more. Run {resume_command()} again to resume.", file=sys.stderr)
         sys.exit(EXIT_FAILED)
     except OSError as error:
         if error.errno not in USER_ERRNOS:
@@ -92,7 +97,7 @@ def run_script(main: Callable[[], None]) -> None:
         where = error.filename or "the output folder"
         print(
             f"error: {where}: {error.strerror}. No finished output was overwritten. "
-            f"Correct that (free some space, or name another file or OUTPUT_DIR) and run {resume_command()} again.",
+            f"Correct this (free some space, or name another file or OUTPUT_DIR) and run {resume_command()} again.",
             file=sys.stderr,
         )
         sys.exit(EXIT_MISTAKE)

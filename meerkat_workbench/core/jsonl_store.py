@@ -1,4 +1,4 @@
-"""Records under a key in a JSON-lines file that is appended to as they are made."""
+"""Records by key in a JSON-lines file, to which they are appended as they are made."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import msgspec
 from meerkat_workbench.core import artifacts, files
 from meerkat_workbench.core.errors import UserError
 
-ADOPTED_AT_ONCE = 1000  # records that are copied from another file at once
+ADOPT_BATCH_SIZE = 1000  # records of another file that are held in memory and written together
 
 
 class KeyedRecord(artifacts.Artifact, frozen=True, kw_only=True):
-    """A record that a store keeps."""
+    """A record of a store."""
 
     key: str
 
@@ -25,19 +25,20 @@ R = TypeVar("R", bound=KeyedRecord)
 
 
 class JsonlIndex(Mapping[str, R]):
-    """Records by key, read from their files when they are asked for: there may be more than fit into memory."""
+    """Records by key. They are read from disk on access, because there may be more than fit into memory."""
 
     def __init__(self, kind: type[R]) -> None:
         self._decoder = msgspec.json.Decoder(kind)
-        self._lines: dict[str, tuple[int, int, int]] = {}  # number of the file, where the line starts, its length in bytes
+        self._lines: dict[str, tuple[int, int, int]] = {}  # number of the file, start and length of the line in bytes
         self._files: list[IO[bytes]] = []
 
     def open(self, path: Path) -> int:
-        """Number of a file whose lines are to be read."""
-        self._files.append(open(path, "rb"))  # noqa: SIM115 - stays open as long as its records may be asked for
+        """Open a file whose lines will be read; returns its number."""
+        self._files.append(open(path, "rb"))  # noqa: SIM115 - stays open as long as its records may be read
         return len(self._files) - 1
 
     def put(self, key: str, file: int, start: int, length: int) -> None:
+        """Set where the record with this key is: number of the file, start and length of its line in bytes."""
         self._lines[key] = (file, start, length)
 
     def __getitem__(self, key: str) -> R:
@@ -60,12 +61,13 @@ class JsonlIndex(Mapping[str, R]):
 
 
 class JsonlStore(Generic[R]):
-    """One file of records, appended to as they are made; a last line that a kill cut off is dropped.
+    """A file of records, to which they are appended as they are made. A last line that a kill cut off is dropped.
 
     Args:
         name: of the file, `predictions` for `predictions.jsonl`.
         kind: the class of a record.
-        rank: of the processes that share the work, the first (0) writes the file that stays, each other a part of its own.
+        rank: number of this process among those that share the work. Process 0 writes the main file, and every
+            other process writes a part file.
     """
 
     def __init__(self, folder: Path, name: str, kind: type[R], rank: int = 0) -> None:
@@ -74,11 +76,12 @@ class JsonlStore(Generic[R]):
         self._own_file: int | None = None  # number of the file that is appended to, once it exists
         lines, complete = self._read()
         if self.main_file.exists() and not rank and not (complete and lines == len(self.records)):
-            # rewritten without a cut-off line, to which the next record would be joined, and without superseded records
+            # rewrite it without superseded records, and without a cut-off line, to which the next record would be joined
             artifacts.write_lines(self.main_file, self.records.values())
             self.reload()
 
     def add(self, records: Sequence[R]) -> None:
+        """Append records and flush them to disk."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "ab") as file:
             start, lines = file.tell(), []
@@ -99,13 +102,13 @@ class JsonlStore(Generic[R]):
         return key not in self.records
 
     def adopt(self, others: Path, keys: set[str]) -> int:
-        """Copy the records with these keys from another file; returns how many."""
+        """Copy the records with these keys that this store lacks from another file; returns their number."""
         count = 0
         batch: list[R] = []
         for number, (_, _, row) in enumerate(files.json_lines(others, drop_torn_tail=True), start=1):
             if row["key"] in keys and self._takes(record := artifacts.from_json(self.kind, row, f"{others}, line {number}")):
                 batch.append(record)
-            if len(batch) == ADOPTED_AT_ONCE:
+            if len(batch) == ADOPT_BATCH_SIZE:
                 self.add(batch)
                 count, batch = count + len(batch), []
         if batch:
@@ -116,17 +119,17 @@ class JsonlStore(Generic[R]):
         return self.lacks(record.key)
 
     def merge_parts(self, keys: set[str]) -> None:
-        """Take over what the other processes stored, in this run or in one that was killed."""
+        """Move the records of part files, from this run or one that was killed, to this store."""
         for part in sorted(self.path.parent.glob(f"{self.name}.part*.jsonl")):
             self.adopt(part, keys)
             part.unlink()
 
     def reload(self) -> None:
-        """Read again what the main file holds by now."""
+        """Read the main file again."""
         self._read()
 
     def _read(self) -> tuple[int, bool]:
-        """Whole lines of the main file, and whether it ends with one."""
+        """Index the main file. Returns the number of its complete lines, and whether it ends with a complete line."""
         self.records: JsonlIndex[R] = JsonlIndex(self.kind)
         self._own_file = None
         if not self.main_file.exists():

@@ -1,14 +1,14 @@
 """A run: one program at work in one output folder.
 
-`manifest.json` is written last: where it stands, the output is finished. A run has a fingerprint, a hash of its inputs and of the
-settings on which the result depends. Running again with the same fingerprint finds the output up to date, or resumes it. With
-another fingerprint, a finished output is moved to `archive/`, and an unfinished one stops the script. Nothing finished is
+`manifest.json` is written last: if it exists, the output is finished. A run has a fingerprint, a hash of its inputs and of the
+settings on which the result depends. A second run with the same fingerprint finds the output up to date, or resumes it. With
+another fingerprint, a finished output is moved to `archive/`, and an unfinished one stops the script. No finished output is
 overwritten.
 
     with Run(folder, TrainingResult, ranks=ranks, fresh=fresh) as run:
         if run.find(fingerprint) is RunState.FINISHED:
             return run.finished()
-        ...                  # every check that can fail, before anything is moved
+        ...                  # every check that can fail, because claiming moves files
         run.claim()
         ...                  # the work, in run.workspace
         return run.finish(run.manifest(config, iteration=3, ...))
@@ -36,7 +36,7 @@ MANIFEST = "manifest.json"
 IN_PROGRESS = "in_progress.json"
 LOCK = ".lock"
 ARCHIVE = "archive"
-BUILDING = ".building"  # a folder in the making, beside the files that it will replace
+BUILDING = ".building"  # subfolder for a run whose files replace the present ones when it is finished
 MOVING = "moving"  # marks an archived run whose files are still being moved
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
 # not part of a run: the archive, the lock, and the README that is committed with the folder
@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 
 class RunState(enum.Enum):
-    """What an output folder holds of the run that is asked for."""
+    """What an output folder contains of the requested run."""
 
     NEW = "new"
     RESUME = "resume"
@@ -56,7 +56,7 @@ class RunState(enum.Enum):
 
 
 class Ranks(Protocol):
-    """The processes of one run, of which this is one."""
+    """This process and the others of its run."""
 
     @property
     def is_main(self) -> bool: ...
@@ -65,14 +65,14 @@ class Ranks(Protocol):
     def count(self) -> int: ...
 
     def wait(self) -> None:
-        """Wait until every process has come here."""
+        """Wait until every process has called this."""
 
     def agree(self, decide: Callable[[], T]) -> T:
-        """What `decide` returns in the main process, in all of them; a UserError of it is raised in all."""
+        """Call `decide` in the main process and return its result in every process. Its UserError is raised in every process."""
 
 
 class OneProcess:
-    """Ranks of a run that has one process."""
+    """`Ranks` of a run that has one process."""
 
     is_main, count = True, 1
 
@@ -84,16 +84,16 @@ class OneProcess:
 
 
 class Manifest(Artifact, frozen=True, kw_only=True):
-    """What a run was made from and with; each program has a subclass of its own.
+    """The inputs, the settings and the software of a finished run. Each program has a subclass of its own.
 
     Attributes:
-        stage: the program, by a name that stays when a script is renamed.
-        settings: every setting of the run, for people; code reads the properties of the subclasses.
-        compute_dtype: what the run computed in; empty where it used no model.
+        stage: the program, under a name that does not change when its script is renamed.
+        settings: every setting of the run, for people. Code reads the properties of the subclasses.
+        compute_dtype: the dtype of the run's computations; empty if it used no model.
     """
 
     STAGE: ClassVar[str] = ""
-    SCRIPT: ClassVar[str] = ""  # what makes such an output, for messages
+    SCRIPT: ClassVar[str] = ""  # the script that makes such an output, for messages
 
     version: int = 2
     stage: str
@@ -114,17 +114,17 @@ class Manifest(Artifact, frozen=True, kw_only=True):
         """The manifest of an input folder.
 
         Raises:
-            UserError: the folder is missing, unfinished or another program's; names the command that makes it.
+            UserError: the folder is missing, unfinished, or the output of another program.
         """
         if not folder.is_dir():
             raise UserError("there is no such folder", where=folder, remedy=f"`python {cls.SCRIPT}` makes it.")
         manifest = read_manifest(folder)
         if manifest is None:
-            begun = (folder / IN_PROGRESS).exists() or (folder / BUILDING).exists()
-            fault = "is unfinished" if begun else f"has no {MANIFEST}"
-            raise UserError(fault, where=folder, remedy=f"Run `python {cls.SCRIPT}` first; it resumes where it was.")
+            unfinished = (folder / IN_PROGRESS).exists() or (folder / BUILDING).exists()
+            fault = "is unfinished" if unfinished else f"has no {MANIFEST}"
+            raise UserError(fault, where=folder, remedy=f"Run `python {cls.SCRIPT}` first; it resumes where it stopped.")
         if not isinstance(manifest, cls):
-            raise UserError(f"was made by {type(manifest).SCRIPT}, where the output of {cls.SCRIPT} belongs", where=folder)
+            raise UserError(f"holds the output of {type(manifest).SCRIPT}, not of {cls.SCRIPT}", where=folder)
         return manifest
 
     @classmethod
@@ -138,7 +138,7 @@ M = TypeVar("M", bound=Manifest)
 
 
 class InProgress(Artifact, frozen=True, kw_only=True):
-    """`in_progress.json`: a run that has begun in a folder and not ended."""
+    """`in_progress.json`: a run that has started in a folder and not finished."""
 
     fingerprint: str
     command: str = "unknown"
@@ -147,28 +147,29 @@ class InProgress(Artifact, frozen=True, kw_only=True):
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a finished output, as the class of the program that made it; None where there is none."""
+    """The manifest of a finished output, as the class of the program that made it; None if there is none."""
     path = folder / MANIFEST
     if not path.is_file():
         return None
     value = files.read_json(path)
     if not isinstance(value, dict) or "fingerprint" not in value:
         raise UserError("is not a manifest of this workbench", where=path, remedy="Remove it, or name another folder.")
-    for kind in _subclasses(Manifest):
-        if kind.upgrade(value).get("stage") == kind.STAGE:
-            return artifacts.from_json(kind, value, path)
+    for cls in _program_classes(Manifest):
+        if cls.upgrade(value).get("stage") == cls.STAGE:
+            return artifacts.from_json(cls, value, path)
     raise UserError("is the output of another program", where=folder, item=str(value.get("stage")), remedy="Name another folder.")
 
 
-def _subclasses(kind: type[Manifest]) -> Iterator[type[Manifest]]:
-    for one in kind.__subclasses__():
-        if one.STAGE:
-            yield one
-        yield from _subclasses(one)
+def _program_classes(base: type[Manifest]) -> Iterator[type[Manifest]]:
+    """Every class below `base` that belongs to a program."""
+    for cls in base.__subclasses__():
+        if cls.STAGE:
+            yield cls
+        yield from _program_classes(cls)
 
 
 def read_in_progress(folder: Path) -> InProgress | None:
-    """The run that has begun in a folder and not ended, also where a finished output was reopened; None where there is none."""
+    """The run that has started in a folder, or has reopened its finished output, and not finished; None if there is none."""
     path = folder / IN_PROGRESS
     return artifacts.read(InProgress, path) if path.exists() else None
 
@@ -179,10 +180,10 @@ class Run(Generic[M]):
     Args:
         folder: the output folder.
         kind: the manifest class of the program.
-        ranks: the processes of the run; the main one alone locks, moves and writes.
-        fresh: set an unfinished run, or what no run left, aside.
-        kept: names that stay where they are when an iteration is archived. A run that keeps some is built in a folder beside the
-            present files, and takes their place when it is finished.
+        ranks: the processes of the run. Only the main one locks, moves and writes.
+        fresh: set aside an unfinished run, or files that no run wrote.
+        kept: names of files that stay in place when an iteration is archived. A run with such files is built in a subfolder, and its
+            files replace the present ones when it is finished.
     """
 
     def __init__(
@@ -196,7 +197,7 @@ class Run(Generic[M]):
 
     @property
     def beside(self) -> bool:
-        """Whether the run is built beside the present files."""
+        """Whether the run is built in a subfolder and replaces the present files when it is finished."""
         return bool(self.kept)
 
     @property
@@ -214,54 +215,55 @@ class Run(Generic[M]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._lock.close()
 
-    # --- what is there
+    # --- the state of the folder
 
     def finished(self) -> M:
-        """The manifest that lies in the folder."""
+        """The manifest in the folder."""
         return self.kind.require(self.folder)
 
     def find(self, fingerprint: str, compute_dtype: str = "") -> RunState:
-        """What the folder holds of this run; touches nothing. Every process gets the same answer.
+        """What the folder contains of this run. Changes nothing; every process gets the same answer.
 
         Raises:
-            UserError: another program's output, an unfinished run with another fingerprint, or files that no run left.
+            UserError: the folder holds another program's output, an unfinished run with another fingerprint, or files that no run
+                wrote.
         """
         self.fingerprint, self.compute_dtype = fingerprint, compute_dtype
         self.state = self.ranks.agree(self._find)
         return self.state
 
     def _find(self) -> RunState:
-        done, begun = read_manifest(self.folder), read_in_progress(self.folder)
-        if done is not None:
-            if not isinstance(done, self.kind):
+        finished, unfinished = read_manifest(self.folder), read_in_progress(self.folder)
+        if finished is not None:
+            if not isinstance(finished, self.kind):
                 remedy = f"Name another OUTPUT_DIR for {self.kind.SCRIPT}."
-                raise UserError(f"holds the output of {type(done).SCRIPT}", where=self.folder, remedy=remedy)
-            if done.fingerprint == self.fingerprint:
+                raise UserError(f"holds the output of {type(finished).SCRIPT}", where=self.folder, remedy=remedy)
+            if finished.fingerprint == self.fingerprint:
                 return RunState.FINISHED
         elif self.beside:
             return RunState.NEW
-        elif begun is not None and not self.fresh:
-            if begun.fingerprint == self.fingerprint:
+        elif unfinished is not None and not self.fresh:
+            if unfinished.fingerprint == self.fingerprint:
                 return RunState.RESUME
-            remedy = f"Finish it with its own command ({begun.command}), or add --fresh to set it aside."
+            remedy = f"Finish it with its own command ({unfinished.command}), or add --fresh to set it aside."
             raise UserError("holds an unfinished run with other inputs or settings", where=self.folder, remedy=remedy)
-        elif begun is None and (stray := run_files(self.folder)) and not self.fresh:
-            remedy = "Name another OUTPUT_DIR, or add --fresh to move what is there into its archive folder."
-            raise UserError(f"holds {stray[0].name}, which no run of this script left", where=self.folder, remedy=remedy)
+        elif unfinished is None and (unknown_files := run_files(self.folder)) and not self.fresh:
+            remedy = "Name another OUTPUT_DIR, or add --fresh to move all files there into its archive folder."
+            raise UserError(f"holds {unknown_files[0].name}, which no run of this script wrote", where=self.folder, remedy=remedy)
         return RunState.NEW
 
     def was_reopened(self) -> bool:
-        """Whether a finished output is being worked on again, by a run that was killed. Every process gets the same answer."""
+        """Whether a killed run had started to work on the finished output again. Every process gets the same answer."""
         return self.ranks.agree(lambda: self.state is RunState.FINISHED and (self.folder / IN_PROGRESS).exists())
 
     def up_to_date(self) -> M | None:
-        """The manifest of this very run, where `find` found it finished."""
+        """The manifest of this run if `find` found it finished, else None."""
         return self.finished() if self.state is RunState.FINISHED else None
 
     # --- taking the folder
 
     def claim(self) -> None:
-        """Take the folder: move aside what is there of other runs, and mark it as being worked on. All processes wait for it."""
+        """Archive the files of other runs and mark the folder as in progress. All processes wait for this."""
         self.ranks.agree(self._claim)
         self.ranks.wait()
 
@@ -276,11 +278,11 @@ class Run(Generic[M]):
             self.workspace.mkdir(parents=True)
             return
         if self.state is RunState.NEW:
-            done, begun = read_manifest(self.folder), read_in_progress(self.folder)
-            if done is not None:
-                archive(self.folder, done.iteration)
+            finished, unfinished = read_manifest(self.folder), read_in_progress(self.folder)
+            if finished is not None:
+                archive(self.folder, finished.iteration)
             elif run_files(self.folder):
-                archive(self.folder, "unknown" if begun is None else "unfinished")
+                archive(self.folder, "unknown" if unfinished is None else "unfinished")
             if self.fresh:
                 mark_fresh_done()
         if self.state is not RunState.RESUME:
@@ -288,14 +290,14 @@ class Run(Generic[M]):
                                   compute_dtype=self.compute_dtype)  # fmt: skip
             artifacts.write(self.folder / IN_PROGRESS, progress)
 
-    # --- the end
+    # --- finishing
 
     def manifest(self, config: settings.Settings, **more: Any) -> M:
         """The manifest of this run.
 
         Args:
             config: its settings.
-            more: what the program's own class adds.
+            more: the fields of the program's own manifest class.
         """
         return self.kind(
             stage=self.kind.STAGE, fingerprint=self.fingerprint, command=settings.command_line(), settings=settings.as_dict(config),
@@ -304,7 +306,7 @@ class Run(Generic[M]):
         )  # fmt: skip
 
     def finish(self, manifest: M) -> M:
-        """Write the manifest, the last act of a run; a run that was built beside the present files takes their place."""
+        """Write the manifest, the last step of a run. Files that were built in a subfolder then replace the present ones."""
         artifacts.write(self.workspace / MANIFEST, manifest)
         if self.beside:
             self._swap()
@@ -312,13 +314,13 @@ class Run(Generic[M]):
         return manifest
 
     def _swap(self) -> None:
-        """Let a finished run take the place of the present files; safe to repeat after a kill at any point."""
+        """Replace the present files with those of a finished run. Safe to repeat after a kill at any point."""
         building = self.folder / BUILDING
-        coming = read_manifest(building)
-        if coming is None:
+        new = read_manifest(building)
+        if new is None:
             return
         present = read_manifest(self.folder)
-        if present is not None and present.iteration != coming.iteration:
+        if present is not None and present.iteration != new.iteration:
             archive(self.folder, present.iteration, keep={*self.kept, BUILDING})
         for entry in sorted(building.iterdir(), key=lambda path: path.name == MANIFEST):
             target = self.folder / entry.name
@@ -333,30 +335,30 @@ class Run(Generic[M]):
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Own an output folder; UserError names the process that owns it already."""
+    """Lock an output folder; UserError, which names the process, if another one holds the lock."""
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
-    holder = folder / f"{LOCK}.pid"
+    pid_file = folder / f"{LOCK}.pid"
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        pid = holder.read_text().strip() if holder.exists() else "unknown"
+        pid = pid_file.read_text().strip() if pid_file.exists() else "unknown"
         fault = f"another run (process {pid}) is writing here"
         raise UserError(fault, where=folder, remedy="Wait for it, stop it, or name another OUTPUT_DIR.") from None
     try:
-        holder.write_text(str(os.getpid()))
+        pid_file.write_text(str(os.getpid()))
         yield
     finally:
-        holder.unlink(missing_ok=True)
+        pid_file.unlink(missing_ok=True)
         lock.release()
 
 
 def run_files(folder: Path) -> list[Path]:
-    """What a run left in an output folder.
+    """The files and folders that a run wrote in an output folder.
 
-    Left out are `NOT_OF_A_RUN`, empty folders (TRL's trainer makes its checkpoint folder when it is built), and folders that are
+    Leaves out `NOT_OF_A_RUN`, empty folders (TRL's trainer makes its checkpoint folder when it is built), and folders that are
     outputs themselves, such as results/demo in results.
     """
     if not folder.is_dir():
@@ -366,9 +368,9 @@ def run_files(folder: Path) -> list[Path]:
 
 
 def archive(folder: Path, iteration: int | str, *, keep: Collection[str] = ()) -> Path:
-    """Move a run's files, except those named in `keep`, to `archive/iteration_NNN`, or under another name.
+    """Move a run's files, except those named in `keep`, to `archive/iteration_NNN`, or to `archive/NAME` if `iteration` is a name.
 
-    Its manifest goes last, so that the same call finishes the move after a kill.
+    The manifest is moved last, so that the same call finishes the move after a kill.
     """
     base = f"iteration_{iteration:03d}" if isinstance(iteration, int) else iteration
     target, number = folder / ARCHIVE / base, 2
@@ -388,7 +390,7 @@ def archived(folder: Path) -> list[Path]:
     return sorted(path for path in (folder / ARCHIVE).glob("*") if path.is_dir())
 
 
-# --- what a manifest says of the machine and the code
+# --- the machine and the code, for manifests
 
 
 def now() -> str:
@@ -396,23 +398,23 @@ def now() -> str:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries on which results depend, as far as they are installed."""
-    found = {}
+    """Versions of the libraries on which results depend; without those that are not installed."""
+    versions = {}
     for name in LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def git_state() -> dict[str, Any]:
     """Commit of the code and whether it was edited since; empty outside a git checkout."""
-    here = Path(__file__).resolve().parents[2]
-    if not (here / ".git").exists():  # an installed package may lie in a checkout of something else
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # an installed package may be inside the checkout of another project
         return {}
 
     def git(*arguments: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(here), *arguments], capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=20
+            ["git", "-C", str(root), *arguments], capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=20
         ).stdout.strip()
 
     try:

@@ -1,16 +1,15 @@
 """Settings of the scripts: a class with comments, `KEY=VALUE`, `--config FILE.yaml`, `--demo` and `--help`.
 
-A script states its defaults in a class derived from `Settings`. The command line wins over `--config`, `--config` over `--demo`,
-and `--demo` over the class. A field says all that concerns it alone:
+A script defines its settings and their defaults in a class derived from `Settings`. The command line overrides `--config`,
+`--config` overrides `--demo`, and `--demo` overrides the class. The annotation of a field holds all rules that concern this field alone:
 
     # Rank of the adapter's matrices.
     LORA_RANK: Annotated[int, Range(1, 4096), RESULT] = 8
-    # What computes the answers.
+    # Whether base and tuned model answer in the same batches.
     BATCHING: Annotated[Literal["auto", "mixed", "sequential"], RESULT, Renamed("ARMS", together="mixed")] = "auto"
 
-`Literal` lists the allowed values, `Range` bounds a number, `RESULT` and its like (`Effect`) say whether the result depends on the
-setting, and `Renamed` gives the name that earlier versions used. Unknown names and wrong values are refused, in
-Python as well.
+`Literal` lists the allowed values, `Range` bounds a number, an `Effect` such as `RESULT` tells whether the result depends on the
+setting, and `Renamed` gives the name that earlier versions used. Unknown names and wrong values are refused, in Python as well.
 """
 
 from __future__ import annotations
@@ -37,11 +36,11 @@ from meerkat_workbench.core.errors import UserError, did_you_mean
 
 
 class Effect(enum.Enum):
-    """Whether the result of a run depends on a setting, and so whether the run's fingerprint does."""
+    """Whether the result of a run, and with it the run's fingerprint, depends on a setting."""
 
     RESULT = "result"  # another value gives another result
-    SERIES = "series"  # as RESULT, and all runs in one folder must have the same value
-    DERIVED = "derived"  # the result depends on what it leads to, such as a file's contents, which the script adds itself
+    SERIES = "series"  # like RESULT, and all runs in one folder must have the same value
+    DERIVED = "derived"  # the result depends on what the value names, such as a file's contents, which the script adds itself
     EXECUTION = "execution"  # another value gives the same result, in another way or in another place
 
 
@@ -50,7 +49,7 @@ RESULT, SERIES, DERIVED, EXECUTION = Effect.RESULT, Effect.SERIES, Effect.DERIVE
 
 @dataclass(frozen=True)
 class Range:
-    """Bounds of a number, both included unless `above` is set: then the value must be greater than `low`."""
+    """Bounds of a number. Both are allowed values, but `low` is not if `above` is set."""
 
     low: float
     high: float = math.inf
@@ -61,30 +60,32 @@ class Range:
         if value is None:
             return
         if not (self.low < value if self.above else self.low <= value) or not value <= self.high:
-            least = f"{'above' if self.above else 'at least'} {self.low:g}"
-            most = "" if math.isinf(self.high) else f" and at most {self.high:g}"
-            raise UserError(f"must be {least}{most}, not {value!r}", where=name)
+            lower = f"{'above' if self.above else 'at least'} {self.low:g}"
+            upper = "" if math.isinf(self.high) else f" and at most {self.high:g}"
+            raise UserError(f"must be {lower}{upper}, not {value!r}", where=name)
 
 
 class Renamed:
     """The former name of a setting, and former names of its values: `Renamed("ARMS", together="mixed")`.
 
-    Both are still accepted. Fingerprints use the former ones, so that a finished run is still recognised.
+    The former names are still accepted. Fingerprints use them, so that a run which finished before is still recognised.
     """
 
     def __init__(self, former: str, **values: Any) -> None:
         self.former, self.values = former, values
 
     def present(self, value: Any) -> Any:
+        """The present name of a value."""
         return self.values.get(value, value) if isinstance(value, str) else value
 
     def past(self, value: Any) -> Any:
+        """The former name of a value."""
         return next((old for old, new in self.values.items() if new == value and isinstance(value, str)), value)
 
 
 @dataclass(frozen=True)
 class Field:
-    """One setting of a class: its type, and what its annotation says beside the type."""
+    """One setting of a class: its type, and the other parts of its annotation."""
 
     name: str
     type: Any
@@ -100,27 +101,23 @@ TRUE_WORDS, FALSE_WORDS = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"
 
 @functools.cache
 def fields(cls: type) -> dict[str, Field]:
-    """Settings of a class by name, in the order they are written."""
+    """Settings of a class by name, in the order of the source."""
     hints = typing.get_type_hints(cls, include_extras=True)
-    found = {}
+    fields_by_name = {}
     for name in names(cls):
         hint, extras = hints[name], ()
         if typing.get_origin(hint) is typing.Annotated:
             hint, extras = typing.get_args(hint)[0], typing.get_args(hint)[1:]
-        found[name] = Field(name, hint, _of_kind(Range, extras), _of_kind(Effect, extras), _of_kind(Renamed, extras))
-    return found
+        fields_by_name[name] = Field(name, hint, _first(Range, extras), _first(Effect, extras), _first(Renamed, extras))
+    return fields_by_name
 
 
-def _of_kind(kind: type[T], extras: Sequence[Any]) -> T | None:
+def _first(kind: type[T], extras: Sequence[Any]) -> T | None:
     return next((extra for extra in extras if isinstance(extra, kind)), None)
 
 
-def _type_of(cls: type, name: str) -> Any:
-    return fields(cls)[name].type
-
-
 def _present_name(cls: type, name: str) -> str:
-    """The name that a setting has now, given the present or a former one."""
+    """The present name of a setting that is given by its present or its former name."""
     return next((field.name for field in fields(cls).values() if field.renamed and field.renamed.former == name), name)
 
 
@@ -154,7 +151,7 @@ def _matches(value: Any, kind: Any) -> bool:
 
 
 def _parse(text: str, kind: Any) -> Any:
-    """The value that `text` stands for where `kind` is asked for; raises ValueError where it stands for none."""
+    """`text` as a value of type `kind`; ValueError if it is none."""
     if typing.get_origin(kind) is types.UnionType:
         kinds = typing.get_args(kind)
         if type(None) in kinds and text.lower() in ("none", "null", ""):
@@ -170,12 +167,12 @@ def _parse(text: str, kind: Any) -> Any:
         if text not in typing.get_args(kind):
             raise ValueError(text)
         return text
-    if kind == list[str] and not text.lstrip().startswith("["):  # as it is typed: 01 and NO are names
+    if kind == list[str] and not text.lstrip().startswith("["):  # not as YAML, which does not read 01 and NO as names
         return [part.strip() for part in text.split(",") if part.strip()]
     import yaml
 
     if typing.get_origin(kind) is dict and "=" in text and not text.lstrip().startswith("{"):
-        value: Any = dict(part.split("=", 1) for part in shlex.split(text))  # as settings are given to a script
+        value: Any = dict(part.split("=", 1) for part in shlex.split(text))  # KEY=VALUE, as on a command line
         return value
     try:
         value = yaml_value(text)
@@ -191,7 +188,11 @@ def _parse(text: str, kind: Any) -> Any:
 
 
 def yaml_value(text: str) -> Any:
-    """The value of a YAML text; yaml.YAMLError where it is none, or names a key twice, of which YAML itself keeps the last."""
+    """The value of a YAML text.
+
+    Raises:
+        yaml.YAMLError: the text is not YAML, or has a key twice, of which PyYAML would keep the last.
+    """
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -209,26 +210,26 @@ def yaml_value(text: str) -> Any:
 
     try:
         return yaml.load(text, Loader)
-    except (ValueError, TypeError, AttributeError, OverflowError) as error:  # PyYAML's own, on values such as !!timestamp x
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:  # raised by PyYAML for values such as !!timestamp x
         raise yaml.YAMLError(str(error)) from error
 
 
 def expand_home(value: Any) -> Any:
-    """A path that begins with "~" in full, also within a list or mapping: shells expand it in few of the places where it may stand."""
+    """Expand a leading "~" in a path, or in the paths of a list or mapping. Shells expand it only in some of these places."""
     if isinstance(value, str):
         return str(Path(value).expanduser()) if value == "~" or value.startswith(("~/", "~\\")) else value
     if isinstance(value, list):
-        return [expand_home(one) for one in value]
-    return {name: expand_home(one) for name, one in value.items()} if isinstance(value, dict) else value
+        return [expand_home(item) for item in value]
+    return {name: expand_home(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 def path(text: str) -> Path:
-    """The kind of a command-line option that takes a file or folder."""
+    """Type of a command-line option that names a file or folder."""
     return Path(expand_home(text))
 
 
 class _StrictNames(type):
-    """Assigning a name that the class does not have, or a value that the setting does not allow, is an error."""
+    """Metaclass: assigning an unknown setting, or a value that the setting does not allow, is a UserError."""
 
     def __setattr__(cls, name: str, value: Any) -> None:
         if name.isupper():
@@ -237,11 +238,11 @@ class _StrictNames(type):
 
 
 def _checked(cls: type, name: str, value: Any) -> tuple[str, Any]:
-    """Present name and value of a setting; UserError where the class has no such setting, or it does not allow the value."""
+    """The present name of a setting and its checked value; UserError if the setting is unknown or does not allow the value."""
     given, name = name, _present_name(cls, name)
     if name not in fields(cls):
         hint = did_you_mean(name.upper(), fields(cls), "--help lists the settings.", cutoff=0.5)
-        raise UserError(f"{cls.__name__} has no setting {name}", item=name, remedy=hint)
+        raise UserError(f"is not a setting of {cls.__name__}", item=name, remedy=hint)
     field = fields(cls)[name]
     if field.renamed:
         value = field.renamed.present(value)
@@ -254,12 +255,12 @@ def _checked(cls: type, name: str, value: Any) -> tuple[str, Any]:
 
 
 class Settings(SimpleNamespace, metaclass=_StrictNames):
-    """Base of the scripts' settings: `TrainingConfig(LORA_RANK=16)`, or assign afterwards; both are checked."""
+    """Base class of the scripts' settings. Values are checked in `TrainingConfig(LORA_RANK=16)` and when they are assigned later."""
 
     def __init__(self, **overrides: Any) -> None:
         super().__init__()
         for name in names(type(self)):
-            default = getattr(type(self), name)  # checked too, as it may have been edited in the script
+            default = getattr(type(self), name)  # checked too, because the user may have edited it in the script
             setattr(self, name, default.copy() if isinstance(default, list | dict) else default)
         for name, value in overrides.items():
             setattr(self, name, value)
@@ -267,7 +268,7 @@ class Settings(SimpleNamespace, metaclass=_StrictNames):
     def __setattr__(self, name: str, value: Any) -> None:
         name, value = _checked(type(self), name, value)
         if name.endswith("_DIR") and not str(value).strip():
-            raise UserError("is empty", where=name, remedy="Name a folder; '.' is the present one.")
+            raise UserError("is empty", where=name, remedy="Name a folder; '.' is the current one.")
         super().__setattr__(name, value)
 
 
@@ -275,7 +276,7 @@ SettingsType = TypeVar("SettingsType", bound=Settings)
 
 
 def names(cls: type) -> list[str]:
-    """Upper-case names of a settings class, in the order they are written."""
+    """Upper-case names of a settings class, in the order of the source."""
     return [name for base in reversed(cls.__mro__) for name in inspect.get_annotations(base) if name.isupper()]
 
 
@@ -285,24 +286,26 @@ def as_dict(config: Settings) -> dict[str, Any]:
 
 
 def with_effect(config: Settings, effect: Effect) -> dict[str, Any]:
-    """The settings with this effect, for a fingerprint; under their former names where they were renamed.
+    """The settings with this effect, for a fingerprint. Renamed settings are under their former names.
 
     Raises:
-        TypeError: a field of the class does not say its effect.
+        TypeError: the annotation of a field has no effect.
     """
-    found = {}
+    values = {}
     for field in fields(type(config)).values():
         if field.effect is None:
-            raise TypeError(f"{type(config).__name__}.{field.name}: its annotation must say RESULT, SERIES, DERIVED or EXECUTION")
+            raise TypeError(
+                f"{type(config).__name__}.{field.name}: its annotation must have RESULT, SERIES, DERIVED or EXECUTION"
+            )
         if field.effect is effect:
             value = getattr(config, field.name)
             name, value = (field.renamed.former, field.renamed.past(value)) if field.renamed else (field.name, value)
-            found[name] = value
-    return found
+            values[name] = value
+    return values
 
 
 def resolve(config: Any, cls: type[SettingsType]) -> SettingsType:
-    """A full `cls` from an instance, a class, or any object of the user's own with only some of the names."""
+    """`config` as a complete `cls`. It may be an instance, a class, or any object that has only some of the settings."""
     if isinstance(config, cls):
         return config
     given = {name: getattr(config, name) for name in dir(config) if name.isupper()}
@@ -310,20 +313,20 @@ def resolve(config: Any, cls: type[SettingsType]) -> SettingsType:
 
 
 def comments(cls: type) -> dict[str, str]:
-    """The comment that stands above (or behind) each setting in the source of its class."""
-    found: dict[str, str] = {}
+    """The comment of each setting in the source of its class: above it, at the end of its line, or both."""
+    texts: dict[str, str] = {}
     above: list[str] = []
     for line in inspect.getsource(cls).splitlines():
         line = line.strip()
         if line.startswith("#"):
             above.append(line.lstrip("# "))
         elif ":" in line and line.split(":")[0].isupper():
-            behind = line.rpartition("  # ")[2] if "  # " in line else ""
-            found[line.split(":")[0]] = " ".join([*above, behind]).strip()
+            at_end = line.rpartition("  # ")[2] if "  # " in line else ""
+            texts[line.split(":")[0]] = " ".join([*above, at_end]).strip()
             above = []
         else:
             above = []
-    return found
+    return texts
 
 
 def _help_of_settings(cls: type) -> str:
@@ -352,20 +355,20 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _set_from_yaml(config: Settings, name: str, value: Any, path: Path) -> None:
-    """YAML reads 2e-4 as text; where a number is asked for, text that is one is taken as one."""
+    """Set a setting to a value that YAML read. Text is parsed unless the setting holds text, because YAML reads 2e-4 as text."""
     name = _present_name(type(config), name)
-    kind = _type_of(type(config), name) if name in fields(type(config)) else None
-    if isinstance(value, str) and kind is not None and not _matches(value, kind):
+    field = fields(type(config)).get(name)
+    if isinstance(value, str) and field is not None and not _matches(value, field.type):
         with contextlib.suppress(ValueError):
-            value = _parse(value, kind)
+            value = _parse(value, field.type)
     try:
         setattr(config, name, value)
     except UserError as error:
-        raise UserError(str(error), where=path) from None
+        raise error.within(path) from None
 
 
 def update(config: Settings, values: Mapping[str, Any]) -> None:
-    """Set several settings; a text is taken as the value that it stands for, where the setting holds no texts."""
+    """Set several settings. Text values are read as on the command line."""
     for name, value in values.items():
         if isinstance(value, str):
             set_from_text(config, name, value)
@@ -393,7 +396,7 @@ def load(
         The settings, and argparse's namespace with `demo`, `fresh`, and the script's own flags.
 
     Raises:
-        UserError: an unknown name, a wrong kind, an unreadable file. argparse exits with 2 on an unknown option.
+        UserError: an unknown name, a value of the wrong type, an unreadable file. argparse exits with 2 on an unknown option.
     """
     parser = argparse.ArgumentParser(
         description=description, epilog=_help_of_settings(cls), formatter_class=argparse.RawDescriptionHelpFormatter
@@ -401,10 +404,10 @@ def load(
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="a setting, by the names below")
     parser.add_argument("--config", type=path, metavar="FILE.yaml", help="settings from a file")
     parser.add_argument("--demo", action="store_true", help="sample data and a small pretrained model, on any CPU")
-    parser.add_argument("--fresh", action="store_true", help="set unfinished work in the output folder aside and start anew")
+    parser.add_argument("--fresh", action="store_true", help="set unfinished work in the output folder aside and start again")
     for flag, keywords in (flags or {}).items():
         parser.add_argument(flag, **keywords)
-    # settings may stand before and after flags, which plain parse_args does not allow for nargs="*"
+    # settings may come before and after flags, which plain parse_args does not allow for nargs="*"
     arguments = parser.parse_intermixed_args(argv if argv is None else list(argv))
     config = cls()
     if arguments.demo:
@@ -422,7 +425,7 @@ def load(
 
 
 def set_from_text(config: Settings, name: str, text: str) -> None:
-    """Set a setting to the value that a text stands for, as on the command line."""
+    """Set a setting from text, as on the command line."""
     cls, present = type(config), _present_name(type(config), name)
     field = fields(cls).get(present)
     if field is None:
@@ -438,35 +441,35 @@ def set_from_text(config: Settings, name: str, text: str) -> None:
 
 
 def command_line() -> str:
-    """The command as a shell would read it, for manifests."""
+    """The command of this process as a shell would read it, for manifests."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def as_arguments(config: Settings, demo: Mapping[str, Any]) -> list[str]:
-    """The fewest arguments that give a script these settings; `demo` is what its `--demo` sets."""
+    """The fewest arguments that give a script these settings; `demo` holds the values that its `--demo` sets."""
     import yaml
 
     def text(value: Any) -> str:
         nested = isinstance(value, list | dict)
         return yaml.safe_dump(value, default_flow_style=True, width=math.inf).strip() if nested else str(value)
 
-    def unlike(usual: Mapping[str, Any]) -> list[str]:
-        return [f"{name}={text(value)}" for name, value in as_dict(config).items() if value != usual[name]]
+    def changed_from(values: Mapping[str, Any]) -> list[str]:
+        return [f"{name}={text(value)}" for name, value in as_dict(config).items() if value != values[name]]
 
     defaults = as_dict(type(config)())
-    return min(unlike(defaults), ["--demo", *unlike({**defaults, **demo})], key=len)
+    return min(changed_from(defaults), ["--demo", *changed_from({**defaults, **demo})], key=len)
 
 
 def next_command(
     script: str, config: Settings, demo: Mapping[str, Any], names_there: Mapping[str, str], *, with_demo: bool
 ) -> str:
-    """What to type to run the next script on what this one left.
+    """The command that runs the next script on the output of this one.
 
     Args:
-        demo: what `--demo` sets of this script's settings; the next one's looks for the same folders.
-        names_there: settings that name folders, and what they are called in the next script.
+        demo: the values that `--demo` sets in this script. The `--demo` of the next script uses the same folders.
+        names_there: settings of this script that name folders, each with its name in the next script.
         with_demo: whether this script ran with `--demo`.
     """
-    usual = {**as_dict(type(config)()), **(demo if with_demo else {})}
-    moved = [f"{there}={getattr(config, here)}" for here, there in names_there.items() if getattr(config, here) != usual[here]]
+    expected = {**as_dict(type(config)()), **(demo if with_demo else {})}
+    moved = [f"{there}={getattr(config, here)}" for here, there in names_there.items() if getattr(config, here) != expected[here]]
     return shlex.join(["python", script, *(["--demo"] if with_demo else []), *moved])

@@ -1,4 +1,4 @@
-"""Several processes of one run: one for each GPU of a machine, or whatever a launcher starts."""
+"""Several processes of one run: one for each GPU of a machine, or those that a launcher starts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Processes:
-    """The processes of a run, of which this is one (see `core.runs.Ranks`)."""
+    """This process and the others of its run; implements `core.runs.Ranks`."""
 
     def __init__(self, state: PartialState) -> None:
         self.state = state
@@ -44,20 +44,20 @@ class Processes:
         self.state.wait_for_everyone()
 
     def agree(self, decide: Callable[[], T]) -> T:
-        """What `decide` returns in the main process, in all of them; a UserError of it is raised in all."""
+        """See `core.runs.Ranks.agree`."""
         from accelerate.utils import broadcast_object_list
 
-        found: list[Any] = [None]
+        outcome: list[Any] = [None]
         if self.is_main:
             try:
-                found = [decide()]
+                outcome = [decide()]
             except UserError as error:
-                found = [error]
+                outcome = [error]
         if self.count > 1:
-            broadcast_object_list(found)
-        if isinstance(found[0], UserError):
-            raise found[0]
-        decided: T = found[0]
+            broadcast_object_list(outcome)
+        if isinstance(outcome[0], UserError):
+            raise outcome[0]
+        decided: T = outcome[0]
         return decided
 
     def smallest(self, number: int) -> int:
@@ -68,7 +68,7 @@ class Processes:
 
 
 def join() -> Processes:
-    """This process and the others of its run; one that is alone uses the first GPU only.
+    """Join the processes of this run. A process that is alone uses the first GPU only.
 
     Raises:
         UserError: a launcher started several processes that do not see each other.
@@ -77,21 +77,22 @@ def join() -> Processes:
 
     if "LOCAL_RANK" not in os.environ:
         _hide_other_gpus()
-    # one may wait for another that answers questions; NCCL gives up after ten minutes unless it is told otherwise
-    patience = {"timeout": datetime.timedelta(days=1)} if int(os.environ.get("WORLD_SIZE", "1")) > 1 else {}
-    # without cpu=True accelerate takes each CPU process of torchrun for a run of its own
-    state = PartialState(cpu=True, **patience) if devices.device().type == "cpu" else PartialState(**patience)
-    if state.num_processes != int(os.environ.get("WORLD_SIZE", "1")):
-        fault = f"the launcher started {os.environ['WORLD_SIZE']} processes, but they do not see each other"
-        raise UserError(fault, remedy="Use torchrun.")
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    # a process may wait for another that answers questions, and by default NCCL gives up after ten minutes
+    options = {"timeout": datetime.timedelta(days=1)} if launched > 1 else {}
+    # without cpu=True accelerate treats each CPU process of torchrun as a run of its own
+    state = PartialState(cpu=True, **options) if devices.device().type == "cpu" else PartialState(**options)
+    if state.num_processes != launched:
+        fault = f"the launcher started {launched} processes, but they do not see each other"
+        raise UserError(fault, where="WORLD_SIZE", remedy="Use torchrun.")
     return Processes(state)
 
 
 def launch_on_all_gpus(wanted: int | None) -> None:
-    """Start this script again under accelerate, one process for each GPU, unless a launcher did so already.
+    """Restart this script under accelerate with one process for each GPU, unless a launcher already did so.
 
     Args:
-        wanted: GPUs to use; None takes all of this machine.
+        wanted: number of GPUs to use; None takes all of this machine.
     """
     import torch
 
@@ -105,7 +106,7 @@ def launch_on_all_gpus(wanted: int | None) -> None:
 
 
 def _hide_other_gpus() -> None:
-    """Let this process see one GPU; transformers' trainer would spread a model over all that it sees (DataParallel)."""
+    """Hide all GPUs but one, because transformers' trainer would copy a model to all that it sees (DataParallel)."""
     import torch
 
     if torch.cuda.device_count() > 1 and not torch.cuda.is_initialized():
@@ -113,7 +114,7 @@ def _hide_other_gpus() -> None:
 
 
 def launch_command(processes: int, argv: list[str]) -> list[str]:
-    """The accelerate command that runs this script in `processes` processes of one machine; the trainer sets its precision itself."""
+    """The accelerate command that runs this script in several processes of one machine. The trainer sets its precision itself."""
     return [
         sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1",
         "--num_processes", str(processes), "--mixed_precision", "no", "--dynamo_backend", "no", *argv,

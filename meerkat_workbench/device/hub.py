@@ -1,4 +1,4 @@
-"""Models on the Hugging Face Hub and in folders: downloads that fail clearly, hashes of weights, uploads."""
+"""Models on the Hugging Face Hub and in folders: downloads with clear errors, hashes of weights, uploads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def silence_libraries() -> None:
-    """Silence what libraries print that no user of the scripts can act on; errors are still raised."""
+    """Silence messages of libraries that no user of the scripts can act on. Errors are still raised."""
     import logging
     import warnings
 
@@ -32,11 +32,11 @@ def silence_libraries() -> None:
 
 
 def load(name: str, call: Callable[[], T], *, any_error: bool = False) -> T:
-    """Call a library's loader, and turn what goes wrong with a model's files into one line.
+    """Call a library's loader, and turn its errors about a model's files into a UserError.
 
     Args:
         name: a Hub name or a folder.
-        any_error: for files that are parsed by code which raises any kind of error, as the tokenizers library does.
+        any_error: treat every error as one about the files, because some parsers (the tokenizers library) raise errors of any kind.
 
     Raises:
         UserError: the files are missing, broken or cannot be downloaded.
@@ -46,14 +46,14 @@ def load(name: str, call: Callable[[], T], *, any_error: bool = False) -> T:
     except Exception as error:
         if not any_error and not isinstance(error, OSError | ValueError):
             raise
-        first = one_line(error)
+        message = one_line(error)
         if Path(name).is_dir():
-            raise UserError(f"cannot be loaded: {first}", where=name) from error
+            raise UserError(f"cannot be loaded: {message}", where=name) from error
         raise UserError(
             "is not on this machine and could not be downloaded",
             where=name,
             remedy="Check the name and the network, set HF_TOKEN for a gated model, or give a local folder. (--demo needs neither.) "
-            f"Hugging Face said: {first}",
+            f"The message of the Hub: {message}",
         ) from error
 
 
@@ -66,7 +66,7 @@ def locate(name: str, example: str) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise UserError("is a folder without config.json, so it is no model", where=name, remedy="Name a model's folder.")
+            raise UserError("is a folder without config.json, so it is not a model", where=name, remedy="Name a model's folder.")
         return str(path)
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
         remedy = f"Name a model's folder or a Hub name such as {example}."
@@ -81,7 +81,7 @@ def load_config(location: str) -> Any:
     return load(location, lambda: AutoConfig.from_pretrained(location))
 
 
-@functools.cache  # an 8B base is 16 GB to read, and a run asks more than once
+@functools.cache  # an 8B model means reading 16 GB, and a run needs its hash more than once
 def weights_hash(location: str | Path) -> str:
     """Identity of a model's weights: the SHA-256 over its safetensors files, or its Hub name and revision."""
     path = Path(location)
@@ -93,16 +93,16 @@ def weights_hash(location: str | Path) -> str:
 
 
 def token(environment_file: Path = Path(".env")) -> str:
-    """HF_TOKEN from the environment, or from a line `HF_TOKEN=…` of `.env`; UserError where there is none."""
-    found = os.environ.get("HF_TOKEN", "")
-    if not found and environment_file.is_file():
+    """HF_TOKEN from the environment, or from a line `HF_TOKEN=…` of `.env`; UserError if there is none."""
+    access_token = os.environ.get("HF_TOKEN", "")
+    if not access_token and environment_file.is_file():
         for line in environment_file.read_text(encoding="utf-8-sig").splitlines():
             name, _, value = line.strip().removeprefix("export ").partition("=")
             if name.strip() == "HF_TOKEN":
-                found = value.strip().strip("'\"")
-    if not found:
+                access_token = value.strip().strip("'\"")
+    if not access_token:
         raise UserError("needs HF_TOKEN", where="--push", remedy="Set it in the environment, or as a line HF_TOKEN=… of .env.")
-    return found
+    return access_token
 
 
 def push(folder: Path, repository: str, access_token: str) -> str:
@@ -113,8 +113,7 @@ def push(folder: Path, repository: str, access_token: str) -> str:
     try:
         address = str(api.create_repo(repository, private=True, exist_ok=True))
         api.upload_folder(repo_id=repository, folder_path=str(folder))
-    except Exception as error:  # network, rights, names: whatever the Hub or the way to it says
-        said = one_line(error)
-        remedy = f"{folder} is complete and stays. The Hub said: {said}"
+    except Exception as error:  # any failure of the network, the access rights or the name
+        remedy = f"{folder} is complete and stays. The message of the Hub: {one_line(error)}"
         raise UserError("could not be uploaded", where=f"--push {repository}", remedy=remedy) from error
     return address

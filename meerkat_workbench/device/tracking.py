@@ -1,4 +1,4 @@
-"""Where a run is reported to beside its own files: Weights & Biases, MLflow, TensorBoard."""
+"""Experiment trackers that a run reports to besides its own files: Weights & Biases, MLflow, TensorBoard."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Tracking:
 
     Args:
         wanted: names of trackers.
-        output: the run's output folder; TensorBoard's files go there, where they outlive the checkpoints.
-        tags: what the run was made from, such as commit and dataset.
+        output: the run's output folder. TensorBoard's files go there, so that they remain when checkpoints are deleted.
+        tags: what the run is made from, such as commit and dataset.
 
     Raises:
         UserError: a name is unknown, or the tracker is not installed.
@@ -32,15 +32,15 @@ class Tracking:
         self.names, self.output, self.tags = list(dict.fromkeys(wanted)), output, dict(tags)
         for name in self.names:
             if name not in TRACKERS:
-                raise UserError(f"{name!r} is none of {', '.join(TRACKERS)}", where="REPORT_TO", item=name)
+                raise UserError(f"is not one of {', '.join(TRACKERS)}", where="REPORT_TO", item=name)
             if importlib.util.find_spec(name) is None:
-                remedy = f"pip install {name}, or leave it out."
-                raise UserError(f"{name} is not installed", where="REPORT_TO", item=name, remedy=remedy)
+                remedy = f"Run `pip install {name}`, or leave it out."
+                raise UserError("is not installed", where="REPORT_TO", item=name, remedy=remedy)
 
     def set_environment(self) -> None:
-        """Tell the trackers what the run is made from; what the user's environment says already stays.
+        """Set the trackers' environment variables; those that the user has set are kept.
 
-        Call it before the trainer is made: wandb reads the environment once.
+        Call it before the trainer is made, because wandb reads the environment once.
         """
         if "wandb" in self.names:
             os.environ.setdefault("WANDB_TAGS", ",".join(f"{name}:{value}" for name, value in self.tags.items()))
@@ -50,7 +50,7 @@ class Tracking:
             os.environ.setdefault(TENSORBOARD_FOLDER, str(self.output / "tensorboard"))
 
     def write_tags(self) -> None:
-        """Write the tags for TensorBoard, which has none, as texts; call it once the output folder is this run's."""
+        """Write the tags as texts for TensorBoard, which has no tags. Call it after the run has claimed its output folder."""
         if "tensorboard" in self.names:
             from torch.utils.tensorboard import SummaryWriter
 

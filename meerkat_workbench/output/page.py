@@ -1,6 +1,6 @@
 """One-file HTML pages that open offline: templates with escaping, and the libraries that tables and charts need.
 
-Tables by DataTables (from itables), charts by Vega-Lite (from vl-convert); both bring their JavaScript, which is put into the file.
+DataTables (from itables) draws the tables, and Vega-Lite (from vl-convert) the charts. The page contains the JavaScript of both.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ENDS_SCRIPT = re.compile(r"</script|<!--|<script", re.IGNORECASE)
 def render(template: Path, **values: Any) -> str:
     """Render a Jinja template; all text in `values` is escaped.
 
-    The template has the filters `number` (a number in a format, a dash where there is none) and `script_json` (JSON for a script).
+    The template has the filters `number` (formats a number; a dash if there is none) and `script_json` (JSON inside a script).
     """
     from jinja2 import Environment, FileSystemLoader
 
@@ -30,15 +30,15 @@ def render(template: Path, **values: Any) -> str:
 
 
 def libraries(style: Path, script: Path) -> dict[str, Any]:
-    """The styles and scripts of a page: its own, and the two libraries' bundles, by the names that templates use."""
+    """Styles and scripts by their names in templates: those of the page, and the bundles of the two libraries."""
     import vl_convert
     from markupsafe import Markup
 
-    tables = resources.files("itables") / "html"
+    itables = resources.files("itables") / "html"
     texts = {
-        "tables_style": (tables / "dt_bundle.css").read_text(encoding="utf-8"),
-        # in base64: the source itself holds "<script", which would confuse the page's parser
-        "tables_script": base64.b64encode((tables / "dt_bundle.js").read_bytes()).decode(),
+        "tables_style": (itables / "dt_bundle.css").read_text(encoding="utf-8"),
+        # in base64, because the source contains "<script", which would confuse the page's parser
+        "tables_script": base64.b64encode((itables / "dt_bundle.js").read_bytes()).decode(),
         "vega_script": vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"),
         "style": style.read_text(encoding="utf-8"),
         "script": script.read_text(encoding="utf-8"),
@@ -49,7 +49,7 @@ def libraries(style: Path, script: Path) -> dict[str, Any]:
 
 
 def _script_json(value: Any) -> Any:
-    """JSON in which no text ends the script that holds it."""
+    """JSON in which no text can end the script element around it."""
     from markupsafe import Markup
 
     return Markup(json.dumps(value, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"))

@@ -1,4 +1,4 @@
-"""What every picture shares: one palette, and figures that are drawn without a display."""
+"""Common to all pictures: the palette, and figures that are drawn without a display."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DPI = 130
 
 
 def pyplot() -> Any:
-    """matplotlib's pyplot, drawing into files."""
+    """matplotlib's pyplot, which draws into files only."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -21,5 +21,5 @@ def pyplot() -> Any:
 
 
 def tidy(axis: Any) -> None:
-    """Without the frame's upper and right lines."""
+    """Hide the upper and right lines of the frame."""
     axis.spines[["top", "right"]].set_visible(False)

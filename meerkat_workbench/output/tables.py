@@ -1,6 +1,6 @@
 """Tables as CSV files that spreadsheets open safely and that read back as they were written.
 
-A `Row` class is the schema of a small table: its fields are the columns, its `FILE` is the file's name. Large tables are data frames.
+A `Row` class is the schema of a small table: its fields are the columns, and its `FILE` is the file's name. Large tables are data frames.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import pandas as pd
 from meerkat_workbench.core import files
 from meerkat_workbench.core.errors import UserError
 
-FORMULA = re.compile(r"'*[=+\-@\t\r]")  # text that a spreadsheet runs, or such text behind apostrophes
-DIGITS = 6  # significant digits of a number
+FORMULA = re.compile(r"'*[=+\-@\t\r]")  # text that a spreadsheet runs, also after apostrophes
+DIGITS = 6  # significant digits of a number that is written
+RESTORE = "Restore it, or remove its folder."
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of a table. A number that is not known is NaN."""
+    """One row of a table. An unknown number is NaN."""
 
     FILE: ClassVar[str] = ""
 
@@ -32,15 +33,15 @@ RowType = TypeVar("RowType", bound=Row)
 
 
 def escape_formula(value: Any) -> Any:
-    """Text that a spreadsheet would run as a formula, made harmless by a leading apostrophe (OWASP's rule).
+    """Put an apostrophe before text that a spreadsheet would run as a formula (OWASP's rule).
 
-    Text that has the apostrophe already gets another, so that `unescape_formula` gives back what was written.
+    Text that already has the apostrophe gets another one, so that `unescape_formula` restores the text.
     """
     return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
 
 
 def unescape_formula(value: Any) -> Any:
-    """What `escape_formula` was given."""
+    """Undo `escape_formula`."""
     return value[1:] if isinstance(value, str) and value.startswith("'") and FORMULA.match(value) else value
 
 
@@ -51,7 +52,8 @@ def write_frame(frame: pd.DataFrame, file: Any, *, header: bool = True) -> None:
         guarded[name] = guarded[name].map(escape_formula)
     for name in guarded.columns[[pd.api.types.is_float_dtype(kind) for kind in guarded.dtypes]]:
         guarded[name] = guarded[name].map(lambda value: float(f"{value:.{DIGITS}g}"))
-    # texts in quotes: a carriage return outside of them would end the row. (pandas would quote numbers too, were they given a format.)
+    # texts are quoted, because a carriage return outside of quotes would end the row; numbers are rounded above, because pandas would
+    # quote them too if it formatted them
     guarded.to_csv(file, index=False, header=header, quoting=csv.QUOTE_NONNUMERIC)
 
 
@@ -59,20 +61,19 @@ def read_frame(path: Path, texts: Collection[str]) -> pd.DataFrame:
     """A table as a data frame.
 
     Args:
-        texts: columns that hold text: a specialty called "01" or "NA" is no number and no missing value.
+        texts: columns of text. A specialty called "01" or "NA" is then neither a number nor a missing value.
 
     Raises:
         UserError: the file is missing or broken.
     """
-    remedy = "Restore it, or remove the folder that it stands in."
     try:
         names = pd.read_csv(path, nrows=0).columns
         present = [name for name in names if name in texts]
         table = pd.read_csv(path, dtype=dict.fromkeys(present, str), keep_default_na=False, na_values=[""])
     except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
-        raise UserError(f"cannot be read ({error})", where=path, remedy=remedy) from None
+        raise UserError(f"cannot be read ({error})", where=path, remedy=RESTORE) from None
     if not isinstance(table.index, pd.RangeIndex) or names.duplicated().any():
-        raise UserError("has rows with more fields than its header", where=path, remedy=remedy)
+        raise UserError("has rows with more fields than its header", where=path, remedy=RESTORE)
     for name in present:
         table[name] = table[name].fillna("").map(unescape_formula)
     return table
@@ -85,11 +86,11 @@ def to_frame(rows: Iterable[Row], kind: type[Row]) -> pd.DataFrame:
 
 
 def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, str) else value  # an enum of texts too
+    return str(value) if isinstance(value, str) else value  # text of an enum becomes plain text
 
 
 def write_rows(path: Path, rows: Iterable[RowType], kind: type[RowType]) -> None:
-    """Write a table; a file without rows still has its header."""
+    """Write a table. Without rows it still has its header."""
     with files.atomic_open(path) as file:
         write_frame(to_frame(rows, kind), file)
 
@@ -105,18 +106,17 @@ def read_rows(path: Path, kind: type[RowType]) -> list[RowType]:
     frame = read_frame(path, texts)
     for field in fields:
         if field.required and field.name not in frame:
-            fault = f"lacks the column {field.name}"
-            raise UserError(fault, where=path, item=field.name, remedy="Restore it, or remove the folder that it stands in.")
+            raise UserError("this column is missing", where=path, item=field.name, remedy=RESTORE)
     present = [field for field in fields if field.name in frame]
     columns = [frame[field.name].tolist() for field in present]
-    found = []
+    rows = []
     for number, values in enumerate(zip(*columns, strict=True), start=2):
         cells = {field.name: _cell(value, field.type) for field, value in zip(present, values, strict=True)}
         try:
-            found.append(msgspec.convert(cells, kind, strict=False))
+            rows.append(msgspec.convert(cells, kind, strict=False))
         except msgspec.ValidationError as error:
             raise UserError(str(error), where=path, item=f"line {number}", remedy="Restore it.") from None
-    return found
+    return rows
 
 
 def _holds_text(kind: Any) -> bool:

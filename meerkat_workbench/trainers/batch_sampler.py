@@ -13,15 +13,17 @@ EXAMPLES = "examples"  # the one key of a batch
 
 
 class ResumableBatchSampler(torch.utils.data.Sampler[list[int]]):
-    """Indices of the examples that a process has of each optimizer step, in a random order of seed and epoch alone.
+    """Indices of this process's examples in each optimizer step, in a random order that depends on seed and epoch alone.
 
     transformers' own samplers draw from the global generator, whose state differs after a resume: the rest of the epoch would then
-    be other examples than the killed run had left. And where the last step of an epoch is small, accelerate fills it with examples
-    that the epoch had before; here a process gets fewer, or none.
+    have other examples than the killed run had left. If the last step of an epoch is small, accelerate fills it with examples that
+    the epoch has had; here a process gets fewer examples, or none.
 
     Args:
         count: examples of the whole training set.
-        examples: examples of a step, for each process.
+        examples: examples of a step for each process.
+        process: index of this process.
+        processes: number of processes.
     """
 
     def __init__(self, count: int, examples: int, seed: int, process: int, processes: int) -> None:
@@ -42,12 +44,12 @@ class ResumableBatchSampler(torch.utils.data.Sampler[list[int]]):
 
 
 def keep_as_list(examples: list[Any]) -> dict[str, list[Any]]:
-    """Collate without making tensors: the trainer cuts the examples of a step as memory then allows."""
+    """Collate without making tensors, because the trainer divides a step by the memory that is left at that time."""
     return {EXAMPLES: examples}
 
 
 def step_loader(examples: Sequence[Any], per_process: int, seed: int, process: int, processes: int) -> Any:
-    """A data loader whose batch is what this process has of an optimizer step, uncollated (`keep_as_list`)."""
+    """A data loader whose batches are this process's examples of an optimizer step, uncollated (`keep_as_list`)."""
     sampler = ResumableBatchSampler(len(examples), per_process, seed, process, processes)
     loader: Any = torch.utils.data.DataLoader(examples, batch_sampler=sampler, collate_fn=keep_as_list)  # type: ignore[arg-type]
     # the examples are already divided among the processes, and accelerate would divide them again

@@ -1,4 +1,4 @@
-"""The best weights so far: every evaluation is recorded, and the best one keeps its weights."""
+"""The best weights so far: every evaluation is recorded, and the weights of the best one are kept."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class BestCheckpoint(Generic[E]):
     Args:
         folder: the run's output folder; the weights go into `best` below it.
         history_file: where every evaluation is recorded, so that a resumed run knows the best of the whole run.
-        patience: evaluations without a new best after which training ends; 0 for never.
+        patience: training ends after this many evaluations without a new best; 0 turns this off.
     """
 
     def __init__(self, evaluator: Evaluator[E], folder: Path, history_file: Path, *, patience: int = 0) -> None:
@@ -29,16 +29,16 @@ class BestCheckpoint(Generic[E]):
 
     @property
     def history(self) -> list[E]:
-        """Evaluations so far, those before a resume among them."""
+        """Evaluations so far, including those before a resume."""
         return self._history or artifacts.read_lines(self.evaluator.kind, self.history_file, drop_torn_tail=True)
 
     def best(self) -> E:
         """The first evaluation with the best value so far."""
         sign = -1 if self.evaluator.greater_is_better else 1
-        return min(self._history, key=lambda one: (sign * self.evaluator.primary(one), one.step))
+        return min(self._history, key=lambda evaluation: (sign * self.evaluator.primary(evaluation), evaluation.step))
 
     def update(self, trainer: Any) -> E:
-        """Evaluate the trainer's model, record it, and keep its weights where it is the best so far."""
+        """Evaluate the trainer's model, record the evaluation, and save the weights if it is the best so far."""
         evaluation = self.evaluator.evaluate(trainer)
         self._history = [old for old in self.history if old.step < evaluation.step] + [evaluation]
         if trainer.accelerator.is_main_process:
@@ -49,7 +49,7 @@ class BestCheckpoint(Generic[E]):
         return evaluation
 
     def _save(self, model: Any, evaluation: E) -> None:
-        """Save an adapter, or a whole model, under a temporary name, with the evaluation that it earned, then rename."""
+        """Save an adapter or a whole model with its evaluation under a temporary name, then rename the folder."""
         temporary = self.folder.with_name(f".{self.folder.name}.tmp")
         files.remove(temporary)
         model.save_pretrained(str(temporary), safe_serialization=True)
@@ -58,7 +58,7 @@ class BestCheckpoint(Generic[E]):
         temporary.rename(self.folder)
 
     def read_best(self) -> E:
-        """The evaluation whose weights lie in the folder."""
+        """The evaluation of the saved weights."""
         return artifacts.read(self.evaluator.kind, self.folder / BEST_EVALUATION)
 
     def evaluations_since_best(self) -> int:
@@ -70,7 +70,7 @@ class BestCheckpoint(Generic[E]):
 
     def last_step(self) -> int:
         """Step of the last evaluation; -1 before the first."""
-        return max((one.step for one in self.history), default=-1)
+        return max((evaluation.step for evaluation in self.history), default=-1)
 
 
 class CatchUpEvaluation(TrainerCallback):

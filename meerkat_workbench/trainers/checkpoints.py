@@ -1,4 +1,4 @@
-"""Checkpoints that are complete or absent: written under another name, flushed, renamed, and then marked."""
+"""Checkpoints that are complete or absent: written under another name, flushed, marked as complete, and then renamed."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ class CompleteMarker(artifacts.Artifact, frozen=True, kw_only=True):
 
 
 def save_atomically(trainer: Any, save: Callable[[], None], folder: Path, *, seconds: float) -> None:
-    """Let a trainer save a checkpoint so that a kill, a power cut or a full disk leaves the last one as it was.
+    """Save a checkpoint so that a kill, a power cut or a full disk leaves the last one intact.
 
     transformers writes into the folder that a resume would choose, and deletes the old checkpoint before the new one is on disk.
-    Here the new one is written into a folder that no resume looks at, flushed, marked and renamed; only then do old ones go.
+    Here the new one is written into a folder that no resume looks at, flushed, marked and renamed. Only then are old ones deleted.
 
     Args:
         trainer: a Hugging Face trainer; every process of the run calls this.
         save: the trainer's own `_save_checkpoint`, which writes below `trainer.args.output_dir`.
-        folder: where checkpoints lie.
-        seconds: what the training took so far.
+        folder: the folder of the checkpoints.
+        seconds: duration of the training so far.
     """
     writing, is_main = folder / WRITING, trainer.args.should_save
     if is_main:
@@ -83,8 +83,8 @@ def commit(written: Path, folder: Path, step: int, seconds: float) -> None:
 
 def _numbered(folder: Path) -> list[Path]:
     """Checkpoints of a folder, the newest first."""
-    found = [(int(match.group(1)), path) for path in folder.glob("checkpoint-*") if (match := NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found, reverse=True)]
+    by_step = [(int(match.group(1)), path) for path in folder.glob("checkpoint-*") if (match := NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(by_step, reverse=True)]
 
 
 def latest_complete(folder: Path) -> Path | None:
@@ -93,7 +93,7 @@ def latest_complete(folder: Path) -> Path | None:
 
 
 def remove_incomplete(folder: Path) -> list[str]:
-    """Remove what is not complete; returns the names. For one process, before others look."""
+    """Remove incomplete checkpoints; returns their names. Call it in one process, before the others look for checkpoints."""
     files.remove(folder / WRITING)
     incomplete = [path for path in _numbered(folder) if not is_complete(path)]
     for path in incomplete:
@@ -102,7 +102,7 @@ def remove_incomplete(folder: Path) -> list[str]:
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether every file that was written is there at its full size."""
+    """Whether every file of a checkpoint exists at its full size."""
     marker = checkpoint / CompleteMarker.FILE
     if not marker.is_file():
         return False
@@ -111,20 +111,20 @@ def is_complete(checkpoint: Path) -> bool:
 
 
 def seconds_at(checkpoint: Path) -> float:
-    """What the training took until this checkpoint, in all its parts."""
+    """Seconds of training until this checkpoint, over all resumed runs."""
     return artifacts.read(CompleteMarker, checkpoint / CompleteMarker.FILE).seconds
 
 
 class GracefulStop(TrainerCallback):
-    """SIGTERM (preemption) and Ctrl-C end the training after the present step, with a checkpoint; a second signal ends it at once.
+    """SIGTERM (preemption) and Ctrl-C end the training after the present step, with a checkpoint. A second signal ends it at once.
 
-    The same signal often comes twice: from a terminal or a scheduler, and from the process that waits for this one. Several processes
-    agree at each step, so that all stop after the same one.
+    The same signal often arrives twice: from a terminal or a scheduler, and from the process that waits for this one. Several
+    processes agree at each step, so that all stop after the same step.
     """
 
     def __init__(self, accelerator: Any) -> None:
         self.accelerator, self.received, self.received_at = accelerator, 0, 0.0
-        self.agreed = 0  # the signal that some process had received when the last step ended, the same on all
+        self.agreed = 0  # the signal that any process had received when the last step ended; the same in all processes
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -154,5 +154,5 @@ class GracefulStop(TrainerCallback):
             control.should_training_stop = True
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.agreed:  # a machine that is being taken away does not wait for an evaluation
+        if self.agreed:  # a machine that is about to be taken away does not wait for an evaluation
             control.should_evaluate = False

@@ -1,4 +1,4 @@
-"""What a trainer needs of an evaluator: a record of each evaluation, and which one is the best."""
+"""The interface of an evaluator to a trainer: a record of each evaluation, and which one is the best."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Evaluator(Protocol[E]):
     Attributes:
         kind: class of the record.
         primary_metric: the measure that decides which weights are kept, for messages.
-        greater_is_better: whether more of it is better.
+        greater_is_better: whether a greater value of it is better.
     """
 
     kind: type[E]
@@ -31,10 +31,10 @@ class Evaluator(Protocol[E]):
     greater_is_better: bool
 
     def evaluate(self, trainer: Any) -> E:
-        """Measure the trainer's model; every process of the run calls it and gets the same record."""
+        """Measure the trainer's model. Every process of the run calls this and gets the same record."""
 
     def primary(self, evaluation: E) -> float:
         """The value of the primary metric."""
 
     def logged(self, evaluation: E) -> dict[str, float]:
-        """What goes into the training log and to experiment trackers."""
+        """The measures for the training log and experiment trackers."""

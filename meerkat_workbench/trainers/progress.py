@@ -14,7 +14,7 @@ class ProgressCallback(TrainerCallback):
     """Shows a progress line while a model is trained, and a line for each evaluation.
 
     Args:
-        describe: an evaluation's logged measures (`eval_loss`, …) in words.
+        describe: puts the logged measures of an evaluation (`eval_loss`, …) into words.
     """
 
     def __init__(self, describe: Callable[[dict[str, float]], str]) -> None:

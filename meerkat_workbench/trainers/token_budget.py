@@ -1,8 +1,8 @@
-"""An optimizer step cut into micro-batches by a budget of tokens, not by a count of examples.
+"""Optimizer steps that are divided into micro-batches by a budget of tokens, not by a number of examples.
 
-`TokenBudgetTrainer` stands between a task's trainer class and the library's. How a kind of model computes its loss is a `StepLoss`
-that it is given; checkpoints, the best weights and the order of examples are objects of this package. So one optimizer step is
-`training_step` below and the loss's `summed`.
+`TokenBudgetTrainer` is a layer between a task's trainer class and the library's. A `StepLoss` computes the loss of one kind of
+model. Checkpoints, the best weights and the order of examples are objects of this package. One optimizer step is therefore
+`training_step` below together with the `summed` of the loss.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from meerkat_workbench.trainers import checkpoints
 from meerkat_workbench.trainers.batch_sampler import EXAMPLES, step_loader
 from meerkat_workbench.trainers.best_checkpoint import BestCheckpoint, CatchUpEvaluation
 
-MIN_LOSS_SCALE = 1.0  # of an fp16 loss: a gradient that overflows at this scale is not a matter of scaling
+MIN_LOSS_SCALE = 1.0  # of an fp16 loss: if a gradient overflows at this scale, the scale is not the cause
 
 
 class LossExample(Protocol):
@@ -41,12 +41,12 @@ X = TypeVar("X", bound=LossExample)
 
 @dataclass(frozen=True)
 class TokenLosses:
-    """Losses of a micro-batch, token by token; all tensors are (supervised tokens,).
+    """Losses of a micro-batch, token by token. All tensors are (supervised tokens,).
 
     Attributes:
         nats: loss of each token.
-        correct: whether the model would have chosen it.
-        example: index of the example that it belongs to.
+        correct: whether the model finds this token the most likely.
+        example: index of the token's example.
     """
 
     nats: torch.Tensor
@@ -55,34 +55,34 @@ class TokenLosses:
 
 
 class StepLoss(Protocol[X]):
-    """How a kind of model computes the loss of examples."""
+    """The loss of examples under one kind of model."""
 
     def supervised(self, example: X) -> int:
-        """Tokens of an example that the loss counts."""
+        """Number of tokens of an example that the loss counts."""
 
     def length(self, example: X) -> int:
-        """Tokens of an example that the budget counts."""
+        """Number of tokens of an example that the budget counts."""
 
     def micro_batches(self, examples: Sequence[X], budget: int) -> list[list[X]]:
-        """The examples in groups of at most `budget` tokens each; one that is longer stands alone."""
+        """The examples in groups of at most `budget` tokens each. A longer example is a group of its own."""
 
     def summed(self, model: torch.nn.Module, examples: Sequence[X]) -> torch.Tensor:
-        """Sum of the loss over the supervised tokens of a micro-batch in nats, (), with its gradient."""
+        """Sum of the loss over the supervised tokens of a micro-batch in nats, a scalar () with its gradient."""
 
     def token_losses(self, model: torch.nn.Module, examples: Sequence[X]) -> TokenLosses:
         """Losses of each supervised token of a micro-batch."""
 
     def context(self, model: torch.nn.Module) -> contextlib.AbstractContextManager[Any]:
-        """A context for forward and backward of a micro-batch."""
+        """A context for the forward and backward pass of a micro-batch."""
 
 
 class NotFiniteError(UserError):
-    """A loss or gradient that is not a number: what comes after it would be lost."""
+    """A loss or gradient is not finite, so every later step would be lost."""
 
     def __init__(self, what: str, step: int, examples: Sequence[LossExample] = ()) -> None:
         names = ", ".join(str(example.id)[:8] for example in examples[:8]) + (" …" if len(examples) > 8 else "")
         super().__init__(
-            f"is not finite{f' (records {names})' if names else ''}",
+            "is not finite",
             where=f"{what} of step {step}",
             item=names,
             remedy="Lower LEARNING_RATE, then run the same command with --fresh. The last good checkpoint and the best adapter so far "
@@ -94,16 +94,16 @@ class TokenBudgetTrainer(Trainer, Generic[X]):
     """Mixin for a class of a Hugging Face trainer: steps cut by tokens, atomic checkpoints, best weights, resumable order.
 
     A batch of the data loader is what this process contributes to an optimizer step. The loss of a micro-batch is summed and divided
-    by the supervised tokens of the whole step, over all processes, so that the optimizer sees the same gradient however the step is
-    cut. Where memory runs out the budget is halved and the step begins again. `configure` must be called after construction.
+    by the supervised tokens of the whole step, over all processes, so that the gradient is the same however the step is divided. If
+    memory runs out, the budget is halved and the step is repeated. `configure` must be called after construction.
     """
 
     examples: Sequence[X]
     step_loss: StepLoss[X]
     best: BestCheckpoint[Any]
     tokens_per_batch: int
-    skipped_steps = 0  # of this process since it began
-    lockstep = False  # with a sharded base each pass gathers weights, so all processes must make equally many
+    skipped_steps = 0  # of this process since it started
+    lockstep = False  # with a sharded base each pass gathers weights, so all processes must make the same number of passes
 
     def configure(
         self, *, examples: Sequence[X], step_loss: StepLoss[X], best: BestCheckpoint[Any], tokens_per_batch: int
@@ -111,8 +111,8 @@ class TokenBudgetTrainer(Trainer, Generic[X]):
         """Give the trainer its parts.
 
         Args:
-            examples: the training set; the dataset that the library's trainer was built with is not used.
-            tokens_per_batch: tokens of a micro-batch; an example that is longer makes one of its own.
+            examples: the training set. It replaces the dataset that the library's trainer was built with.
+            tokens_per_batch: most tokens of a micro-batch. A longer example is a micro-batch of its own.
         """
         self.examples, self.step_loss, self.best, self.tokens_per_batch = examples, step_loss, best, tokens_per_batch
         self.train_dataset = examples
@@ -175,8 +175,8 @@ class TokenBudgetTrainer(Trainer, Generic[X]):
         return int(self.accelerator.reduce(torch.tensor(number, device=self.accelerator.device), "sum"))
 
     def _out_of_memory(self, budget: int, longest: int) -> None:
-        """Raise the UserError of a step that may not, or cannot, be cut smaller."""
-        if self.accelerator.num_processes > 1:  # DDP cannot begin a step again that others have begun with it
+        """Raise UserError if the step must not, or cannot, be divided further."""
+        if self.accelerator.num_processes > 1:  # DDP cannot repeat a step that other processes have started too
             raise UserError(
                 f"a GPU's memory ran out at {budget:,} tokens a micro-batch",
                 where="MAX_TOKENS_PER_BATCH",
@@ -190,12 +190,12 @@ class TokenBudgetTrainer(Trainer, Generic[X]):
             )
 
     def count_tokens(self, tokens: int) -> None:
-        """Told how many tokens each step has; for trainers that log them."""
+        """Called with the number of tokens of each step; trainers that log it override this."""
 
     # --- the order of examples
 
     def get_train_dataloader(self) -> Any:
-        """A batch is what this process has of an optimizer step."""
+        """A data loader whose batches are this process's examples of an optimizer step."""
         return step_loader(
             self.examples, self.args.per_device_train_batch_size, self.args.seed, self.accelerator.process_index,
             self.accelerator.num_processes,
@@ -205,7 +205,7 @@ class TokenBudgetTrainer(Trainer, Generic[X]):
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
         norm = super()._clip_grad_norm(model)
-        # under fp16 the scale of the loss begins too high: gradients that overflow are skipped, and the scale is halved
+        # the scale of an fp16 loss starts too high: steps whose gradients overflow are skipped, and the scale is halved
         scaler = getattr(self.accelerator, "scaler", None)
         if not math.isfinite(float(norm)):
             if scaler is None or scaler.get_scale() <= MIN_LOSS_SCALE:
@@ -214,14 +214,14 @@ class TokenBudgetTrainer(Trainer, Generic[X]):
         return norm
 
     def check_not_all_skipped(self) -> None:
-        """UserError where every step of an fp16 run was skipped because its gradients overflowed; a line where some were."""
+        """UserError if every step of an fp16 run was skipped because its gradients overflowed; prints how many if some were."""
         if not self.skipped_steps:
             return
         if self.skipped_steps >= self.state.global_step:
             raise UserError(
                 f"all {self.skipped_steps} steps were skipped because their gradients overflow in fp16, so nothing was learnt",
                 where="COMPUTE_DTYPE",
-                remedy="Run the same command with --fresh COMPUTE_DTYPE=fp32, or for more steps.",
+                remedy="Run the same command with --fresh and COMPUTE_DTYPE=fp32, or with more steps.",
             )
         if self.accelerator.is_main_process:
             print(f"  {self.skipped_steps} steps were skipped while the scale of the fp16 loss was found", flush=True)
@@ -241,7 +241,7 @@ class TokenBudgetTrainer(Trainer, Generic[X]):
     # --- evaluations and checkpoints
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Evaluate, keep the weights where they are the best so far, and log the measures."""
+        """Evaluate, save the weights if they are the best so far, and log the measures."""
         evaluation = self.best.update(self)
         metrics = {f"eval_{name}": value for name, value in self.best.evaluator.logged(evaluation).items()}
         self.log(metrics)
@@ -258,9 +258,9 @@ class TokenBudgetTrainer(Trainer, Generic[X]):
         model = self.accelerator.unwrap_model(self.model)
         for group, counts in self.passes(examples):
             with self.accelerator.autocast(), self._loss_context():
-                found = self.step_loss.token_losses(model, group)
+                losses = self.step_loss.token_losses(model, group)
             if counts:
-                yield group, TokenLosses(found.nats.cpu(), found.correct.cpu(), found.example.cpu())
+                yield group, TokenLosses(losses.nats.cpu(), losses.correct.cpu(), losses.example.cpu())
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         save: Callable[[], None] = lambda: super(TokenBudgetTrainer, self)._save_checkpoint(model, trial)  # noqa: E731
@@ -268,9 +268,9 @@ class TokenBudgetTrainer(Trainer, Generic[X]):
 
 
 def _sync_trained_only(model: torch.nn.Module) -> None:
-    """Let DDP leave alone what is not trained: every process has read it from the same files.
+    """Make DDP ignore weights that are not trained, because every process has read them from the same files.
 
-    It would otherwise send the first process's weights to all others at the start (6 GB for 8B in 4 bits), and buffers each step.
+    DDP would otherwise send the first process's weights to all others at the start (6 GB for 8B in 4 bits), and buffers at each step.
     """
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     torch.nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
@@ -279,7 +279,7 @@ def _sync_trained_only(model: torch.nn.Module) -> None:
 
 
 def time_two_steps(trainer: TokenBudgetTrainer[Any]) -> float:
-    """Seconds that an optimizer step takes, from forward and backward of two; changes no state."""
+    """Seconds that an optimizer step takes: the faster of two, forward and backward. Changes no state."""
     random_state, cuda_state = torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None
     model = trainer.accelerator.unwrap_model(trainer.model)
     seconds, total = [], 0

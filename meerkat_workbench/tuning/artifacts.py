@@ -1,7 +1,6 @@
-"""Every artifact of the tuning task: what one room or script writes and another reads, with its file's name.
+"""Every artifact of the tuning task: what one folder or script writes and another reads, with its file's name.
 
-Each class has one reader and one writer: `core.artifacts` for JSON, `output.tables` for CSV. Folders made by earlier versions are
-brought to the present form by `old_formats`.
+JSON is read and written by `core.artifacts`, CSV by `output.tables`. `old_formats` converts what earlier versions wrote.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ FIXED = (Split.HOLDOUT, Split.EVAL)  # drawn once, and never trained on
 
 
 class Role(enum.StrEnum):
-    """Where a record belongs; the register remembers the first four."""
+    """Where a record belongs. The register has the first four."""
 
     HOLDOUT = "holdout"
     EVAL = "eval"
     OPEN = "open"  # may be trained on
-    GONE = "gone"  # was open, and is in no file at present
+    GONE = "gone"  # was open, and is in no file now
     SET_ASIDE = "set_aside"  # repeats a fixed record or a benchmark question
 
 
@@ -52,7 +51,7 @@ class Finish(enum.StrEnum):
 
     STOP = "stop"
     LENGTH = "length"  # cut off at MAX_NEW_TOKENS
-    FAILED = "failed"  # there is no answer
+    FAILED = "failed"  # no answer
 
 
 class SystemKind(enum.StrEnum):
@@ -65,7 +64,7 @@ class SystemKind(enum.StrEnum):
 
 
 class Verdict(enum.StrEnum):
-    """What the interval of a difference allows to say; NONE for metrics that only describe."""
+    """What the interval of a difference shows; NONE for metrics that only describe."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -77,7 +76,7 @@ class Verdict(enum.StrEnum):
 
 
 class SplitHashes(msgspec.Struct, frozen=True):
-    """Hash of the record ids of each split, in whatever order they lie."""
+    """Hash of the record ids of each split, independent of their order."""
 
     holdout: str
     eval: str
@@ -98,25 +97,25 @@ class Sizes(msgspec.Struct, frozen=True):
     set_aside: dict[str, int] = {}
 
     def of(self, split: Split) -> dict[str, int]:
-        found: dict[str, int] = getattr(self, split)
-        return found
+        counts: dict[str, int] = getattr(self, split)
+        return counts
 
     def total(self, split: Split) -> int:
         return sum(self.of(split).values())
 
 
 class UpstreamChanges(msgspec.Struct, frozen=True):
-    """How many records of the files changed since the iteration before."""
+    """How many records of the files changed since the previous iteration."""
 
     added: int = 0
     edited: int = 0
     removed: int = 0
     returned: int = 0
-    fixed_waiting: int = 0  # edited or removed records of a fixed set, which keeps their old text
+    fixed_waiting: int = 0  # edited or removed records of the fixed sets, which keep the old text
 
 
 class SpecialtyChanges(msgspec.Struct, frozen=True):
-    """Specialties that came, went or were renamed since the iteration before; `absent` are all that have no record now."""
+    """Specialties added, removed, returned or renamed since the previous iteration; `absent` are all that have no record now."""
 
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
@@ -133,7 +132,7 @@ class LoadNotes(msgspec.Struct, frozen=True):
 
 
 class ContaminationSummary(msgspec.Struct, frozen=True):
-    """Benchmark questions that were looked for, and records that hold one, by benchmark file and by how they were found."""
+    """Number of benchmark questions, and of records that contain one, by benchmark file and by how they were found."""
 
     questions: int
     records: int
@@ -145,13 +144,13 @@ class IterationRecord(Artifact, frozen=True, kw_only=True):
     """One line of the ledger: an iteration's shares, sizes and hashes, what it was derived from, and what changed upstream.
 
     Attributes:
-        adjustments: the shares that this iteration was given.
-        specialty_adjustments: the shares in the script, taken in this iteration or before.
-        original_names: of renamed specialties, the name under which their records are known.
+        adjustments: the shares that were changed for this iteration.
+        specialty_adjustments: the shares in the script, applied in this iteration or before.
+        original_names: the first name of each renamed specialty, on which the ids of its records depend.
         shares: (train + eval) / share_base, by specialty; share_base is all records but the holdout.
-        capped: records that a share asks for and that do not exist, by specialty.
-        small_specialties: holdout questions of specialties that have fewer than wanted.
-        template_sha256: of the chat template's rendering of a probe.
+        capped: number of records that a share asks for but that do not exist, by specialty.
+        small_specialties: number of holdout questions of specialties with fewer than wanted.
+        template_sha256: hash of the chat template's rendering of a probe.
     """
 
     FILE: ClassVar[str] = "iterations.jsonl"
@@ -192,7 +191,7 @@ class DatasetInputs(msgspec.Struct, frozen=True):
 
 
 class DatasetManifest(Manifest, frozen=True, kw_only=True):
-    """What a prepared folder holds."""
+    """The manifest of a prepared folder."""
 
     STAGE: ClassVar[str] = "preparation"
     SCRIPT: ClassVar[str] = "dataset_preparation.py"
@@ -221,7 +220,7 @@ class DatasetManifest(Manifest, frozen=True, kw_only=True):
 
 
 class SetAsideRecord(Artifact, frozen=True, kw_only=True):
-    """One line of `set_aside.jsonl`: a record that is not trained on, and the fixed record or benchmark question that it repeats."""
+    """One line of `set_aside.jsonl`: a record that is not trained on, with the fixed record or benchmark question that it repeats."""
 
     FILE: ClassVar[str] = "set_aside.jsonl"
 
@@ -229,7 +228,7 @@ class SetAsideRecord(Artifact, frozen=True, kw_only=True):
     specialty: str
     question: str
     reason: str
-    split: str  # of the record that it repeats, or "benchmark"
+    split: str  # split of the record that it repeats, or "benchmark"
     like: str
     like_specialty: str
     like_question: str
@@ -285,7 +284,7 @@ class HoldoutEvaluation(Artifact, frozen=True, kw_only=True):
 
 
 class LossSummary(msgspec.Struct, frozen=True):
-    """Token-weighted loss (nats per token), perplexity and accuracy of a set of examples."""
+    """Token-weighted loss (nats per token), perplexity and token accuracy of a set of examples."""
 
     examples: int
     tokens: int
@@ -322,12 +321,12 @@ class EvalPoint(Evaluation, frozen=True, kw_only=True):
         return LossSummary(self.examples, self.tokens, self.loss, self.perplexity, self.token_accuracy)
 
     def brief(self) -> Self:
-        """Without the single answers and specialties."""
+        """This evaluation without its answers and specialties."""
         return msgspec.structs.replace(self, answers=(), specialties={})
 
 
 class TrainingInputs(msgspec.Struct, frozen=True):
-    """What an adapter was trained on: prepared data, every train set that it learnt from, and the base's weights (hashes)."""
+    """Hashes of what an adapter was trained on: the prepared data, every train set that it learnt from, and the base's weights."""
 
     dataset: str
     splits: SplitHashes
@@ -342,12 +341,12 @@ class TrainingOutputs(msgspec.Struct, frozen=True):
 
 
 class TrainingResult(Manifest, frozen=True, kw_only=True):
-    """What a training run gave.
+    """The manifest of a training run.
 
     Attributes:
-        kept, before: the evaluation whose weights were kept, and the one before the first step.
-        tokens: tokens that were trained on; None where an earlier version did not count them.
-        recipe: hash of the settings on which the result depends; equal for iterations that compare.
+        kept, before: the evaluation of the weights that were kept, and the one before the first step.
+        tokens: number of tokens that were trained on; None if an earlier version did not count them.
+        recipe: hash of the settings on which the result depends; equal for comparable iterations.
     """
 
     STAGE: ClassVar[str] = "training"
@@ -379,7 +378,7 @@ class TrainingResult(Manifest, frozen=True, kw_only=True):
 
 
 class TrainingConfigFile(Artifact, frozen=True, kw_only=True):
-    """`training_config.json`, for people: the settings, and what was planned and kept."""
+    """`training_config.json`, for people: the settings, the plan and the evaluation that was kept."""
 
     FILE: ClassVar[str] = "training_config.json"
 
@@ -435,21 +434,21 @@ class SampleAnswerRow(Row, frozen=True, kw_only=True):
 
 
 class ExportInputs(msgspec.Struct, frozen=True):
-    """What an exported model learnt from."""
+    """Hashes of what an exported model was trained on."""
 
     splits: SplitHashes
     trained_on: tuple[str, ...] = ()
 
 
 class Likeness(msgspec.Struct, frozen=True):
-    """How alike an exported model and its adapter are.
+    """How similar an exported model and its adapter are.
 
     Attributes:
-        answers: questions that both were asked.
+        answers: number of questions that both answered.
         equal, word_overlap: fraction of equal answers, and mean overlap of their words (Jaccard).
-        merge: fraction of tokens that the merged model chooses as the adapter on the same base does.
-        as_trained: the same, against the adapter on the base as it was trained.
-        precision: in which weights were merged.
+        merge: fraction of tokens for which the merged model and the adapter on the same base make the same choice.
+        as_trained: the same, with the adapter on the base in the form that it was trained on.
+        precision: the precision in which weights were merged.
     """
 
     answers: int
@@ -461,7 +460,7 @@ class Likeness(msgspec.Struct, frozen=True):
 
 
 class ExportRecord(Artifact, frozen=True, kw_only=True):
-    """`export.json`: what lies in an exported model's folder, also on the Hub."""
+    """`export.json` in the folder of an exported model, also on the Hub."""
 
     FILE: ClassVar[str] = "export.json"
 
@@ -479,9 +478,9 @@ class ExportRecord(Artifact, frozen=True, kw_only=True):
 
 
 class Prediction(KeyedRecord, frozen=True, kw_only=True):
-    """What a system answered, a line of `predictions.jsonl`. The key names prompt, weights, settings and engine.
+    """A system's answer, a line of `predictions.jsonl`. The key depends on prompt, weights, settings and engine.
 
-    The file holds the whole `text`; `prediction_store.strip_thinking` moves what a reasoning model wrote first to `reasoning`.
+    The file holds the whole `text`. `prediction_store.strip_thinking` moves what a reasoning model wrote first to `reasoning`.
     """
 
     FILE: ClassVar[str] = "predictions.jsonl"
@@ -497,7 +496,7 @@ class Prediction(KeyedRecord, frozen=True, kw_only=True):
 
 
 class Likelihood(KeyedRecord, frozen=True, kw_only=True):
-    """Mean loss per token of a text in nats, a line of `likelihoods.jsonl`; None where the text has no token."""
+    """Mean loss per token of a text in nats, a line of `likelihoods.jsonl`; None if the text has no token."""
 
     FILE: ClassVar[str] = "likelihoods.jsonl"
 
@@ -505,7 +504,7 @@ class Likelihood(KeyedRecord, frozen=True, kw_only=True):
 
 
 class LoadRecord(msgspec.Struct, frozen=True):
-    """How one load of a model answered: for which systems, in which order, with how many questions at once."""
+    """One load of a model that answered: for which systems, in which order, and with how many questions at once."""
 
     systems: tuple[str, ...]
     order: str
@@ -514,7 +513,7 @@ class LoadRecord(msgspec.Struct, frozen=True):
 
 
 class GenerationRecord(Artifact, frozen=True, kw_only=True):
-    """How answers were made: identities of the systems, answers made in this run, and each load of a model."""
+    """How answers were made: identities of the systems, number of answers made in this run, and each load of a model."""
 
     engine: str
     generated: int = 0
@@ -523,7 +522,7 @@ class GenerationRecord(Artifact, frozen=True, kw_only=True):
     loads: tuple[LoadRecord, ...] = ()
 
     def after(self, earlier: GenerationRecord | None) -> GenerationRecord:
-        """This record together with that of the run whose answers it kept, as when they were only scored again."""
+        """This record joined with that of the earlier run whose answers were kept, for example to be scored again."""
         if earlier is None:
             return self
         changes = {**earlier.largest_logit_change, **self.largest_logit_change}
@@ -547,7 +546,7 @@ class EvaluationInputs(msgspec.Struct, frozen=True):
 
 
 class EvaluationManifest(Manifest, frozen=True, kw_only=True):
-    """What an evaluation was made from and with; `failed` counts answers and grades that could not be had."""
+    """The manifest of an evaluation; `failed` is the number of answers and grades that could not be obtained."""
 
     STAGE: ClassVar[str] = "evaluation"
     SCRIPT: ClassVar[str] = "evaluation.py"
@@ -564,7 +563,7 @@ class EvaluationManifest(Manifest, frozen=True, kw_only=True):
 
 
 class MetricComparison(Row, frozen=True, kw_only=True):
-    """`model_comparison.csv`: base and tuned model in one metric on one split; intervals are of 95%."""
+    """`model_comparison.csv`: base and tuned model in one metric on one split, with 95% intervals."""
 
     FILE: ClassVar[str] = "model_comparison.csv"
 
@@ -594,7 +593,7 @@ class MetricComparison(Row, frozen=True, kw_only=True):
 
 
 class SystemComparison(Row, frozen=True, kw_only=True):
-    """`models_comparison.csv`: any system against the base; `score` stands where `tuned` stands in `MetricComparison`."""
+    """`models_comparison.csv`: any system against the base; like `MetricComparison`, with `score` in place of `tuned`."""
 
     FILE: ClassVar[str] = "models_comparison.csv"
 
@@ -629,9 +628,9 @@ class SpecialtyPerformance(Row, frozen=True, kw_only=True):
     """`specialty_performance.csv`: base and tuned model in one metric, split and specialty.
 
     Attributes:
-        detectable: the smallest difference that this specialty alone would have shown, corrected for all specialties.
-        p_adjusted: over the specialties (Benjamini-Hochberg).
-        shrunk: the difference drawn toward that of all specialties.
+        detectable: the smallest difference that this specialty alone could have shown, corrected for all specialties.
+        p_adjusted: `p` adjusted over the specialties (Benjamini-Hochberg).
+        shrunk: the difference, shrunk toward that of all specialties.
     """
 
     FILE: ClassVar[str] = "specialty_performance.csv"
@@ -656,7 +655,7 @@ class SpecialtyPerformance(Row, frozen=True, kw_only=True):
 
 
 class CheckComparison(Row, frozen=True, kw_only=True):
-    """`answer_checks.csv`: answers that fail a check, by model, and those of one model only."""
+    """`answer_checks.csv`: number of answers that fail a check, by model, and of those that fail for one model only."""
 
     FILE: ClassVar[str] = "answer_checks.csv"
 
@@ -673,12 +672,13 @@ class CheckComparison(Row, frozen=True, kw_only=True):
 
 
 class HistoryRow(Row, frozen=True, kw_only=True):
-    """`history.csv`: one iteration's score in one metric and split, and its paired change since the evaluation before.
+    """`history.csv`: one iteration's score in one metric and split, and its paired change since the previous evaluation.
 
     Attributes:
         evaluation: fingerprint of the evaluation.
-        comparability_key: column `alike`: equal for evaluations whose scores compare.
-        train: records that were trained on; `share`, the fraction of all records but the holdout that is used.
+        alike: comparability key, which is equal for evaluations whose scores compare.
+        train: number of training records.
+        share: fraction of all records but the holdout that is used.
     """
 
     FILE: ClassVar[str] = "history.csv"
@@ -711,7 +711,7 @@ class HistoryRow(Row, frozen=True, kw_only=True):
 
 
 class PolicyDecision(msgspec.Struct, frozen=True):
-    """What a policy was given, and what it expects; None where a rule expects nothing."""
+    """The inputs of a policy and what it expects. None for rules that compute no expectation."""
 
     name: str
     budget: int
@@ -726,7 +726,7 @@ class PolicyDecision(msgspec.Struct, frozen=True):
 
 
 class SpecialtyAdvice(msgspec.Struct, frozen=True):
-    """How one specialty stands on the eval split, what it is given, and why; None where it cannot be known."""
+    """How one specialty scores on the eval split, the records that it gets, and why. None if a value cannot be known."""
 
     specialty: str
     n: int
@@ -751,7 +751,7 @@ class SpecialtyAdvice(msgspec.Struct, frozen=True):
 
 
 class Recommendations(Artifact, frozen=True, kw_only=True):
-    """`training_recommendations.json`: the specification's three keys, and the evidence beside them."""
+    """`training_recommendations.json`: the three keys of the specification, and the evidence for them."""
 
     FILE: ClassVar[str] = "training_recommendations.json"
 
@@ -771,14 +771,14 @@ class Recommendations(Artifact, frozen=True, kw_only=True):
 
 
 class RatingKeyEntry(msgspec.Struct, frozen=True):
-    """Which question a line of the sheet shows, and whose answer is A."""
+    """The question of a line of the sheet, and the system whose answer is A."""
 
     id: str
     a: str
 
 
 class RatingKey(Artifact, frozen=True, kw_only=True):
-    """`rating_key.json`: what the raters must not see."""
+    """`rating_key.json`: which answer is whose. The raters must not see it."""
 
     FILE: ClassVar[str] = "rating_key.json"
 
@@ -790,7 +790,7 @@ class RatingSheetRow(Row, frozen=True, kw_only=True):
     """`rating_sheet.csv`: one question with both answers in random order."""
 
     FILE: ClassVar[str] = "rating_sheet.csv"
-    READ_BACK: ClassVar[tuple[str, str, str]] = ("sheet", "number", "better")  # columns that a filled sheet must have
+    READ_BACK: ClassVar[tuple[str, str, str]] = ("sheet", "number", "better")  # columns that a completed sheet must have
 
     sheet: str
     number: int
@@ -854,15 +854,15 @@ def answers_file(system: str) -> str:
 
 
 def read_ledger(folder: Path) -> list[IterationRecord]:
-    """The iterations of a prepared folder, oldest first; none before the first."""
+    """The iterations of a prepared folder, oldest first; an empty list before the first."""
     return artifacts.read_lines(IterationRecord, folder / IterationRecord.FILE)
 
 
 def read_recommendations(path: Path) -> Recommendations:
-    """What an evaluation recommends, from its `training_recommendations.json`."""
+    """The recommendations of an evaluation, from its `training_recommendations.json`."""
     return artifacts.read(Recommendations, path)
 
 
 def by_specialty(counts: Mapping[str, float], name: str) -> float:
-    """A specialty's value, 0 where it has none."""
+    """A specialty's value, 0 if it has none."""
     return counts.get(name, 0)

@@ -1,26 +1,29 @@
-"""Artifacts of earlier versions in the present form. Every such conversion is here, and nowhere else."""
+"""Conversions of what earlier versions wrote to the present form. There are none elsewhere."""
 
 from __future__ import annotations
 
 from typing import Any
 
 STAGE_OF_SCRIPT = {"dataset_preparation.py": "preparation", "fine_tuning.py": "training", "evaluation.py": "evaluation"}
-UNKNOWN_TRAIN_SET = "unknown"  # stands for train sets that were not recorded
+UNKNOWN_TRAIN_SET = "unknown"  # in place of train sets that were not recorded
 
 
 def manifest(value: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 named its script in `made_by`, and filed the adapter's hash, an output of training, under `inputs`."""
+    """Version 1 named the script in `made_by`, and had the adapter's hash, an output of training, among the `inputs`."""
     if value.get("version", 1) >= 2:
         return value
     stage = STAGE_OF_SCRIPT.get(value.get("made_by", ""), "")
-    new = {name: one for name, one in value.items() if name != "made_by"} | {"version": 2, "stage": stage}
+    new = {name: item for name, item in value.items() if name != "made_by"} | {"version": 2, "stage": stage}
     if stage == "training":
         return _training(new)
     if stage == "evaluation":
         new["run"] = _generation_record(value.get("run", {}))
         new["corpus_bleu"] = {
-            split: {"signature": one["signature"], "scores": {name: score for name, score in one.items() if name != "signature"}}
-            for split, one in value.get("corpus_bleu", {}).items()
+            split: {
+                "signature": bleu["signature"],
+                "scores": {name: score for name, score in bleu.items() if name != "signature"},
+            }
+            for split, bleu in value.get("corpus_bleu", {}).items()
         }
     return new
 
@@ -28,15 +31,15 @@ def manifest(value: dict[str, Any]) -> dict[str, Any]:
 def _training(value: dict[str, Any]) -> dict[str, Any]:
     inputs = dict(value["inputs"])
     adapter = inputs.pop("adapter", "")
-    if "trained_on" not in inputs:  # what an adapter that it went on from had learnt was not recorded
-        before = [UNKNOWN_TRAIN_SET] if value.get("settings", {}).get("INIT_ADAPTER") else []
-        inputs["trained_on"] = [*before, inputs["splits"]["train"]]
+    if "trained_on" not in inputs:  # version 1 did not record what INIT_ADAPTER had learnt
+        earlier = [UNKNOWN_TRAIN_SET] if value.get("settings", {}).get("INIT_ADAPTER") else []
+        inputs["trained_on"] = [*earlier, inputs["splits"]["train"]]
     return {**value, "inputs": inputs, "outputs": {"adapter": adapter}}
 
 
 def _generation_record(run: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 recorded the last load of a model alone."""
-    new = {name: one for name, one in run.items() if name in ("engine", "generated", "arms", "largest_logit_change")}
+    """Version 1 recorded only the last load of a model."""
+    new = {name: item for name, item in run.items() if name in ("engine", "generated", "arms", "largest_logit_change")}
     if "batch_size" in run:
         new["loads"] = [{"systems": list(run.get("arms", {})), "order": run["order"], "batch_size": run["batch_size"],
                          "batches": run.get("batches", "static")}]  # fmt: skip
@@ -44,11 +47,11 @@ def _generation_record(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def export_record(value: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 had the likeness beside the other fields."""
+    """Version 1 had the fields of the likeness among the others."""
     if value.get("version", 1) >= 2:
         return value
     names = ("answers", "equal", "word_overlap", "merge", "as_trained", "precision")
-    new = {name: one for name, one in value.items() if name not in names}
+    new = {name: item for name, item in value.items() if name not in names}
     if all(name in value for name in names):
         new["likeness"] = {name: value[name] for name in names}
     inputs = dict(new.get("inputs", {}))

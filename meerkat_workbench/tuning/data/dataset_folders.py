@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FOLDERS = {Split.HOLDOUT: "holdout_dataset", Split.EVAL: "eval_dataset", Split.TRAIN: "train_dataset",
            Split.POOL: "eval_pool_dataset"}  # fmt: skip
-ROWS_AT_ONCE = 2000
+ROWS_AT_ONCE = 2000  # rows that are read or written together
 DATA_FILE = "data-00000-of-00001.arrow"
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 SCHEMA = pa.schema(
@@ -31,12 +31,12 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class PreparedRecord:
-    """A record as a split holds it; the fields are the columns of `SCHEMA`.
+    """A record of a split. The fields are the columns of `SCHEMA`.
 
     Attributes:
         messages: the conversation as the list of role and content that TRL and chat servers read.
-        formatted_prompt: the text that a model is given.
-        formatted_chat: the same text followed by the answer and whatever ends the turn.
+        formatted_prompt: the prompt for a model.
+        formatted_chat: the prompt followed by the answer and the end of the turn.
     """
 
     id: str
@@ -54,7 +54,7 @@ class PreparedRecord:
 
 
 class PreparedSplit(Sequence[PreparedRecord]):
-    """The records of a split, read from disk as they are asked for."""
+    """The records of a split, read from disk on access."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -74,12 +74,12 @@ class PreparedSplit(Sequence[PreparedRecord]):
 
     def ids(self) -> list[str]:
         """The ids of the records, in their order."""
-        found: list[str] = self.dataset.data.column("id").to_pylist()
-        return found
+        ids: list[str] = self.dataset.data.column("id").to_pylist()
+        return ids
 
 
 def render(records: Sequence[Record], chat_format: chat.ChatFormat) -> pa.Table:
-    """Records with their conversation, prompt and chat as the format renders them."""
+    """A table of records with the conversation, prompt and chat that the format renders."""
     rows = [
         PreparedRecord(
             record.id, record.specialty, record.question, record.response,
@@ -114,7 +114,7 @@ def write_split(folder: Path, records: Sequence[Record], chat_format: chat.ChatF
     digest = files.sha256_file(path)
     dataset = Dataset.from_file(str(path))
     dataset.info.write_to_directory(str(folder))
-    # the keys that Dataset.save_to_disk writes; doing so here saves a second copy of the data
+    # the keys that Dataset.save_to_disk writes; it would also write the data a second time
     state: dict[str, Any] = {"_data_files": [{"filename": DATA_FILE}], "_fingerprint": digest[:16], "_format_columns": None,
              "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False, "_split": None}  # fmt: skip
     files.write_json(folder / "state.json", state)
@@ -129,7 +129,7 @@ def load_dataset(folder: Path, split: Split) -> Dataset:
     try:
         return load_from_disk(str(path))
     except (FileNotFoundError, pa.ArrowException, ValueError) as error:
-        remedy = "`python dataset_preparation.py --fresh` makes it anew."
+        remedy = "Run `python dataset_preparation.py --fresh` to make it again."
         raise UserError(f"cannot be read ({error})", where=path, remedy=remedy) from None
 
 
@@ -139,11 +139,11 @@ def read_split(folder: Path, split: Split) -> PreparedSplit:
 
 
 def hash_of_ids(folder: Path, split: Split) -> str:
-    """The hash of the records that lie in a split, in whatever order."""
+    """Hash of the record ids of a split, independent of their order."""
     return files.sha256_of(sorted(read_split(folder, split).ids()))
 
 
 def read_records(folder: Path, split: Split) -> list[Record]:
-    """The records of a split, without what was rendered from them."""
+    """The records of a split, without the texts that were rendered from them."""
     columns = load_dataset(folder, split).select_columns(["id", "specialty", "question", "response"]).to_dict()
     return [Record(*row) for row in zip(*columns.values(), strict=True)]

@@ -35,13 +35,18 @@ from meerkat_workbench.tuning.data.split_assignment import BENCHMARK, SplitPlan
 
 
 def check_same_series(folder: Path, last: IterationRecord, now: Mapping[str, Any]) -> None:
-    """UserError where settings would draw other fixed sets than those of the series in `folder`."""
+    """UserError if settings would draw other fixed sets than those of the series in `folder`.
+
+    Args:
+        now: the settings on which the fixed sets depend.
+    """
     for name, value in now.items():
         if last.settings.get(name) != value:
             raise UserError(
-                f"{name} was {last.settings.get(name)!r} when its fixed sets were drawn, now it is {value!r}. Scores would not compare",
+                f"was {last.settings.get(name)!r} when the fixed sets were drawn and is {value!r} now, so scores would not compare",
                 where=folder,
-                remedy="Put it back, name another OUTPUT_DIR, or begin a new series here with --fresh (the old one moves to its "
+                item=name,
+                remedy="Set it back, name another OUTPUT_DIR, or start a new series here with --fresh (the old one moves to the "
                 "archive folder).",
             )
 
@@ -58,8 +63,8 @@ def iteration_record(
     """The line that this iteration adds to the ledger.
 
     Args:
-        last: the iteration before, under the specialties' present names.
-        benchmark_questions: how many were looked for; None where no benchmark was given.
+        last: the previous iteration, under the specialties' present names.
+        benchmark_questions: number of benchmark questions; None if no benchmark was given.
     """
     breaks = []
     if index.accepted:
@@ -102,7 +107,7 @@ def _sizes(plan: SplitPlan) -> Sizes:
 
 
 def _specialty_changes(index: RecordIndex, plan: SplitPlan, last: IterationRecord | None) -> SpecialtyChanges:
-    """Specialties that came, went or were renamed since the iteration before; `last` has the new names already."""
+    """Specialties added, removed, returned or renamed since the previous iteration. `last` already has the new names."""
     before, was_absent = (set(last.shares), set(last.absent)) if last else (set(), set())
     absent = before - index.specialties
     return SpecialtyChanges(
@@ -115,20 +120,20 @@ def _specialty_changes(index: RecordIndex, plan: SplitPlan, last: IterationRecor
 
 
 def contamination_summary(set_aside: Sequence[SetAsideRecord], questions: int) -> ContaminationSummary:
-    """Benchmark questions that were looked for, and the records that were left out because of them."""
-    mine = [record for record in set_aside if record.split == BENCHMARK]
+    """Number of benchmark questions, and of the records that were left out because of them."""
+    contaminated = [record for record in set_aside if record.split == BENCHMARK]
     return ContaminationSummary(
         questions=questions,
-        records=len(mine),
-        by_file=dict(Counter(record.like for record in mine).most_common()),
-        by_kind=dict(Counter(record.reason for record in mine).most_common()),
+        records=len(contaminated),
+        by_file=dict(Counter(record.like for record in contaminated).most_common()),
+        by_kind=dict(Counter(record.reason for record in contaminated).most_common()),
     )
 
 
 def write(
     folder: Path, plan: SplitPlan, index: RecordIndex, ledger: Sequence[IterationRecord], chat_format: chat.ChatFormat
 ) -> None:
-    """Write an iteration into an empty folder, all but its manifest."""
+    """Write an iteration into an empty folder, without its manifest."""
     for split, items in plan.splits.items():
         records = [item.record for item in items]
         dataset_folders.write_split(folder / dataset_folders.FOLDERS[split], records, chat_format)
@@ -136,7 +141,7 @@ def write(
     artifacts.write_lines(folder / IterationRecord.FILE, ledger)
     artifacts.write(folder / DatasetStatistics.FILE, _statistics(plan, index, ledger[-1]))
     roles = {item.record.id: Role(split) for split in FIXED for item in plan.splits[split]}
-    records_now = [
+    present = [
         RegisteredRecord(
             item.record.id, item.record.specialty, int(index.fingerprints.question_keys[row]),
             int(index.fingerprints.answer_keys[row]), item.origin, item.since, roles.get(item.record.id, Role.OPEN),
@@ -144,7 +149,7 @@ def write(
         for row, item in enumerate(index.items)
         if item.record.id not in index.pending
     ]  # fmt: skip
-    iterations.write_register(folder / iterations.REGISTER, records_now + index.gone)
+    iterations.write_register(folder / iterations.REGISTER, present + index.gone)
     shutil.copyfile(folder / iterations.REGISTER, folder / iterations.ARCHIVED_REGISTER)
 
 

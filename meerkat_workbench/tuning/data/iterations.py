@@ -1,7 +1,7 @@
-"""What later iterations must remember of earlier ones: the register of records, and how often a holdout was evaluated.
+"""What later iterations need to know of earlier ones: the register of records, and how often a holdout was evaluated.
 
-`register.parquet` has a row for each record ever seen, so that additions, edits and removals are told apart. The ledger,
-`iterations.jsonl`, is `artifacts.IterationRecord`.
+`register.parquet` has a row for each record ever seen, so that additions, edits and removals can be distinguished. The ledger,
+`iterations.jsonl`, consists of `artifacts.IterationRecord`.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from meerkat_workbench.core.errors import UserError, did_you_mean
 from meerkat_workbench.tuning.artifacts import HoldoutEvaluation, IterationRecord, Role
 
 REGISTER = "register.parquet"
-ARCHIVED_REGISTER = "register_then.parquet"  # the register as an iteration left it, which is archived with it
-KEPT_IN_PLACE = (IterationRecord.FILE, REGISTER, HoldoutEvaluation.FILE)  # stay where they are when an iteration is archived
+ARCHIVED_REGISTER = "register_then.parquet"  # a copy of the register that is archived with its iteration
+KEPT_IN_PLACE = (IterationRecord.FILE, REGISTER, HoldoutEvaluation.FILE)  # not moved when an iteration is archived
 SCHEMA = pa.schema(
     [("id", pa.string()), ("specialty", pa.string()), ("question_key", pa.int64()), ("answer_key", pa.int64()),
      ("origin", pa.string()), ("since", pa.int32()), ("role", pa.string())]
 )  # fmt: skip
-MIN_SHARED_RECORDS = 0.9  # fraction of a vanished specialty's records that a new one must hold to be the same, renamed
+MIN_SHARED_FRACTION = 0.9  # of a vanished specialty's records, in a new one that counts as the same specialty, renamed
 
 
 @dataclass(slots=True)
 class RegisteredRecord:
-    """What is remembered of a record.
+    """The row of a record in the register.
 
     Attributes:
         origin: id under which it was first seen; edits do not change it.
         since: iteration in which it was first seen.
-        role: of a fixed set, open, or gone while the files lack it.
+        role: its fixed set, open, or gone while the files lack it.
     """
 
     id: str
@@ -49,7 +49,7 @@ class RegisteredRecord:
 
 @dataclass
 class Changes:
-    """How the files differ from the register. `edited` maps the old id to the new one; `returned` were gone before."""
+    """How the files differ from the register, by record ids. `edited` maps old ids to new ones; `returned` were gone before."""
 
     added: list[str] = field(default_factory=list)
     returned: list[str] = field(default_factory=list)
@@ -66,7 +66,7 @@ def read_register(folder: Path) -> dict[str, RegisteredRecord]:
         columns = pq.read_table(path, schema=SCHEMA).to_pydict()
     except (pa.ArrowException, OSError) as error:
         raise UserError(
-            f"cannot be read ({error})", where=path, remedy="Restore it, or begin a new series with --fresh."
+            f"cannot be read ({error})", where=path, remedy="Restore it, or start a new series with --fresh."
         ) from None
     columns["role"] = list(map(Role, columns["role"]))
     return {row[0]: RegisteredRecord(*row) for row in zip(*columns.values(), strict=True)}
@@ -80,10 +80,10 @@ def write_register(path: Path, records: list[RegisteredRecord]) -> None:
 def compare(register: Mapping[str, RegisteredRecord], current: Mapping[str, tuple[str, int, int]]) -> Changes:
     """Additions, edits and removals.
 
-    Args:
-        current: id to (specialty, question key, answer key) of what the files hold now.
+    A vanished record and a new one of the same specialty with the same question, or the same answer, are one edited record.
 
-    A vanished record and a new one of the same specialty that share the question, or the answer, are one edited record.
+    Args:
+        current: (specialty, question key, answer key) of each record that the files have now, by id.
     """
     changes = Changes(added=[i for i in current if i not in register])
     changes.returned = [record.id for record in register.values() if record.role == Role.GONE and record.id in current]
@@ -106,41 +106,41 @@ def compare(register: Mapping[str, RegisteredRecord], current: Mapping[str, tupl
 def find_renamed_specialties(
     register: Mapping[str, RegisteredRecord], current: Mapping[str, set[tuple[int, int]]]
 ) -> dict[str, str]:
-    """Old name to new, of specialties that have vanished while another came with the same records.
+    """Old name to new name of specialties that have vanished while a new one has the same records.
 
     Args:
-        register: records by id, of the vanished specialties among others.
-        current: (question key, answer key) of what the files hold now, of each specialty that is new.
+        register: records of the vanished specialties, by id.
+        current: (question key, answer key) of each record of the new specialties, by specialty.
     """
     before: dict[str, set[tuple[int, int]]] = {}
     for record in register.values():
         if record.role != Role.GONE:
             before.setdefault(record.specialty, set()).add((record.question_key, record.answer_key))
-    found: dict[str, str] = {}
-    for old, had in sorted(before.items()):
-        shared = {new: len(had & pairs) for new, pairs in sorted(current.items()) if new not in found.values()}
+    renamed: dict[str, str] = {}
+    for old, pairs_before in sorted(before.items()):
+        shared = {new: len(pairs_before & pairs) for new, pairs in sorted(current.items()) if new not in renamed.values()}
         best = max(shared, key=lambda name: shared[name], default=None)
-        if best is not None and shared[best] >= MIN_SHARED_RECORDS * len(had):
-            found[old] = best
-    return found
+        if best is not None and shared[best] >= MIN_SHARED_FRACTION * len(pairs_before):
+            renamed[old] = best
+    return renamed
 
 
 def check_shares(shares: Mapping[str, Any], known: list[str], source: str) -> None:
-    """UserError where a specialty is unknown or a share is not between 0 and 1."""
+    """UserError if a specialty is unknown or a share is not between 0 and 1."""
     for specialty, share in shares.items():
         if specialty not in known:
-            hint = did_you_mean(specialty, known, f"There are {', '.join(known[:5])}, …")
-            raise UserError(f"there is no specialty {specialty!r}", where=source, remedy=hint)
+            hint = did_you_mean(specialty, known, f"The specialties are {', '.join(known[:5])}, …")
+            raise UserError("there is no such specialty", where=source, item=specialty, remedy=hint)
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
             fault = f"is {share!r}; a share is a number from 0 to 1 (0.8 for 80%)"
             raise UserError(fault, where=source, item=specialty)
 
 
 def count_holdout_evaluation(folder: Path, evaluation: HoldoutEvaluation) -> int:
-    """Record that an evaluation has seen this holdout, unless it was recorded before; returns how many have."""
+    """Record that an evaluation has used this holdout, unless it is recorded already; returns how many have used it."""
     path = folder / HoldoutEvaluation.FILE
-    known = artifacts.read_lines(HoldoutEvaluation, path, drop_torn_tail=True)
-    if all(other.fingerprint != evaluation.fingerprint for other in known):
-        known.append(evaluation)
-        artifacts.write_lines(path, known)
-    return len(known)
+    recorded = artifacts.read_lines(HoldoutEvaluation, path, drop_torn_tail=True)
+    if all(other.fingerprint != evaluation.fingerprint for other in recorded):
+        recorded.append(evaluation)
+        artifacts.write_lines(path, recorded)
+    return len(recorded)

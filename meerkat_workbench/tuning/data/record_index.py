@@ -1,4 +1,4 @@
-"""Every record that the next iteration may use, compared with what earlier iterations saw."""
+"""All records that the next iteration may use, compared with those of earlier iterations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from meerkat_workbench.text.near_duplicates import Fingerprints, fingerprint
-from meerkat_workbench.tuning.artifacts import FIXED, IterationRecord, Role, Split, WaitingRecord
+from meerkat_workbench.tuning.artifacts import FIXED, IterationRecord, Role, WaitingRecord
 from meerkat_workbench.tuning.data import dataset_folders, iterations
 from meerkat_workbench.tuning.data.iterations import Changes, RegisteredRecord
 from meerkat_workbench.tuning.data.records import Record, record_id
@@ -19,17 +19,18 @@ FIXED_ROLES = (Role.HOLDOUT, Role.EVAL)
 
 @dataclass
 class RecordIndex:
-    """Every record that the next iteration may use. Row i of `fingerprints` and `roles` belongs to `items[i]`.
+    """All records that the next iteration may use. Row i of `fingerprints` and `roles` belongs to `items[i]`.
 
     Attributes:
         roles: HOLDOUT, EVAL or OPEN.
         fixed_waiting: fixed records that were edited or removed upstream and keep their old text.
-        accepted: the number of such records whose new text was taken (`--accept-edits`).
-        pending: ids of the new texts that wait; not registered, so that they are recognised as edits next time too.
-        gone: open records that the files lack; remembered, so that they are no addition when they return.
-        renamed: old names of specialties to new, of what was renamed since the iteration before.
-        original_names: of all specialties that were ever renamed, the first name.
-        specialties: those that the files hold.
+        accepted: number of such records whose new text was taken (`--accept-edits`).
+        pending: ids of new texts of fixed records that were not taken. They are not registered, so that the next iteration
+            recognises them as edits too.
+        gone: open records that the files lack. They are registered, so that they do not count as added when they return.
+        renamed: old name to new name of specialties renamed since the previous iteration.
+        original_names: first name of every specialty that was ever renamed.
+        specialties: the specialties of the files.
     """
 
     items: list[SplitItem]
@@ -58,13 +59,12 @@ def build_index(
 ) -> RecordIndex:
     """Compare the records with the register of earlier iterations.
 
-    A specialty whose file has another name now is the same one, and its records keep their ids. Records edited upstream keep the
-    place of their former selves. One that belongs to a fixed set keeps its old text there, read back from the split, unless
-    `accept_edits`.
+    A specialty whose file has a new name is still the same, and its records keep their ids. A record edited upstream keeps its place
+    in the splits. If it belongs to a fixed set, it also keeps its old text, which is read from the split, unless `accept_edits`.
 
     Args:
         folder: the prepared folder, from which old texts are read.
-        near: whether near-duplicates will be looked for.
+        near: whether the fingerprints will be used to find near-duplicates.
     """
     iteration, last = len(ledger) + 1, ledger[-1] if ledger else None
     flat = [record for specialty in sorted(records) for record in records[specialty]]
@@ -79,13 +79,15 @@ def build_index(
     missing = [record for record in register.values() if record.role in FIXED_ROLES and record.id not in current]
     waiting: list[WaitingRecord] = []
     if missing and not accept_edits:
-        kept = _old_texts(folder, missing)
-        items += [SplitItem(record, old.question_key, old.origin, old.since) for record, old in zip(kept, missing, strict=True)]
+        old_records = _old_texts(folder, missing)
+        items += [
+            SplitItem(record, old.question_key, old.origin, old.since) for record, old in zip(old_records, missing, strict=True)
+        ]
         roles += [old.role for old in missing]
-        fingerprints = Fingerprints.concatenate([fingerprints, fingerprint(kept, near=near)])
+        fingerprints = Fingerprints.concatenate([fingerprints, fingerprint(old_records, near=near)])
         waiting = [
             WaitingRecord(old.id, old.specialty, old.role, record.question, "edited" if old.id in changes.edited else "removed")
-            for record, old in zip(kept, missing, strict=True)
+            for record, old in zip(old_records, missing, strict=True)
         ]
     return RecordIndex(
         items=items,
@@ -117,13 +119,13 @@ def _current_items(
     *,
     accept_edits: bool,
 ) -> tuple[list[SplitItem], list[Role]]:
-    """What the files hold, each record in its place of earlier iterations."""
+    """The records of the files, with the place and role that they had in earlier iterations."""
     predecessor = {new: register[old] for old, new in changes.edited.items()}
     items: list[SplitItem] = []
     roles: list[Role] = []
     for row, record in enumerate(flat):
         old = register.get(record.id)
-        # the new text of a fixed record is taken only when asked for; else it is an open one (and is then set aside)
+        # the new text of a fixed record is taken only if the user wants it; otherwise it is an open record (and is then set aside)
         if old is None and (before := predecessor.get(record.id)) and (accept_edits or before.role not in FIXED_ROLES):
             old = before
         key = int(fingerprints.question_keys[row])
@@ -133,8 +135,8 @@ def _current_items(
 
 
 def _old_texts(folder: Path, missing: Sequence[RegisteredRecord]) -> list[Record]:
-    """The records of the fixed sets that the files lack, as the splits hold them."""
-    texts = {record.id: record for split in FIXED for record in dataset_folders.read_records(folder, Split(split))}
+    """The records of the fixed sets that the files lack, read from the splits."""
+    texts = {record.id: record for split in FIXED for record in dataset_folders.read_records(folder, split)}
     for old in missing:
         texts[old.id].specialty = old.specialty
     return [texts[old.id] for old in missing]
@@ -143,10 +145,10 @@ def _old_texts(folder: Path, missing: Sequence[RegisteredRecord]) -> list[Record
 def _track_renames(
     flat: Sequence[Record], fingerprints: Fingerprints, register: dict[str, RegisteredRecord], last: IterationRecord | None
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Give the records of renamed specialties, in `flat` and in the register, one identity.
+    """Find renamed specialties, and change `flat` and `register` so that their records match.
 
     Returns:
-        The first name of every specialty that was ever renamed, and what was renamed since the iteration before.
+        The first name of every specialty that was ever renamed, and the old and new names since the previous iteration.
     """
     before, now = set(last.shares) if last else set(), {record.specialty for record in flat}
     renamed: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Specialties that are called otherwise than before, and the names they had."""
+"""Renamed specialties."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ T = TypeVar("T")
 
 
 def rename_keys(values: Mapping[str, T], renamed: Mapping[str, str]) -> dict[str, T]:
-    """Values by specialty, under the new names; `renamed` is old name to new."""
+    """Values by specialty, under the new names. `renamed` maps old names to new ones."""
     return {renamed.get(name, name): value for name, value in values.items()}
 
 
 def with_new_names(record: IterationRecord, renamed: Mapping[str, str]) -> IterationRecord:
-    """An iteration's record as it reads once specialties are renamed; `renamed` is old name to new."""
+    """An iteration's record under the new names. `renamed` maps old names to new ones."""
     sizes = {name: rename_keys(counts, renamed) for name, counts in msgspec.structs.asdict(record.sizes).items()}
     return msgspec.structs.replace(
         record,
@@ -30,20 +30,20 @@ def with_new_names(record: IterationRecord, renamed: Mapping[str, str]) -> Itera
 
 
 def renamed_since(then: IterationRecord, now: IterationRecord) -> dict[str, str]:
-    """How specialties of one iteration are called in a later one, where that is another name."""
-    first, called = then.original_names, {original: name for name, original in now.original_names.items()}
-    identity = {name: first.get(name, name) for name in then.shares}
-    present = {name: called.get(original, original) for name, original in identity.items()}
+    """Names of the specialties of iteration `then` that are different in iteration `now`: old name to new name."""
+    name_now = {original: name for name, original in now.original_names.items()}
+    originals = {name: then.original_names.get(name, name) for name in then.shares}
+    present = {name: name_now.get(original, original) for name, original in originals.items()}
     return {name: new for name, new in present.items() if new != name}
 
 
 def current_names(ledger: Sequence[IterationRecord], renamed: Mapping[str, str]) -> dict[str, str]:
-    """Every name that a specialty had in a series to the one it has now, where that is another name.
+    """Every former name of a specialty in a series, mapped to its present name.
 
     Args:
-        renamed: old name to new, of what was renamed since the ledger's last line.
+        renamed: old name to new name of specialties renamed since the ledger's last line.
     """
-    found: dict[str, str] = {}
+    last_names: dict[str, str] = {}
     for record in ledger:
-        found |= renamed_since(record, ledger[-1])
-    return {name: renamed.get(now, now) for name, now in found.items() if name not in ledger[-1].shares} | dict(renamed)
+        last_names |= renamed_since(record, ledger[-1])
+    return {name: renamed.get(last, last) for name, last in last_names.items() if name not in ledger[-1].shares} | dict(renamed)

@@ -1,4 +1,4 @@
-"""Going back: the sets of an earlier iteration, exactly, as a new iteration."""
+"""Going back to an earlier iteration: a new iteration with exactly the same sets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from meerkat_workbench.tuning.data import dataset_folders, iterations, renames
 
 
 def restore(folder: Path, number: int) -> tuple[DatasetManifest, bool]:
-    """Bring the sets of iteration `number` of a prepared folder back; returns its manifest, and whether anything was changed."""
+    """Restore the sets of iteration `number` of a prepared folder; returns its manifest, and whether anything was changed."""
     with Run(folder, DatasetManifest, kept=iterations.KEPT_IN_PLACE) as run:
         before = DatasetManifest.find(folder)
         after = restore_iteration(run, number, read_ledger(folder))
@@ -33,15 +33,15 @@ def restore(folder: Path, number: int) -> tuple[DatasetManifest, bool]:
 
 
 def restore_iteration(run: Run[DatasetManifest], number: int, ledger: Sequence[IterationRecord]) -> DatasetManifest:
-    """Bring the sets of an earlier iteration back, as a new iteration; returns the manifest that now lies in the folder.
+    """Restore the sets of an earlier iteration as a new iteration; returns the new manifest.
 
-    Nothing is lost: the present iteration is archived, and the ledger goes on. Records that were added or edited since are so again
-    for the iteration that follows. Where these sets are in place already, nothing is done.
+    Nothing is lost: the present iteration is archived, and the ledger continues. Records that were added or edited since then count
+    as added or edited again in the next iteration. If these sets are already in place, nothing is done.
     """
     wanted = next((record for record in ledger if record.iteration == number), None)
     if wanted is None:
         known = ", ".join(str(record.iteration) for record in ledger) or "none"
-        raise UserError(f"its ledger has no iteration {number}; it has {known}", where=run.folder, item=f"--iteration {number}")
+        raise UserError(f"there is no such iteration; the ledger has {known}", where=run.folder, item=f"--iteration {number}")
     present = DatasetManifest.find(run.folder)
     in_place = present is not None and number in (present.iteration, present.restored_from)
     if present is not None and in_place and not edited_splits(run.folder, present):
@@ -61,7 +61,7 @@ def restore_iteration(run: Run[DatasetManifest], number: int, ledger: Sequence[I
 
 
 def _new_record(wanted: IterationRecord, ledger: Sequence[IterationRecord]) -> IterationRecord:
-    """The ledger's line of the iteration that restores `wanted`."""
+    """The ledger's line for the iteration that restores `wanted`."""
     last = ledger[-1]
     same = all(last.hashes.of(split) == wanted.hashes.of(split) for split in FIXED)
     return msgspec.structs.replace(
@@ -80,7 +80,7 @@ def _new_record(wanted: IterationRecord, ledger: Sequence[IterationRecord]) -> I
 
 
 def edited_splits(folder: Path, manifest: DatasetManifest) -> list[str]:
-    """Folders of splits that no longer hold the records that the manifest names: they were changed by hand."""
+    """Folders of splits whose records are not those of the manifest, because they were changed by hand."""
     return [
         dataset_folders.FOLDERS[split]
         for split in Split
@@ -89,13 +89,13 @@ def edited_splits(folder: Path, manifest: DatasetManifest) -> list[str]:
 
 
 def _find_archived(folder: Path, wanted: IterationRecord) -> Path:
-    """The archived folder that holds these sets complete."""
+    """The archived folder with these sets, if they are complete; else UserError."""
     for path in runs.archived(folder):
         then = DatasetManifest.find(path)
         complete = then is not None and then.iteration == wanted.iteration and then.splits == wanted.hashes
         if then is not None and complete and not edited_splits(path, then) and (path / iterations.ARCHIVED_REGISTER).is_file():
             return path
     raise UserError(
-        f"does not hold the sets of iteration {wanted.iteration} complete, so they cannot be brought back",
+        f"does not have the complete sets of iteration {wanted.iteration}, so they cannot be restored",
         where=folder / runs.ARCHIVE,
     )

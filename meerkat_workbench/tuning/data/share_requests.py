@@ -1,4 +1,4 @@
-"""The shares that are asked for: now, in the script, and by recommendations."""
+"""Requested shares: those given now, those in the script, and recommended ones."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from meerkat_workbench.tuning.data.record_index import RecordIndex
 
 @dataclass(frozen=True)
 class IterationRequest:
-    """What an iteration was asked for, for the ledger.
+    """The request for an iteration, for the ledger.
 
     Attributes:
-        settings: those on which the fixed sets depend.
-        adjustments: the shares that this iteration was given.
+        settings: the settings on which the fixed sets depend.
+        adjustments: the shares that were changed for this iteration.
         written: the shares in the script, applied now or before.
-        recommendations_sha256: of the file whose shares were taken; empty for none.
-        template_sha256: of the chat format's rendering of a probe.
+        recommendations_sha256: hash of the file whose shares were taken; empty for none.
+        template_sha256: hash of the chat format's rendering of a probe.
     """
 
     settings: Mapping[str, Any]
@@ -34,16 +34,16 @@ class IterationRequest:
 
 
 class ShareRequests:
-    """Shares that are asked for, under the names that specialties have now.
+    """Requested shares, under the present names of the specialties.
 
     Args:
-        adjustments: asked for now.
-        in_script: shares set in the script, which are the same in each run; None where there are none. Once applied, such a share does
-            not override a later recommendation or rollback.
+        adjustments: the shares that are given now.
+        in_script: the shares set in the script, which are the same in each run; None if there are none. Once applied, such a share
+            does not override a later recommendation or rollback.
 
     Attributes:
-        written: the shares in the script, to be remembered in the ledger.
-        superseded: of these, what was changed since it was applied, with its present value.
+        written: the shares in the script, for the ledger.
+        superseded: present shares of those specialties in `written` whose share was changed after it was applied.
         adjustments: the shares to change.
     """
 
@@ -54,41 +54,43 @@ class ShareRequests:
         self.adjustments: dict[str, float] = {}
 
     def shares(self, ledger: Sequence[IterationRecord], renamed: Mapping[str, str]) -> dict[str, float]:
-        """The shares that are asked for: those of the iteration before, and the adjustments.
+        """The requested shares: those of the previous iteration, with the adjustments.
 
         Args:
-            renamed: old names of specialties to new, of what was renamed since the iteration before.
+            renamed: old name to new name of specialties renamed since the previous iteration.
         """
         last = renames.with_new_names(ledger[-1], renamed) if ledger else None
         self.adjustments = self._resolve(last, renames.current_names(ledger, renamed))
         return (last.shares if last else {}) | self.adjustments
 
     def print_superseded(self) -> None:
-        """Say which shares of the script are not applied, and why."""
+        """Print which shares of the script are not applied, and why."""
         for name, share in self.superseded.items():
             print(
-                f"  {name}: {self.written[name]:g} in specialty_adjustments was applied in an earlier iteration; what was chosen since, "
-                f"{share:g}, stays. Write another number there to change it.",
+                f"  {name}: the share {self.written[name]:g} in specialty_adjustments was applied in an earlier iteration. The share "
+                f"{share:g}, which was chosen later, is kept. Write another number there to change it.",
                 flush=True,
             )
 
     def check(self, index: RecordIndex, last: IterationRecord | None, first_shares: Mapping[str, float]) -> None:
-        """UserError where a specialty is unknown or a share is not between 0 and 1."""
+        """UserError if a specialty is unknown or a share is not between 0 and 1."""
         known = sorted(index.specialties | set(last.shares if last else {}) | set(index.original_names.values()))
         iterations.check_shares(self.adjustments, known, "specialty_adjustments")
         iterations.check_shares(first_shares, known, "SPECIALTY_SAMPLE_PERCENTAGES")
 
     def for_ledger(self, settings: Mapping[str, Any], recommendations: Path | None, probe: str) -> IterationRequest:
-        """What was asked for.
+        """The request for the ledger.
 
         Args:
+            settings: the settings on which the fixed sets depend.
+            recommendations: the file whose shares were taken.
             probe: the chat format's rendering of a probe.
         """
-        advice = files.sha256_file(recommendations) if recommendations else ""
-        return IterationRequest(settings, self.adjustments, self.written, advice, files.sha256_of(probe))
+        digest = files.sha256_file(recommendations) if recommendations else ""
+        return IterationRequest(settings, self.adjustments, self.written, digest, files.sha256_of(probe))
 
     def _resolve(self, last: IterationRecord | None, names: Mapping[str, str]) -> dict[str, float]:
-        """The shares to change, compared with those of the iteration before; `names` is old name to new."""
+        """The shares to change from those of the previous iteration. `names` maps old names to new ones."""
         applied, shares = (last.specialty_adjustments, last.shares) if last else ({}, {})
         self.written, self.superseded = dict(applied), {}
         if self._in_script is not None:
@@ -98,27 +100,30 @@ class ShareRequests:
                 for name, share in self.written.items()
                 if applied.get(name) == share and shares.get(name, share) != share
             }
-        new = {} if self._in_script is None else {n: s for n, s in self.written.items() if n not in self.superseded}
-        return new | renames.rename_keys(self._adjustments, names)
+        from_script = {} if self._in_script is None else self.written
+        applicable = {name: share for name, share in from_script.items() if name not in self.superseded}
+        return applicable | renames.rename_keys(self._adjustments, names)
 
 
 def recommended_shares(path: Path, ledger: Sequence[IterationRecord]) -> dict[str, float]:
     """Shares from a recommendations file.
 
     Raises:
-        UserError: the file was made for other sets than those that are in place.
+        UserError: the file was made for other sets than the present ones.
     """
     advice = read_recommendations(path)
     if not ledger:
         raise UserError(
-            "there is no iteration yet to build on", where=path, remedy="Run dataset_preparation.py without it first."
+            "needs an earlier iteration, but there is none", where=path, remedy="Run dataset_preparation.py without it first."
         )
     last = ledger[-1]
-    same_sets = {one.iteration for one in ledger if (one.hashes, one.template_sha256) == (last.hashes, last.template_sha256)}
+    same_sets = {
+        record.iteration for record in ledger if (record.hashes, record.template_sha256) == (last.hashes, last.template_sha256)
+    }
     if last.recommendations_sha256 != files.sha256_file(path) and advice.iteration not in same_sets:
         raise UserError(
-            f"was made from iteration {advice.iteration}, but iteration {last.iteration} is in place",
+            f"was made from iteration {advice.iteration}, but the present one is iteration {last.iteration}",
             where=path,
-            remedy="Train and evaluate that one first, or put the shares you want into specialty_adjustments.",
+            remedy="Train and evaluate the present one first, or put the shares that you want into specialty_adjustments.",
         )
     return dict(advice.recommended_sample_increases)

@@ -1,4 +1,4 @@
-"""Assigning every record of an index to holdout, eval, train or pool, or setting it aside."""
+"""Assignment of every record of an index: to holdout, eval, train or pool, or set aside."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from meerkat_workbench.tuning.data.records import Record
 from meerkat_workbench.tuning.data.splits import SplitItem, draw_stratified, holdout_size, pool_order
 from meerkat_workbench.tuning.shares import records_for_share
 
-BENCHMARK = "benchmark"  # in place of the split, where a set-aside record holds a benchmark question
-Contaminated = Mapping[int, tuple[str, contamination.BenchmarkQuestion]]  # by row of the index: how, and by which question
+BENCHMARK = "benchmark"  # in place of the split, if a set-aside record contains a benchmark question
+Contaminated = Mapping[
+    int, tuple[str, contamination.BenchmarkQuestion]
+]  # by row of the index: how a record contains a question, and which one
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,9 @@ class SplitSettings:
 
     Attributes:
         shares: absolute shares by specialty: (train + eval) / R, where R is all records but the holdout.
-        first_shares: for specialties that `shares` does not name.
-        holdout_size: holdout questions that are wanted of each specialty.
-        eval_fraction: the eval set's part of a specialty's first share.
+        first_shares: shares of specialties that are not in `shares`.
+        holdout_size: wanted holdout questions of each specialty.
+        eval_fraction: fraction of a specialty's first share that becomes its eval set.
         threshold: Jaccard index from which two records are near-duplicates; 0 turns that off.
     """
 
@@ -39,12 +41,12 @@ class SplitSettings:
 
 @dataclass
 class SplitPlan:
-    """The splits of an iteration, in the order they are written.
+    """The splits of an iteration, in the order of the files.
 
     Attributes:
-        share_base: records of each specialty but the holdout, to which shares refer.
-        capped: specialties whose share asks for more than there is: records missing.
-        small: specialties with fewer holdout questions than wanted, and how many they have.
+        share_base: number of records of each specialty without the holdout, to which shares refer.
+        capped: number of records that a share asks for but that do not exist, by specialty.
+        small: number of holdout questions of specialties with fewer than wanted.
     """
 
     splits: dict[Split, list[SplitItem]]
@@ -60,23 +62,25 @@ def assign_splits(
 ) -> SplitPlan:
     """Assign every record.
 
-    The fixed sets of specialties that have none are drawn first; whatever repeats a fixed record is set aside; the rest goes to train
-    as far as the shares reach, and to the pool.
+    First, fixed sets are drawn for specialties that have none. Then every record that repeats a fixed one is set aside. The rest goes
+    to train up to the share of the specialty, and to the pool.
 
     Args:
-        last: the iteration before; None for the first.
-        contaminated: rows of the index that hold a benchmark question; they are not trained on.
+        last: the previous iteration; None for the first.
+        contaminated: rows of the index that contain a benchmark question; they are not trained on.
     """
     state = _Assignment(index, settings)
-    known = last.share_base if last else {}
+    base_before = last.share_base if last else {}
     by_specialty = state.rows_by_specialty()
-    new = [specialty for specialty in by_specialty if specialty not in known]
+    new = [specialty for specialty in by_specialty if specialty not in base_before]
     shares = {name: float(settings.shares.get(name, settings.first_shares.get(name, 0.0))) for name in by_specialty}
 
     state.set_aside_repeats([row for row, role in enumerate(index.roles) if role in FIXED_ROLES])
     state.draw_holdout({name: by_specialty[name] for name in new})
     share_base = {
-        name: known[name] + index.added_by_specialty[name] if name in known else len(rows) - state.count(rows, Role.HOLDOUT)
+        name: base_before[name] + index.added_by_specialty[name]
+        if name in base_before
+        else len(rows) - state.count(rows, Role.HOLDOUT)
         for name, rows in by_specialty.items()
     }
     orders = {name: state.in_pool_order(rows) for name, rows in by_specialty.items()}
@@ -112,14 +116,14 @@ class _Assignment:
         return [row for row in rows if self.roles[row] == Role.OPEN]
 
     def in_pool_order(self, rows: Sequence[int]) -> list[int]:
-        """Open rows in the order in which training takes them."""
+        """Open rows, in the order in which training takes them."""
         row_of = {self.items[row].record.id: row for row in self.open_rows(rows)}
         return [row_of[item.record.id] for item in pool_order((self.items[row] for row in row_of.values()), self.settings.seed)]
 
     # --- drawing
 
     def draw_holdout(self, rows_of: Mapping[str, Sequence[int]]) -> None:
-        """Draw the holdout of new specialties, and set aside what repeats it."""
+        """Draw the holdout of new specialties, and set aside records that repeat it."""
         drawn: list[int] = []
         for rows in rows_of.values():
             count = holdout_size(len(rows), self.settings.holdout_size)
@@ -127,7 +131,7 @@ class _Assignment:
         self.set_aside_repeats(drawn)
 
     def draw_eval(self, orders: Mapping[str, Sequence[int]], first_records: Mapping[str, int]) -> None:
-        """Draw the eval set of new specialties from their first share, and set aside what repeats it."""
+        """Draw the eval set of new specialties from their first share, and set aside records that repeat it."""
         drawn: list[int] = []
         for name, order in orders.items():
             first = first_records[name]
@@ -136,7 +140,7 @@ class _Assignment:
         self.set_aside_repeats(drawn)
 
     def _complete_groups(self, rows: Sequence[int], among: Sequence[int]) -> list[int]:
-        """Those of `rows` all of whose records with the same question, among `among`, are in `rows` too."""
+        """The rows that have no record with the same question outside of `rows`, among `among`."""
         outside = {self.items[row].question_key for row in set(among) - set(rows)}
         return [row for row in rows if self.items[row].question_key not in outside]
 
@@ -158,12 +162,12 @@ class _Assignment:
         index = FixedIndex(records, self.fingerprints.take(fixed_rows), self.settings.threshold)
         role_of = {self.items[row].record.id: self.roles[row] for row in fixed_rows}
         rows = self.open_rows(range(len(self.items)))
-        found = index.matches([self.items[row].record for row in rows], self.fingerprints.take(rows))
-        for place, (reason, other) in found.items():
-            self._set_aside(rows[place], reason, role_of[other.id], other.id, other)
+        matches = index.matches([self.items[row].record for row in rows], self.fingerprints.take(rows))
+        for position, (reason, other) in matches.items():
+            self._set_aside(rows[position], reason, role_of[other.id], other.id, other)
 
     def set_aside_contaminated(self, contaminated: Contaminated) -> None:
-        """Set aside every open record that holds a benchmark question."""
+        """Set aside every open record that contains a benchmark question."""
         for row, (reason, question) in contaminated.items():
             if self.roles[row] == Role.OPEN:
                 self._set_aside(row, reason, BENCHMARK, question.name, Record(question.name, "", question.text, ""))
@@ -177,12 +181,12 @@ class _Assignment:
         )  # fmt: skip
 
     def describe_set_aside(self) -> list[SetAsideRecord]:
-        return sorted(self.repeats.values(), key=lambda one: (one.specialty, one.id))
+        return sorted(self.repeats.values(), key=lambda record: (record.specialty, record.id))
 
     # --- the result
 
     def fill_splits(self, plan: SplitPlan, specialty: str, rows: Sequence[int], order: Sequence[int]) -> None:
-        """Put a specialty's records into the splits of the plan; `order` are its rows in pool order."""
+        """Put a specialty's records into the splits of the plan. `order` are its rows in pool order."""
         for split in FIXED:
             members = [self.items[row] for row in rows if self.roles[row] == Role(split)]
             plan.splits[split] += sorted(members, key=lambda item: item.origin)
@@ -193,6 +197,6 @@ class _Assignment:
             plan.capped[specialty] = wanted - len(free)
         plan.splits[Split.TRAIN] += [self.items[row] for row in free[:wanted]]
         plan.splits[Split.POOL] += [self.items[row] for row in free[wanted:]]
-        held = self.count(rows, Role.HOLDOUT)
-        if held < self.settings.holdout_size:
-            plan.small[specialty] = held
+        holdout = self.count(rows, Role.HOLDOUT)
+        if holdout < self.settings.holdout_size:
+            plan.small[specialty] = holdout
