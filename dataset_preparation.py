@@ -13,11 +13,10 @@ Reads dataset_with_answers_{specialty}.json (or JSON lines, CSV) from DATA_DIR. 
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from meerkat_workbench.core import console, files, settings
 from meerkat_workbench.core.errors import UserError, run_script
@@ -28,9 +27,12 @@ from meerkat_workbench.tuning import chat
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from meerkat_workbench.core.runs import Run
+    from meerkat_workbench.text.contamination import Contaminated
     from meerkat_workbench.tuning.artifacts import DatasetManifest, IterationRecord
     from meerkat_workbench.tuning.data.record_index import RecordIndex
     from meerkat_workbench.tuning.data.specialty_files import FoundFiles, LoadedRecords
+    from meerkat_workbench.tuning.data.split_assignment import SplitSettings
 
 # --- settings
 
@@ -105,14 +107,9 @@ class Preparation:
 
 
 def prepare(
-    config: DatasetConfig,
-    adjustments: Mapping[str, float],
-    *,
-    in_script: Mapping[str, float] | None = None,
-    recommendations: Path | None = None,
-    accept_edits: bool = False,
-    fresh: bool = False,
-) -> Preparation:
+    config: DatasetConfig, adjustments: Mapping[str, float], *, in_script: Mapping[str, float] | None = None,
+    recommendations: Path | None = None, accept_edits: bool = False, fresh: bool = False,
+) -> Preparation:  # fmt: skip
     """Make the next iteration in OUTPUT_DIR, or find the present one up to date.
 
     Args:
@@ -122,19 +119,13 @@ def prepare(
         accept_edits: take records that were edited upstream into the fixed sets.
         fresh: start a new series; the old one moves to the archive.
     """
+    from meerkat_workbench.core.garbage import collection_suspended
     from meerkat_workbench.core.runs import Run
     from meerkat_workbench.tuning.artifacts import DatasetInputs, DatasetManifest, read_ledger
-    from meerkat_workbench.tuning.data import (
-        iteration_store,
-        iterations,
-        rollback,
-        share_requests,
-        specialty_files,
-        split_assignment,
-    )
+    from meerkat_workbench.tuning.data import iteration_store, iterations, share_requests, specialty_files, split_assignment
 
     folder = Path(config.OUTPUT_DIR)
-    with Run(folder, DatasetManifest, fresh=fresh, kept=iterations.KEPT_IN_PLACE) as run:
+    with Run(folder, DatasetManifest, fresh=fresh, kept=iterations.KEPT_IN_PLACE) as run, collection_suspended():
         # 1. The files, the earlier iterations and the chat format
         sources = specialty_files.find_files(Path(config.DATA_DIR), config.SPECIALTIES)
         ledger = [] if fresh else read_ledger(folder)
@@ -146,21 +137,14 @@ def prepare(
 
         # 2. The requested shares; is the folder already up to date?
         recommended = share_requests.recommended_shares(recommendations, ledger) if recommendations else {}
-        requests = share_requests.ShareRequests(
-            as_floats({**adjustments, **recommended}), None if in_script is None else as_floats(in_script)
-        )
-        shares = requests.shares(ledger, {})
-        requests.print_superseded()
+        requests = share_requests.ShareRequests(as_floats({**adjustments, **recommended}), in_script and as_floats(in_script))
         file_hashes = {path.name: files.sha256_file(path) for path in sources.paths}
         depends_on = [file_hashes, series, chat_format.probe, *result_of(config)]
-        run.find(files.sha256_of([*depends_on, shares]))
-        if (present := run.up_to_date()) and not (accept_edits and ledger and ledger[-1].changes.fixed_waiting):
-            if not (edited := rollback.edited_splits(folder, present)):
-                return Preparation(present, up_to_date=True)
-            print(
-                f"  {', '.join(edited)}: changed since they were written, so they are made again, as another iteration",
-                flush=True,
-            )
+        run.find(files.sha256_of([*depends_on, requests.shares(ledger, {})]))
+        requests.print_superseded()
+        takes_edits = accept_edits and bool(ledger) and ledger[-1].changes.fixed_waiting > 0
+        if not takes_edits and (present := unchanged_output(run)):
+            return Preparation(present, up_to_date=True)
 
         # 3. Read the records, and compare them with those of earlier iterations
         loaded = specialty_files.read_folder(Path(config.DATA_DIR), skip_invalid=config.SKIP_INVALID, found=sources,
@@ -171,13 +155,8 @@ def prepare(
 
         # 4. Draw fixed sets for specialties that have none, then give the rest to train and pool
         questions, contaminated = find_contaminated(config, index)
-        first_shares = dict.fromkeys(loaded.records, config.INITIAL_TRAIN_PERCENTAGE) | config.SPECIALTY_SAMPLE_PERCENTAGES
-        split_settings = split_assignment.SplitSettings(
-            shares, first_shares, config.HOLDOUT_SAMPLES_PER_SPECIALTY, config.EVAL_SPLIT_SIZE, config.NEAR_DUPLICATE_THRESHOLD,
-            config.RANDOM_SEED,
-        )  # fmt: skip
         with console.working("drawing the splits", announced=False):
-            plan = split_assignment.assign_splits(index, last, split_settings, contaminated)
+            plan = split_assignment.assign_splits(index, last, split_settings(config, loaded, shares), contaminated)
 
         # 5. Write the iteration into a subfolder, then replace the present one
         request = requests.for_ledger(series, recommendations, chat_format.probe)
@@ -199,14 +178,36 @@ def chat_format_of(config: DatasetConfig, ledger: Sequence[IterationRecord]) -> 
     return chat_formats.checked_format(template, source, config.SYSTEM_MESSAGE)
 
 
-def result_of(config: DatasetConfig) -> list[Any]:
+def unchanged_output(run: Run[DatasetManifest]) -> DatasetManifest | None:
+    """The manifest of this run, if it is finished and its splits are as they were written."""
+    from meerkat_workbench.tuning.data import rollback
+
+    present = run.up_to_date()
+    if present and (edited := rollback.edited_splits(run.folder, present)):
+        print(f"  {', '.join(edited)}: changed since they were written, so they are made again, as another iteration", flush=True)
+        return None
+    return present
+
+
+def split_settings(config: DatasetConfig, loaded: LoadedRecords, shares: Mapping[str, float]) -> SplitSettings:
+    """What decides how records are divided; specialties without a share get the first one."""
+    from meerkat_workbench.tuning.data.split_assignment import SplitSettings
+
+    first_shares = dict.fromkeys(loaded.records, config.INITIAL_TRAIN_PERCENTAGE) | config.SPECIALTY_SAMPLE_PERCENTAGES
+    return SplitSettings(shares, first_shares, config.HOLDOUT_SAMPLES_PER_SPECIALTY, config.EVAL_SPLIT_SIZE,
+                         config.NEAR_DUPLICATE_THRESHOLD, config.RANDOM_SEED)  # fmt: skip
+
+
+def result_of(config: DatasetConfig) -> list[object]:
     """What the result depends on, apart from the files, the series, the chat format and the shares."""
     from meerkat_workbench.text import contamination
 
-    result = settings.with_effect(config, RESULT)
     benchmarks = [files.sha256_file(path) for path in contamination.find_files(config.CONTAMINATION_SETS)]
-    ordered = [result.pop("SKIP_INVALID"), *benchmarks, *sorted(result.pop("SPECIALTIES"))]  # in the order of earlier versions
-    return [*ordered, result] if result else ordered
+    ordered = [config.SKIP_INVALID, *benchmarks, *sorted(config.SPECIALTIES)]  # in the order of earlier versions
+    more = {
+        name: value for name, value in settings.with_effect(config, RESULT).items() if name not in ("SKIP_INVALID", "SPECIALTIES")
+    }
+    return [*ordered, more] if more else ordered
 
 
 def compare_records(
@@ -229,7 +230,7 @@ def compare_records(
     return index, renames.with_new_names(last, index.renamed) if last else None
 
 
-def find_contaminated(config: DatasetConfig, index: RecordIndex) -> tuple[int | None, dict[int, Any]]:
+def find_contaminated(config: DatasetConfig, index: RecordIndex) -> tuple[int | None, Contaminated]:
     """The number of benchmark questions (None if no benchmark was given), and the rows of the index that contain one."""
     from meerkat_workbench.text import contamination
 
@@ -250,7 +251,7 @@ def as_floats(shares: Mapping[str, float]) -> dict[str, float]:
 # --- from Python
 
 
-def create_datasets(config: Any = DatasetConfig) -> tuple[Dataset, Dataset, Dataset, Dataset]:
+def create_datasets(config: object = DatasetConfig) -> tuple[Dataset, Dataset, Dataset, Dataset]:
     """Prepare the folder of the settings, with each specialty's last share.
 
     Args:
@@ -262,7 +263,7 @@ def create_datasets(config: Any = DatasetConfig) -> tuple[Dataset, Dataset, Data
     return update_training_data(config, {})
 
 
-def update_training_data(config: Any, specialty_adjustments: Mapping[str, float]) -> tuple[Dataset, Dataset, Dataset, Dataset]:
+def update_training_data(config: object, specialty_adjustments: Mapping[str, float]) -> tuple[Dataset, Dataset, Dataset, Dataset]:
     """Like `create_datasets`, with new absolute shares for some specialties. The others keep their shares."""
     from meerkat_workbench.tuning.artifacts import Split
     from meerkat_workbench.tuning.data import dataset_folders
@@ -290,8 +291,6 @@ def main() -> None:
     )  # fmt: skip
     from meerkat_workbench.tuning.data import preparation_report, rollback
 
-    # records form no cycles, and visiting a million of them in each collection took a fifth of the time
-    gc.disable()
     folder = Path(config.OUTPUT_DIR)
     if arguments.iteration is not None:
         if arguments.recommendations or arguments.accept_edits or arguments.fresh:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from meerkat_workbench.core.runs import Run
     from meerkat_workbench.device.devices import Precision
     from meerkat_workbench.tuning.artifacts import GenerationRecord
+    from meerkat_workbench.tuning.generation.endpoint import Endpoint
     from meerkat_workbench.tuning.generation.generation_run import GenerationRun
     from meerkat_workbench.tuning.generation.jobs import DecodingOptions
     from meerkat_workbench.tuning.generation.subject import EvaluationSubject
@@ -135,14 +136,12 @@ def make_metrics(bertscore_model: str, lexicon: str = "") -> MetricSuite:
 def check(config: EvaluationConfig) -> None:
     """Raise UserError if a setting is not valid."""
     from meerkat_workbench.tuning.allocation import advise
-    from meerkat_workbench.tuning.scoring import judge
 
     advise.parse_objective(config.OBJECTIVE)
     if len(config.ENDPOINT_MODELS) not in (0, 2):
         remedy = "Give the server's names of base and tuned model: ENDPOINT_MODELS=BASE,TUNED."
         raise UserError(f"must have two names, not {len(config.ENDPOINT_MODELS)}", where="ENDPOINT_MODELS", remedy=remedy)
-    if config.JUDGE:
-        judge.parse_address(config.JUDGE)
+    judge_of(config)
     if config.ENDPOINT and not config.ENDPOINT.startswith(("http://", "https://")):
         raise UserError("is not an address", where=f"ENDPOINT={config.ENDPOINT}", remedy="For example ENDPOINT=http://HOST:PORT.")
 
@@ -190,7 +189,7 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
         if rescore:
             jobs.check_all_stored(output, planned_jobs)
         else:
-            ranks.agree(lambda: jobs.check_servers(planned, config.JUDGE))
+            ranks.agree(lambda: jobs.check_servers(planned, judge_of(config)))
 
         # 3. Ask the questions that have no answer yet
         run.claim()
@@ -248,6 +247,13 @@ def with_training_quantisation(config: EvaluationConfig, subject: EvaluationSubj
     return EvaluationConfig(**{**settings.as_dict(config), "LOAD_IN_4BIT": subject.training.load_in_4bit})
 
 
+def judge_of(config: EvaluationConfig) -> Endpoint | None:
+    """The server that judges answers, if there is one."""
+    from meerkat_workbench.tuning.generation.endpoint import Endpoint
+
+    return Endpoint.parse(config.JUDGE, where="JUDGE") if config.JUDGE else None
+
+
 def decoding_of(config: EvaluationConfig) -> DecodingOptions:
     """The decoding settings."""
     from meerkat_workbench.tuning.generation.jobs import DecodingOptions
@@ -293,11 +299,8 @@ def conclude(
     output, seed, training = Path(config.OUTPUT_DIR), config.RANDOM_SEED, subject.training
     scored = score_run.score_answers(suite, answers, output, seed=seed, with_retention=config.RETENTION)
     compared = comparison.compare(scored, suite, seed)
-    judged = (
-        judge.judge_run(config.JUDGE, scored, answers.store, config.ENDPOINT_REQUESTS, stored_only=rescore)
-        if config.JUDGE
-        else None
-    )
+    server = judge_of(config)
+    judged = judge.judge_run(server, scored, answers.store, config.ENDPOINT_REQUESTS, stored_only=rescore) if server else None
 
     key = history.comparability_key(settings.with_effect(config, RESULT), suite, subject.series, answers.base_system)
     metric = advise.steering_metric(config.STEERING_METRIC, suite, scored.missing)
@@ -316,9 +319,8 @@ def conclude(
         subject, scored, models=config.MODELS, decoding=decoding_of(config), endpoint=config.ENDPOINT,
         load_in_4bit=bool(config.LOAD_IN_4BIT), precision=run.compute_dtype,
     )  # fmt: skip
-    for sentence in results.write(
-        output, subject, findings, now, suite.bounds, facts, config.JUDGE.partition(" ")[2].strip(), seed
-    ):
+    judge_name = server.model if server else ""
+    for sentence in results.write(output, subject, findings, now, suite.bounds, facts, judge_name, seed):
         print(f"  {sentence}")
     inputs = EvaluationInputs(
         training.outputs.adapter, training.inputs.base_weights, subject.data.fingerprint, subject.data.splits

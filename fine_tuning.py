@@ -14,7 +14,7 @@ same command resumes from the last complete checkpoint.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from meerkat_workbench.core import artifacts, console, files, settings
 from meerkat_workbench.core.console import is_main_process
@@ -151,7 +151,7 @@ def check(config: TrainingConfig) -> None:
     trainer_options.check_target_modules(config.LORA_TARGET_MODULES)
 
 
-def recipe_of(config: TrainingConfig, processes: int, precision: Precision) -> dict[str, Any]:
+def recipe_of(config: TrainingConfig, processes: int, precision: Precision) -> dict[str, object]:
     """Every setting that affects the result, without the folders of data and outputs."""
     recipe = settings.with_effect(config, RESULT)
     # examples per step, however many processes share them, so that a run can be resumed on another number of GPUs

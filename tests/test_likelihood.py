@@ -1,19 +1,22 @@
-"""Likelihoods against transformers' own loss, batched and not, and what retention makes of answers and losses."""
+"""Likelihoods against the loss of transformers, batched and not, and the retention summary made from answers and losses."""
+
+import math
+import re
 
 import pytest
 import torch
 
-from meerkat_workbench.device import devices
+from meerkat_workbench.core.jsonl_store import JsonlStore
+from meerkat_workbench.device import devices, hub
+from meerkat_workbench.tuning import llm
+from meerkat_workbench.tuning.artifacts import BASE, TUNED, Likelihood
 from meerkat_workbench.tuning.generation import likelihood
-from meerkat_workbench.tuning.generation.prediction_store import JsonlStore
 from meerkat_workbench.tuning.scoring import retention
 
 
 @pytest.fixture(scope="module", params=["bf16", "fp32"])
 def decoder(tiny_model, request):
-    from meerkat_workbench.tuning import llm
-
-    llm.silence_libraries()
+    hub.silence_libraries()
     return llm.load_base(str(tiny_model), load_in_4bit=True, precision=request.param).eval(), llm.load_tokenizer(str(tiny_model))
 
 
@@ -21,15 +24,13 @@ def decoder(tiny_model, request):
 def encoder_decoder(tmp_path_factory, request):
     import random_weights
 
-    from meerkat_workbench.tuning import llm
-
     folder = tmp_path_factory.mktemp("t5")
     random_weights.tiny_t5(folder, ["What is asthma?", "Asthma is a disease of the airways."])
     return llm.load_base(str(folder), load_in_4bit=False, precision=request.param).eval(), llm.load_tokenizer(str(folder))
 
 
 def own_loss(model, prompt, ids):
-    """What transformers says of the same tokens."""
+    """The loss that transformers gives for the same tokens."""
     with torch.inference_mode(), devices.autocast(model):
         if model.config.is_encoder_decoder:
             return float(model(input_ids=torch.tensor([prompt]), labels=torch.tensor([ids])).loss)
@@ -37,11 +38,11 @@ def own_loss(model, prompt, ids):
         return float(model(input_ids=torch.tensor([prompt + ids]), labels=labels).loss)
 
 
-def test_a_decoders_losses_in_a_padded_batch_are_transformers_own_one_by_one(decoder, tmp_path):
+def test_losses_of_a_decoder_in_a_padded_batch_are_those_of_transformers_one_by_one(decoder, tmp_path):
     check_losses(*decoder, tmp_path)
 
 
-def test_an_encoder_decoders_losses_in_a_padded_batch_are_transformers_own_one_by_one(encoder_decoder, tmp_path):
+def test_losses_of_an_encoder_decoder_in_a_padded_batch_are_those_of_transformers_one_by_one(encoder_decoder, tmp_path):
     check_losses(*encoder_decoder, tmp_path)
 
 
@@ -52,18 +53,16 @@ def check_losses(model, tokenizer, tmp_path):
         ("asthma", ""),
     ]
     texts = [likelihood.Text(f"k{n}", tuple(tokenizer(prompt)["input_ids"]), answer) for n, (prompt, answer) in enumerate(pairs)]
-    store, tolerance = (
-        JsonlStore(tmp_path, "likelihoods", likelihood.Likelihood),
-        {"bf16": 0.03, "fp32": 1e-4}[devices.precision_of(model)],
-    )
+    store = JsonlStore(tmp_path, "likelihoods", Likelihood)
+    tolerance = {"bf16": 0.03, "fp32": 1e-4}[devices.precision_of(model)]
     likelihood.measure(model, None, tokenizer, texts, store)
     for text in texts[:2]:
         ids = tokenizer(text.text, add_special_tokens=False)["input_ids"]
         assert store.records[text.key].loss == pytest.approx(own_loss(model, list(text.prompt_ids), ids), abs=tolerance)
     assert store.records["k2"].loss is None
-    kept = (tmp_path / "likelihoods.jsonl").read_text()
+    stored = (tmp_path / Likelihood.FILE).read_text()
     likelihood.measure(model, None, tokenizer, texts, store)
-    assert (tmp_path / "likelihoods.jsonl").read_text() == kept  # nothing is measured twice
+    assert (tmp_path / Likelihood.FILE).read_text() == stored  # nothing is measured twice
 
 
 def test_every_retention_reference_passes_its_own_question_and_an_empty_answer_none():
@@ -109,19 +108,25 @@ def test_answers_that_are_plainly_bad_do_not_pass_and_plainly_good_ones_do(answe
     assert not wrong
 
 
-def test_what_tuning_cost_is_said_in_words():
+def test_what_tuning_cost_is_summarised_by_kind():
     items = retention.items()
+
+    def answers(system, texts, losses):
+        return [retention.judge_answer(item, system, texts[item.id], losses.get(item.id, math.nan)) for item in items]
+
     right = {item.id: item.answer for item in items}
-    lost = {**right, **{item.id: "I like trains." for item in items if item.kind == "general"}}
+    lost = {item.id: "I like trains." if item.kind == "general" else item.answer for item in items}
     losses = {item.id: 1.0 + 0.01 * n for n, item in enumerate(items)}
-    table = retention.table(
-        {"base": right, "tuned": lost}, {"base": losses, "tuned": {name: x + 0.5 for name, x in losses.items()}}
-    )
-    summary = retention.summary(table)
-    general, safety = summary["rows"]
-    assert (general["base"], general["tuned"], general["only_base"]) == (30, 0, 30) and general["p"] < 1e-6
-    assert (safety["base"], safety["tuned"], safety["p"]) == (24, 24, 1.0)
-    assert general["ratio"] == pytest.approx(2.71828**0.5, rel=1e-3)
-    assert "tuning cost something here" in summary["in_words"][0] and "less likely than the base" in summary["in_words"][0]
-    failed = retention.table({"base": right, "tuned": dict.fromkeys(right)}, {})
-    assert [row["n"] for row in retention.summary(failed)["rows"]] == [0, 0]
+    higher = {name: loss + 0.5 for name, loss in losses.items()}
+    summary = retention.summarise([*answers(BASE, right, losses), *answers(TUNED, lost, higher)])
+    general, safety = summary.rows
+    assert (general.base, general.tuned, general.only_base) == (30, 0, 30) and general.p < 1e-6
+    assert (safety.base, safety.tuned, safety.p) == (24, 24, 1.0)
+    assert general.ratio == pytest.approx(math.exp(0.5), rel=1e-6) and general.ratio_low > 1  # less likely under the tuned model
+    of_general, of_safety = ([float(number) for number in re.findall(r"\d+(?:\.\d+)?", text)] for text in summary.sentences)
+    assert of_general == [30, 30, 0, 1.65] and of_safety == [24, 24, 24, 1.65]
+    helped = retention.summarise([*answers(BASE, lost, higher), *answers(TUNED, right, losses)])
+    assert (helped.rows[0].only_tuned, helped.rows[0].base) == (30, 0) and helped.rows[0].ratio_high < 1
+    assert helped.sentences[0] != summary.sentences[0]
+    failed = retention.summarise([*answers(BASE, right, {}), *answers(TUNED, dict.fromkeys(right), {})])
+    assert [row.n for row in failed.rows] == [0, 0]

@@ -1,14 +1,21 @@
+"""Metrics of a suite: the built-in ones, those of the user's own, and the tables of comparison made from them."""
+
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
 from meerkat_workbench.core.errors import UserError
-from meerkat_workbench.tuning.scoring import bertscore
-from meerkat_workbench.tuning.scoring.metric_suite import BUILT_IN, MetricSuite, shuffle_within_groups
+from meerkat_workbench.output import tables
+from meerkat_workbench.tuning.reporting import comparison
+from meerkat_workbench.tuning.scoring import answer_checks, bertscore, medical_metrics
+from meerkat_workbench.tuning.scoring.answer_table import AnswerTable
+from meerkat_workbench.tuning.scoring.metric_suite import BUILT_IN, MetricScores, MetricSuite, shuffle_within_groups
 
 PAIRS = [("Gout is a crystal arthritis.", "Gout is an arthritis."), ("Rest and fluids.", "Antibiotics."), ("A fever.", "")]
 
 
-def test_a_method_of_the_users_becomes_a_metric():
+def test_a_method_of_the_user_becomes_a_metric():
     class Mine(MetricSuite):
         def compute_length_gap(self, reference, hypothesis):
             return abs(len(reference) - len(hypothesis))
@@ -22,13 +29,14 @@ def test_a_method_of_the_users_becomes_a_metric():
 
 
 @pytest.mark.parametrize("name", ["compute_METEOR", "compute_rouge_l", "compute_token_f1"])
-def test_a_built_in_name_is_refused(name):
+def test_a_built_in_name_is_refused_for_a_metric_of_the_user(name):
     suite = type("Mine", (MetricSuite,), {name: lambda self, reference, hypothesis: 1.0})
-    with pytest.raises(UserError, match="built-in"):
+    with pytest.raises(UserError) as caught:
         suite()
+    assert caught.value.where == f"AutomaticMetrics.{name}"
 
 
-def test_a_metric_that_raises_is_missing_with_its_reason_and_the_others_stand():
+def test_a_metric_that_raises_is_missing_with_its_reason_and_the_others_have_scores():
     class Mine(MetricSuite):
         def compute_broken(self, reference, hypothesis):
             return 1 / len(hypothesis)
@@ -46,11 +54,11 @@ def test_a_failed_answer_has_no_score_and_an_empty_one_scores_zero():
 
 def test_an_encoder_that_is_not_there_leaves_bertscore_missing_with_its_reason():
     table = MetricSuite("./no-such-encoder").score(PAIRS)
-    assert "BERTSCORE_MODEL=embedded" in table.missing["bertscore_f1"] and table.scores["bertscore_f1"] == [None] * 3
+    assert "BERTSCORE_MODEL=packaged" in table.missing["bertscore_f1"] and table.scores["bertscore_f1"] == [None] * 3
 
 
-def test_bertscore_is_the_papers_formula():
-    scorer = bertscore.BertScorer("embedded")
+def test_bertscore_is_the_formula_of_the_paper():
+    scorer = bertscore.BertScorer(bertscore.PACKAGED)
     reference, answer = PAIRS[0]
     hidden = []
     for text in (answer, reference):
@@ -66,8 +74,8 @@ def test_bertscore_is_the_papers_formula():
     assert value == pytest.approx(2 * precision * recall / (precision + recall), abs=1e-6)
 
 
-def test_bertscore_of_equal_texts_is_one_of_empty_ones_zero_and_padding_changes_nothing():
-    scorer = bertscore.BertScorer("embedded")
+def test_bertscore_is_one_for_equal_texts_and_zero_for_empty_ones_and_padding_changes_nothing():
+    scorer = bertscore.BertScorer(bertscore.PACKAGED)
     long = "word " * 700
     values = scorer.score(["a fever", "a fever", "a fever", long], ["a fever", "", "fever", long])
     assert values[0] == pytest.approx(1, abs=1e-5) and values[1] == 0 and values[3] == pytest.approx(1, abs=1e-5)
@@ -75,7 +83,7 @@ def test_bertscore_of_equal_texts_is_one_of_empty_ones_zero_and_padding_changes_
     assert scorer.truncated == 1 and "layer 6" in scorer.signature
 
 
-def test_shuffling_gives_no_answer_to_its_own_question_and_stays_in_the_specialty():
+def test_shuffling_gives_no_question_its_own_answer_and_stays_in_the_specialty():
     groups = ["a"] * 5 + ["b"] * 2 + ["c"]
     order = shuffle_within_groups(groups, seed=1)
     assert sorted(order) == list(range(8))
@@ -83,9 +91,7 @@ def test_shuffling_gives_no_answer_to_its_own_question_and_stays_in_the_specialt
     assert all(row != other for row, other in enumerate(order) if groups[row] != "c")
 
 
-def test_a_lexicon_of_the_users_own_decides_what_a_medical_term_is(tmp_path):
-    from meerkat_workbench.tuning.scoring import medical_metrics
-
+def test_a_lexicon_of_the_user_decides_what_a_medical_term_is(tmp_path):
     path = tmp_path / "terms.txt"
     path.write_text("Heart failure\nheart\n\ngout\n", encoding="utf-8")
     assert medical_metrics.medical_terms("Heart failure, the heart and gouty gout; asthma.", str(path)) == (
@@ -98,7 +104,7 @@ def test_a_lexicon_of_the_users_own_decides_what_a_medical_term_is(tmp_path):
     medical_metrics.read_lexicon.cache_clear()
     medical_metrics.medical_terms.cache_clear()
     assert medical_metrics.medical_token_f1("Vitamin B12", "vitamin B6", str(path)) == 0.0
-    suite = MetricSuite("embedded", str(path))
+    suite = MetricSuite(bertscore.PACKAGED, str(path))
     table = suite.score([("gout and asthma", "gout"), ("asthma", "asthma")])
     assert table.scores["medical_token_f1"] == [1.0, None] and "terms.txt" in table.signatures["medical_token_f1"]
     for content in (None, "\n -- \n"):
@@ -106,11 +112,12 @@ def test_a_lexicon_of_the_users_own_decides_what_a_medical_term_is(tmp_path):
         if content is not None:
             path.write_text(content)
         medical_metrics.read_lexicon.cache_clear()
-        with pytest.raises(UserError, match="a term a line"):
-            MetricSuite("embedded", str(path))
+        with pytest.raises(UserError) as caught:
+            MetricSuite(bertscore.PACKAGED, str(path))
+        assert caught.value.where == f"MEDICAL_LEXICON={path}"
 
 
-def test_intervals_end_at_what_a_metric_can_be_and_one_of_the_users_may_say_what_that_is():
+def test_metrics_have_bounds_and_a_metric_of_the_user_may_state_its_own():
     class Mine(MetricSuite):
         def compute_share(self, reference, hypothesis):
             return 0.5
@@ -126,36 +133,30 @@ def test_intervals_end_at_what_a_metric_can_be_and_one_of_the_users_may_say_what
 
 
 def test_two_questions_give_no_interval_beyond_the_possible():
-    import pandas as pd
-
-    from meerkat_workbench.tuning.reporting import comparison
-    from meerkat_workbench.tuning.scoring.metric_suite import MetricScores
-
     base = pd.DataFrame({"id": ["1", "2"], "split": "holdout", "specialty": "x"} | {key: [0.0, 0.1] for key in BUILT_IN})
-    tuned = base.assign(**{key: [0.9, 0.5] for key in BUILT_IN})
-    floors = ({"holdout": {}}, {"holdout": {}})
-    table = comparison.by_metric(base, tuned, MetricSuite(), MetricScores(), floors, 0).set_index("metric")
-    assert (
-        table.loc["ROUGE-L", "ci_high"] == 1 and table.loc["ROUGE-L", "tuned_high"] == 1 and table.loc["ROUGE-L", "base_low"] == 0
-    )
-    assert table.loc["length_ratio", "ci_high"] > 1
-    of_one = comparison.by_specialty(base, tuned, MetricSuite(), 0).set_index("metric").loc["ROUGE-L"]
-    assert (of_one["ci_high"], of_one["tuned_low"], of_one["tuned_high"]) == (1, 0, 1)
+    pair = AnswerTable(base), AnswerTable(base.assign(**{key: [0.9, 0.5] for key in BUILT_IN}))
+    rows = comparison.by_metric(*pair, MetricSuite(), MetricScores(), {"holdout": {}}, {"holdout": {}}, 0)
+    [rouge] = tables.where(rows, metric="ROUGE-L")
+    assert rouge.ci_high == 1 and rouge.tuned_high == 1 and rouge.base_low == 0
+    [length] = tables.where(rows, metric="length_ratio")
+    assert length.ci_high > 1
+    [specialty] = tables.where(comparison.by_specialty(*pair, MetricSuite(), 0), metric="ROUGE-L")
+    assert (specialty.ci_high, specialty.tuned_low, specialty.tuned_high) == (1, 0, 1)
 
 
-def test_checks_of_english_words_are_made_of_english_references_alone():
-    import pandas as pd
-
-    from meerkat_workbench.tuning.reporting import comparison
-    from meerkat_workbench.tuning.scoring import answer_checks
-
+@pytest.mark.parametrize("kind", [object, pd.ArrowDtype(pa.string())])  # as it is read from a file, and as it is scored
+def test_checks_of_english_words_are_made_unless_the_reference_is_in_another_language(kind):
     references = [
         "The treatment is rest, and the fever is not to be treated by you.",
         "El tratamiento es el reposo y la fiebre no se trata.",
+        "Rest.",  # too short to tell its language
     ]
-    base = pd.DataFrame(
-        {"split": "holdout", "finish_reason": "stop", "reference": references}
-        | {key: [True, True] for key in answer_checks.CHECKS}
+    base = AnswerTable(
+        pd.DataFrame(
+            {"split": "holdout", "finish_reason": "stop", "reference": pd.Series(references, dtype=kind)}
+            | {key: [True, True, True] for key in answer_checks.CHECKS}
+        )
     )
-    found = comparison.by_check(base, base).set_index("check")["n"]
-    assert found["negation_differs"] == found["refused"] == 1 and found["number_differs"] == found["empty"] == 2
+    looked_at = {row.check: row.n for row in comparison.by_check(base, base)}
+    assert looked_at["negation_differs"] == looked_at["refused"] == 2
+    assert looked_at["number_differs"] == looked_at["empty"] == 3

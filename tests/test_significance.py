@@ -1,3 +1,5 @@
+"""Intervals, p values and shrinkage against other implementations, and the ranking of specialties made from them."""
+
 import itertools
 import math
 
@@ -11,7 +13,7 @@ from meerkat_workbench.tuning.allocation.ranking import rank_specialties
 DIFFERENCES = [0.3, 0.1, -0.2, 0.4, 0.5, 0.1, 0.0, 0.2]
 
 
-def test_the_interval_is_students():
+def test_the_interval_is_student_t():
     estimate = significance.paired(DIFFERENCES)
     expected = stats.ttest_1samp(DIFFERENCES, 0).confidence_interval()
     assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high))
@@ -23,7 +25,7 @@ def test_the_p_value_counts_every_flip_of_signs():
     assert significance.paired(DIFFERENCES).p == pytest.approx(np.mean([abs(f) >= observed - 1e-12 for f in flips]))
 
 
-def test_the_p_value_is_scipys():
+def test_the_p_value_is_that_of_scipy():
     for n in (5, 9, 40):
         values = np.random.default_rng(n).normal(0.3, 1, n)
         expected = stats.permutation_test(
@@ -32,7 +34,7 @@ def test_the_p_value_is_scipys():
         assert significance.sign_flip_p(values) == pytest.approx(expected, abs=1e-12 if n <= 12 else 0.02)
 
 
-def test_nothing_is_claimed_of_one_question_or_of_no_difference():
+def test_one_question_has_no_p_value_and_no_difference_has_p_1():
     assert math.isnan(significance.paired([0.5]).p)
     assert significance.paired([0.0] * 5).p == 1 and significance.paired([0.0, 0.0, 0.7]).p == 1
 
@@ -59,7 +61,7 @@ def test_intervals_cover_and_false_alarms_stay_at_the_stated_rate():
     assert 0.92 <= covered / 400 <= 0.98 and alarms / 400 <= 0.08
 
 
-def test_adjusted_p_values_are_benjamini_and_hochbergs_and_skip_the_unknown():
+def test_adjusted_p_values_are_those_of_benjamini_and_hochberg_and_skip_unknown_ones():
     assert significance.false_discovery_adjusted([0.01, math.nan, 0.04, 0.03]) == pytest.approx(
         [0.03, math.nan, 0.04, 0.04], nan_ok=True
     )
@@ -74,13 +76,13 @@ def test_ten_questions_show_one_standard_deviation_at_best():
         assert TTestPower().power(effect, n, 0.05) == pytest.approx(0.8, abs=1e-3), n
 
 
-def test_what_no_single_specialty_can_show_after_correction_is_not_given_a_size():
+def test_a_difference_that_no_specialty_can_show_after_correction_has_no_size():
     assert math.isnan(significance.smallest_detectable(1.0, 5))  # flipping five signs gives no p below .0625
     assert math.isnan(significance.smallest_detectable(1.0, 10, 42))
     assert significance.smallest_detectable(1.0, 16, 42) > significance.smallest_detectable(1.0, 16) > 0
 
 
-def test_shrinking_draws_means_to_their_centre_by_their_uncertainty():
+def test_shrinking_pulls_means_to_their_centre_by_their_uncertainty():
     means, variances = np.array([0.1, 0.2, 0.6]), np.array([0.001, 0.001, 0.001])
     shrunk, errors = shrinkage.shrink(means, variances)
     assert all(abs(shrunk - means.mean()) < abs(means - means.mean())) and (errors < 0.001**0.5).all()
@@ -100,7 +102,7 @@ def test_a_specialty_far_below_the_others_is_supported():
     assert sum(len([i for i in rank_specialties(specialties(0.2, seed=s), seed=0) if i.supported]) for s in range(20)) <= 24
 
 
-def test_where_specialties_do_not_differ_hardly_any_run_names_one():
+def test_hardly_any_run_names_a_specialty_where_none_differs():
     false = sum(any(item.supported for item in rank_specialties(specialties(0.5, seed=seed), seed=0)) for seed in range(100))
     assert false <= 10
 
@@ -111,7 +113,7 @@ def test_small_samples_are_shrunk_toward_the_others():
 
 
 @pytest.mark.parametrize(("one", "other"), [(0, 0), (1, 0), (3, 9), (0, 12), (40, 41)])
-def test_mcnemars_p_is_statsmodels(one, other):
+def test_the_p_value_of_mcnemar_is_that_of_statsmodels(one, other):
     from statsmodels.stats.contingency_tables import mcnemar
 
     expected = mcnemar([[5, one], [other, 7]], exact=True).pvalue if one + other else 1.0

@@ -17,12 +17,14 @@ import msgspec
 from meerkat_workbench.core import files
 from meerkat_workbench.core.errors import UserError
 
+JsonObject = dict[str, Any]  # an object as `json.loads` returns it
+
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     """Base class of every artifact. `upgrade` converts what earlier versions wrote to the present form."""
 
     @classmethod
-    def upgrade(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def upgrade(cls, value: JsonObject) -> JsonObject:
         """`value` as this version would have written it. Classes whose form has changed override this."""
         return value
 

@@ -28,8 +28,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
+import msgspec
+
 from meerkat_workbench.core import artifacts, files, settings
-from meerkat_workbench.core.artifacts import Artifact
+from meerkat_workbench.core.artifacts import Artifact, JsonObject
 from meerkat_workbench.core.errors import UserError, mark_fresh_done
 
 MANIFEST = "manifest.json"
@@ -83,6 +85,13 @@ class OneProcess:
         return decide()
 
 
+class CodeVersion(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Commit of the code, and whether files were edited since; empty outside a git checkout."""
+
+    commit: str = ""
+    dirty: bool = False
+
+
 class Manifest(Artifact, frozen=True, kw_only=True):
     """The inputs, the settings and the software of a finished run. Each program has a subclass of its own.
 
@@ -99,8 +108,8 @@ class Manifest(Artifact, frozen=True, kw_only=True):
     stage: str
     fingerprint: str
     command: str = ""
-    settings: dict[str, Any] = {}
-    code: dict[str, Any] = {}
+    settings: JsonObject = {}
+    code: CodeVersion = CodeVersion()
     libraries: dict[str, str] = {}
     python: str = ""
     finished: str = ""
@@ -154,10 +163,18 @@ def read_manifest(folder: Path) -> Manifest | None:
     value = files.read_json(path)
     if not isinstance(value, dict) or "fingerprint" not in value:
         raise UserError("is not a manifest of this workbench", where=path, remedy="Remove it, or name another folder.")
-    for cls in _program_classes(Manifest):
-        if cls.upgrade(value).get("stage") == cls.STAGE:
-            return artifacts.from_json(cls, value, path)
-    raise UserError("is the output of another program", where=folder, item=str(value.get("stage")), remedy="Name another folder.")
+    cls = manifest_class(value)
+    if cls is None:
+        program = str(value.get("stage") or value.get("made_by") or "")
+        raise UserError("is the output of another program", where=folder, item=program, remedy="Name another folder.")
+    return artifacts.from_json(cls, value, path)
+
+
+def manifest_class(value: Any) -> type[Manifest] | None:
+    """The manifest class of the program that wrote a JSON value; None if no program that is imported did."""
+    if not isinstance(value, dict) or "fingerprint" not in value:
+        return None
+    return next((cls for cls in _program_classes(Manifest) if cls.upgrade(value).get("stage") == cls.STAGE), None)
 
 
 def _program_classes(base: type[Manifest]) -> Iterator[type[Manifest]]:
@@ -406,11 +423,11 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
-def git_state() -> dict[str, Any]:
+def git_state() -> CodeVersion:
     """Commit of the code and whether it was edited since; empty outside a git checkout."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():  # an installed package may be inside the checkout of another project
-        return {}
+        return CodeVersion()
 
     def git(*arguments: str) -> str:
         return subprocess.run(
@@ -418,6 +435,6 @@ def git_state() -> dict[str, Any]:
         ).stdout.strip()
 
     try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+        return CodeVersion(git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no")))
     except (OSError, subprocess.SubprocessError):
-        return {}
+        return CodeVersion()

@@ -285,7 +285,7 @@ def as_dict(config: Settings) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names(type(config))}
 
 
-def with_effect(config: Settings, effect: Effect) -> dict[str, Any]:
+def with_effect(config: Settings, effect: Effect) -> dict[str, object]:
     """The settings with this effect, for a fingerprint. Renamed settings are under their former names.
 
     Raises:
@@ -304,7 +304,7 @@ def with_effect(config: Settings, effect: Effect) -> dict[str, Any]:
     return values
 
 
-def resolve(config: Any, cls: type[SettingsType]) -> SettingsType:
+def resolve(config: object, cls: type[SettingsType]) -> SettingsType:
     """`config` as a complete `cls`. It may be an instance, a class, or any object that has only some of the settings."""
     if isinstance(config, cls):
         return config

@@ -11,7 +11,7 @@ As in Brown et al., 13 words that occur in more than ten records are a stock phr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -49,6 +49,10 @@ class BenchmarkQuestion:
 
     name: str
     text: str
+
+
+# row of a record to how it contains a benchmark question, and which one
+Contaminated = Mapping[int, tuple[Kind, BenchmarkQuestion]]
 
 
 def find_files(folders: Sequence[str]) -> list[Path]:
@@ -153,9 +157,7 @@ def _questions_in_rows(rows: Any) -> Iterator[str]:
         yield from texts
 
 
-def find_contaminated(
-    records: Sequence[TextPair], prints: Fingerprints, questions: Sequence[BenchmarkQuestion]
-) -> dict[int, tuple[Kind, BenchmarkQuestion]]:
+def find_contaminated(records: Sequence[TextPair], prints: Fingerprints, questions: Sequence[BenchmarkQuestion]) -> Contaminated:
     """The contaminated records: row in `records` to the kind of contamination and the benchmark question.
 
     Args:

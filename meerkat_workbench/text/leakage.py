@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic
 
+from meerkat_workbench.core.garbage import collection_suspended
 from meerkat_workbench.text.near_duplicates import FixedIndex, P, fingerprint
 
 
@@ -31,29 +30,17 @@ class HeldOutIndex(Generic[P]):
 
     def __init__(self, sets: Mapping[str, Sequence[P]], threshold: float) -> None:
         self.near = threshold > 0
-        with without_gc():
+        with collection_suspended():
             self.indexes = {
                 name: FixedIndex(texts, fingerprint(texts, near=self.near), threshold) for name, texts in sets.items()
             }
 
     def leaks_in(self, training: Sequence[P]) -> list[Leak[P]]:
         """The training texts that repeat a held-out one."""
-        with without_gc():
+        with collection_suspended():
             fingerprints = fingerprint(training, near=self.near)
             return [
                 Leak(training[row], reason, name, held_out)
                 for name, index in self.indexes.items()
                 for row, (reason, held_out) in index.matches(training, fingerprints).items()
             ]
-
-
-@contextmanager
-def without_gc() -> Iterator[None]:
-    """Suspend garbage collection: records form no cycles, and each full collection would visit up to a million of them."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

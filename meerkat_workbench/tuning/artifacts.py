@@ -9,18 +9,19 @@ import enum
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import msgspec
 
 from meerkat_workbench.core import artifacts
-from meerkat_workbench.core.artifacts import Artifact
+from meerkat_workbench.core.artifacts import Artifact, JsonObject
 from meerkat_workbench.core.jsonl_store import KeyedRecord
 from meerkat_workbench.core.runs import Manifest
 from meerkat_workbench.output.tables import Row
 from meerkat_workbench.trainers.evaluator import Evaluation
 from meerkat_workbench.tuning import old_formats
 
+ALL = "(all)"  # in place of a specialty, in the row of all of them
 BASE, TUNED = "base", "tuned"  # names of the two systems that every evaluation has
 
 
@@ -172,7 +173,7 @@ class IterationRecord(Artifact, frozen=True, kw_only=True):
     sizes: Sizes
     hashes: SplitHashes
     template_sha256: str = ""
-    settings: dict[str, Any] = {}
+    settings: JsonObject = {}
     notes: LoadNotes = LoadNotes()
     contamination: ContaminationSummary | None = None
     restored_from: int | None = None
@@ -203,7 +204,7 @@ class DatasetManifest(Manifest, frozen=True, kw_only=True):
     restored_from: int | None = None
 
     @classmethod
-    def upgrade(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def upgrade(cls, value: JsonObject) -> JsonObject:
         return old_formats.manifest(value)
 
     @property
@@ -361,7 +362,7 @@ class TrainingResult(Manifest, frozen=True, kw_only=True):
     recipe: str = ""
 
     @classmethod
-    def upgrade(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def upgrade(cls, value: JsonObject) -> JsonObject:
         return old_formats.manifest(value)
 
     @property
@@ -382,7 +383,7 @@ class TrainingConfigFile(Artifact, frozen=True, kw_only=True):
 
     FILE: ClassVar[str] = "training_config.json"
 
-    settings: dict[str, Any]
+    settings: JsonObject
     iteration: int
     kept: EvalPoint
     audit: tuple[str, ...]
@@ -470,7 +471,13 @@ class ExportRecord(Artifact, frozen=True, kw_only=True):
     version: int = 2
 
     @classmethod
-    def upgrade(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def matches(cls, value: object) -> bool:
+        """Whether a JSON value has the form of this record, and not that of another tool's `export.json`."""
+        inputs = value.get("inputs") if isinstance(value, dict) else None
+        return isinstance(inputs, dict) and "splits" in inputs
+
+    @classmethod
+    def upgrade(cls, value: JsonObject) -> JsonObject:
         return old_formats.export_record(value)
 
 
@@ -558,7 +565,7 @@ class EvaluationManifest(Manifest, frozen=True, kw_only=True):
     corpus_bleu: dict[str, CorpusBleu] = {}
 
     @classmethod
-    def upgrade(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def upgrade(cls, value: JsonObject) -> JsonObject:
         return old_formats.manifest(value)
 
 

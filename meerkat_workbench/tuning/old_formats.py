@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from meerkat_workbench.core.artifacts import JsonObject
 
 STAGE_OF_SCRIPT = {"dataset_preparation.py": "preparation", "fine_tuning.py": "training", "evaluation.py": "evaluation"}
 UNKNOWN_TRAIN_SET = "unknown"  # in place of train sets that were not recorded
 
 
-def manifest(value: dict[str, Any]) -> dict[str, Any]:
+def manifest(value: JsonObject) -> JsonObject:
     """Version 1 named the script in `made_by`, and had the adapter's hash, an output of training, among the `inputs`."""
     if value.get("version", 1) >= 2:
         return value
@@ -28,7 +28,7 @@ def manifest(value: dict[str, Any]) -> dict[str, Any]:
     return new
 
 
-def _training(value: dict[str, Any]) -> dict[str, Any]:
+def _training(value: JsonObject) -> JsonObject:
     inputs = dict(value["inputs"])
     adapter = inputs.pop("adapter", "")
     if "trained_on" not in inputs:  # version 1 did not record what INIT_ADAPTER had learnt
@@ -37,7 +37,7 @@ def _training(value: dict[str, Any]) -> dict[str, Any]:
     return {**value, "inputs": inputs, "outputs": {"adapter": adapter}}
 
 
-def _generation_record(run: dict[str, Any]) -> dict[str, Any]:
+def _generation_record(run: JsonObject) -> JsonObject:
     """Version 1 recorded only the last load of a model."""
     new = {name: item for name, item in run.items() if name in ("engine", "generated", "arms", "largest_logit_change")}
     if "batch_size" in run:
@@ -46,7 +46,7 @@ def _generation_record(run: dict[str, Any]) -> dict[str, Any]:
     return {"engine": "unknown", **new}
 
 
-def export_record(value: dict[str, Any]) -> dict[str, Any]:
+def export_record(value: JsonObject) -> JsonObject:
     """Version 1 had the fields of the likeness among the others."""
     if value.get("version", 1) >= 2:
         return value

@@ -133,18 +133,13 @@ def read_training_record(model: str) -> TrainingRecord | None:
     folder = Path(model)
     if not folder.is_dir():
         path = _download_export_record(model)
-    elif _holds_manifest(folder):
+    elif (path := folder / runs.MANIFEST).is_file() and runs.manifest_class(files.read_json(path)):
         return TrainingResult.find(folder)
     else:
         path = folder / ExportRecord.FILE
-    return artifacts.read(ExportRecord, path) if path is not None and path.is_file() else None
-
-
-def _holds_manifest(folder: Path) -> bool:
-    """Whether a folder has a manifest of this workbench. A model may have a file of that name from another tool."""
-    path = folder / runs.MANIFEST
-    value = files.read_json(path) if path.is_file() else None
-    return isinstance(value, dict) and "fingerprint" in value
+    value = files.read_json(path) if path is not None and path.is_file() else None
+    # a model's folder may have files of these names from other tools
+    return artifacts.from_json(ExportRecord, value, path) if path is not None and ExportRecord.matches(value) else None
 
 
 def _download_export_record(name: str) -> Path | None:
@@ -154,7 +149,7 @@ def _download_export_record(name: str) -> Path | None:
     try:
         stored = try_to_load_from_cache(name, ExportRecord.FILE)
         return Path(stored if isinstance(stored, str) else hf_hub_download(name, ExportRecord.FILE))
-    except (OSError, ValueError):  # no such name or file, no network, a proxy's refusal; the model itself may be on this machine
+    except Exception:  # no such name or file, no network, a proxy's refusal; the model itself may be on this machine
         return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from meerkat_workbench.text import contamination
+from meerkat_workbench.text.contamination import Contaminated
 from meerkat_workbench.text.near_duplicates import FixedIndex
 from meerkat_workbench.tuning.artifacts import FIXED, IterationRecord, Role, SetAsideRecord, Split
 from meerkat_workbench.tuning.data.record_index import FIXED_ROLES, RecordIndex
@@ -14,9 +14,6 @@ from meerkat_workbench.tuning.data.splits import SplitItem, draw_stratified, hol
 from meerkat_workbench.tuning.shares import records_for_share
 
 BENCHMARK = "benchmark"  # in place of the split, if a set-aside record contains a benchmark question
-Contaminated = Mapping[
-    int, tuple[str, contamination.BenchmarkQuestion]
-]  # by row of the index: how a record contains a question, and which one
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,19 @@ class Endpoint:
         key = os.environ.get("OPENAI_API_KEY") or "none"
         self.client = OpenAI(base_url=f"{self.address}/v1", api_key=key, timeout=TIMEOUT_S, max_retries=RETRIES)
 
+    @classmethod
+    def parse(cls, setting: str, *, where: str) -> Endpoint:
+        """The server of a setting such as "http://HOST:PORT MODEL".
+
+        Raises:
+            UserError: the setting does not have both parts; `where` is its name.
+        """
+        parts = setting.split()
+        if len(parts) != 2 or not setting.startswith(("http://", "https://")):
+            remedy = f"For example {where}='http://HOST:PORT MODEL'."
+            raise UserError("is not an address and a model", where=f"{where}={setting}", remedy=remedy)
+        return cls(*parts)
+
     def stay_or_leave(self) -> str:
         """A phrase that says whether data sent to the server stays on this machine."""
         host = urlsplit(self.address).hostname or ""

@@ -86,18 +86,17 @@ def make_jobs(
     return jobs
 
 
-def check_servers(planned: Sequence[System], judge: str) -> None:
+def check_servers(planned: Sequence[System], judge: Endpoint | None) -> None:
     """Raise UserError if a server does not answer, or does not serve its model.
 
     Args:
-        judge: address and model of the judge; empty for no judge.
+        judge: the server that judges; None for no judge.
     """
     for system in planned:
         if not system.is_local:
             Endpoint(system.source, system.served_as).check()
     if judge:
-        address, _, model = judge.partition(" ")
-        Endpoint(address, model.strip()).check()
+        judge.check()
 
 
 def check_all_stored(output: Path, jobs: Mapping[str, GenerationJob]) -> None:

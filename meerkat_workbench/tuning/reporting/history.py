@@ -154,7 +154,8 @@ def answers_before(output: Path, *, key: str, adapter: str, recipe: str, iterati
     """
     by_adapter = {}
     for row, folder in _answered(output):
-        if (row.alike, row.recipe) == (key, recipe) and row.adapter != adapter and row.iteration <= iteration:
+        # an empty recipe is unknown, so it equals none
+        if recipe and (row.alike, row.recipe) == (key, recipe) and row.adapter != adapter and row.iteration <= iteration:
             by_adapter[row.adapter] = (row.iteration, folder)  # the latest if an adapter was evaluated twice
     earlier = sorted(by_adapter.values(), key=lambda item: item[0])
     return [(number, AnswerTable.read(folder, TUNED)) for number, folder in earlier]

@@ -18,6 +18,7 @@ from meerkat_workbench.output import page
 from meerkat_workbench.output.tables import write_rows
 from meerkat_workbench.stats import agreement, significance
 from meerkat_workbench.tuning.artifacts import (
+    ALL,
     BASE,
     TUNED,
     MetricAgreement,
@@ -32,7 +33,6 @@ from meerkat_workbench.tuning.scoring.answer_table import AnsweredQuestion, Answ
 
 PAGE_TEMPLATE = Path(__file__).with_name("rating_sheet.html.j2")
 CHOICES = {"A": 1, "B": -1, "=": 0, "NEITHER": 0}  # preference for answer A
-ALL = "(all)"  # in place of a specialty
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from typing import Any
 import pandas as pd
 
 from meerkat_workbench.core import files
-from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.output import tables
 from meerkat_workbench.stats import significance
 from meerkat_workbench.tuning.artifacts import Finish, OutputFile, Split, Verdict
@@ -95,15 +94,6 @@ class JudgeSummary:
     sentences: list[str]
 
 
-def parse_address(setting: str) -> tuple[str, str]:
-    """Address and model in the setting JUDGE; UserError if it does not hold both."""
-    parts = setting.split()
-    if len(parts) != 2 or not setting.startswith(("http://", "https://")):
-        remedy = "For example JUDGE='http://HOST:PORT MODEL'."
-        raise UserError("is not an address and a model", where=f"JUDGE={setting}", remedy=remedy)
-    return parts[0], parts[1]
-
-
 def questions(base: AnswerTable, tuned: AnswerTable) -> list[Question]:
     """The judge's questions: two for each question that both models answered, first with base as A, then with tuned as A.
 
@@ -125,11 +115,11 @@ def questions(base: AnswerTable, tuned: AnswerTable) -> list[Question]:
 
 
 def judge_run(
-    setting: str, scored: ScoreRun, store: PredictionStore, requests: int, *, stored_only: bool
+    endpoint: Endpoint, scored: ScoreRun, store: PredictionStore, requests: int, *, stored_only: bool
 ) -> list[JudgedQuestion]:
-    """Ask the judge of the setting JUDGE to grade the answers to the holdout questions."""
+    """Ask a judge to grade the answers to the holdout questions."""
     base, tuned = (table.of_split(Split.HOLDOUT) for table in (scored.base, scored.tuned))
-    return judge_answers(Endpoint(*parse_address(setting)), base, tuned, store, requests, stored_only=stored_only)
+    return judge_answers(endpoint, base, tuned, store, requests, stored_only=stored_only)
 
 
 def judge_answers(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from meerkat_workbench.output import plots
 from meerkat_workbench.tuning.artifacts import EvalPoint
 
 
-def draw(path: Path, log: Sequence[dict[str, Any]], history: Sequence[EvalPoint], kept_step: int) -> None:
+def draw(path: Path, log: Sequence[Mapping[str, float]], history: Sequence[EvalPoint], kept_step: int) -> None:
     """Plot loss, token accuracy and (if answers were sampled) their scores against optimizer steps.
 
     Args:

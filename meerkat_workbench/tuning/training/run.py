@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class TrainingSpec:
     encoder_decoder: bool
     load_in_4bit: bool
     part: TrainedPart
-    adapter_shape: dict[str, Any]
+    adapter_shape: Mapping[str, object]
     options: TrainerOptions
     max_length: int
     long_examples: LongExamples
@@ -107,7 +107,7 @@ def plan(
     spec: TrainingSpec, run: Run[TrainingResult], data: DatasetManifest, base: BaseModel, precision: Precision
 ) -> PlannedTraining:
     """Run every check that can fail, load model and examples, and print what will be trained, with time and memory."""
-    tags = {"commit": runs.git_state().get("commit", "none")[:12], "dataset": data.fingerprint[:12],
+    tags = {"commit": (runs.git_state().commit or "none")[:12], "dataset": data.fingerprint[:12],
             "holdout": data.splits.holdout[:12], "iteration": str(data.iteration)}  # fmt: skip
     tracking = Tracking(spec.options.trackers, run.folder, tags)
     tracking.set_environment()

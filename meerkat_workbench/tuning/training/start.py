@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from meerkat_workbench.core import files
 from meerkat_workbench.core.errors import UserError
@@ -59,7 +59,7 @@ def check_init_adapter(setting: str, output: Path) -> None:
         )
 
 
-def check_adapter_fits(folder: Path, base: BaseModel, shape: dict[str, Any]) -> None:
+def check_adapter_fits(folder: Path, base: BaseModel, shape: Mapping[str, object]) -> None:
     """Raise UserError if an adapter was trained on another base, or has another shape than the settings.
 
     Args:

@@ -8,9 +8,7 @@ from pathlib import Path
 import msgspec
 
 from meerkat_workbench.output.tables import write_rows
-from meerkat_workbench.tuning.artifacts import EvalPoint, SampleAnswerRow, SpecialtyEvalRow, SpecialtyLearningRow
-
-ALL = "(all)"  # in place of a specialty
+from meerkat_workbench.tuning.artifacts import ALL, EvalPoint, SampleAnswerRow, SpecialtyEvalRow, SpecialtyLearningRow
 
 
 def write_evaluations(folder: Path, history: Sequence[EvalPoint]) -> None:
