@@ -202,7 +202,7 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
             answers.generate()
 
         # 4. Score, compare and recommend; then tables, charts, report and manifest
-        record = answers.record.after(done.run if done and run.state is RunState.FINISHED else None)
+        record = answers.record.after(done.run if done and (rescore or run.state is RunState.FINISHED) else None)
         return ranks.agree(lambda: conclude(config, run, subject, suite, answers, record, rescore=rescore))
 
 

@@ -499,7 +499,7 @@ def test_text_that_a_spreadsheet_would_run_is_made_harmless_in_every_column(tmp_
 
 
 @pytest.mark.parametrize(("tuned", "floor", "warned"), [(0.083, 0.076, True), (0.47, 0.12, False), (0.3, float("nan"), False)])
-def test_a_score_that_is_mostly_style_is_warned_of(tuned, floor, warned):
+def test_a_score_that_is_mostly_style_gets_a_warning(tuned, floor, warned):
     row = MetricComparison(
         split="eval", metric="ROUGE-L", n=9, base=0.1, tuned=tuned, difference=tuned - 0.1, ci_low=-1, ci_high=1, p=0.5, base_low=0,
         base_high=1, tuned_low=0, tuned_high=1, floor_base=floor, floor_tuned=floor, verdict=Verdict.NOISE, lower_is_better=False,

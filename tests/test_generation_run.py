@@ -124,9 +124,9 @@ def test_a_server_answers_in_place_of_this_machine(small_run, exported, tmp_path
     with served(merged) as address:
         done = run_script(*evaluate_command(folders, *FEW, f"ENDPOINT={address}", names, "ENDPOINT_REQUESTS=2"))
         assert done.returncode == 0, done.stderr
-        told = [line for line in done.stdout.splitlines() if address in line]
-        assert [name for line in told for name in ("base", "tuned") if name in line] == ["base", "tuned"]
-        assert all(Endpoint(address, str(merged)).stay_or_leave() in line for line in told)
+        notes = [line for line in done.stdout.splitlines() if address in line]
+        assert [name for line in notes for name in ("base", "tuned") if name in line] == ["base", "tuned"]
+        assert all(Endpoint(address, str(merged)).stay_or_leave() in line for line in notes)
     base, tuned = (predictions(folders["scores"], name) for name in ("base", "tuned"))
     assert base == tuned and sum(len(text.split()) > 2 for text in base) > len(base) // 2
     gone = refusal(

@@ -67,7 +67,7 @@ def test_the_threshold_rule_raises_a_supported_specialty_to_80_percent_and_then_
     assert plan_of(evidence, pool_state(share=0.8, pool=10)).of("s00").recommended_share == 1.0
 
 
-def test_a_raise_is_capped_by_the_pool_and_an_empty_pool_is_told():
+def test_a_raise_is_capped_by_the_pool_and_an_empty_pool_is_reported():
     evidence = rank_specialties(scores(0.2), seed=0)
     capped = plan_of(evidence, pool_state(pool=5)).of("s00")
     assert (capped.recommended_share, capped.records_added) == (0.6, 5)
@@ -82,7 +82,7 @@ def test_a_raise_is_capped_by_the_pool_and_an_empty_pool_is_told():
     assert enough.recommended_sample_increases["s00"] == 0.8
 
 
-def test_where_no_specialty_is_supported_none_is_raised_and_what_would_settle_it_is_told():
+def test_where_no_specialty_is_supported_none_is_raised_and_what_would_settle_it_is_reported():
     evidence = rank_specialties(scores(0.5, seed=1), seed=0)
     found = recommended(evidence, plan_of(evidence))
     assert found.recommended_sample_increases == {} and found.overall_improvement == {"ROUGE-L": 0.1}
@@ -174,7 +174,7 @@ def test_by_learning_curves_a_low_specialty_that_gains_nothing_gets_no_records()
     assert f"{found.policy.probability_better_than_natural_mix:.2f}" in decision
 
 
-def test_where_training_is_not_known_to_help_the_natural_mix_is_kept_and_why_is_told():
+def test_where_training_is_not_known_to_help_the_natural_mix_is_kept_and_why_is_reported():
     kept = 0
     evidence = rank_specialties(scores(0.5), seed=0)
     for seed in range(20):
@@ -205,7 +205,7 @@ def test_the_objective_decides_which_specialties_get_records():
     assert added[str(objective)][19] == 20 and added[str(objective)][18] <= 1
 
 
-def test_an_empty_pool_is_told_with_the_number_of_new_questions_needed():
+def test_an_empty_pool_is_reported_with_the_number_of_new_questions_needed():
     observations = observed(lambda x: 0.2 + 0.3 * (1 - np.exp(-x / 60)), [[0.0] * 20, [15.0] * 20], noise=0.02)
     evidence = rank_specialties(scores(0.2), seed=0)
     pools = pool_state()
@@ -216,8 +216,9 @@ def test_an_empty_pool_is_told_with_the_number_of_new_questions_needed():
     assert needed is not None and 1 <= needed <= 6
     found = recommended(evidence, plan)
     assert advice_on(found, "s00").new_records_needed == needed and advice_on(found, "s00").records_left == 0
-    [told] = [sentence for sentence in found.sentences if f"{MIN_USEFUL_GAIN:+g}" in sentence]
-    assert "s00" in told and str(needed) in told and not any(name in told for name in NAMES[1:])
+    [sentence_on_new_data] = [sentence for sentence in found.sentences if f"{MIN_USEFUL_GAIN:+g}" in sentence]
+    assert "s00" in sentence_on_new_data and str(needed) in sentence_on_new_data
+    assert not any(name in sentence_on_new_data for name in NAMES[1:])
 
 
 def test_gains_count_as_better_where_lower_is_better():
@@ -298,7 +299,7 @@ def test_where_no_question_has_a_score_the_natural_mix_is_kept():
     assert decision.natural_mix_kept and decision.expected_gain is None and decision.probability_that_training_helps is None
 
 
-def test_a_spent_pool_and_a_budget_of_nothing_are_told_apart():
+def test_a_spent_pool_and_a_budget_of_0_are_reported_differently():
     evidence = rank_specialties(scores(0.5, seed=1), seed=0)  # none is supported
     nothing_wanted = recommended(evidence, plan_of(evidence, policy="proportional", budget=0))
     nothing_left = recommended(evidence, plan_of(evidence, pool_state(pool=0), policy="threshold", budget=5))
