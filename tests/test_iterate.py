@@ -82,7 +82,7 @@ def outcome(base):
     """What a loop leaves: the ledger but for times, and every score of its history."""
     ledger = [(line.iteration, line.shares, line.hashes, line.adjustments) for line in read_ledger(base / "datasets")]
     # `alike` tells one series from another, and a fingerprint knows its folders
-    apart = {"finished": "", "train_seconds": 0.0, "seconds": 0.0, "evaluation": "", "adapter": "", "alike": ""}
+    apart = {"finished": "", "train_seconds": 0.0, "seconds": 0.0, "evaluation": "", "adapter": "", "comparability_key": ""}
     scores = [repr(msgspec.structs.replace(row, **apart)) for row in history.read(base / "evaluations")]  # repr: nan is itself
     return ledger, scores
 

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 
+import msgspec
 import pytest
 
 from meerkat_workbench.core import artifacts, files, runs
@@ -114,7 +115,7 @@ def read_everywhere(kind, folder, value):
     assert (manifest.fingerprint, manifest.iteration, manifest.seconds, manifest.finished) == (
         "f1", 2, 0.9, "2026-11-26T10:07:24+0000"
     )  # fmt: skip
-    assert (manifest.command, manifest.code, manifest.libraries) == (
+    assert (manifest.command, msgspec.to_builtins(manifest.code), manifest.libraries) == (
         "a_script.py --demo", {"commit": "8089ab9", "dirty": False}, {"torch": "2.12.0"}
     )  # fmt: skip
     artifacts.write(folder / runs.MANIFEST, manifest)
@@ -294,7 +295,7 @@ def history(folder, *rows):
 def test_a_history_without_recipe_and_without_what_an_iteration_cost(tmp_path):
     [row] = history(tmp_path, HISTORY)
     assert row.recipe == "" and all(map(math.isnan, (row.share, row.train_seconds, row.train_tokens, row.seconds)))
-    assert (row.iteration, row.finished, row.evaluation, row.alike, row.adapter) == (
+    assert (row.iteration, row.finished, row.evaluation, row.comparability_key, row.adapter) == (
         1, "2026-11-26T10:07:13+0000", "v1", "dffd9ab8b4bf", "a1"
     )  # fmt: skip
     assert (row.train, row.split, row.metric, row.n) == (48, "holdout", "BLEU-1", 20)
@@ -304,7 +305,7 @@ def test_a_history_without_recipe_and_without_what_an_iteration_cost(tmp_path):
     # written by this version, it has every column
     tables.write_rows(tmp_path / HistoryRow.FILE, [row], HistoryRow)
     [again] = tables.read_rows(tmp_path / HistoryRow.FILE, HistoryRow)
-    assert again.recipe == "" and (again.iteration, again.tuned, again.alike) == (1, 0.21, "dffd9ab8b4bf")
+    assert again.recipe == "" and (again.iteration, again.tuned, again.comparability_key) == (1, 0.21, "dffd9ab8b4bf")
 
 
 def test_a_history_with_all_columns(tmp_path):

@@ -81,8 +81,9 @@ def read_frame(path: Path, texts: Collection[str]) -> pd.DataFrame:
 
 def to_frame(rows: Iterable[Row], kind: type[Row]) -> pd.DataFrame:
     """Rows as a data frame with the columns of their class."""
-    names = [field.name for field in msgspec.structs.fields(kind)]
-    return pd.DataFrame([[_plain(getattr(row, name)) for name in names] for row in rows], columns=names)
+    fields = msgspec.structs.fields(kind)
+    cells = [[_plain(getattr(row, field.name)) for field in fields] for row in rows]
+    return pd.DataFrame(cells, columns=[field.encode_name for field in fields])
 
 
 def _plain(value: Any) -> Any:
@@ -102,16 +103,16 @@ def read_rows(path: Path, kind: type[RowType]) -> list[RowType]:
         UserError: the file is missing or broken, or lacks a column that has no default.
     """
     fields = msgspec.structs.fields(kind)
-    texts = [field.name for field in fields if _holds_text(field.type)]
+    texts = [field.encode_name for field in fields if _holds_text(field.type)]
     frame = read_frame(path, texts)
     for field in fields:
-        if field.required and field.name not in frame:
-            raise UserError("this column is missing", where=path, item=field.name, remedy=RESTORE)
-    present = [field for field in fields if field.name in frame]
-    columns = [frame[field.name].tolist() for field in present]
+        if field.required and field.encode_name not in frame:
+            raise UserError("this column is missing", where=path, item=field.encode_name, remedy=RESTORE)
+    present = [field for field in fields if field.encode_name in frame]
+    columns = [frame[field.encode_name].tolist() for field in present]
     rows = []
     for number, values in enumerate(zip(*columns, strict=True), start=2):
-        cells = {field.name: _cell(value, field.type) for field, value in zip(present, values, strict=True)}
+        cells = {field.encode_name: _cell(value, field.type) for field, value in zip(present, values, strict=True)}
         try:
             rows.append(msgspec.convert(cells, kind, strict=False))
         except msgspec.ValidationError as error:

@@ -599,36 +599,17 @@ class MetricComparison(Row, frozen=True, kw_only=True):
         return math.isfinite(self.ci_low)
 
 
-class SystemComparison(Row, frozen=True, kw_only=True):
-    """`models_comparison.csv`: any system against the base; like `MetricComparison`, with `score` in place of `tuned`."""
+class SystemComparison(MetricComparison, frozen=True, kw_only=True):
+    """`models_comparison.csv`: any system against the base; its score is `tuned` here and the column `score` in the file."""
 
     FILE: ClassVar[str] = "models_comparison.csv"
 
-    split: str
-    metric: str
-    n: int
-    base: float
-    score: float
-    difference: float
-    ci_low: float
-    ci_high: float
-    p: float
-    base_low: float
-    base_high: float
-    tuned_low: float
-    tuned_high: float
-    floor_base: float
-    floor_tuned: float
-    verdict: Verdict
-    lower_is_better: bool
-    signature: str
-    missing: str
+    tuned: float = msgspec.field(name="score")
     model: str
 
     @classmethod
     def of(cls, row: MetricComparison, model: str) -> SystemComparison:
-        values = msgspec.structs.asdict(row)
-        return cls(score=values.pop("tuned"), model=model, **values)
+        return cls(model=model, **msgspec.structs.asdict(row))
 
 
 class SpecialtyPerformance(Row, frozen=True, kw_only=True):
@@ -683,7 +664,7 @@ class HistoryRow(Row, frozen=True, kw_only=True):
 
     Attributes:
         evaluation: fingerprint of the evaluation.
-        alike: comparability key, which is equal for evaluations whose scores compare.
+        comparability_key: column `alike`, equal for evaluations whose scores compare.
         train: number of training records.
         share: fraction of all records but the holdout that is used.
     """
@@ -693,7 +674,7 @@ class HistoryRow(Row, frozen=True, kw_only=True):
     iteration: int
     finished: str
     evaluation: str
-    alike: str
+    comparability_key: str = msgspec.field(name="alike")
     adapter: str
     recipe: str = ""
     train: int

@@ -92,12 +92,12 @@ def extend(
 def _comparable(folder: Path, now: EvaluationId) -> list[HistoryRow]:
     """The rows of a folder's history; none if one of them is not comparable with this evaluation."""
     rows = tables.read_rows(folder / HistoryRow.FILE, HistoryRow)
-    return rows if all(row.alike == now.comparability_key for row in rows) else []
+    return rows if all(row.comparability_key == now.comparability_key for row in rows) else []
 
 
 def _row(row: MetricComparison, now: EvaluationId, change: Estimate) -> HistoryRow:
     return HistoryRow(
-        iteration=now.iteration, finished=now.finished, evaluation=now.evaluation, alike=now.comparability_key, adapter=now.adapter,
+        iteration=now.iteration, finished=now.finished, evaluation=now.evaluation, comparability_key=now.comparability_key, adapter=now.adapter,
         recipe=now.recipe, train=now.train, share=now.share, train_seconds=now.train_seconds, train_tokens=now.train_tokens,
         seconds=now.seconds, split=row.split, metric=row.metric, n=row.n, base=row.base, tuned=row.tuned, tuned_low=row.tuned_low,
         tuned_high=row.tuned_high, difference=row.difference, ci_low=row.ci_low, ci_high=row.ci_high, change=change.mean,
@@ -155,7 +155,12 @@ def answers_before(output: Path, *, key: str, adapter: str, recipe: str, iterati
     by_adapter = {}
     for row, folder in _answered(output):
         # an empty recipe is unknown, so it equals none
-        if recipe and (row.alike, row.recipe) == (key, recipe) and row.adapter != adapter and row.iteration <= iteration:
+        if (
+            recipe
+            and (row.comparability_key, row.recipe) == (key, recipe)
+            and row.adapter != adapter
+            and row.iteration <= iteration
+        ):
             by_adapter[row.adapter] = (row.iteration, folder)  # the latest if an adapter was evaluated twice
     earlier = sorted(by_adapter.values(), key=lambda item: item[0])
     return [(number, AnswerTable.read(folder, TUNED)) for number, folder in earlier]

@@ -55,7 +55,7 @@ def metrics(rows: Sequence[SystemComparison]) -> Specification:
     shown = [row for row in rows if not row.missing and row.verdict is not Verdict.NONE and not math.isnan(row.difference)]
     points = [
         {"metric": _metric_label(row), "model": row.model, "split": row.split, "n": row.n,
-         "at": row.difference, "low": row.ci_low, "high": row.ci_high, "base": row.base, "score": row.score,
+         "at": row.difference, "low": row.ci_low, "high": row.ci_high, "base": row.base, "score": row.tuned,
          "floor": row.floor_tuned, COLOURED_BY: str(row.verdict)}
         for row in shown
     ]  # fmt: skip

@@ -193,7 +193,7 @@ def _models(rows: Sequence[SystemComparison]) -> list[SystemComparison]:
     if len({row.model for row in rows}) < 2:
         return []
     shown = [row for row in where(rows, split=Split.HOLDOUT) if row.metric in SHOWN_METRICS and not row.missing]
-    return sorted(shown, key=lambda row: (row.metric, -row.score if not math.isnan(row.score) else math.inf))
+    return sorted(shown, key=lambda row: (row.metric, -row.tuned if not math.isnan(row.tuned) else math.inf))
 
 
 def _iterations(history: Sequence[HistoryRow], metric: str) -> list[HistoryRow]:
