@@ -85,7 +85,7 @@ class OneProcess:
         return decide()
 
 
-class CodeVersion(msgspec.Struct, frozen=True, omit_defaults=True):
+class CodeVersion(msgspec.Struct, frozen=True):
     """Commit of the code, and whether files were edited since; empty outside a git checkout."""
 
     commit: str = ""
