@@ -128,6 +128,7 @@ def make_metrics(bertscore_model: str, lexicon: str = "") -> MetricSuite:
             return Levenshtein.normalized_distance(reference, hypothesis)
 
         and, if less is better, this line below it: compute_edit_distance.lower_is_better = True
+        An edited metric makes another evaluation; --rescore scores the stored answers by it.
         """
 
     return AutomaticMetrics(bertscore_model, lexicon)
@@ -135,9 +136,9 @@ def make_metrics(bertscore_model: str, lexicon: str = "") -> MetricSuite:
 
 def check(config: EvaluationConfig) -> None:
     """Raise UserError if a setting is not valid."""
-    from meerkat_workbench.tuning.allocation import advise
+    from meerkat_workbench.tuning.allocation import objective
 
-    advise.parse_objective(config.OBJECTIVE)
+    objective.parse_objective(config.OBJECTIVE)
     if len(config.ENDPOINT_MODELS) not in (0, 2):
         remedy = "Give the server's names of base and tuned model: ENDPOINT_MODELS=BASE,TUNED."
         raise UserError(f"must have two names, not {len(config.ENDPOINT_MODELS)}", where="ENDPOINT_MODELS", remedy=remedy)
@@ -172,8 +173,8 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
         # 1. Models and data: is this evaluation already finished, or started?
         subject = load_subject(config)
         config = with_training_quantisation(config, subject)
-        done = EvaluationManifest.find(output)
-        planned, loading = find_run(config, run, subject, suite, done if rescore else None)
+        done, earlier = EvaluationManifest.find(output), subject.finished_evaluation(output)
+        planned, loading = find_run(config, run, subject, suite, earlier if rescore else None)
         if run.state is RunState.FINISHED and done and not (rescore or run.was_reopened() or done.failed):
             if ranks.is_main:
                 print(f"{output}: up to date")
@@ -202,7 +203,9 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
             answers.generate()
 
         # 4. Score, compare and recommend; then tables, charts, report and manifest
-        record = answers.record.after(done.run if done and (rescore or run.state is RunState.FINISHED) else None)
+        record = answers.record
+        if earlier and (rescore or run.state is RunState.FINISHED or not record.generated):  # its answers are these answers
+            record = record.after(earlier.run)
         return ranks.agree(lambda: conclude(config, run, subject, suite, answers, record, rescore=rescore))
 
 
@@ -218,16 +221,18 @@ def find_run(
     from meerkat_workbench.device import devices
     from meerkat_workbench.tuning.generation.systems import Loading
 
-    known = rescored.run.identities if rescored else {}
+    models = rescored.settings.get("MODELS", {}) if rescored else {}
+    known = {name: identity for name, identity in (rescored.run.identities if rescored else {}).items()
+             if models.get(name) == config.MODELS.get(name)}  # fmt: skip
 
     def fingerprint(precision: Precision) -> str:
         identities = [system.identity for system in plan_systems(config, subject, precision, known)]
         return files.sha256_of([settings.with_effect(config, RESULT), identities, subject.data.fingerprint, subject.series,
-                                suite.names(), suite.lexicon_hash()])  # fmt: skip
+                                suite.names(), suite.lexicon_hash(), *suite.own_code()])  # fmt: skip
 
     own = devices.resolve_precision("auto", encoder_decoder=subject.training.encoder_decoder)
-    # stored answers that are only scored again keep the precision of their own run
-    stored = devices.as_precision(rescored.compute_dtype) if rescored and config.COMPUTE_DTYPE == "auto" else None
+    # answers that are only scored again have the precision of their own run
+    stored = devices.as_precision(config.COMPUTE_DTYPE) or devices.as_precision(rescored.compute_dtype) if rescored else None
     precision = stored or devices.run_precision(run, config.COMPUTE_DTYPE, fingerprint, own=own)
     run.find(fingerprint(precision), precision)
     return plan_systems(config, subject, precision, known), Loading(bool(config.LOAD_IN_4BIT), precision)
@@ -280,10 +285,10 @@ def plan_systems(
 
 def check_advice(config: EvaluationConfig, subject: EvaluationSubject, suite: MetricSuite) -> None:
     """Raise UserError if STEERING_METRIC or OBJECTIVE does not fit the metrics and the data."""
-    from meerkat_workbench.tuning.allocation import advise
+    from meerkat_workbench.tuning.allocation import advise, objective
 
     advise.check_steering_metric(config.STEERING_METRIC, suite)
-    advise.check_objective(advise.parse_objective(config.OBJECTIVE), subject.record)
+    objective.check_objective(objective.parse_objective(config.OBJECTIVE), subject.record)
 
 
 def conclude(
@@ -292,7 +297,7 @@ def conclude(
 ) -> EvaluationResult:  # fmt: skip
     """Score, compare, recommend and write the results; only the main process runs this."""
     from meerkat_workbench.device import devices
-    from meerkat_workbench.tuning.allocation import advise
+    from meerkat_workbench.tuning.allocation import advise, objective
     from meerkat_workbench.tuning.reporting import comparison, history, results, summary_text
     from meerkat_workbench.tuning.scoring import judge, score_run
 
@@ -307,7 +312,7 @@ def conclude(
     earlier = history.answers_before(
         output, key=key, adapter=training.outputs.adapter, recipe=training.recipe, iteration=subject.iteration
     )
-    options = advise.AdviceOptions(config.POLICY, config.BUDGET, advise.parse_objective(config.OBJECTIVE), seed)
+    options = advise.AdviceOptions(config.POLICY, config.BUDGET, objective.parse_objective(config.OBJECTIVE), seed)
     advice = advise.recommend(
         scored.base, scored.tuned, earlier, subject.ledger, subject.iteration, metric, options,
         lower_is_better=suite.lower_is_better(metric), improvement={row.metric: row.difference for row in compared.headline},
@@ -329,6 +334,7 @@ def conclude(
         config, iteration=subject.iteration, device=devices.describe(), inputs=inputs, failed=findings.failed, run=record,
         missing=scored.missing, corpus_bleu=scored.corpus_bleu,
     ))  # fmt: skip
+    answers.remove_progress()
     return results.EvaluationResult.read(output)
 
 

@@ -58,6 +58,7 @@ class LoopConfig(settings.Settings):
 
 DEMO = {"DATASET_DIR": "datasets/demo", "FINETUNED_MODEL_PATH": "results/demo", "EVALUATION_DIR": "evaluation_results/demo"}
 HERE = Path(__file__).resolve().parent
+SIGNAL_BASE = 128  # of exit codes
 FOLDER_SETTINGS = ("OUTPUT_DIR", "DATASET_DIR", "FINETUNED_MODEL_PATH")
 
 
@@ -147,10 +148,11 @@ class Loop:
         command = [stage.script, *stage.arguments, *more]
         print(f"\n[iteration {iteration or self.iteration() or 1}] python {shlex.join(command)}", flush=True)
         code = subprocesses.run([sys.executable, str(HERE / stage.script), *command[1:]])
-        if code < 0:
-            memory = " (often because memory ran out)" if code == -signal.SIGKILL else ""
+        if code < 0 or code > SIGNAL_BASE:  # a script that stopped with a checkpoint exits with 128 + signal
+            number = -code if code < 0 else code - SIGNAL_BASE
+            memory = " (often because memory ran out)" if number == signal.SIGKILL else ""
             raise UserError(
-                f"was ended by signal {-code}{memory}", where=stage.script, remedy=f"Run {resume_command()} again to resume."
+                f"was ended by signal {number}{memory}", where=stage.script, remedy=f"Run {resume_command()} again to resume."
             )
         if code:
             remedy = f"Correct what its message names, and run {resume_command()} again."
@@ -208,7 +210,8 @@ class Loop:
             return Ending(StopReason.POOL_EMPTY, sentence)
         if not advice.recommended_sample_increases:
             return Ending(
-                StopReason.NOTHING_RECOMMENDED, f"Nothing is recommended after iteration {number}: {advice.sentences[0]}"
+                StopReason.NOTHING_RECOMMENDED,
+                f"Nothing is recommended after iteration {number}: {' '.join(advice.sentences[:1])}",
             )
         if number >= self.config.N:
             gained = f" ({change.change:+.3f} in {metric} on eval since the one before)" if change else ""

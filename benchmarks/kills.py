@@ -81,8 +81,8 @@ def training(work: Path) -> Job:
     """The training on the prepared data."""
     from meerkat_workbench.trainers.best_checkpoint import BEST_FOLDER
     from meerkat_workbench.trainers.checkpoints import WRITING
+    from meerkat_workbench.tuning.model_folders import ADAPTER_WEIGHTS
     from meerkat_workbench.tuning.training.build import CHECKPOINTS
-    from meerkat_workbench.tuning.training.results import ADAPTER_WEIGHTS
 
     def place_of(output: Path) -> str:
         if (output / CHECKPOINTS / WRITING).exists():

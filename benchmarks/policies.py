@@ -29,7 +29,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from meerkat_workbench.core import subprocesses
-from meerkat_workbench.tuning.allocation import policies
+from meerkat_workbench.tuning.allocation import objective, policies
 from meerkat_workbench.tuning.allocation.learning_curves import Observations
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,7 +40,7 @@ RECORDS = 56  # records of each sample specialty outside the holdout, in the mea
 SPLITS = ("eval", "holdout")
 REPORTED = (1, 3, 6)  # iterations
 # in rows of earlier versions
-FORMER_NAMES = {"policy": {"learning curves": policies.LEARNING_CURVES}, "objective": {"worst decile": policies.WORST_DECILE}}
+FORMER_NAMES = {"policy": {"learning curves": policies.LEARNING_CURVES}, "objective": {"worst decile": objective.WORST_DECILE}}
 COLUMNS = ("seed", "family", "objective", "policy", "iteration", "regret", "moved")
 FIRST_SHARE = 0.2  # of each specialty's records: trained on in the first iteration
 BUDGET_FRACTION = 0.08  # fraction of all records that is added in each iteration
@@ -216,7 +216,7 @@ FAMILIES = ("measured", "power", "exponential", "plateau", "late", "transfer", "
 def objective(scores: Array, name: str) -> float:
     """The value of an objective, by its name."""
     worst = policies.worst_count(SPECIALTIES)
-    return float(scores.mean() if name == policies.MEAN else np.sort(scores)[:worst].mean())
+    return float(scores.mean() if name == objective.MEAN else np.sort(scores)[:worst].mean())
 
 
 def oracle(truth: World, trained: Array, budget: float, name: str) -> Array:
@@ -311,7 +311,7 @@ def measure(path: Path, seeds: range, families: Sequence[str]) -> None:
     if path.is_file():
         known = read_rows(path)
         done = set(zip(known["seed"], known["family"], known["objective"], strict=True))
-    tasks = [(seed, family, name) for seed in seeds for family in families for name in (policies.MEAN, policies.WORST_DECILE)]
+    tasks = [(seed, family, name) for seed in seeds for family in families for name in (objective.MEAN, objective.WORST_DECILE)]
     todo = [task for task in tasks if task not in done]
     with subprocesses.worker_pool() as pool, open(path, "a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)

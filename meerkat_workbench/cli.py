@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from meerkat_workbench import recipes
+from meerkat_workbench.core import commands
 from meerkat_workbench.core.errors import UserError, did_you_mean, run_script
 
 # command: the script, and the option that it begins with
@@ -54,6 +55,9 @@ def _main() -> None:
     path = recipes.FOLDER / f"{script}.py"
     # the script's own path, as it reads its options from there and starts itself again on several GPUs
     sys.argv = [str(path), *options, *arguments]
+    commands.use_console_commands(
+        {f"{script}.py": f"meerkat {name}" for name, (script, options) in COMMANDS.items() if not options}
+    )
     recipes.load(path).main()
 
 

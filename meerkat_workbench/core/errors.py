@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 from meerkat_workbench.core import console
 
@@ -50,10 +51,20 @@ class UserError(Exception):
             clause += "."
         super().__init__(f"{clause} {remedy}" if remedy else clause)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # processes send errors to each other, and a subclass may have another constructor
+        return _restore, (type(self), self.fault, self.where, self.item, self.remedy)
+
     def within(self, where: str | Path) -> UserError:
         """The same mistake as part of something larger, such as a file whose setting is wrong."""
         item = ": ".join(part for part in (self.where, self.item) if part)
         return UserError(self.fault, where=where, item=item, remedy=self.remedy)
+
+
+def _restore(kind: type[UserError], fault: str, where: str, item: str, remedy: str) -> UserError:
+    error = kind.__new__(kind)
+    UserError.__init__(error, fault, where=where, item=item, remedy=remedy)
+    return error
 
 
 class CheckFailedError(Exception):

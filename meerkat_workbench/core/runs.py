@@ -22,7 +22,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +32,7 @@ import msgspec
 
 from meerkat_workbench.core import artifacts, files, settings
 from meerkat_workbench.core.artifacts import Artifact, JsonObject
+from meerkat_workbench.core.commands import command_of
 from meerkat_workbench.core.errors import UserError, mark_fresh_done
 
 MANIFEST = "manifest.json"
@@ -119,6 +120,11 @@ class Manifest(Artifact, frozen=True, kw_only=True):
     compute_dtype: str = ""
 
     @classmethod
+    def stage_of(cls, value: JsonObject) -> str:
+        """The program that wrote a manifest. Classes that read manifests without a stage override this."""
+        return str(value.get("stage", ""))
+
+    @classmethod
     def require(cls, folder: Path) -> Self:
         """The manifest of an input folder.
 
@@ -126,14 +132,15 @@ class Manifest(Artifact, frozen=True, kw_only=True):
             UserError: the folder is missing, unfinished, or the output of another program.
         """
         if not folder.is_dir():
-            raise UserError("there is no such folder", where=folder, remedy=f"`python {cls.SCRIPT}` makes it.")
+            raise UserError("there is no such folder", where=folder, remedy=f"`{command_of(cls.SCRIPT)}` makes it.")
         manifest = read_manifest(folder)
         if manifest is None:
             unfinished = (folder / IN_PROGRESS).exists() or (folder / BUILDING).exists()
             fault = "is unfinished" if unfinished else f"has no {MANIFEST}"
-            raise UserError(fault, where=folder, remedy=f"Run `python {cls.SCRIPT}` first; it resumes where it stopped.")
+            raise UserError(fault, where=folder, remedy=f"Run `{command_of(cls.SCRIPT)}` first; it resumes where it stopped.")
         if not isinstance(manifest, cls):
-            raise UserError(f"holds the output of {type(manifest).SCRIPT}, not of {cls.SCRIPT}", where=folder)
+            remedy = f"Name the output folder of {cls.SCRIPT}."
+            raise UserError(f"holds the output of {type(manifest).SCRIPT}, not of {cls.SCRIPT}", where=folder, remedy=remedy)
         return manifest
 
     @classmethod
@@ -174,7 +181,7 @@ def manifest_class(value: Any) -> type[Manifest] | None:
     """The manifest class of the program that wrote a JSON value; None if no program that is imported did."""
     if not isinstance(value, dict) or "fingerprint" not in value:
         return None
-    return next((cls for cls in _program_classes(Manifest) if cls.upgrade(value).get("stage") == cls.STAGE), None)
+    return next((cls for cls in _program_classes(Manifest) if cls.stage_of(value) == cls.STAGE), None)
 
 
 def _program_classes(base: type[Manifest]) -> Iterator[type[Manifest]]:
@@ -213,19 +220,19 @@ class Run(Generic[M]):
         self._lock = contextlib.ExitStack()
 
     @property
-    def beside(self) -> bool:
+    def _in_subfolder(self) -> bool:
         """Whether the run is built in a subfolder and replaces the present files when it is finished."""
         return bool(self.kept)
 
     @property
     def workspace(self) -> Path:
         """Where the run writes."""
-        return self.folder / BUILDING if self.beside else self.folder
+        return self.folder / BUILDING if self._in_subfolder else self.folder
 
     def __enter__(self) -> Self:
         if self.ranks.is_main:
             self._lock.enter_context(locked(self.folder))
-            if self.beside:
+            if self._in_subfolder:
                 self._swap()
         return self
 
@@ -257,17 +264,22 @@ class Run(Generic[M]):
                 raise UserError(f"holds the output of {type(finished).SCRIPT}", where=self.folder, remedy=remedy)
             if finished.fingerprint == self.fingerprint:
                 return RunState.FINISHED
-        elif self.beside:
-            return RunState.NEW
+        elif self._in_subfolder:
+            self._refuse_unknown_files([path for path in run_files(self.folder) if path.name not in {*self.kept, BUILDING}])
         elif unfinished is not None and not self.fresh:
             if unfinished.fingerprint == self.fingerprint:
                 return RunState.RESUME
             remedy = f"Finish it with its own command ({unfinished.command}), or add --fresh to set it aside."
             raise UserError("holds an unfinished run with other inputs or settings", where=self.folder, remedy=remedy)
-        elif unfinished is None and (unknown_files := run_files(self.folder)) and not self.fresh:
+        elif unfinished is None:
+            self._refuse_unknown_files(run_files(self.folder))
+        return RunState.NEW
+
+    def _refuse_unknown_files(self, unknown_files: Sequence[Path]) -> None:
+        """They would be moved to the archive with the next iteration."""
+        if unknown_files and not self.fresh:
             remedy = "Name another OUTPUT_DIR, or add --fresh to move all files there into its archive folder."
             raise UserError(f"holds {unknown_files[0].name}, which no run of this script wrote", where=self.folder, remedy=remedy)
-        return RunState.NEW
 
     def was_reopened(self) -> bool:
         """Whether a killed run had started to work on the finished output again. Every process gets the same answer."""
@@ -285,7 +297,7 @@ class Run(Generic[M]):
         self.ranks.wait()
 
     def _claim(self) -> None:
-        if self.beside:
+        if self._in_subfolder:
             if self.fresh:
                 files.remove(self.workspace)
                 if run_files(self.folder):
@@ -325,7 +337,7 @@ class Run(Generic[M]):
     def finish(self, manifest: M) -> M:
         """Write the manifest, the last step of a run. Files that were built in a subfolder then replace the present ones."""
         artifacts.write(self.workspace / MANIFEST, manifest)
-        if self.beside:
+        if self._in_subfolder:
             self._swap()
         (self.folder / IN_PROGRESS).unlink(missing_ok=True)
         return manifest

@@ -32,6 +32,7 @@ from types import SimpleNamespace
 from typing import Any, Literal, TypeVar
 
 from meerkat_workbench.core import input_files
+from meerkat_workbench.core.commands import command_of
 from meerkat_workbench.core.errors import UserError, did_you_mean
 
 
@@ -472,4 +473,4 @@ def next_command(
     """
     expected = {**as_dict(type(config)()), **(demo if with_demo else {})}
     moved = [f"{there}={getattr(config, here)}" for here, there in names_there.items() if getattr(config, here) != expected[here]]
-    return shlex.join(["python", script, *(["--demo"] if with_demo else []), *moved])
+    return command_of(script, *(["--demo"] if with_demo else []), *moved)

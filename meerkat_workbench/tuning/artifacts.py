@@ -191,7 +191,19 @@ class DatasetInputs(msgspec.Struct, frozen=True):
     files: dict[str, str]
 
 
-class DatasetManifest(Manifest, frozen=True, kw_only=True):
+class TuningManifest(Manifest, frozen=True, kw_only=True):
+    """A manifest of one of the task's scripts."""
+
+    @classmethod
+    def stage_of(cls, value: JsonObject) -> str:
+        return old_formats.stage_of(value)
+
+    @classmethod
+    def upgrade(cls, value: JsonObject) -> JsonObject:
+        return old_formats.manifest(value)
+
+
+class DatasetManifest(TuningManifest, frozen=True, kw_only=True):
     """The manifest of a prepared folder."""
 
     STAGE: ClassVar[str] = "preparation"
@@ -202,10 +214,6 @@ class DatasetManifest(Manifest, frozen=True, kw_only=True):
     arguments: tuple[str, ...] = ()
     recommendations_sha256: str = ""
     restored_from: int | None = None
-
-    @classmethod
-    def upgrade(cls, value: JsonObject) -> JsonObject:
-        return old_formats.manifest(value)
 
     @property
     def system_message(self) -> str:
@@ -341,7 +349,7 @@ class TrainingOutputs(msgspec.Struct, frozen=True):
     adapter: str
 
 
-class TrainingResult(Manifest, frozen=True, kw_only=True):
+class TrainingResult(TuningManifest, frozen=True, kw_only=True):
     """The manifest of a training run.
 
     Attributes:
@@ -360,10 +368,6 @@ class TrainingResult(Manifest, frozen=True, kw_only=True):
     before: EvalPoint
     tokens: int | None = None
     recipe: str = ""
-
-    @classmethod
-    def upgrade(cls, value: JsonObject) -> JsonObject:
-        return old_formats.manifest(value)
 
     @property
     def base_model(self) -> str:
@@ -522,6 +526,8 @@ class LoadRecord(msgspec.Struct, frozen=True):
 class GenerationRecord(Artifact, frozen=True, kw_only=True):
     """How answers were made: identities of the systems, number of answers made in this run, and each load of a model."""
 
+    FILE: ClassVar[str] = "generation_progress.json"  # only while answers are generated; then it is part of the manifest
+
     engine: str
     generated: int = 0
     identities: dict[str, str] = msgspec.field(name="arms", default_factory=dict)
@@ -552,7 +558,7 @@ class EvaluationInputs(msgspec.Struct, frozen=True):
     splits: SplitHashes
 
 
-class EvaluationManifest(Manifest, frozen=True, kw_only=True):
+class EvaluationManifest(TuningManifest, frozen=True, kw_only=True):
     """The manifest of an evaluation; `failed` is the number of answers and grades that could not be obtained."""
 
     STAGE: ClassVar[str] = "evaluation"
@@ -563,10 +569,6 @@ class EvaluationManifest(Manifest, frozen=True, kw_only=True):
     run: GenerationRecord
     missing: dict[str, str] = {}
     corpus_bleu: dict[str, CorpusBleu] = {}
-
-    @classmethod
-    def upgrade(cls, value: JsonObject) -> JsonObject:
-        return old_formats.manifest(value)
 
 
 class MetricComparison(Row, frozen=True, kw_only=True):

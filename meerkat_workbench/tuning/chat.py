@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from meerkat_workbench.core.errors import UserError, one_line
+from meerkat_workbench.tuning import model_folders
 
 THINK, END_OF_THINKING = "<think>", "</think>"  # around the reasoning before an answer
 OPENED_THINKING = re.compile(rf"(?P<before>\s*){THINK}\s*\Z")
@@ -69,7 +70,7 @@ class ControlTokens:
 def _special_tokens_of(folder: Path) -> set[str]:
     """Special tokens listed in a tokenizer's files. Unreadable files are skipped here and reported when the tokenizer is loaded."""
     tokens: set[str] = set()
-    for name in ("tokenizer.json", "tokenizer_config.json"):
+    for name in ("tokenizer.json", model_folders.TOKENIZER_CONFIG):
         try:
             value = json.loads((folder / name).read_text(encoding="utf-8-sig"))
         except (OSError, ValueError):
@@ -214,7 +215,7 @@ def _read_template(source: Path) -> tuple[str, dict[str, str]]:
     try:
         if source.is_file():
             return source.read_text(encoding="utf-8-sig"), {"bos_token": "", "eos_token": ""}
-        config_path, jinja = source / "tokenizer_config.json", source / "chat_template.jinja"
+        config_path, jinja = source / model_folders.TOKENIZER_CONFIG, source / "chat_template.jinja"
         if not config_path.is_file():
             raise UserError("is neither a Jinja file nor a folder with tokenizer_config.json", where=where)
         config = json.loads(config_path.read_text(encoding="utf-8-sig"))
@@ -406,5 +407,5 @@ def check_tokenizer(tokenizer: Tokenizer, record: StoredChat, model_name: str) -
             raise UserError(
                 f"its tokenizer splits {token}, which the prepared data uses, into {len(ids)} pieces",
                 where=model_name,
-                remedy=f"Prepare the data for this model: python dataset_preparation.py CHAT_TEMPLATE={model_name} …",
+                remedy=f"Prepare the data again with CHAT_TEMPLATE={model_name}.",
             )

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meerkat_workbench.core import files
+from meerkat_workbench.core.commands import command_of
 from meerkat_workbench.core.errors import UserError, one_line, run_script
 from meerkat_workbench.device import devices, hub
 from meerkat_workbench.device.devices import Precision
-from meerkat_workbench.tuning import chat, smollm2
+from meerkat_workbench.tuning import chat, model_folders, smollm2
+from meerkat_workbench.tuning.artifacts import TrainingResult
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -72,7 +74,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     # an adapter's folder has a tokenizer but is not a model
-    location = name if (Path(name) / "tokenizer_config.json").is_file() else locate(name)
+    location = name if (Path(name) / model_folders.TOKENIZER_CONFIG).is_file() else locate(name)
     tokenizer: PreTrainedTokenizerBase = hub.load(location, lambda: AutoTokenizer.from_pretrained(location), any_error=True)
     ends = stop_ids(tokenizer)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id in ends:
@@ -262,10 +264,10 @@ def adapter_base(folder: Path) -> str:
     Raises:
         UserError: the folder holds no adapter.
     """
-    config = folder / "adapter_config.json"
+    config = folder / model_folders.ADAPTER_CONFIG
     if not config.is_file():
-        remedy = "`python fine_tuning.py` trains one."
-        raise UserError("holds no adapter (no adapter_config.json)", where=folder, remedy=remedy)
+        remedy = f"`{command_of(TrainingResult.SCRIPT)}` trains one."
+        raise UserError(f"holds no adapter (no {model_folders.ADAPTER_CONFIG})", where=folder, remedy=remedy)
     return str(files.read_json(config).get("base_model_name_or_path") or "")
 
 

@@ -8,15 +8,21 @@ STAGE_OF_SCRIPT = {"dataset_preparation.py": "preparation", "fine_tuning.py": "t
 UNKNOWN_TRAIN_SET = "unknown"  # in place of train sets that were not recorded
 
 
+def stage_of(value: JsonObject) -> str:
+    """The program that wrote a manifest: version 1 named the script in `made_by`."""
+    return str(value.get("stage") or STAGE_OF_SCRIPT.get(str(value.get("made_by", "")), ""))
+
+
 def manifest(value: JsonObject) -> JsonObject:
     """Version 1 named the script in `made_by`, and had the adapter's hash, an output of training, among the `inputs`."""
     if value.get("version", 1) >= 2:
         return value
-    stage = STAGE_OF_SCRIPT.get(value.get("made_by", ""), "")
+    stage = stage_of(value)
     new = {name: item for name, item in value.items() if name != "made_by"} | {"version": 2, "stage": stage}
     if stage == "training":
         return _training(new)
     if stage == "evaluation":
+        new.setdefault("compute_dtype", "bf16")  # the only one, before precision was recorded
         new["run"] = _generation_record(value.get("run", {}))
         new["corpus_bleu"] = {
             split: {

@@ -5,20 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import yaml
-
-from meerkat_workbench.core import settings
 from meerkat_workbench.core.errors import UserError
-from meerkat_workbench.tuning.allocation import curve_data, policies, ranking, recommendations
+from meerkat_workbench.tuning.allocation import curve_data, ranking, recommendations
+from meerkat_workbench.tuning.allocation.objective import Objective
 from meerkat_workbench.tuning.allocation.policies import PolicyName
 from meerkat_workbench.tuning.artifacts import IterationRecord, Recommendations, Split
 from meerkat_workbench.tuning.data import renames
 from meerkat_workbench.tuning.scoring.answer_table import AnswerTable
 from meerkat_workbench.tuning.scoring.metric_suite import MetricSuite
 
-Objective = str | dict[str, float]
 FALLBACK_METRICS = ("ROUGE-L", "token_f1")  # tried in this order where the wanted steering metric is missing
 
 
@@ -30,39 +26,6 @@ class AdviceOptions:
     budget: int | None
     objective: Objective
     seed: int
-
-
-def parse_objective(given: Objective) -> Objective:
-    """Parse OBJECTIVE: "mean", "worst_decile", or weights by specialty.
-
-    Raises:
-        UserError: if it is none of these.
-    """
-    if given in (policies.MEAN, policies.WORST_DECILE):
-        return given
-    weights: Any
-    try:
-        weights = settings.yaml_value(given) if isinstance(given, str) else given
-    except yaml.YAMLError:
-        weights = None
-    numbers = list(weights.values()) if isinstance(weights, dict) else []
-    if not numbers or not all(type(value) in (int, float) and 0 <= value < math.inf for value in numbers) or not any(numbers):
-        raise UserError(
-            f'must be "{policies.MEAN}", "{policies.WORST_DECILE}", or weights of at least 0',
-            where=f"OBJECTIVE={given}",
-            remedy="For example OBJECTIVE='{cardiology: 3}' (other specialties have weight 1).",
-        )
-    return {str(name): float(value) for name, value in weights.items()}
-
-
-def check_objective(objective: Objective, record: IterationRecord) -> None:
-    """Check that every weight belongs to a specialty of the data.
-
-    Raises:
-        UserError: if one does not.
-    """
-    if not isinstance(objective, str) and (unknown := sorted(set(objective) - set(record.shares))):
-        raise UserError("there is no such specialty in the data", where="OBJECTIVE", item=unknown[0])
 
 
 def check_steering_metric(wanted: str, suite: MetricSuite) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 
 from meerkat_workbench.tuning.allocation import learning_curves
 from meerkat_workbench.tuning.allocation.learning_curves import Array, Curves, Observations
+from meerkat_workbench.tuning.allocation.objective import MEAN, WORST_DECILE
 
-MEAN, WORST_DECILE = "mean", "worst_decile"  # values of OBJECTIVE
 PolicyName = Literal["proportional", "learning_curves", "threshold", "uniform"]  # values of POLICY
 LEARNING_CURVES: PolicyName = "learning_curves"
 THRESHOLD: PolicyName = "threshold"

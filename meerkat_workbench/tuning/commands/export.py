@@ -11,7 +11,7 @@ from meerkat_workbench.core import artifacts, console, files
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.device import devices, hub
 from meerkat_workbench.device.devices import ComputeDtype
-from meerkat_workbench.tuning import llm
+from meerkat_workbench.tuning import llm, model_folders
 from meerkat_workbench.tuning.artifacts import (
     DatasetManifest,
     ExportInputs,
@@ -22,7 +22,7 @@ from meerkat_workbench.tuning.artifacts import (
 )
 from meerkat_workbench.tuning.data import dataset_folders, ledger
 from meerkat_workbench.tuning.scoring import eval_samples
-from meerkat_workbench.tuning.training import export, results
+from meerkat_workbench.tuning.training import export
 
 COMPARED_QUESTIONS = 32  # asked of the adapter and of the merged model, to compare their answers
 
@@ -56,7 +56,7 @@ def run(request: ExportRequest) -> None:
     """
     training, data = TrainingResult.require(request.adapter), DatasetManifest.require(request.data)
     target = request.target
-    if not results.holds_adapter(request.adapter):
+    if not model_folders.holds_adapter(request.adapter):
         fault = "holds a whole model, not an adapter, so there is nothing to merge"
         raise UserError(fault, where=request.adapter, remedy="Use the folder itself.")
     if target.exists() and any(target.iterdir()):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from meerkat_workbench.core import artifacts, runs
+from meerkat_workbench.core.commands import command_of
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.tuning.artifacts import (
     BASE,
@@ -35,7 +36,7 @@ def make_sheet(output: Path, count: int, seed: int) -> None:
     print(
         f"{written} questions, both answers in random order: {page} (or {sheet})\n"
         f"Send raters one of these two files, and not {RatingKey.FILE}. "
-        f"When the filled files are back: python evaluation.py OUTPUT_DIR={output} --ratings FILE…"
+        f"When the filled files are back: {command_of(EvaluationManifest.SCRIPT, f'OUTPUT_DIR={output}')} --ratings FILE…"
     )
 
 
@@ -43,7 +44,7 @@ def report(output: Path, paths: Sequence[Path], suite: MetricSuite, seed: int) -
     """Print the combined results of raters' sheets, and write them into two tables."""
     EvaluationManifest.require(output)
     if not (output / RatingKey.FILE).is_file():
-        remedy = "Make a sheet first: python evaluation.py --rating-sheet N."
+        remedy = f"Make a sheet first: {command_of(EvaluationManifest.SCRIPT)} --rating-sheet N."
         raise UserError(f"holds no {RatingKey.FILE}", where=output, remedy=remedy)
     base, tuned = _tables(output)
     ratings = rating.read_ratings(paths, artifacts.read(RatingKey, output / RatingKey.FILE))
@@ -51,7 +52,8 @@ def report(output: Path, paths: Sequence[Path], suite: MetricSuite, seed: int) -
         name: suite.lower_is_better(name) for name in suite.names() if not suite.is_descriptive(name) and base.has_metric(name)
     }
     summary = rating.summarise(ratings, base, tuned, metrics, seed)
-    rating.write(output, summary)
+    with runs.locked(output):
+        rating.write(output, summary)
     _print(summary)
     print(f"results by specialty: {output / RatingResult.FILE}, agreement of metrics: {output / MetricAgreement.FILE}")
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from meerkat_workbench.core import console, files
+from meerkat_workbench.core.commands import command_of
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.tuning import chat
-from meerkat_workbench.tuning.artifacts import Split
+from meerkat_workbench.tuning.artifacts import DatasetManifest, Split
 from meerkat_workbench.tuning.data.records import Record
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def load_dataset(folder: Path, split: Split) -> Dataset:
     try:
         return load_from_disk(str(path))
     except (FileNotFoundError, pa.ArrowException, ValueError) as error:
-        remedy = "Run `python dataset_preparation.py --fresh` to make it again."
+        remedy = f"Run `{command_of(DatasetManifest.SCRIPT, '--fresh')}` to make it again."
         raise UserError(f"cannot be read ({error})", where=path, remedy=remedy) from None
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meerkat_workbench.core import artifacts, files, runs
+from meerkat_workbench.core.commands import command_of
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.text.leakage import HeldOutIndex, Leak
 from meerkat_workbench.tuning.artifacts import FIXED, DatasetManifest, ExportRecord, Split, TrainingResult
@@ -77,7 +78,7 @@ def raise_on_leaks(leaks: Sequence[Leak[Record]], where: str, remedy: str) -> No
 def check_train_split(folder: Path, held_out: HeldOutIndex[Record]) -> None:
     """UserError if the train set of a prepared folder repeats its fixed sets."""
     leaks = held_out.leaks_in(dataset_folders.read_records(folder, Split.TRAIN))
-    raise_on_leaks(leaks, str(folder), "Run `python dataset_preparation.py` again; it restores sets that were changed.")
+    raise_on_leaks(leaks, str(folder), f"Run `{command_of(DatasetManifest.SCRIPT)}` again; it restores sets that were changed.")
 
 
 def check_trained_models(folder: Path, held_out: HeldOutIndex[Record], models: Sequence[TrainedModel]) -> list[str]:
@@ -105,7 +106,7 @@ def check_trained_models(folder: Path, held_out: HeldOutIndex[Record], models: S
         if not trained_on <= {train_set.hash_of_records for train_set in present}:
             if any(then.of(split) != now.of(split) for split in FIXED):
                 raise UserError(
-                    f"was trained when the holdout or eval set was another, and not all of its train sets are in {folder} and its "
+                    f"was trained with a different holdout or eval split, and not all of its train sets are in {folder} and its "
                     f"archive{note}, so it may have been trained on questions of the present sets",
                     where=model.name,
                     remedy=model.remedy,

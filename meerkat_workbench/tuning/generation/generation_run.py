@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from meerkat_workbench.core import artifacts
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.core.jsonl_store import JsonlStore
 from meerkat_workbench.device import devices
@@ -79,8 +80,10 @@ class GenerationRun:
         self, output: Path, jobs: Mapping[str, GenerationJob], base: str, options: GenerationOptions, ranks: Processes
     ) -> None:
         self.output, self.jobs, self.base, self.options, self.ranks = output, jobs, base, options, ranks
-        self._generated, self._logit_change = 0, dict[str, float]()
-        self._loads: list[LoadRecord] = []
+        # what the processes of a killed run did is part of the record too
+        begun = artifacts.read(GenerationRecord, path) if (path := output / GenerationRecord.FILE).is_file() else None
+        self._generated, self._logit_change = 0, dict(begun.largest_logit_change) if begun else {}
+        self._loads: list[LoadRecord] = list(begun.loads) if begun else []
         self._wanted = {key for job in jobs.values() for key in job.keys}
         if ranks.is_main:
             self._open()
@@ -106,6 +109,10 @@ class GenerationRun:
         identities = {name: job.system.identity for name, job in self.jobs.items()}
         return GenerationRecord(engine=ENGINE, generated=self._generated, identities=identities,
                                 largest_logit_change=self._logit_change, loads=tuple(self._loads))  # fmt: skip
+
+    def remove_progress(self) -> None:
+        """Remove the record of an unfinished run, once it is part of the manifest."""
+        (self.output / GenerationRecord.FILE).unlink(missing_ok=True)
 
     def _open(self) -> None:
         self.store = PredictionStore(self.output, self.ranks.rank)
@@ -240,6 +247,8 @@ class GenerationRun:
         self._loads.append(
             LoadRecord(tuple(system.name for system in lacking), order, size, "continuous" if continuous else "static")
         )
+        if self.ranks.is_main:
+            artifacts.write(self.output / GenerationRecord.FILE, self.record)
         if self.ranks.is_main:
             device = f"{devices.describe()}, in {devices.describe_precision(self.options.loading.precision)}"
             print(f"asking {len(sample.questions)} questions, {size} at a time, {order}, on {device}", flush=True)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import functools
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from meerkat_workbench.core import runs
+from meerkat_workbench.core.commands import command_of
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.tuning import llm
-from meerkat_workbench.tuning.artifacts import FIXED, DatasetManifest, IterationRecord, SystemKind, TrainingResult
+from meerkat_workbench.tuning.artifacts import (
+    FIXED,
+    DatasetManifest,
+    EvaluationManifest,
+    IterationRecord,
+    SystemKind,
+    TrainingResult,
+)
 from meerkat_workbench.tuning.data import leakage, ledger
 from meerkat_workbench.tuning.data.leakage import TrainedModel
 from meerkat_workbench.tuning.generation.systems import Loading, System
@@ -57,8 +65,8 @@ class EvaluationSubject:
         can_restore = any(record.iteration == number and record.hashes == in_training for record in self.ledger)
         restore = f" Or restore the adapter's sets: {self.preparation_command('--iteration', str(number))}" if can_restore else ""
         raise UserError(
-            f"was trained beside another {' and '.join(different)} set than that in {self.data_folder}, so its scores on this "
-            "data would not be comparable with its own iteration",
+            f"was trained with a different {' and '.join(different)} split than the one in {self.data_folder}, so its scores on this "
+            "data would not be comparable with those of its own iteration",
             where=self.adapter,
             remedy=f"Train on {self.data_folder} (and name this model in MODELS, to ask both).{restore}",
         )
@@ -84,6 +92,16 @@ class EvaluationSubject:
         """
         return [self.ledger[0].made, self.ledger[-1].template_sha256]
 
+    def finished_evaluation(self, output: Path) -> EvaluationManifest | None:
+        """The latest finished evaluation of this adapter on this data, in an output folder or its archive."""
+        found = [
+            done
+            for folder in (output, *runs.archived(output))
+            if (done := EvaluationManifest.find(folder))
+            and (done.inputs.adapter, done.inputs.dataset) == (self.training.outputs.adapter, self.data.fingerprint)
+        ]
+        return max(found, key=lambda done: done.finished, default=None)
+
     def preparation_command(self, *more: str) -> str:
         """The command that prepared the data, with these arguments added."""
         arguments = list(self.data.arguments)
@@ -92,7 +110,7 @@ class EvaluationSubject:
                 *(argument for argument in arguments if not argument.startswith("OUTPUT_DIR=")),
                 f"OUTPUT_DIR={self.data_folder}",
             ]
-        return shlex.join(["python", DatasetManifest.SCRIPT, *arguments, *more])
+        return command_of(DatasetManifest.SCRIPT, *arguments, *more)
 
     def locate_base(self, loading: Loading) -> str:
         """Find the base.

@@ -12,7 +12,7 @@ from meerkat_workbench.core import console
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.device import hub
 from meerkat_workbench.device.devices import Precision
-from meerkat_workbench.tuning import chat, llm
+from meerkat_workbench.tuning import chat, llm, model_folders
 from meerkat_workbench.tuning.artifacts import BASE, TUNED, SystemKind, TrainingResult
 from meerkat_workbench.tuning.data.dataset_folders import PreparedRecord
 from meerkat_workbench.tuning.generation.questions import Question, questions_of
@@ -20,7 +20,6 @@ from meerkat_workbench.tuning.generation.questions import Question, questions_of
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,40}")
 RESERVED = {BASE, TUNED, "finetuned"}
 ADDRESS = re.compile(r"https?://\S+")
-ADAPTER_CONFIG = "adapter_config.json"
 ON_BASE = (SystemKind.BASE, SystemKind.ADAPTER)
 
 
@@ -96,7 +95,7 @@ def base_and_tuned(
             for name, served, weights in zip((BASE, TUNED), names, (identity, tuned_identity), strict=True)
         ]
     # after full fine-tuning there is no adapter to switch off, so base and tuned model are loaded one after the other
-    kind = SystemKind.ADAPTER if (adapter / ADAPTER_CONFIG).is_file() else SystemKind.MODEL
+    kind = SystemKind.ADAPTER if model_folders.holds_adapter(adapter) else SystemKind.MODEL
     encoder_decoder = training.encoder_decoder
     return [
         System(BASE, SystemKind.BASE, base_name, identity, encoder_decoder=encoder_decoder),
@@ -137,7 +136,7 @@ def parse_models(
                 fault = "another system message needs the base on this machine, and ENDPOINT asks a server"
                 raise UserError(fault, where="MODELS", item=name, remedy="Leave ENDPOINT or this model out.")
             parsed.append(replace(base, name=name, system_message=text.removeprefix("base:").strip()))
-        elif (Path(text) / ADAPTER_CONFIG).is_file():
+        elif model_folders.holds_adapter(Path(text)):
             parsed.append(_adapter(name, Path(text), base))
         else:
             parsed.append(_whole_model(name, text, loading, known.get(name)))

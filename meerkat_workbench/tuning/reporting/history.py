@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from meerkat_workbench.core import files, runs
+from meerkat_workbench.core.commands import command_of
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.output import tables
 from meerkat_workbench.stats import significance
@@ -174,7 +175,9 @@ def read(output: Path) -> list[HistoryRow]:
     """Read the history of a finished evaluation; UserError if there is none."""
     path = output / HistoryRow.FILE
     if not path.is_file():
-        raise UserError("there is no such file", where=path, remedy="Run python evaluation.py first, which writes it.")
+        raise UserError(
+            "there is no such file", where=path, remedy=f"Run `{command_of(EvaluationManifest.SCRIPT)}` first, which writes it."
+        )
     return tables.read_rows(path, HistoryRow)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import inspect
 import math
 import os
 import random
@@ -90,6 +92,14 @@ class MetricSuite:
     def own_metrics(self) -> list[str]:
         """Names of the metrics that a subclass adds, sorted."""
         return sorted(name.removeprefix(PREFIX) for name in dir(self) if name.startswith(PREFIX))
+
+    def own_code(self) -> list[str]:
+        """Hash of the code of the metrics that a subclass adds, for fingerprints; empty without such metrics."""
+        code = []
+        for name in self.own_metrics():
+            with contextlib.suppress(OSError, TypeError):  # a metric that is no function, or was typed into a console
+                code.append(inspect.getsource(getattr(type(self), PREFIX + name)))
+        return [files.sha256_of(code)] if code else []
 
     def names(self) -> list[str]:
         """Every metric, in the order of tables and charts."""

@@ -20,7 +20,7 @@ NEEDED = ("data.noun", "data.verb", "data.adj", "data.adv", "index.noun", "index
           "index.sense", "noun.exc", "verb.exc", "adj.exc", "adv.exc")  # fmt: skip
 REMEDY = (
     "WordNet is missing. Run `python -m nltk.downloader wordnet` with a network connection, or "
-    "`apt-get install wordnet-base wordnet-sense-index` on Debian and Ubuntu; then run `python evaluation.py --rescore` with your settings"
+    "`apt-get install wordnet-base wordnet-sense-index` on Debian and Ubuntu; then run the evaluation with --rescore and your settings"
 )
 # WordNet's 45 lexicographer files (lexnames(5WN)): name and part of speech (1 noun, 2 verb, 3 adjective, 4 adverb)
 LEXNAMES = (

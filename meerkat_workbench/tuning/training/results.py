@@ -17,17 +17,7 @@ from meerkat_workbench.tuning.training.build import CHECKPOINTS
 from meerkat_workbench.tuning.training.eval_loss import SAMPLED_METRICS, metric_value
 from meerkat_workbench.tuning.training.examples import Example
 
-ADAPTER_WEIGHTS, MODEL_WEIGHTS = "adapter_model.safetensors", "model.safetensors"
 NOT_COPIED = (BEST_EVALUATION, "README.md")
-
-
-def weights_file(folder: Path) -> Path:
-    """The file of an adapter's weights, or of the whole model's after full fine-tuning."""
-    return next((folder / name for name in (ADAPTER_WEIGHTS, MODEL_WEIGHTS) if (folder / name).is_file()), folder / MODEL_WEIGHTS)
-
-
-def holds_adapter(folder: Path) -> bool:
-    return (folder / ADAPTER_WEIGHTS).is_file()
 
 
 def write_best(output: Path, trainer: TokenBudgetTrainer[Example], tokenizer: Any) -> list[EvalPoint]:

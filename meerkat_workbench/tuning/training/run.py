@@ -18,7 +18,7 @@ from meerkat_workbench.device.distributed import Processes
 from meerkat_workbench.device.tracking import Tracking
 from meerkat_workbench.trainers import checkpoints
 from meerkat_workbench.trainers.token_budget import TokenBudgetTrainer, time_two_steps
-from meerkat_workbench.tuning import llm
+from meerkat_workbench.tuning import llm, model_folders
 from meerkat_workbench.tuning.artifacts import DatasetManifest, EvalPoint, TrainingInputs, TrainingOutputs, TrainingResult
 from meerkat_workbench.tuning.training import build, load_examples, results, start
 from meerkat_workbench.tuning.training import plan as plans
@@ -222,7 +222,7 @@ def _finish(run: Run[TrainingResult], planned: PlannedTraining, config: Settings
     tokens = sum(len(example.input_ids) for example in planned.examples.train)
     result = run.manifest(
         config, iteration=planned.data.iteration, device=devices.describe(), processes=run.ranks.count, inputs=planned.inputs,
-        outputs=TrainingOutputs(files.sha256_file(results.weights_file(run.folder))), kept=trainer.best.read_best().brief(),
+        outputs=TrainingOutputs(files.sha256_file(model_folders.weights_file(run.folder))), kept=trainer.best.read_best().brief(),
         before=history[0].brief(), tokens=round(tokens * (trainer.state.epoch or 0)), recipe=recipe,
     )  # fmt: skip
     results.write_config(

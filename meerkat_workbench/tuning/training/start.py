@@ -9,10 +9,9 @@ from pathlib import Path
 from meerkat_workbench.core import files
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.device import hub
-from meerkat_workbench.tuning import llm
+from meerkat_workbench.tuning import llm, model_folders
 from meerkat_workbench.tuning.artifacts import Split, TrainingResult
 from meerkat_workbench.tuning.data import dataset_folders, leakage
-from meerkat_workbench.tuning.training import results
 
 # settings that an adapter keeps when it is trained further
 ADAPTER_SHAPE = ("LORA_RANK", "LORA_ALPHA", "LORA_TARGET_MODULES", "LORA_OPTIONS")
@@ -41,7 +40,7 @@ class BaseModel:
 
 def adapter_hash(folder: str) -> str:
     """SHA-256 of an adapter's weights; empty for no adapter."""
-    return files.sha256_file(Path(folder) / results.ADAPTER_WEIGHTS) if folder else ""
+    return files.sha256_file(Path(folder) / model_folders.ADAPTER_WEIGHTS) if folder else ""
 
 
 def check_init_adapter(setting: str, output: Path) -> None:
@@ -49,8 +48,8 @@ def check_init_adapter(setting: str, output: Path) -> None:
     if not setting:
         return
     where = f"INIT_ADAPTER={setting}"
-    if not results.holds_adapter(Path(setting)):
-        raise UserError(f"holds no adapter (no {results.ADAPTER_WEIGHTS})", where=where)
+    if not model_folders.holds_adapter(Path(setting)):
+        raise UserError(f"holds no adapter (no {model_folders.ADAPTER_WEIGHTS})", where=where)
     if Path(setting).resolve() == output.resolve():
         raise UserError(
             "is OUTPUT_DIR, where this run will write its own adapter",
