@@ -54,17 +54,17 @@ class DatasetConfig(settings.Settings):
     # cost training records.
     HOLDOUT_SAMPLES_PER_SPECIALTY: Annotated[int, Range(1, 100_000), SERIES] = 10
     # Share of a specialty's records (all but the holdout) that the first iteration uses for train and eval together.
-    INITIAL_TRAIN_PERCENTAGE: Annotated[float, Range(0, 1, above=True), SERIES] = 0.5
+    INITIAL_TRAIN_PERCENTAGE: Annotated[float, Range(0, 1, exclude_low=True), SERIES] = 0.5
     # Fraction of a specialty's first share that becomes the eval set, which then stays fixed. Recommendations are based on it.
-    EVAL_SPLIT_SIZE: Annotated[float, Range(0, 0.9, above=True), SERIES] = 0.2
+    EVAL_SPLIT_SIZE: Annotated[float, Range(0, 0.9, exclude_low=True), SERIES] = 0.2
     # First shares of specialties for which INITIAL_TRAIN_PERCENTAGE is not used, e.g. {cardiology: 0.8}.
     SPECIALTY_SAMPLE_PERCENTAGES: Annotated[dict[str, float], SERIES] = {}
     # Instruction to the model before each question, in training and evaluation. Empty for none.
     SYSTEM_MESSAGE: Annotated[str, DERIVED] = "You are a medical assistant. Answer accurately and concisely."
     # "llama3"; "smollm2"; "plain" for encoder-decoder models; or a tokenizer's folder or .jinja file for another family.
     CHAT_TEMPLATE: Annotated[str, DERIVED] = "llama3"
-    # Records whose questions and answers both share this fraction of their words are near-duplicates, and are never on both sides of
-    # the split. 0 turns this off; equal questions and identical answers are always kept apart.
+    # Jaccard index of the words, of question and of answer, from which two records are near-duplicates. These are never on both
+    # sides of the split. 0 turns this off; equal questions and identical answers are always kept apart.
     NEAR_DUPLICATE_THRESHOLD: Annotated[float, Range(0, 1), SERIES] = 0.8
     # Folders of benchmark questions that must not be trained on (JSON, JSON lines, CSV, parquet, or text with one question per line).
     CONTAMINATION_SETS: Annotated[list[str], DERIVED] = []

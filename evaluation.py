@@ -63,7 +63,7 @@ class EvaluationConfig(settings.Settings):
     MAX_SAMPLES_PER_SPECIALTY: Annotated[int | None, Range(1, 1_000_000), RESULT] = None
     # A text file of medical terms, one per line, for medical_token_f1. Empty uses the built-in word parts and list.
     MEDICAL_LEXICON: Annotated[str, DERIVED] = ""
-    # The steering metric: it ranks the specialties in charts and decides which ones get more data.
+    # The steering metric: it ranks the specialties, in charts and for the next iteration's records.
     STEERING_METRIC: Annotated[str, RESULT] = "ROUGE-L"
     # How the next records are divided: "proportional" (as in the pool), "learning_curves" (for the largest expected gain),
     # "threshold" (the weakest first, up to 80% of their records) or "uniform". Compared in benchmarks/results/policies.md
@@ -96,7 +96,7 @@ class EvaluationConfig(settings.Settings):
     BATCHING: Annotated[
         Literal["auto", "mixed", "sequential"], RESULT, Renamed("ARMS", together="mixed", **{"in turn": "sequential"})
     ] = "auto"
-    # True lets waiting questions take the place of answered ones in a batch, which pays on a GPU. None does so on a GPU only.
+    # True lets waiting questions take the place of answered ones in a batch, which is faster on a GPU. None does so on a GPU only.
     CONTINUOUS_BATCHING: Annotated[bool | None, RESULT, Renamed("REFILL")] = None
     # True also asks 54 questions of general knowledge and safety, to show what tuning cost elsewhere.
     RETENTION: Annotated[bool, RESULT] = True
@@ -174,7 +174,7 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
         subject = load_subject(config)
         config = with_training_quantisation(config, subject)
         done, earlier = EvaluationManifest.find(output), subject.finished_evaluation(output)
-        planned, loading = find_run(config, run, subject, suite, earlier if rescore else None)
+        planned, loading = plan_and_find_run(config, run, subject, suite, earlier if rescore else None)
         if run.state is RunState.FINISHED and done and not (rescore or run.was_reopened() or done.failed):
             if ranks.is_main:
                 print(f"{output}: up to date")
@@ -206,10 +206,10 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
         record = answers.record
         if earlier and (rescore or run.state is RunState.FINISHED or not record.generated):  # its answers are these answers
             record = record.after(earlier.run)
-        return ranks.agree(lambda: conclude(config, run, subject, suite, answers, record, rescore=rescore))
+        return ranks.agree(lambda: score_and_report(config, run, subject, suite, answers, record, rescore=rescore))
 
 
-def find_run(
+def plan_and_find_run(
     config: EvaluationConfig, run: Run[EvaluationManifest], subject: EvaluationSubject, suite: MetricSuite,
     rescored: EvaluationManifest | None,
 ) -> tuple[list[System], Loading]:  # fmt: skip
@@ -291,7 +291,7 @@ def check_advice(config: EvaluationConfig, subject: EvaluationSubject, suite: Me
     objective.check_objective(objective.parse_objective(config.OBJECTIVE), subject.record)
 
 
-def conclude(
+def score_and_report(
     config: EvaluationConfig, run: Run[EvaluationManifest], subject: EvaluationSubject, suite: MetricSuite, answers: GenerationRun,
     record: GenerationRecord, *, rescore: bool,
 ) -> EvaluationResult:  # fmt: skip
@@ -351,6 +351,7 @@ def main() -> None:
             "--history": {"action": "store_true", "help": "print this iteration beside the earlier ones, and end"},
             "--rescore": {"action": "store_true", "help": "score the stored answers again, without a model"},
         },
+        exclusive=("--ask", "--rating-sheet", "--ratings", "--history", "--rescore"),
     )  # fmt: skip
     check(config)
     output = Path(config.OUTPUT_DIR)

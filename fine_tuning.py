@@ -55,15 +55,15 @@ class TrainingConfig(settings.Settings):
     # True trains every weight instead of an adapter. It is for small encoder-decoder models, with LOAD_IN_4BIT=False.
     FULL_FINE_TUNING: Annotated[bool, RESULT] = False
     # Passes over the training data. The best weights are kept, so too many passes cost only time.
-    NUM_EPOCHS: Annotated[float, Range(0, 1e6, above=True), RESULT] = 3.0
+    NUM_EPOCHS: Annotated[float, Range(0, 1e6, exclude_low=True), RESULT] = 3.0
     # An optimizer step sees BATCH_SIZE x GRADIENT_ACCUMULATION_STEPS x GPUs examples.
     BATCH_SIZE: Annotated[int, Range(1, 1_000_000), DERIVED] = 4
-    # Only multiplies BATCH_SIZE, because MAX_TOKENS_PER_BATCH limits what passes through a device at once.
+    # Multiplies BATCH_SIZE. It does not change memory use, which MAX_TOKENS_PER_BATCH sets.
     GRADIENT_ACCUMULATION_STEPS: Annotated[int, Range(1, 1_000_000), DERIVED] = 4
-    # Tokens that pass through a device at once, as whole examples without padding. 0 takes as many as fit in memory.
+    # Token budget of a micro-batch on each device, filled with whole examples without padding. 0 takes as many as fit in memory.
     MAX_TOKENS_PER_BATCH: Annotated[int, Range(0, 10_000_000), EXECUTION] = 0
     # Peak learning rate; 2e-4 is usual for LoRA.
-    LEARNING_RATE: Annotated[float, Range(0, 1e6, above=True), RESULT] = 2e-4
+    LEARNING_RATE: Annotated[float, Range(0, 1e6, exclude_low=True), RESULT] = 2e-4
     # Fraction of the run in which the learning rate rises. After it, the rate follows LR_SCHEDULER.
     WARMUP_RATIO: Annotated[float, Range(0, 0.99), RESULT] = 0.03
     # Any learning-rate schedule of transformers: cosine, linear, constant_with_warmup, …
@@ -71,7 +71,7 @@ class TrainingConfig(settings.Settings):
     # Any optimizer of transformers. paged_adamw_8bit saves memory on a small GPU.
     OPTIMIZER: Annotated[str, RESULT] = "adamw_torch"
     # A gradient with a larger norm is scaled down to this norm.
-    MAX_GRAD_NORM: Annotated[float, Range(0, 1e6, above=True), RESULT] = 1.0
+    MAX_GRAD_NORM: Annotated[float, Range(0, 1e6, exclude_low=True), RESULT] = 1.0
     WEIGHT_DECAY: Annotated[float, RESULT] = 0.0
     # The most tokens of an example, including its prompt. Training prints how many examples are longer.
     MAX_SEQ_LENGTH: Annotated[int, Range(8, 1_000_000), RESULT] = 2048
@@ -262,6 +262,7 @@ def main() -> None:
             "--compare": {"nargs": "+", "type": settings.path, "metavar": "FOLDER", "help": "print finished runs side by side"},
             "--push": {"metavar": "OWNER/NAME", "help": "with --export: upload the model to the Hub (needs HF_TOKEN)"},
         },
+        exclusive=("--plan", "--export", "--compare"),
     )  # fmt: skip
     check(config)
     output = Path(config.OUTPUT_DIR)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prepare, train and evaluate, then feed what the evaluation recommends, and repeat until it no longer pays.
+"""Repeat prepare, train and evaluate, each time with the recommended records, until an iteration brings no gain.
 
     python iterate.py --demo N=3                                  the sample data and SmolLM2-135M
     python iterate.py N=4 PREPARATION="DATA_DIR=my_files"         your files
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from meerkat_workbench import recipes
 from meerkat_workbench.core import runs, settings, subprocesses
 from meerkat_workbench.core.errors import UserError, mark_fresh_done, resume_command, run_script
-from meerkat_workbench.core.settings import EXECUTION, Range, Renamed
+from meerkat_workbench.core.settings import EXECUTION, OfScript, Range, Renamed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,11 +47,11 @@ class LoopConfig(settings.Settings):
     # Folder of the evaluation.
     EVALUATION_DIR: Annotated[str, EXECUTION, Renamed("EVALUATIONS")] = "evaluation_results"
     # Settings of dataset_preparation.py, the same in each iteration: {DATA_DIR: my_files}, or DATA_DIR=my_files.
-    PREPARATION: Annotated[dict[str, object], EXECUTION] = {}
+    PREPARATION: Annotated[dict[str, object], EXECUTION, OfScript()] = {}
     # Settings of fine_tuning.py: {LORA_RANK: 16, NUM_EPOCHS: 5}.
-    TRAINING: Annotated[dict[str, object], EXECUTION] = {}
+    TRAINING: Annotated[dict[str, object], EXECUTION, OfScript()] = {}
     # Settings of evaluation.py: {POLICY: learning_curves, BUDGET: 400}.
-    EVALUATION: Annotated[dict[str, object], EXECUTION] = {}
+    EVALUATION: Annotated[dict[str, object], EXECUTION, OfScript()] = {}
     # COMPUTE_DTYPE of training and evaluation: bf16, fp16 or fp32; "auto" takes what this device has hardware for.
     COMPUTE_DTYPE: Annotated[Literal["auto", "bf16", "fp16", "fp32"], EXECUTION] = "auto"
 
@@ -101,7 +101,7 @@ def iterate(config: LoopConfig, *, demo: bool = False, fresh: bool = False) -> E
         loop.run(loop.training, *options)
         loop.run(loop.evaluation, *options)
         options = []
-        # 3. Stop, or feed what is recommended
+        # 3. Stop, or apply the recommendations
         if ending := loop.ending():
             break
         loop.run(loop.preparation, "--recommendations", str(loop.recommendations_file), iteration=loop.iteration() + 1)
@@ -171,9 +171,11 @@ class Loop:
         from meerkat_workbench.tuning.reporting import history
 
         metric = evaluated.recommendations.steering_metric
-        row = history.changed_since(history.read(self.evaluations), iteration=self.iteration(), split=Split.EVAL, metric=metric)
+        row = history.last_row_with_change(
+            history.read(self.evaluations), iteration=self.iteration(), split=Split.EVAL, metric=metric
+        )
         lower = any(comparison.lower_is_better for comparison in evaluated.metrics if comparison.metric == metric)
-        return None if row is None else history.turned(row, lower_is_better=lower)
+        return None if row is None else history.with_gain_positive(row, lower_is_better=lower)
 
     def adapter_before(self, number: int) -> Path:
         """The folder of the last adapter of an earlier iteration."""

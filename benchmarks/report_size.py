@@ -28,7 +28,7 @@ from meerkat_workbench.tuning.reporting.report import Heading, ReportContents
 from meerkat_workbench.tuning.scoring import answer_checks, metric_suite
 from meerkat_workbench.tuning.scoring.answer_table import AnswerTable, Column
 from meerkat_workbench.tuning.scoring.metric_suite import MetricScores, MetricSuite
-from meerkat_workbench.tuning.scoring.score_run import ScoreRun
+from meerkat_workbench.tuning.scoring.score_run import ScoredAnswers
 
 METRICS = ("ROUGE-L", "token_f1", "medical_token_f1", "factual_exact_match", "length_ratio")
 Asked = tuple[str, str, str, str, str]  # specialty, question, reference, base's answer, tuned answer
@@ -59,7 +59,7 @@ def write_report(path: Path, asked: Sequence[Asked], *, past: bool = False, seed
         ]  # fmt: skip
         tables[system] = AnswerTable(pd.DataFrame(rows).rename(columns=str))
     scores = MetricScores(signatures=dict.fromkeys(METRICS, "drawn at random"))
-    scored = ScoreRun(tables, scores, floors={BASE: {}, TUNED: {}}, corpus_bleu={}, retention=None)
+    scored = ScoredAnswers(tables, scores, floors={BASE: {}, TUNED: {}}, corpus_bleu={}, retention=None)
     compared = comparison.compare(scored, suite, seed)
     iterations = (1, 2) if past else (1,)
     evaluations = [

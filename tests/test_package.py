@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from meerkat_workbench import cli, recipes
+from meerkat_workbench.core import commands
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.tuning.artifacts import DatasetManifest
 
@@ -65,6 +66,22 @@ def test_an_unknown_command_is_refused_with_the_nearest_one(monkeypatch):
     with pytest.raises(UserError) as caught:
         cli._main()
     assert caught.value.item == "evalute" and "evaluate" in caught.value.remedy
+
+
+@pytest.mark.parametrize("command", ["ask", "export"])
+def test_a_command_that_needs_a_value_takes_it_first(monkeypatch, command):
+    monkeypatch.setattr(sys, "argv", ["meerkat", command, "--demo"])
+    with pytest.raises(UserError) as caught:
+        cli._main()
+    assert caught.value.where == f"meerkat {command}"
+
+
+def test_messages_name_the_console_command_where_the_user_gave_one(monkeypatch, tmp_path):
+    monkeypatch.setattr(commands, "_console_commands", {})
+    monkeypatch.setattr(sys, "argv", ["meerkat", "train", f"DATASET_DIR={tmp_path / 'absent'}"])
+    with pytest.raises(UserError) as caught:
+        cli._main()
+    assert "meerkat prepare" in caught.value.remedy and ".py" not in caught.value.remedy
 
 
 def test_copied_scripts_are_complete_and_nothing_is_overwritten(tmp_path):

@@ -53,6 +53,34 @@ def refusal(folder, *arguments, **options):
     return caught.value
 
 
+def test_an_error_reaches_another_process_whole():
+    import pickle
+
+    from meerkat_workbench.trainers.token_budget import NotFiniteError
+
+    for error in (UserError("fault", where="here", item="x", remedy="Do."), NotFiniteError("loss", 3)):
+        again = pickle.loads(pickle.dumps(error))
+        assert type(again) is type(error) and str(again) == str(error)
+        assert (again.where, again.item, again.fault, again.remedy) == (error.where, error.item, error.fault, error.remedy)
+
+
+def test_a_run_that_is_built_in_a_subfolder_refuses_files_that_no_run_wrote(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    error = refusal(tmp_path, kept=["ledger.jsonl"])
+    assert error.where == str(tmp_path) and "thesis.txt" in error.fault and "--fresh" in error.remedy
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("damaged", [{}, {"version": "2"}, {"run": {"batch_size": 1}}, {"corpus_bleu": {"eval": {}}}])
+def test_a_damaged_manifest_of_an_earlier_version_is_an_error_that_names_the_file(tmp_path, damaged):
+    from meerkat_workbench.tuning.artifacts import EvaluationManifest
+
+    files.write_json(tmp_path / runs.MANIFEST, {"fingerprint": "x", "made_by": "evaluation.py", **damaged})
+    with pytest.raises(UserError) as caught:
+        EvaluationManifest.require(tmp_path)
+    assert runs.MANIFEST in caught.value.where
+
+
 # --- files
 
 

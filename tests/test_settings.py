@@ -11,7 +11,7 @@ import fine_tuning
 import iterate
 from meerkat_workbench.core import settings
 from meerkat_workbench.core.errors import UserError
-from meerkat_workbench.core.settings import EXECUTION, RESULT, SERIES, Range, Renamed
+from meerkat_workbench.core.settings import EXECUTION, RESULT, SERIES, Added, OfScript, Range, Renamed
 
 
 class Config(settings.Settings):
@@ -24,8 +24,9 @@ class Config(settings.Settings):
     ON: bool = False
     TEXT: str = "x"
     KIND: Annotated[Literal["small", "large"], Renamed("SORT", big="large"), RESULT] = "small"
-    PART: Annotated[float, Range(0, 1, above=True)] = 0.5
+    PART: Annotated[float, Range(0, 1, exclude_low=True)] = 0.5
     MORE: dict[str, object] = {}
+    OTHER: Annotated[dict[str, object], OfScript()] = {}
 
 
 def refusal(*argv, **options):
@@ -42,7 +43,7 @@ def test_a_value_on_the_command_line_takes_the_kind_of_its_default():
     config = load("COUNT=5", "RATE=1e-3", "NAMES=q_proj,v_proj", "SHARES={cardiology: 0.8}", "LIMIT=7", "ON=yes", "TEXT=5")
     assert settings.as_dict(config) == {
         "COUNT": 5, "RATE": 1e-3, "NAMES": ["q_proj", "v_proj"], "SHARES": {"cardiology": 0.8}, "LIMIT": 7, "ON": True, "TEXT": "5",
-        "KIND": "small", "PART": 0.5, "MORE": {},
+        "KIND": "small", "PART": 0.5, "MORE": {}, "OTHER": {},
     }  # fmt: skip
 
 
@@ -65,7 +66,7 @@ def test_a_number_out_of_its_range_is_refused_on_the_command_line_and_in_python(
 
 def test_a_default_that_was_edited_in_the_class_is_checked_too():
     class Edited(Config):
-        PART: Annotated[float, Range(0, 1, above=True)] = 7.0
+        PART: Annotated[float, Range(0, 1, exclude_low=True)] = 7.0
 
     with pytest.raises(UserError) as caught:
         Edited()
@@ -88,7 +89,7 @@ def test_a_renamed_setting_and_its_former_values_are_still_accepted_and_hash_as_
 
 
 def test_a_mapping_may_be_given_as_settings_are_given_to_a_script():
-    assert load("MORE=LORA_RANK=16 NAME='a b'").MORE == {"LORA_RANK": "16", "NAME": "a b"}
+    assert load("MORE=LORA_RANK=16 NAME='a b'").MORE == {"LORA_RANK": 16, "NAME": "a b"}
     assert load("MORE={LORA_RANK: 16}").MORE == {"LORA_RANK": 16}
 
 
@@ -98,6 +99,46 @@ def test_a_mapping_may_be_given_as_settings_are_given_to_a_script():
 def test_every_setting_of_the_scripts_says_whether_the_result_depends_on_it(cls):
     parts = [settings.with_effect(cls(), effect) for effect in settings.Effect]
     assert sum(map(len, parts)) == len(settings.names(cls))
+
+
+def test_a_setting_that_was_added_later_is_in_the_fingerprint_only_where_it_changes_something():
+    class Later(settings.Settings):
+        RATE: Annotated[float, RESULT] = 0.1
+        CLIP: Annotated[float, Added(0.0), RESULT] = 0.5
+
+    assert settings.with_effect(Later(CLIP=0.0), RESULT) == {"RATE": 0.1}
+    assert settings.with_effect(Later(), RESULT) == {"RATE": 0.1, "CLIP": 0.5}
+
+
+def test_a_series_is_known_again_after_a_setting_was_added_and_refused_where_its_value_changed():
+    from meerkat_workbench.tuning.artifacts import IterationRecord, Sizes, SplitHashes
+    from meerkat_workbench.tuning.data.iteration_store import check_same_series
+
+    def last(**series):
+        return IterationRecord(iteration=1, made="", shares={}, share_base={}, sizes=Sizes({}, {}, {}, {}),
+                               hashes=SplitHashes("h", "e", "t", "p"), settings=series)  # fmt: skip
+
+    check_same_series(ROOT, last(SEED=1), {"SEED": 1})  # a new setting at the value that changes nothing is left out
+    for before, now in (({"SEED": 1}, {"SEED": 1, "NEW": 2}), ({"SEED": 1, "NEW": 2}, {"SEED": 1})):
+        with pytest.raises(UserError) as caught:
+            check_same_series(ROOT, last(**before), now)
+        assert caught.value.item == "NEW" and "--fresh" in caught.value.remedy
+
+
+def test_a_mapping_given_as_name_and_value_has_the_types_of_its_setting():
+    assert load("MORE=use_dora=false max_steps=100 name=x").MORE == {"use_dora": False, "max_steps": 100, "name": "x"}
+    assert load("SHARES=cardiology=0.8 urology=1").SHARES == {"cardiology": 0.8, "urology": 1}
+    assert refusal("SHARES=cardiology=much").where == "SHARES"
+    assert load("OTHER=YEAR=2024 ON=false").OTHER == {"YEAR": "2024", "ON": "false"}  # the script reads them by its own types
+
+
+def test_options_that_exclude_each_other_are_refused_together():
+    flags = {"--one": {"action": "store_true"}, "--two": {"metavar": "X"}}
+    config, arguments = settings.load(Config, ["--two", "x"], "", {}, flags, exclusive=("--one", "--two"))
+    assert arguments.two == "x"
+    with pytest.raises(UserError) as caught:
+        settings.load(Config, ["--one", "--two", "x"], "", {}, flags, exclusive=("--one", "--two"))
+    assert "--one" in caught.value.where and "--two" in caught.value.where
 
 
 def test_the_fingerprints_of_the_scripts_depend_on_the_settings_that_they_always_did():

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import os
 import subprocess
 import sys
 import time
@@ -94,6 +95,30 @@ def test_rooms_of_the_tuning_task_import_only_rooms_before_them():
 def test_modules_that_need_no_torch_do_not_load_it(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["fine_tuning.py", "DATASET_DIR=absent"], ["fine_tuning.py", "--demo", "--push", "me/model"],
+        ["evaluation.py", "FINETUNED_MODEL_PATH=absent"], ["evaluation.py", "POLICY=none"], ["evaluation.py", "JUDGE=x"],
+        ["dataset_preparation.py", "DATA_DIR=absent"],
+    ],
+)  # fmt: skip
+def test_an_early_mistake_is_refused_before_a_library_is_loaded(command, tmp_path):
+    code = f"""if True:
+        import sys
+        from pathlib import Path
+        from meerkat_workbench import recipes
+        from meerkat_workbench.core.errors import UserError
+        sys.argv = {command!r}
+        try:
+            recipes.load(Path({str(ROOT / command[0])!r})).main()
+        except UserError:
+            sys.exit(10 + any(name in sys.modules for name in ("torch", "transformers", "scipy", "nltk")))
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 10
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

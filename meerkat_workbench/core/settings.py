@@ -33,7 +33,7 @@ from typing import Any, Literal, TypeVar
 
 from meerkat_workbench.core import input_files
 from meerkat_workbench.core.commands import command_of
-from meerkat_workbench.core.errors import UserError, did_you_mean
+from meerkat_workbench.core.errors import UserError, did_you_mean, one_line
 
 
 class Effect(enum.Enum):
@@ -41,7 +41,7 @@ class Effect(enum.Enum):
 
     RESULT = "result"  # another value gives another result
     SERIES = "series"  # like RESULT, and all runs in one folder must have the same value
-    DERIVED = "derived"  # the result depends on what the value names, such as a file's contents, which the script adds itself
+    DERIVED = "derived"  # the script adds a resolved form of it, such as a file's hash, the examples per step or the precision
     EXECUTION = "execution"  # another value gives the same result, in another way or in another place
 
 
@@ -50,20 +50,35 @@ RESULT, SERIES, DERIVED, EXECUTION = Effect.RESULT, Effect.SERIES, Effect.DERIVE
 
 @dataclass(frozen=True)
 class Range:
-    """Bounds of a number. Both are allowed values, but `low` is not if `above` is set."""
+    """Bounds of a number. Both are allowed values, but `low` is not if `exclude_low` is set."""
 
     low: float
     high: float = math.inf
-    above: bool = False
+    exclude_low: bool = False
 
     def check(self, name: str, value: Any) -> None:
         """Raise UserError unless the value is None or within the bounds."""
         if value is None:
             return
-        if not (self.low < value if self.above else self.low <= value) or not value <= self.high:
-            lower = f"{'above' if self.above else 'at least'} {self.low:g}"
+        if not (self.low < value if self.exclude_low else self.low <= value) or not value <= self.high:
+            lower = f"{'above' if self.exclude_low else 'at least'} {self.low:g}"
             upper = "" if math.isinf(self.high) else f" and at most {self.high:g}"
             raise UserError(f"must be {lower}{upper}, not {value!r}", where=name)
+
+
+@dataclass(frozen=True)
+class Added:
+    """Marks a setting that was added after runs were made: at `value` the result is as before there was the setting.
+
+    Fingerprints leave the setting out at this value, so that a run which finished before is still recognised.
+    """
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class OfScript:
+    """Marks a mapping of another script's settings: values given as KEY=VALUE stay texts, which that script reads by its own types."""
 
 
 class Renamed:
@@ -75,11 +90,11 @@ class Renamed:
     def __init__(self, former: str, **values: Any) -> None:
         self.former, self.values = former, values
 
-    def present(self, value: Any) -> Any:
+    def to_present(self, value: Any) -> Any:
         """The present name of a value."""
         return self.values.get(value, value) if isinstance(value, str) else value
 
-    def past(self, value: Any) -> Any:
+    def to_former(self, value: Any) -> Any:
         """The former name of a value."""
         return next((old for old, new in self.values.items() if new == value and isinstance(value, str)), value)
 
@@ -93,6 +108,8 @@ class Field:
     range: Range | None
     effect: Effect | None
     renamed: Renamed | None
+    added: Added | None
+    of_script: bool
 
 
 T = TypeVar("T")
@@ -109,7 +126,8 @@ def fields(cls: type) -> dict[str, Field]:
         hint, extras = hints[name], ()
         if typing.get_origin(hint) is typing.Annotated:
             hint, extras = typing.get_args(hint)[0], typing.get_args(hint)[1:]
-        fields_by_name[name] = Field(name, hint, _first(Range, extras), _first(Effect, extras), _first(Renamed, extras))
+        fields_by_name[name] = Field(name, hint, _first(Range, extras), _first(Effect, extras), _first(Renamed, extras),
+                                     _first(Added, extras), _first(OfScript, extras) is not None)  # fmt: skip
     return fields_by_name
 
 
@@ -131,7 +149,7 @@ def _type_name(kind: Any) -> str:
         return f"one of {', '.join(map(str, typing.get_args(kind)))}"
     if typing.get_origin(kind) is list:
         return "a list such as a,b"
-    return "a mapping such as {cardiology: 0.8}"
+    return "a mapping such as {NAME: VALUE} or NAME=VALUE"
 
 
 def _matches(value: Any, kind: Any) -> bool:
@@ -151,7 +169,7 @@ def _matches(value: Any, kind: Any) -> bool:
     return isinstance(value, kind)
 
 
-def _parse(text: str, kind: Any) -> Any:
+def _parse(text: str, kind: Any, *, of_script: bool = False) -> Any:
     """`text` as a value of type `kind`; ValueError if it is none."""
     if typing.get_origin(kind) is types.UnionType:
         kinds = typing.get_args(kind)
@@ -173,10 +191,13 @@ def _parse(text: str, kind: Any) -> Any:
     import yaml
 
     if typing.get_origin(kind) is dict and "=" in text and not text.lstrip().startswith("{"):
-        value: Any = dict(part.split("=", 1) for part in shlex.split(text))  # KEY=VALUE, as on a command line
-        return value
+        texts = dict(part.split("=", 1) for part in shlex.split(text))  # KEY=VALUE, as on a command line
+        if of_script:
+            return texts
+    else:
+        texts = {}
     try:
-        value = yaml_value(text)
+        value: Any = {name: yaml_value(value) for name, value in texts.items()} or yaml_value(text)
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(text) from error
     if typing.get_origin(kind) is list and value is None and not text.strip():
@@ -246,7 +267,7 @@ def _checked(cls: type, name: str, value: Any) -> tuple[str, Any]:
         raise UserError(f"is not a setting of {cls.__name__}", item=name, remedy=hint)
     field = fields(cls)[name]
     if field.renamed:
-        value = field.renamed.present(value)
+        value = field.renamed.to_present(value)
     if not _matches(value, field.type):
         raise UserError(f"must be {_type_name(field.type)}, not {value!r}", where=f"{cls.__name__}.{given}")
     if field.range:
@@ -287,7 +308,9 @@ def as_dict(config: Settings) -> dict[str, Any]:
 
 
 def with_effect(config: Settings, effect: Effect) -> dict[str, object]:
-    """The settings with this effect, for a fingerprint. Renamed settings are under their former names.
+    """The settings with this effect, for a fingerprint.
+
+    Renamed settings are under their former names, and settings that were added later are left out at the value that changes nothing.
 
     Raises:
         TypeError: the annotation of a field has no effect.
@@ -298,9 +321,9 @@ def with_effect(config: Settings, effect: Effect) -> dict[str, object]:
             raise TypeError(
                 f"{type(config).__name__}.{field.name}: its annotation must have RESULT, SERIES, DERIVED or EXECUTION"
             )
-        if field.effect is effect:
-            value = getattr(config, field.name)
-            name, value = (field.renamed.former, field.renamed.past(value)) if field.renamed else (field.name, value)
+        value = getattr(config, field.name)
+        if field.effect is effect and not (field.added and field.added.value == value):
+            name, value = (field.renamed.former, field.renamed.to_former(value)) if field.renamed else (field.name, value)
             values[name] = value
     return values
 
@@ -347,7 +370,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError("there is no such file", where=path, remedy="--config takes a YAML file of KEY: value lines.") from None
     except (UserError, OSError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"cannot be read as YAML ({' '.join(str(error).split())})", where=path) from error
+        raise UserError(f"cannot be read as YAML ({one_line(error)})", where=path) from error
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -361,7 +384,7 @@ def _set_from_yaml(config: Settings, name: str, value: Any, path: Path) -> None:
     field = fields(type(config)).get(name)
     if isinstance(value, str) and field is not None and not _matches(value, field.type):
         with contextlib.suppress(ValueError):
-            value = _parse(value, field.type)
+            value = _parse(value, field.type, of_script=field.of_script)
     try:
         setattr(config, name, value)
     except UserError as error:
@@ -383,6 +406,8 @@ def load(
     description: str,
     demo: Mapping[str, Any],
     flags: Mapping[str, dict[str, Any]] | None = None,
+    *,
+    exclusive: Sequence[str] = (),
 ) -> tuple[SettingsType, argparse.Namespace]:
     """Settings and flags from a command line.
 
@@ -392,6 +417,7 @@ def load(
         description: what the script does, for `--help`.
         demo: the values that `--demo` sets.
         flags: further options of the script, `{"--plan": {argparse keywords}}`.
+        exclusive: options of which only one can be given.
 
     Returns:
         The settings, and argparse's namespace with `demo`, `fresh`, and the script's own flags.
@@ -410,6 +436,9 @@ def load(
         parser.add_argument(flag, **keywords)
     # settings may come before and after flags, which plain parse_args does not allow for nargs="*"
     arguments = parser.parse_intermixed_args(argv if argv is None else list(argv))
+    given = [flag for flag in exclusive if getattr(arguments, flag.removeprefix("--").replace("-", "_")) not in (None, False)]
+    if len(given) > 1:
+        raise UserError("cannot be given together", where=" and ".join(given), remedy="Run one, then the other.")
     config = cls()
     if arguments.demo:
         for name, value in demo.items():
@@ -433,9 +462,9 @@ def set_from_text(config: Settings, name: str, text: str) -> None:
         _checked(cls, name, None)
         raise AssertionError("an unknown setting is refused above")
     if field.renamed:
-        text = field.renamed.present(text)
+        text = field.renamed.to_present(text)
     try:
-        value = _parse(text, field.type)
+        value = _parse(text, field.type, of_script=field.of_script)
     except (ValueError, OverflowError):
         raise UserError(f"must be {_type_name(field.type)}, not {text!r}", where=name) from None
     setattr(config, present, value)

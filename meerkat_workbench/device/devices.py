@@ -15,7 +15,7 @@ import platform
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
-from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.core.errors import UserError, one_line
 from meerkat_workbench.core.runs import Run, read_in_progress, read_manifest
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def mps_fault(kind: str = "mps") -> str:
         try:
             expected, result = trial(torch.device("cpu")), trial(torch.device(kind)).cpu()
         except Exception as error:  # a backend may raise anything for an operation that it lacks
-            return f"{name}: {' '.join(str(error).split())[:160]}"
+            return f"{name}: {one_line(error)}"
         if not torch.allclose(expected.float(), result.float(), rtol=1e-2, atol=1e-3):
             return f"{name}: its result differs from the CPU's"
     return ""

@@ -1,8 +1,15 @@
 """Optimizer steps that are divided into micro-batches by a budget of tokens, not by a number of examples.
 
 `TokenBudgetTrainer` is a layer between a task's trainer class and the library's. A `StepLoss` computes the loss of one kind of
-model. Checkpoints, the best weights and the order of examples are objects of this package. One optimizer step is therefore
-`training_step` below together with the `summed` of the loss.
+model: any loss that is a sum over examples which can be divided among micro-batches (with in-batch negatives it cannot).
+
+The way of one optimizer step:
+1. `batch_sampler.step_loader` gives this process's examples of the step.
+2. `TokenBudgetTrainer.training_step` sums their tokens over all processes, and halves the budget if memory runs out.
+3. `_forward_backward` divides them into micro-batches, and adds up the gradients of each.
+4. `StepLoss.summed` is the loss of a micro-batch; for a chat model `tuning/training/answer_trainer.py: DecoderLoss`, which packs the
+   examples (`packing.py`) and calls the model's forward that `add_answer_loss` put in place.
+5. The library clips the gradient (`_clip_grad_norm` checks it) and calls the optimizer.
 """
 
 from __future__ import annotations
@@ -85,7 +92,7 @@ class NotFiniteError(UserError):
             "is not finite",
             where=f"{what} of step {step}",
             item=names,
-            remedy="Lower LEARNING_RATE, then run the same command with --fresh. The last good checkpoint and the best adapter so far "
+            remedy="Lower LEARNING_RATE, then run the same command with --fresh. The last good checkpoint and the best weights so far "
             "are kept in OUTPUT_DIR.",
         )
 
@@ -186,7 +193,7 @@ class TokenBudgetTrainer(Trainer, Generic[X]):
             raise UserError(
                 f"the GPU's memory does not hold one example of {longest:,} tokens",
                 where="MAX_SEQ_LENGTH",
-                remedy="Lower MAX_SEQ_LENGTH or LORA_RANK, or set ACTIVATION_CHECKPOINTING=full.",
+                remedy="Lower MAX_SEQ_LENGTH, train fewer weights, or set ACTIVATION_CHECKPOINTING=full.",
             )
 
     def count_tokens(self, tokens: int) -> None:

@@ -22,6 +22,8 @@ from meerkat_workbench.trainers.evaluator import Evaluation
 from meerkat_workbench.tuning import old_formats
 
 ALL = "(all)"  # in place of a specialty, in the row of all of them
+# the metrics that short tables show
+HEADLINE_METRICS = ("ROUGE-L", "METEOR", "bertscore_f1", "token_f1", "factual_exact_match", "medical_token_f1")
 BASE, TUNED = "base", "tuned"  # names of the two systems that every evaluation has
 
 

@@ -16,6 +16,7 @@ from meerkat_workbench.tuning.artifacts import Split
 from meerkat_workbench.tuning.scoring.answer_table import AnswerTable
 
 # an evaluation is compared with the latest one only if it asked more than this fraction of its questions
+ID, SPECIALTY, SCORE, SCORE_BEFORE, CHANGE = "id", "specialty", "score", "score before", "change"  # columns of the frames here
 MIN_COMMON_FRACTION = 0.5
 MIN_VARIANCE = 1e-8  # a variance of zero would make the scores certain
 
@@ -42,20 +43,20 @@ def collect_observations(
     tables = [_eval_scores(table, metric, sign) for table in (base, *tuned)]
     means, questions = np.full((len(tables), len(names)), np.nan), np.ones(len(names))
     for column, name in enumerate(names):
-        scores = [table[table["specialty"] == name].set_index("id")["score"] for table in tables]
+        scores = [table[table[SPECIALTY] == name].set_index(ID)[SCORE] for table in tables]
         means[:, column], questions[column] = _comparable_means(scores)
     change_variances = []
     for before, after in itertools.pairwise(tables):
-        pairs = after.merge(before, on="id", suffixes=("", " before"))
-        pairs["change"] = pairs["score"] - pairs["score before"]
-        change_variances.append(_variance(pairs, "change"))
+        pairs = after.merge(before, on=ID, suffixes=("", " before"))
+        pairs[CHANGE] = pairs[SCORE] - pairs[SCORE_BEFORE]
+        change_variances.append(_variance(pairs, CHANGE))
     # the base was trained on no records
     records = np.array([[0.0] * len(names), *([float(counts.get(name, 0)) for name in names] for counts in trained)])
     return Observations(
         records,
         means,
         questions,
-        math.sqrt(_variance(tables[-1], "score")),
+        math.sqrt(_variance(tables[-1], SCORE)),
         math.sqrt(float(np.mean(change_variances))),
     )
 
@@ -82,11 +83,11 @@ def _comparable_means(scores: Sequence[pd.Series]) -> tuple[Array, int]:
 
 
 def _eval_scores(table: AnswerTable, metric: str, sign: float) -> pd.DataFrame:
-    frame = pd.DataFrame({"id": table.ids, "specialty": table.specialties, "score": sign * table.scores(metric)})
-    return frame[(table.splits == Split.EVAL) & frame["score"].notna()]
+    frame = pd.DataFrame({ID: table.ids, SPECIALTY: table.specialties, SCORE: sign * table.scores(metric)})
+    return frame[(table.splits == Split.EVAL) & frame[SCORE].notna()]
 
 
 def _variance(table: pd.DataFrame, column: str) -> float:
     """The variance within specialties, at least `MIN_VARIANCE`."""
-    groups = [part.to_numpy(float) for _, part in table.groupby("specialty")[column]]
+    groups = [part.to_numpy(float) for _, part in table.groupby(SPECIALTY)[column]]
     return max(pooled_variance(groups) if groups else 0.0, MIN_VARIANCE)

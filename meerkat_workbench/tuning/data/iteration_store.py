@@ -40,10 +40,11 @@ def check_same_series(folder: Path, last: IterationRecord, now: Mapping[str, Any
     Args:
         now: the settings on which the fixed sets depend.
     """
-    for name, value in now.items():
-        if last.settings.get(name) != value:
+    for name in {**last.settings, **now}:  # a setting that was added later is in neither at the value that changes nothing
+        before, value = last.settings.get(name), now.get(name)
+        if before != value:
             raise UserError(
-                f"was {last.settings.get(name)!r} when the fixed sets were drawn and is {value!r} now, so scores would not compare",
+                f"was {before!r} when the fixed sets were drawn and is {value!r} now, so scores would not compare",
                 where=folder,
                 item=name,
                 remedy="Set it back, name another OUTPUT_DIR, or start a new series here with --fresh (the old one moves to the "

@@ -28,7 +28,7 @@ from meerkat_workbench.tuning.artifacts import (
 from meerkat_workbench.tuning.scoring import answer_checks
 from meerkat_workbench.tuning.scoring.answer_table import AnswerTable, Column
 from meerkat_workbench.tuning.scoring.metric_suite import MetricScores, MetricSuite
-from meerkat_workbench.tuning.scoring.score_run import Floors, ScoreRun
+from meerkat_workbench.tuning.scoring.score_run import Floors, ScoredAnswers
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def headline(rows: Sequence[MetricComparison]) -> list[MetricComparison]:
     return tables.where(rows, split=split)
 
 
-def compare(scored: ScoreRun, suite: MetricSuite, seed: int) -> Comparison:
+def compare(scored: ScoredAnswers, suite: MetricSuite, seed: int) -> Comparison:
     """Compare every system with the base."""
     by_system = {
         name: by_metric(scored.base, table, suite, scored.metrics, scored.floors[BASE], scored.floors[name], seed)

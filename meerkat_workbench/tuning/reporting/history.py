@@ -181,7 +181,7 @@ def read(output: Path) -> list[HistoryRow]:
     return tables.read_rows(path, HistoryRow)
 
 
-def changed_since(rows: Sequence[HistoryRow], *, iteration: int, split: str, metric: str) -> HistoryRow | None:
+def last_row_with_change(rows: Sequence[HistoryRow], *, iteration: int, split: str, metric: str) -> HistoryRow | None:
     """The last row of an iteration that has a change since the iteration before; None if there is none."""
     with_change = [
         row for row in tables.where(rows, iteration=iteration, split=split, metric=metric) if not math.isnan(row.change_low)
@@ -189,7 +189,7 @@ def changed_since(rows: Sequence[HistoryRow], *, iteration: int, split: str, met
     return with_change[-1] if with_change else None
 
 
-def turned(row: HistoryRow, *, lower_is_better: bool) -> HistoryRow:
+def with_gain_positive(row: HistoryRow, *, lower_is_better: bool) -> HistoryRow:
     """The row with its change signed so that more is better."""
     if not lower_is_better:
         return row

@@ -14,7 +14,7 @@ from rapidfuzz.distance import LCSseq
 from meerkat_workbench.text import texts
 from meerkat_workbench.tuning.artifacts import TUNED
 from meerkat_workbench.tuning.scoring.answer_checks import CHECKS
-from meerkat_workbench.tuning.scoring.score_run import ScoreRun
+from meerkat_workbench.tuning.scoring.score_run import ScoredAnswers
 
 MAX_QUESTIONS = 5000  # in one report; a web browser opens so many within three seconds
 # a word, or a character of a script without spaces, with the white space after it
@@ -59,7 +59,9 @@ class Browser(msgspec.Struct, frozen=True):
         return msgspec.to_builtins(self)
 
 
-def contents(scored: ScoreRun, metrics: Sequence[str], steering: str, lower_is_better: Collection[str], seed: int) -> Browser:
+def contents(
+    scored: ScoredAnswers, metrics: Sequence[str], steering: str, lower_is_better: Collection[str], seed: int
+) -> Browser:
     """The browser's questions, with the tuned model's worst regressions in the steering metric first.
 
     Args:

@@ -17,6 +17,7 @@ from meerkat_workbench.stats.significance import Estimate
 from meerkat_workbench.tuning.artifacts import (
     BASE,
     FIXED,
+    HEADLINE_METRICS,
     TUNED,
     HistoryRow,
     MetricComparison,
@@ -31,11 +32,10 @@ from meerkat_workbench.tuning.reporting.question_browser import Browser
 from meerkat_workbench.tuning.scoring.answer_table import AnswerTable
 from meerkat_workbench.tuning.scoring.judge import JudgeSummary
 from meerkat_workbench.tuning.scoring.retention import RetentionSummary
-from meerkat_workbench.tuning.scoring.score_run import ScoreRun
+from meerkat_workbench.tuning.scoring.score_run import ScoredAnswers
 
 HERE = Path(__file__).parent
 TEMPLATE, STYLE, SCRIPT = HERE / "report.html.j2", HERE / "report.css", HERE / "report.js"
-SHOWN_METRICS = ("ROUGE-L", "METEOR", "bertscore_f1", "token_f1", "factual_exact_match", "medical_token_f1")
 TIE_MARGIN = 0.02  # a question whose score changes by at most this much counts as the same
 MAX_REGRESSIONS = 5  # questions in the section on the worst regressions
 VERDICT_WORDS = {
@@ -65,7 +65,7 @@ class ReportContents:
     """Everything that the report shows; `retention` and `judged` are None if they were not asked."""
 
     heading: Heading
-    scored: ScoreRun
+    scored: ScoredAnswers
     comparison: Comparison
     history: Sequence[HistoryRow]
     recommendations: Recommendations
@@ -192,7 +192,7 @@ def _models(rows: Sequence[SystemComparison]) -> list[SystemComparison]:
     """The rows of every model and shown metric on the holdout; none if only base and tuned model were asked."""
     if len({row.model for row in rows}) < 2:
         return []
-    shown = [row for row in where(rows, split=Split.HOLDOUT) if row.metric in SHOWN_METRICS and not row.missing]
+    shown = [row for row in where(rows, split=Split.HOLDOUT) if row.metric in HEADLINE_METRICS and not row.missing]
     return sorted(shown, key=lambda row: (row.metric, -row.tuned if not math.isnan(row.tuned) else math.inf))
 
 

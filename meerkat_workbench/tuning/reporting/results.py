@@ -29,7 +29,7 @@ from meerkat_workbench.tuning.reporting.history import Bounds, EvaluationId
 from meerkat_workbench.tuning.reporting.report import Heading, ReportContents
 from meerkat_workbench.tuning.scoring import judge, retention
 from meerkat_workbench.tuning.scoring.judge import JudgedQuestion
-from meerkat_workbench.tuning.scoring.score_run import ScoreRun
+from meerkat_workbench.tuning.scoring.score_run import ScoredAnswers
 
 if TYPE_CHECKING:  # it loads torch
     from meerkat_workbench.tuning.generation.jobs import DecodingOptions
@@ -66,7 +66,7 @@ class EvaluationResult:
 class Findings:
     """Everything that an evaluation found; `judged` is None if no judge was asked."""
 
-    scored: ScoreRun
+    scored: ScoredAnswers
     comparison: Comparison
     recommendations: Recommendations
     judged: list[JudgedQuestion] | None
@@ -150,7 +150,7 @@ def _draw(output: Path, comparison: Comparison, recommendations: Recommendations
 
 
 def facts_of(
-    subject: EvaluationSubject, scored: ScoreRun, *, models: Mapping[str, object], decoding: DecodingOptions, endpoint: str,
+    subject: EvaluationSubject, scored: ScoredAnswers, *, models: Mapping[str, object], decoding: DecodingOptions, endpoint: str,
     load_in_4bit: bool, precision: str,
 ) -> dict[str, object]:  # fmt: skip
     """Models, questions and decoding settings by name, for the report's heading.

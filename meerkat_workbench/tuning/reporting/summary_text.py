@@ -13,13 +13,13 @@ from meerkat_workbench.text import texts
 from meerkat_workbench.tuning.artifacts import BASE, TUNED, CheckComparison, MetricComparison, Split, Verdict
 from meerkat_workbench.tuning.reporting.comparison import Comparison
 from meerkat_workbench.tuning.scoring import answer_checks
-from meerkat_workbench.tuning.scoring.score_run import ScoreRun
+from meerkat_workbench.tuning.scoring.score_run import ScoredAnswers
 
 MAX_CUT_OFF_FRACTION = 0.05  # of the answers; if more are cut off, the summary advises to raise MAX_NEW_TOKENS
 STYLE_FRACTION = 0.25  # if at most this part of a score is above the floor, most of the score is style
 
 
-def summary_sentences(comparison: Comparison, scored: ScoreRun, metric: str, holdout_evaluations: int) -> list[str]:
+def summary_sentences(comparison: Comparison, scored: ScoredAnswers, metric: str, holdout_evaluations: int) -> list[str]:
     """What can be concluded from an evaluation, and what cannot.
 
     Args:
@@ -67,7 +67,7 @@ def _overall(rows: Sequence[MetricComparison], row: MetricComparison) -> list[st
     ]
 
 
-def _power(comparison: Comparison, scored: ScoreRun, metric: str, split: str) -> list[str]:
+def _power(comparison: Comparison, scored: ScoredAnswers, metric: str, split: str) -> list[str]:
     """The smallest difference that the questions of one specialty can show."""
     specialties = where(comparison.specialties, split=split, metric=metric)
     change = scored.tuned.scores(metric) - scored.base.scores(metric)

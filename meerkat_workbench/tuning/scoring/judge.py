@@ -25,7 +25,7 @@ from meerkat_workbench.tuning.generation.endpoint import Endpoint, ServerDecodin
 from meerkat_workbench.tuning.generation.prediction_store import PredictionStore, archived_files
 from meerkat_workbench.tuning.generation.questions import JUDGE, Question
 from meerkat_workbench.tuning.scoring.answer_table import AnswerTable
-from meerkat_workbench.tuning.scoring.score_run import ScoreRun
+from meerkat_workbench.tuning.scoring.score_run import ScoredAnswers
 
 CRITERIA = {
     "factual_accuracy": "is it medically correct, and does it agree with the reference",
@@ -115,7 +115,7 @@ def questions(base: AnswerTable, tuned: AnswerTable) -> list[Question]:
 
 
 def judge_run(
-    endpoint: Endpoint, scored: ScoreRun, store: PredictionStore, requests: int, *, stored_only: bool
+    endpoint: Endpoint, scored: ScoredAnswers, store: PredictionStore, requests: int, *, stored_only: bool
 ) -> list[JudgedQuestion]:
     """Ask a judge to grade the answers to the holdout questions."""
     base, tuned = (table.of_split(Split.HOLDOUT) for table in (scored.base, scored.tuned))

@@ -41,7 +41,7 @@ Floors = Mapping[str, Mapping[str, float]]  # split to metric to floor
 
 
 @dataclass(frozen=True)
-class ScoreRun:
+class ScoredAnswers:
     """Scored answers of every system.
 
     Attributes:
@@ -77,7 +77,7 @@ class ScoreRun:
         return sum(int(table.failed.sum()) for table in self.tables.values())
 
 
-def score_answers(suite: MetricSuite, run: GenerationRun, folder: Path, *, seed: int, with_retention: bool) -> ScoreRun:
+def score_answers(suite: MetricSuite, run: GenerationRun, folder: Path, *, seed: int, with_retention: bool) -> ScoredAnswers:
     """Score every answer of every system, and print what could not be scored.
 
     Args:
@@ -100,7 +100,7 @@ def score_answers(suite: MetricSuite, run: GenerationRun, folder: Path, *, seed:
     missing = {name: reason for of_system in scores.values() for name, reason in of_system.missing.items()}
     _print_notes(missing, scores[TUNED].notes, tables)
     general = retention_answers(run) if with_retention else None
-    return ScoreRun(tables, replace(scores[TUNED], missing=missing), floors_by_system, bleu, general)
+    return ScoredAnswers(tables, replace(scores[TUNED], missing=missing), floors_by_system, bleu, general)
 
 
 def _print_notes(missing: Mapping[str, str], notes: Iterable[str], tables: Mapping[str, AnswerTable]) -> None:

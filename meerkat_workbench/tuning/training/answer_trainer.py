@@ -53,13 +53,12 @@ class DecoderLoss:
 class AnswerTrainer(TokenBudgetTrainer[Example], SFTTrainer):
     """Trains a decoder on the answer's tokens only, in packs of whole examples."""
 
-    def __init__(self, **keywords: Any) -> None:
-        model = keywords["model"]
+    def __init__(self, *, model: Any, **keywords: Any) -> None:
         # TRL rounds an existing adapter to bf16; a resumed run would then differ from one that was not stopped
         adapter_weights = {
             name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad and "lora_" in name
         }
-        super().__init__(**keywords)
+        super().__init__(model=model, **keywords)
         for parameter in self.model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()

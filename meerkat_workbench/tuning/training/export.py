@@ -14,6 +14,7 @@ from meerkat_workbench.device.devices import Precision
 from meerkat_workbench.output import tables
 from meerkat_workbench.tuning import llm
 from meerkat_workbench.tuning.artifacts import (
+    HEADLINE_METRICS,
     DatasetManifest,
     EvaluationManifest,
     Likeness,
@@ -27,7 +28,6 @@ LICENCES = {llm.MEERKAT: "cc-by-nc-4.0"}
 # An export fails if a smaller fraction of its next tokens equals the adapter's. Rounding decides between nearly equal tokens:
 # merging changes hardly any, and replacing 4-bit weights by unquantised ones changes more (measured: EXPERIMENTS.md, 2026-11-26)
 MIN_MERGE, MIN_AS_TRAINED = 0.9, 0.5
-CARD_METRICS = ("ROUGE-L", "METEOR", "bertscore_f1", "token_f1", "factual_exact_match", "medical_token_f1")
 CARD_TEMPLATE = "model_card.md.j2"
 
 
@@ -128,7 +128,7 @@ def model_card(
         specialties=sorted(sizes.train),
         totals={str(split): sizes.total(split) for split in Split},
         hashes={str(split): training.inputs.splits.of(split) for split in Split},
-        scores=[row for row in scores if row.metric in CARD_METRICS and not row.missing],
+        scores=[row for row in scores if row.metric in HEADLINE_METRICS and not row.missing],
         likeness=likeness,
     )
 
