@@ -73,9 +73,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise UserError("there is no such file", where=path) from None
+        raise UserError("there is no such file", where=path, remedy="Restore it, or make its folder again.") from None
     except IsADirectoryError:
-        raise UserError("is a folder, not a file", where=path) from None
+        raise UserError("is a folder, not a file", where=path, remedy="Name a file.") from None
     except (ValueError, RecursionError) as error:  # ValueError also for a number too long for Python, or bytes that are not UTF-8
         remedy = "Restore it, or remove its folder and run again."
         raise UserError(f"is not valid JSON ({error})", where=path, remedy=remedy) from None

@@ -48,7 +48,8 @@ def load(name: str, call: Callable[[], T], *, any_error: bool = False) -> T:
             raise
         message = one_line(error)
         if Path(name).is_dir():
-            raise UserError(f"cannot be loaded: {message}", where=name) from error
+            remedy = "Restore the folder, or download the model again."
+            raise UserError(f"cannot be loaded: {message}", where=name, remedy=remedy) from error
         raise UserError(
             "is not on this machine and could not be downloaded",
             where=name,

@@ -65,7 +65,9 @@ def find_files(folders: Sequence[str]) -> list[Path]:
     for given in folders:
         folder = Path(given)
         if not folder.exists():
-            raise UserError("there is no such folder", where=SETTING, item=str(folder))
+            raise UserError(
+                "there is no such folder", where=SETTING, item=str(folder), remedy="Correct the path, or leave it out."
+            )
         inside = [folder] if folder.is_file() else sorted(folder.rglob("*"))
         # files below a hidden folder are a program's own, such as the notes of a download
         inside = [path for path in inside if not path.is_dir() and not input_files.is_not_data(path)
@@ -76,7 +78,8 @@ def find_files(folders: Sequence[str]) -> list[Path]:
             raise UserError(f"is not read; {remedy}, or remove it", where=SETTING, item=str(unread[0]))
         paths = [path for path in inside if input_files.suffix_of(path) in SUFFIXES and path.is_file()]
         if not paths:
-            raise UserError(f"holds no {', '.join(SUFFIXES)} file", where=SETTING, item=str(folder))
+            remedy = "Name the folder of the benchmark's files, or leave it out."
+            raise UserError(f"holds no {', '.join(SUFFIXES)} file", where=SETTING, item=str(folder), remedy=remedy)
         benchmark_files += paths
     return benchmark_files
 

@@ -170,7 +170,8 @@ class JinjaTemplate:
                 return jinja2.nodes.Scope(body).set_lineno(line)
 
         def refuse(message: str) -> None:
-            raise UserError(f"the chat template refuses this conversation ({message})", where=source)
+            remedy = "Some templates refuse a system message: set SYSTEM_MESSAGE to empty, or name another template."
+            raise UserError(f"the chat template refuses this conversation ({message})", where=source, remedy=remedy)
 
         def as_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
             return json.dumps(value, ensure_ascii=ensure_ascii, **options)
@@ -217,7 +218,8 @@ def _read_template(source: Path) -> tuple[str, dict[str, str]]:
             return source.read_text(encoding="utf-8-sig"), {"bos_token": "", "eos_token": ""}
         config_path, jinja = source / model_folders.TOKENIZER_CONFIG, source / "chat_template.jinja"
         if not config_path.is_file():
-            raise UserError("is neither a Jinja file nor a folder with tokenizer_config.json", where=where)
+            remedy = "Name a .jinja file, a tokenizer's folder, llama3, smollm2 or plain."
+            raise UserError("is neither a Jinja file nor a folder with tokenizer_config.json", where=where, remedy=remedy)
         config = json.loads(config_path.read_text(encoding="utf-8-sig"))
         text = jinja.read_text(encoding="utf-8-sig") if jinja.is_file() else config.get("chat_template")
     except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
@@ -281,7 +283,9 @@ class ChatFormat:
             raise
         except Exception as error:
             fault = f"fails on answer=None or on a text: {type(error).__name__}: {error}"
-            raise UserError(fault, where="apply_chat_template") from error
+            raise UserError(
+                fault, where="apply_chat_template", remedy="Correct the function in dataset_preparation.py."
+            ) from error
         opened = OPENED_THINKING.search(prompt)
         ends = [len(prompt), *([opened.end("before"), opened.start()] if opened else [])]
         kept = next((prompt[:end] for end in ends if conversation.startswith(prompt[:end])), None)
@@ -291,6 +295,7 @@ class ChatFormat:
                 "must return the prompt for answer=None, and for an answer the same prompt followed by it, "
                 f"but returned {prompt!r} and {conversation!r}",
                 where="apply_chat_template",
+                remedy="Correct the function in dataset_preparation.py.",
             )
         dropped = prompt[len(kept) :]
         # formats without a thinking block keep the probe, and so the hash, of versions that did not look for such blocks

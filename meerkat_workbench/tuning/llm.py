@@ -117,7 +117,8 @@ def stop_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
         special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         ids |= {vocabulary[token] for token in chat.tokens_after_an_answer(template, _named_tokens(tokenizer), special)}
     if not ids:
-        raise UserError("the tokenizer has no token that ends an answer, so generation would never stop")
+        remedy = "Use the instruction-tuned version of the model, or set eos_token in its tokenizer_config.json."
+        raise UserError("the tokenizer has no token that ends an answer, so generation would never stop", remedy=remedy)
     return sorted(ids)
 
 
@@ -294,7 +295,9 @@ def load_adapter(base: Any, folder: Path, *, trainable: bool = False, name: str 
             model = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable, adapter_name=name)
     except (RuntimeError, ValueError, OSError) as error:
         reason = one_line(error)
-        raise UserError(f"its adapter does not fit {base.config.name_or_path}: {reason}", where=folder) from error
+        remedy = "Use it with the base that it was trained on."
+        fault = f"its adapter does not fit {base.config.name_or_path}: {reason}"
+        raise UserError(fault, where=folder, remedy=remedy) from error
     return model.train() if trainable else model.eval()
 
 

@@ -36,7 +36,8 @@ def check_steering_metric(wanted: str, suite: MetricSuite) -> None:
     """
     where = f"STEERING_METRIC={wanted}"
     if suite.is_descriptive(wanted):
-        raise UserError("only describes answers; no value of it is better than another", where=where)
+        remedy = "For example STEERING_METRIC=ROUGE-L."
+        raise UserError("only describes answers; no value of it is better than another", where=where, remedy=remedy)
     if wanted not in suite.names():
         raise UserError("there is no such metric", where=where, remedy=f"There are {', '.join(suite.names())}.")
 
@@ -56,7 +57,11 @@ def steering_metric(wanted: str, suite: MetricSuite, missing: Mapping[str, str])
                 print(f"  STEERING_METRIC={wanted} is missing, so charts and recommendations use {name} instead")
             return name
     reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
-    raise UserError(f"every metric is missing, so nothing can be recommended ({reasons})", where=f"STEERING_METRIC={wanted}")
+    raise UserError(
+        f"every metric is missing, so nothing can be recommended ({reasons})",
+        where=f"STEERING_METRIC={wanted}",
+        remedy="Correct the causes.",
+    )
 
 
 def recommend(

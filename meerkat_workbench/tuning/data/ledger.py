@@ -21,5 +21,6 @@ def find_iteration(folder: Path, number: int) -> IterationRecord:
     """The iteration on which an adapter was trained; UserError if the ledger does not have it."""
     iteration = next((record for record in require_ledger(folder) if record.iteration == number), None)
     if iteration is None:
-        raise UserError(f"its ledger has no iteration {number}, on which the adapter was trained", where=folder)
+        remedy = "Name the folder that it was trained on, or train again."
+        raise UserError(f"its ledger has no iteration {number}, on which the adapter was trained", where=folder, remedy=remedy)
     return iteration

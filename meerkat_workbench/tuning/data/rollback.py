@@ -41,7 +41,10 @@ def restore_iteration(run: Run[DatasetManifest], number: int, ledger: Sequence[I
     wanted = next((record for record in ledger if record.iteration == number), None)
     if wanted is None:
         known = ", ".join(str(record.iteration) for record in ledger) or "none"
-        raise UserError(f"there is no such iteration; the ledger has {known}", where=run.folder, item=f"--iteration {number}")
+        remedy = "Name one of these."
+        raise UserError(
+            f"there is no such iteration; the ledger has {known}", where=run.folder, item=f"--iteration {number}", remedy=remedy
+        )
     present = DatasetManifest.find(run.folder)
     in_place = present is not None and number in (present.iteration, present.restored_from)
     if present is not None and in_place and not edited_splits(run.folder, present):
@@ -98,4 +101,5 @@ def _find_archived(folder: Path, wanted: IterationRecord) -> Path:
     raise UserError(
         f"does not have the complete sets of iteration {wanted.iteration}, so they cannot be restored",
         where=folder / runs.ARCHIVE,
+        remedy="Restore the archive folder from a backup, or name another iteration.",
     )

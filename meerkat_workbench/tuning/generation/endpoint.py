@@ -102,7 +102,8 @@ class Endpoint:
         except OpenAIError:  # some servers have no list of models; then the first question shows whether it works
             return
         if served and self.model not in served:
-            raise UserError(f"serves {', '.join(served[:MAX_MODEL_NAMES])}, but not {self.model!r}", where=self.address)
+            fault = f"serves {', '.join(served[:MAX_MODEL_NAMES])}, but not {self.model!r}"
+            raise UserError(fault, where=self.address, remedy="Name a model that it serves.")
 
     def answer(self, question: Question, decoding: ServerDecoding) -> Reply:
         """Ask one question. A failed request returns a reply with `Finish.FAILED`; it does not raise."""

@@ -45,7 +45,8 @@ def read_fixed_splits(folder: Path) -> dict[str, PreparedSplit]:
     """Holdout and eval of a prepared folder; UserError if both are empty."""
     splits = {str(split): dataset_folders.read_split(folder, split) for split in FIXED}
     if not any(map(len, splits.values())):
-        raise UserError("holdout and eval are empty, so there is nothing to ask", where=folder)
+        remedy = "Prepare the data again with more records, or larger holdout and eval splits."
+        raise UserError("holdout and eval are empty, so there is nothing to ask", where=folder, remedy=remedy)
     return splits
 
 

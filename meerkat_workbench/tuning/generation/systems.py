@@ -147,7 +147,7 @@ def _adapter(name: str, folder: Path, base: System) -> System:
     training = TrainingResult.require(folder)
     if base.kind is not SystemKind.BASE or not base.identity.startswith(training.inputs.base_weights):
         fault = f"{folder} is an adapter of {training.base_model}, not of {base.source}"
-        raise UserError(fault, where="MODELS", item=name)
+        raise UserError(fault, where="MODELS", item=name, remedy="Leave it out, or evaluate it with its own base.")
     identity = f"{base.identity} {training.outputs.adapter}"
     return replace(base, name=name, kind=SystemKind.ADAPTER, source=str(folder), identity=identity)
 

@@ -82,7 +82,8 @@ def write_sheet(folder: Path, base: AnswerTable, tuned: AnswerTable, count: int,
     pairs = dict(zip(base.where(usable).ids, zip(base.where(usable), tuned.where(usable), strict=True), strict=True))
     chosen = _round_robin([of_base for of_base, _ in pairs.values()], count, seed)
     if not chosen:
-        raise UserError("no question has two different answers, so there is nothing to rate", where=folder)
+        remedy = "Rate the evaluation of another model."
+        raise UserError("no question has two different answers, so there is nothing to rate", where=folder, remedy=remedy)
     sheet, sides = secrets.token_hex(4), random.Random(secrets.randbits(64))
     rows, key = [], {}
     for number, question in enumerate(chosen, start=1):
@@ -139,11 +140,13 @@ def _read_sheet(path: Path, key: RatingKey) -> list[Rating]:
         table = input_files.Table.of(text, wanted=[(name,) for name in names], needs=" and ".join(names))
         rows = list(table.rows())
     except (OSError, UserError) as error:
-        raise UserError(f"cannot be read as CSV ({error})", where=f"--ratings {path}") from error
+        raise UserError(
+            f"cannot be read as CSV ({error})", where=f"--ratings {path}", remedy="Save the sheet as CSV again."
+        ) from error
     ratings = []
     for line, row in enumerate(rows, start=2):
         if isinstance(row, str):
-            raise UserError(row, where=path, item=f"line {line}")
+            raise UserError(row, where=path, item=f"line {line}", remedy="Correct the line, or save the sheet as CSV again.")
         sheet, number, better = ((row.get(name) or "").strip() for name in names)
         entry = key.questions.get(number)
         if sheet != key.sheet or entry is None:
@@ -154,7 +157,7 @@ def _read_sheet(path: Path, key: RatingKey) -> list[Rating]:
         better = better.upper()
         if better and better not in CHOICES:
             fault = f'"better" is {better[:20]!r}, but must be A, B, = (or neither) or empty'
-            raise UserError(fault, where=path, item=f"line {line}")
+            raise UserError(fault, where=path, item=f"line {line}", remedy="Correct the cell.")
         if better:
             ratings.append(Rating(path.stem, entry.id, CHOICES[better] * (1 if entry.a == TUNED else -1)))
     return ratings

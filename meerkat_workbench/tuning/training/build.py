@@ -124,7 +124,7 @@ def _library_trainer(
         if part.new_adapter is None or "target modules" not in str(error).lower():
             raise
         where = f"LORA_TARGET_MODULES={','.join(part.new_adapter.target_modules)}"
-        raise UserError(one_line(error), where=where) from error
+        raise UserError(one_line(error), where=where, remedy="Name layers of this model, or all-linear.") from error
     trainer.remove_callback(PrinterCallback)
     return trainer
 

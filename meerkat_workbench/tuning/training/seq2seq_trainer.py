@@ -45,7 +45,9 @@ def encode_pairs(
             answer = answer[:max_length]
         examples.append(Example(record.id, record.specialty, question, answer))
     if without_tokens:
-        raise UserError(f"the answer has no token that {type(tokenizer).__name__} knows", where=first_names(without_tokens))
+        remedy = "Use a model for the language of the data, or remove these records."
+        fault = f"the answer has no token that {type(tokenizer).__name__} knows"
+        raise UserError(fault, where=first_names(without_tokens), remedy=remedy)
     audit.examples = len(examples)
     audit.tokens = sum(len(example.input_ids) + len(example.labels) for example in examples)
     audit.supervised_tokens = sum(len(example.labels) for example in examples)

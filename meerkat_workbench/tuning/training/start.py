@@ -49,7 +49,8 @@ def check_init_adapter(setting: str, output: Path) -> None:
         return
     where = f"INIT_ADAPTER={setting}"
     if not model_folders.holds_adapter(Path(setting)):
-        raise UserError(f"holds no adapter (no {model_folders.ADAPTER_WEIGHTS})", where=where)
+        remedy = "Name the output folder of a finished training, or leave INIT_ADAPTER out."
+        raise UserError(f"holds no adapter (no {model_folders.ADAPTER_WEIGHTS})", where=where, remedy=remedy)
     if Path(setting).resolve() == output.resolve():
         raise UserError(
             "is OUTPUT_DIR, where this run will write its own adapter",
@@ -66,7 +67,8 @@ def check_adapter_fits(folder: Path, base: BaseModel, shape: Mapping[str, object
     """
     where, earlier = f"INIT_ADAPTER={folder}", TrainingResult.require(folder)
     if earlier.inputs.base_weights != base.weights:
-        raise UserError(f"was trained on {earlier.base_model}, not on {base.name}", where=where)
+        remedy = f"Set MODEL_NAME={earlier.base_model}, or leave INIT_ADAPTER out."
+        raise UserError(f"was trained on {earlier.base_model}, not on {base.name}", where=where, remedy=remedy)
     for name, value in shape.items():
         trained_with = earlier.settings.get(name)
         if trained_with != value:

@@ -108,7 +108,7 @@ def check_fields(setting: str, given: Mapping[str, object], kind: type, decided:
             raise UserError("has a setting of its own", where=setting, item=field, remedy=f"Use {decided[field]}.")
         if field in fixed:
             fault = "cannot be changed, because the data, masks and checkpoints of this project depend on it"
-            raise UserError(fault, where=setting, item=field)
+            raise UserError(fault, where=setting, item=field, remedy="Leave it out.")
         if field not in known:
             hint = did_you_mean(field, known, f"See {kind.__name__} in its library's documentation.")
             raise UserError(f"{kind.__name__} has no such field", where=setting, item=field, remedy=hint)
@@ -139,7 +139,7 @@ def lora_config(options: LoraOptions) -> Any:
             **(defaults | dict(options.more)),
         )
     except (TypeError, ValueError) as error:
-        raise UserError(one_line(error), where="LORA_OPTIONS") from error
+        raise UserError(one_line(error), where="LORA_OPTIONS", remedy="Correct the value, or leave it out.") from error
 
 
 def trainer_arguments(options: TrainerOptions, *, checkpoints: Path, precision: Precision) -> Any:
@@ -189,4 +189,4 @@ def trainer_arguments(options: TrainerOptions, *, checkpoints: Path, precision: 
         return kind(**(ours | dict(options.more)))
     except (TypeError, ValueError) as error:
         where = f"LR_SCHEDULER={options.lr_scheduler}, OPTIMIZER={options.optimizer}, TRAINER_OPTIONS"
-        raise UserError(one_line(error), where=where) from error
+        raise UserError(one_line(error), where=where, remedy="Correct the value that the message names.") from error
