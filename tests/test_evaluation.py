@@ -25,6 +25,7 @@ from meerkat_workbench.tuning.artifacts import (
     CheckComparison,
     EvaluationManifest,
     Finish,
+    GenerationRecord,
     HoldoutEvaluation,
     Likelihood,
     MetricComparison,
@@ -399,7 +400,11 @@ def test_killed_at_three_points_it_resumes_and_ends_with_the_same_answers_and_sc
             torn.write('{"key": "torn')
     resumed = run_script(*command)
     assert resumed.returncode == 0, resumed.stderr
-    assert EvaluationManifest.require(folders["scores"]).run.generated == 0  # all answers were stored before the last kill
+    record, whole = (EvaluationManifest.require(folder).run for folder in (folders["scores"], small_run["scores"]))
+    assert record.generated == 0  # all answers were stored before the last kill
+    # how the killed runs asked is recorded, and only in the manifest
+    assert set(whole.loads) <= set(record.loads) and record.largest_logit_change == whole.largest_logit_change
+    assert not (folders["scores"] / GenerationRecord.FILE).exists()
     assert same_answers_and_scores(folders["scores"], small_run["scores"])
 
 
@@ -415,6 +420,13 @@ def test_answers_of_the_base_are_taken_over_by_the_evaluation_of_another_adapter
     assert EvaluationManifest.require(scores).run.generated == count  # those of the tuned model alone
     assert list(AnswerTable.read(scores, "base").predictions) == list(AnswerTable.read(small_run["scores"], "base").predictions)
     assert (scores / "archive" / "iteration_001" / OutputFile.REPORT).exists()
+
+    # scored again, the archived answers keep how they were generated, and not how the other adapter's were
+    first = EvaluationManifest.require(small_run["scores"]).run
+    again = run_script(*evaluate_command({**folders, "adapter": small_run["adapter"]}, "--rescore"))
+    assert again.returncode == 0, again.stderr
+    record = EvaluationManifest.require(scores).run
+    assert (record.loads, record.largest_logit_change) == (first.loads, first.largest_logit_change)
 
 
 def test_a_failed_answer_of_another_process_is_kept_and_a_good_one_takes_its_place(tmp_path):

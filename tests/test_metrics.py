@@ -28,6 +28,19 @@ def test_a_method_of_the_user_becomes_a_metric():
     assert suite.lower_is_better("length_gap") and not suite.lower_is_better("ROUGE-L")
 
 
+def test_the_code_of_a_metric_of_the_user_is_part_of_fingerprints_and_without_one_there_is_none():
+    class One(MetricSuite):
+        def compute_length(self, reference, hypothesis):
+            return len(hypothesis)
+
+    class Edited(MetricSuite):
+        def compute_length(self, reference, hypothesis):
+            return len(hypothesis.strip())
+
+    assert One().own_code() == One().own_code() != Edited().own_code()
+    assert MetricSuite().own_code() == []
+
+
 @pytest.mark.parametrize("name", ["compute_METEOR", "compute_rouge_l", "compute_token_f1"])
 def test_a_built_in_name_is_refused_for_a_metric_of_the_user(name):
     suite = type("Mine", (MetricSuite,), {name: lambda self, reference, hypothesis: 1.0})
