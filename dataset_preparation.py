@@ -124,16 +124,14 @@ def prepare(
     from meerkat_workbench.tuning.artifacts import DatasetInputs, DatasetManifest, read_ledger
     from meerkat_workbench.tuning.data import iteration_store, iterations, share_requests, specialty_files, split_assignment
 
-    folder = Path(config.OUTPUT_DIR)
-    with Run(folder, DatasetManifest, fresh=fresh, kept=iterations.KEPT_IN_PLACE) as run, collection_suspended():
+    with Run(Path(config.OUTPUT_DIR), DatasetManifest, fresh=fresh, kept=iterations.KEPT_IN_PLACE) as run, collection_suspended():
         # 1. The files, the earlier iterations and the chat format
         sources = specialty_files.find_files(Path(config.DATA_DIR), config.SPECIALTIES)
-        ledger = [] if fresh else read_ledger(folder)
+        ledger = [] if fresh else read_ledger(run.folder)
         chat_format, control_tokens = chat_format_of(config, ledger)
         specialty_files.print_unread(sources)
         series = settings.with_effect(config, SERIES)
-        if ledger:
-            iteration_store.check_same_series(folder, ledger[-1], series)
+        iteration_store.check_same_series(run.folder, ledger, series)
 
         # 2. The requested shares; is the folder already up to date?
         recommended = share_requests.recommended_shares(recommendations, ledger) if recommendations else {}

@@ -118,10 +118,10 @@ def test_a_series_is_known_again_after_a_setting_was_added_and_refused_where_its
         return IterationRecord(iteration=1, made="", shares={}, share_base={}, sizes=Sizes({}, {}, {}, {}),
                                hashes=SplitHashes("h", "e", "t", "p"), settings=series)  # fmt: skip
 
-    check_same_series(ROOT, last(SEED=1), {"SEED": 1})  # a new setting at the value that changes nothing is left out
+    check_same_series(ROOT, [last(SEED=1)], {"SEED": 1})  # a new setting at the value that changes nothing is left out
     for before, now in (({"SEED": 1}, {"SEED": 1, "NEW": 2}), ({"SEED": 1, "NEW": 2}, {"SEED": 1})):
         with pytest.raises(UserError) as caught:
-            check_same_series(ROOT, last(**before), now)
+            check_same_series(ROOT, [last(**before)], now)
         assert caught.value.item == "NEW" and "--fresh" in caught.value.remedy
 
 

@@ -6,7 +6,6 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from meerkat_workbench.core import artifacts, files, runs
 from meerkat_workbench.core.errors import UserError
@@ -34,14 +33,15 @@ from meerkat_workbench.tuning.data.specialty_files import LoadedRecords
 from meerkat_workbench.tuning.data.split_assignment import BENCHMARK, SplitPlan
 
 
-def check_same_series(folder: Path, last: IterationRecord, now: Mapping[str, Any]) -> None:
+def check_same_series(folder: Path, ledger: Sequence[IterationRecord], now: Mapping[str, object]) -> None:
     """UserError if settings would draw other fixed sets than those of the series in `folder`.
 
     Args:
         now: the settings on which the fixed sets depend.
     """
-    for name in {**last.settings, **now}:  # a setting that was added later is in neither at the value that changes nothing
-        before, value = last.settings.get(name), now.get(name)
+    earlier = ledger[-1].settings if ledger else now
+    for name in {**earlier, **now}:  # a setting that was added later is in neither at the value that changes nothing
+        before, value = earlier.get(name), now.get(name)
         if before != value:
             raise UserError(
                 f"was {before!r} when the fixed sets were drawn and is {value!r} now, so scores would not compare",
