@@ -116,7 +116,7 @@ def evaluation(work: Path) -> Job:
         return "among base answers" if f'"{TUNED}"' not in stored.read_text() else "among tuned answers"
 
     return Job(
-        "evaluation.py", (f"DATASET_DIR={work / 'datasets'}", f"FINETUNED_MODEL_PATH={adapter}", "BATCH_SIZE=8", "MAX_NEW_TOKENS=32", "MAX_SAMPLES_PER_SPECIALTY=4"),
+        "evaluation.py", (f"DATASET_DIR={work / 'datasets'}", f"FINETUNED_MODEL_PATH={adapter}", "BATCH_SIZE=8", "MAX_NEW_TOKENS=32", "MAX_SAMPLES_PER_SPECIALTY=4", "RETENTION=True"),
         "loading libraries", {"answers": (answers_file(BASE), answers_file(TUNED), OutputFile.RETENTION),
                              "scores": (MetricComparison.FILE, SpecialtyPerformance.FILE, Recommendations.FILE)}, place_of,
     )  # fmt: skip
