@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from meerkat_workbench.core import console, files, settings
 from meerkat_workbench.core.errors import UserError, run_script
-from meerkat_workbench.core.settings import DERIVED, EXECUTION, RESULT, Range, Renamed
-from meerkat_workbench.tuning.artifacts import EvaluationInputs, EvaluationManifest, Recommendations
+from meerkat_workbench.core.settings import DERIVED, EXECUTION, RESULT, Added, Range, Renamed
+from meerkat_workbench.tuning.artifacts import EvaluationInputs, EvaluationManifest, Recommendations, Split
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from meerkat_workbench.device.devices import Precision
     from meerkat_workbench.tuning.artifacts import GenerationRecord
     from meerkat_workbench.tuning.generation.endpoint import Endpoint
+    from meerkat_workbench.tuning.generation.few_shot import FewShotPrompts
     from meerkat_workbench.tuning.generation.generation_run import GenerationRun
     from meerkat_workbench.tuning.generation.jobs import DecodingOptions
     from meerkat_workbench.tuning.generation.subject import EvaluationSubject
@@ -59,6 +60,11 @@ class EvaluationConfig(settings.Settings):
     BATCH_SIZE: Annotated[int | None, Range(1, 1_000_000), RESULT] = None
     # Encoder of BERTScore: a Hub name, a folder, or "packaged" for the MiniLM that is installed with the workbench.
     BERTSCORE_MODEL: Annotated[str, RESULT, Renamed("BERTSCORE_MODEL", embedded="packaged")] = "microsoft/deberta-xlarge-mnli"
+    # Train pairs of the specialty in the prompt of a second base, the few-shot base. It shows what prompting alone reaches, so that the
+    # rest is what tuning bought. 0 leaves it out.
+    FEW_SHOT_EXAMPLES: Annotated[int, Range(0, 16), RESULT, Added(0)] = 3
+    # Distractors beside each reference, to measure whether a model finds the reference more likely. 0 measures nothing.
+    PREFERENCE_DISTRACTORS: Annotated[int, Range(0, 7), RESULT, Added(0)] = 3
     # The most questions of each specialty and split. None asks all.
     MAX_SAMPLES_PER_SPECIALTY: Annotated[int | None, Range(1, 1_000_000), RESULT] = None
     # A text file of medical terms, one per line, for medical_token_f1. Empty uses the built-in word parts and list.
@@ -162,6 +168,8 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
     """
     from meerkat_workbench.core.runs import Run, RunState
     from meerkat_workbench.device import distributed
+    from meerkat_workbench.tuning.data import dataset_folders
+    from meerkat_workbench.tuning.data.vocabulary import ReferenceVocabulary
     from meerkat_workbench.tuning.generation import generation_run, jobs
     from meerkat_workbench.tuning.reporting.results import EvaluationResult
     from meerkat_workbench.tuning.scoring import retention
@@ -185,7 +193,10 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
         base = "" if rescore or config.ENDPOINT else subject.locate_base(loading)
         splits = jobs.read_fixed_splits(subject.data_folder)
         more = {jobs.RETENTION: retention.records_like(jobs.first_record(splits))} if config.RETENTION else {}
-        planned_jobs = jobs.make_jobs(planned, subject, splits, more, decoding_of(config), config.MAX_SAMPLES_PER_SPECIALTY)
+        examples = few_shot_prompts(config, subject)
+        planned_jobs = jobs.make_jobs(
+            planned, subject, splits, more, decoding_of(config), config.MAX_SAMPLES_PER_SPECIALTY, examples
+        )
         ranks.agree(lambda: subject.check_leaks(planned))
         if rescore:
             jobs.check_all_stored(output, planned_jobs)
@@ -198,7 +209,10 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
             print("  resuming where the last run stopped")
         options = generation_run.GenerationOptions(config.BATCH_SIZE, config.BATCHING, config.CONTINUOUS_BATCHING,
                                                    config.ENDPOINT_REQUESTS, loading)  # fmt: skip
-        answers = generation_run.GenerationRun(output, planned_jobs, base, options, ranks)
+        records = dataset_folders.read_fixed_records(subject.data_folder)
+        references = ReferenceVocabulary.of(records)
+        preferences = jobs.plan_preferences(planned_jobs, records, references, config.PREFERENCE_DISTRACTORS)
+        answers = generation_run.GenerationRun(output, planned_jobs, preferences, base, options, ranks)
         if not rescore:
             answers.generate()
 
@@ -280,7 +294,17 @@ def plan_systems(
     pair = systems.base_and_tuned(training, subject.base_name, subject.adapter, loading, endpoint=config.ENDPOINT,
                                   served_as=config.ENDPOINT_MODELS)  # fmt: skip
     _, trained = systems.identities(training, loading, remote=bool(config.ENDPOINT))
-    return pair + systems.parse_models(config.MODELS, base=pair[0], trained=trained, loading=loading, known=known)
+    few_shot = [systems.few_shot_base(pair[0])] if config.FEW_SHOT_EXAMPLES else []
+    return pair + few_shot + systems.parse_models(config.MODELS, base=pair[0], trained=trained, loading=loading, known=known)
+
+
+def few_shot_prompts(config: EvaluationConfig, subject: EvaluationSubject) -> FewShotPrompts | None:
+    """The examples of the few-shot base, if it is asked."""
+    from meerkat_workbench.tuning.generation.few_shot import FewShotPrompts
+
+    if not config.FEW_SHOT_EXAMPLES:
+        return None
+    return FewShotPrompts.read(subject.data_folder, config.FEW_SHOT_EXAMPLES, subject.data.system_message)
 
 
 def check_advice(config: EvaluationConfig, subject: EvaluationSubject, suite: MetricSuite) -> None:
@@ -298,12 +322,13 @@ def score_and_report(
     """Score, compare, recommend and write the results; only the main process runs this."""
     from meerkat_workbench.device import devices
     from meerkat_workbench.tuning.allocation import advise, objective
-    from meerkat_workbench.tuning.reporting import comparison, history, results, summary_text
+    from meerkat_workbench.tuning.reporting import comparison, history, results, summary_text, verdict
     from meerkat_workbench.tuning.scoring import judge, score_run
 
     output, seed, training = Path(config.OUTPUT_DIR), config.RANDOM_SEED, subject.training
-    scored = score_run.score_answers(suite, answers, output, seed=seed, with_retention=config.RETENTION)
+    scored = score_run.score_answers(suite, answers, answers.plan.references, output, seed=seed, with_retention=config.RETENTION)
     compared = comparison.compare(scored, suite, seed)
+    reached = verdict.reach(scored, compared.metrics, seed=seed)
     server = judge_of(config)
     judged = judge.judge_run(server, scored, answers.store, config.ENDPOINT_REQUESTS, stored_only=rescore) if server else None
 
@@ -316,9 +341,9 @@ def score_and_report(
     advice = advise.recommend(
         scored.base, scored.tuned, earlier, subject.ledger, subject.iteration, metric, options,
         lower_is_better=suite.lower_is_better(metric), improvement={row.metric: row.difference for row in compared.headline},
-        improvement_split=compared.headline[0].split, caution=summary_text.caution(compared.metrics, metric),
+        improvement_split=compared.headline[0].split, caution=summary_text.caution(compared.metrics, reached.of(Split.EVAL), metric),
     )  # fmt: skip
-    findings = results.Findings(scored, compared, advice, judged)
+    findings = results.Findings(scored, compared, reached, advice, judged)
     now = results.evaluation_id(subject, key, run.fingerprint, run.started)
     facts = results.facts_of(
         subject, scored, models=config.MODELS, decoding=decoding_of(config), endpoint=config.ENDPOINT,

@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 
 from meerkat_workbench.tuning.artifacts import BASE, FIXED, TUNED, Finish, Recommendations
-from meerkat_workbench.tuning.reporting import comparison, history, question_browser, report
+from meerkat_workbench.tuning.reporting import comparison, history, question_browser, report, verdict
 from meerkat_workbench.tuning.reporting.history import EvaluationId
 from meerkat_workbench.tuning.reporting.report import Heading, ReportContents
 from meerkat_workbench.tuning.scoring import answer_checks, metric_suite
@@ -74,7 +74,10 @@ def write_report(path: Path, asked: Sequence[Asked], *, past: bool = False, seed
     ]
     advice = Recommendations(recommended_sample_increases={}, steering_metric="ROUGE-L", sentences=("Keep.",))
     heading = Heading(len(iterations), {"base": "b", "tuned": "t"}, ["Words."])
-    report.write(path, ReportContents(heading, scored, compared, history_rows, advice, retention=None, judged=None, seed=0))
+    reached = verdict.reach(scored, compared.metrics, seed=seed)
+    report.write(
+        path, ReportContents(heading, scored, compared, reached, history_rows, advice, retention=None, judged=None, seed=0)
+    )
 
 
 def browser_missing() -> str:

@@ -24,13 +24,17 @@ from meerkat_workbench.tuning.artifacts import (
 )
 from meerkat_workbench.tuning.data import dataset_folders
 from meerkat_workbench.tuning.data.dataset_folders import PreparedRecord
+from meerkat_workbench.tuning.data.vocabulary import ReferenceVocabulary
 from meerkat_workbench.tuning.generation import endpoint, generator, prediction_store
 from meerkat_workbench.tuning.generation.decoding import Decoding
 from meerkat_workbench.tuning.generation.endpoint import Endpoint
 from meerkat_workbench.tuning.generation.generation_run import GenerationJob, GenerationOptions, GenerationRun
+from meerkat_workbench.tuning.generation.preference import PreferencePlan
 from meerkat_workbench.tuning.generation.questions import Question, questions_of
 from meerkat_workbench.tuning.generation.systems import Loading, System
 from meerkat_workbench.tuning.scoring.answer_table import AnswerTable
+
+NO_PREFERENCES = PreferencePlan({}, ReferenceVocabulary())
 
 FEW = ("MAX_SAMPLES_PER_SPECIALTY=3", "MAX_NEW_TOKENS=16", "BATCH_SIZE=8", "RETENTION=False")
 
@@ -61,7 +65,9 @@ def test_further_models_are_asked_in_the_same_batches_and_compared_with_the_base
     record = EvaluationManifest.require(scores).run
     assert record.loads == (
         LoadRecord(("merged",), "sequential", 8, "static"),
-        LoadRecord(("base", "tuned", "same", "terse"), "mixed", 8, "static"),
+        LoadRecord(("base", "tuned", "same"), "mixed", 8, "static"),
+        LoadRecord(("base_few_shot",), "sequential", 8, "static"),
+        LoadRecord(("terse",), "sequential", 8, "static"),
     )
     assert set(record.largest_logit_change) == {"tuned", "same"} and min(record.largest_logit_change.values()) > 0
     answers = {name: predictions(scores, name) for name in ("base", "tuned", "same", "merged", "terse")}
@@ -72,7 +78,7 @@ def test_further_models_are_asked_in_the_same_batches_and_compared_with_the_base
     likeness = artifacts.read(ExportRecord, exported[0] / ExportRecord.FILE).likeness
     assert likeness.merge > 0.95 and likeness.as_trained > 0.7
     rows = tables.read_rows(scores / SystemComparison.FILE, SystemComparison)
-    assert {row.model for row in rows} == {"tuned", "same", "merged", "terse"}
+    assert {row.model for row in rows} == {"tuned", "base_few_shot", "same", "merged", "terse"}
     report = (scores / OutputFile.REPORT).read_text()
     assert all(name in report for name in ("same", "merged", "terse"))
 
@@ -94,7 +100,7 @@ def test_each_load_of_a_model_has_its_own_record(tiny_model, tmp_path, monkeypat
     options = GenerationOptions(None, "auto", None, 1, Loading(load_in_4bit=False, precision="fp32"))
     sizes = iter((1, 2, 3))
     monkeypatch.setattr(generator, "find_batch_size", lambda *_: next(sizes))
-    run = GenerationRun(tmp_path, jobs, str(tiny_model), options, distributed.join())
+    run = GenerationRun(tmp_path, jobs, NO_PREFERENCES, str(tiny_model), options, distributed.join())
     run.generate()
     assert run.record.generated == 12 and run.record.identities == {name: name for name in kinds}
     batches = run.record.loads[0].batches
@@ -102,11 +108,11 @@ def test_each_load_of_a_model_has_its_own_record(tiny_model, tmp_path, monkeypat
         LoadRecord((name,), "sequential", size, batches) for name, size in (("one", 1), ("other", 2), ("base", 3))
     )
     # a run that goes on after a kill has the loads before it in its record; one that begins after the end has its own only
-    resumed = GenerationRun(tmp_path, jobs, str(tiny_model), options, distributed.join())
+    resumed = GenerationRun(tmp_path, jobs, NO_PREFERENCES, str(tiny_model), options, distributed.join())
     resumed.generate()
     assert resumed.record.loads == run.record.loads and resumed.record.generated == 0
     resumed.remove_progress()
-    assert GenerationRun(tmp_path, jobs, str(tiny_model), options, distributed.join()).record.loads == ()
+    assert GenerationRun(tmp_path, jobs, NO_PREFERENCES, str(tiny_model), options, distributed.join()).record.loads == ()
 
 
 def test_two_processes_share_the_questions_and_end_with_the_same_answers(small_run, few, tmp_path):
@@ -128,7 +134,11 @@ def test_a_server_answers_in_place_of_this_machine(small_run, exported, tmp_path
         done = run_script(*evaluate_command(folders, *FEW, f"ENDPOINT={address}", names, "ENDPOINT_REQUESTS=2"))
         assert done.returncode == 0, done.stderr
         notes = [line for line in done.stdout.splitlines() if address in line]
-        assert [name for line in notes for name in ("base", "tuned") if name in line] == ["base", "tuned"]
+        assert [name for line in notes for name in ("base:", "tuned:", "base_few_shot:") if f" {name}" in line] == [
+            "base:",
+            "tuned:",
+            "base_few_shot:",
+        ]
         assert all(Endpoint(address, str(merged)).stay_or_leave() in line for line in notes)
     base, tuned = (predictions(folders["scores"], name) for name in ("base", "tuned"))
     assert base == tuned and sum(len(text.split()) > 2 for text in base) > len(base) // 2
@@ -179,7 +189,7 @@ def test_answers_behind_a_thinking_block_score_as_they_do_without_it_and_unclose
         done = run_script(*evaluate_command(folders, f"ENDPOINT={address}", "ENDPOINT_MODELS=m,m", "RETENTION=False"))
     assert done.returncode == 0, done.stderr
     notes = [line for line in done.stdout.splitlines() if "reasoning" in line]
-    assert [re.findall(r"\d+", note) for note in notes] == [[str(len(right)), "3"]] * 2  # of base and of tuned
+    assert [re.findall(r"\d+", note) for note in notes] == [[str(len(right)), "3"]] * 3  # of base, tuned model and few-shot base
     assert all("MAX_NEW_TOKENS" in note for note in notes)
     rows = AnswerTable.read(folders["scores"], "tuned").frame
     assert len(rows) == len(right)

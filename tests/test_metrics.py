@@ -10,9 +10,13 @@ from meerkat_workbench.output import tables
 from meerkat_workbench.tuning.reporting import comparison
 from meerkat_workbench.tuning.scoring import answer_checks, bertscore, medical_metrics
 from meerkat_workbench.tuning.scoring.answer_table import AnswerTable
-from meerkat_workbench.tuning.scoring.metric_suite import BUILT_IN, MetricScores, MetricSuite, shuffle_within_groups
+from meerkat_workbench.tuning.scoring.metric_suite import BUILT_IN, MetricScores, MetricSuite, ScoredPair, shuffle_within_groups
 
-PAIRS = [("Gout is a crystal arthritis.", "Gout is an arthritis."), ("Rest and fluids.", "Antibiotics."), ("A fever.", "")]
+PAIRS = [
+    ScoredPair("Gout is a crystal arthritis.", "Gout is an arthritis."),
+    ScoredPair("Rest and fluids.", "Antibiotics."),
+    ScoredPair("A fever.", ""),
+]
 
 
 def test_a_method_of_the_user_becomes_a_metric():
@@ -60,7 +64,7 @@ def test_a_metric_that_raises_is_missing_with_its_reason_and_the_others_have_sco
 
 
 def test_a_failed_answer_has_no_score_and_an_empty_one_scores_zero():
-    table = MetricSuite().score([None, ("A fever.", "")])
+    table = MetricSuite().score([None, ScoredPair("A fever.", "")])
     for name in ("ROUGE-L", "BLEU-1", "token_f1", "bertscore_f1", "exact_match"):
         assert table.scores[name] == [None, 0.0], name
 
@@ -72,7 +76,7 @@ def test_an_encoder_that_is_not_there_leaves_bertscore_missing_with_its_reason()
 
 def test_bertscore_is_the_formula_of_the_paper():
     scorer = bertscore.BertScorer(bertscore.PACKAGED)
-    reference, answer = PAIRS[0]
+    reference, answer = PAIRS[0].reference, PAIRS[0].answer
     hidden = []
     for text in (answer, reference):
         inputs = scorer.tokenizer(text, return_tensors="pt")
@@ -118,7 +122,7 @@ def test_a_lexicon_of_the_user_decides_what_a_medical_term_is(tmp_path):
     medical_metrics.medical_terms.cache_clear()
     assert medical_metrics.medical_token_f1("Vitamin B12", "vitamin B6", str(path)) == 0.0
     suite = MetricSuite(bertscore.PACKAGED, str(path))
-    table = suite.score([("gout and asthma", "gout"), ("asthma", "asthma")])
+    table = suite.score([ScoredPair("gout and asthma", "gout"), ScoredPair("asthma", "asthma")])
     assert table.scores["medical_token_f1"] == [1.0, None] and "terms.txt" in table.signatures["medical_token_f1"]
     for content in (None, "\n -- \n"):
         path.unlink(missing_ok=True)

@@ -8,6 +8,8 @@ import pytest
 
 from meerkat_workbench.output import tables
 from meerkat_workbench.tuning.artifacts import Finish, Prediction, answers_file
+from meerkat_workbench.tuning.data.records import Record
+from meerkat_workbench.tuning.data.vocabulary import ReferenceVocabulary
 from meerkat_workbench.tuning.generation.generation_run import ScoredText
 from meerkat_workbench.tuning.generation.prediction_store import PredictionStore
 from meerkat_workbench.tuning.generation.questions import Question
@@ -41,8 +43,11 @@ def scored_texts(count=24, words=6):
 def scored(tmp_path, monkeypatch, chunk):
     monkeypatch.setattr(score_run, "CHUNK", chunk)
     suite = Suite("nowhere/to-be-found")
-    table, metrics = score_run.score(suite, iter(scored_texts()), tmp_path)
-    return table, metrics, score_run.floors(suite, table, 0), score_run.corpus_bleu(table)
+    vocabulary = ReferenceVocabulary.of(
+        Record(one.question.id, one.question.specialty, one.question.question, one.question.reference) for one in scored_texts()
+    )
+    table, metrics = score_run.score(suite, iter(scored_texts()), vocabulary, tmp_path)
+    return table, metrics, score_run.floors(suite, table, vocabulary, 0), score_run.corpus_bleu(table)
 
 
 def test_chunks_change_no_score_no_floor_and_no_corpus_bleu(tmp_path, monkeypatch):
@@ -91,14 +96,14 @@ def test_a_store_and_a_table_hold_indices_and_scores_not_texts(tmp_path, monkeyp
     question = Question("id", "eval", "a", "?", long, "", ())
 
     class Plain(MetricSuite):
-        def score(self, pairs, *, measured=None):
-            return MetricScores(scores={"length": [float(len(answer)) for _, answer in pairs]})
+        def score(self, pairs, *, vocabulary=None, measured=None):
+            return MetricScores(scores={"length": [float(len(pair.answer)) for pair in pairs]})
 
     gc.collect()
     tracemalloc.start()
     again = PredictionStore(tmp_path)
     answers = (ScoredText(question, again.records[f"k{n}"], None) for n in range(count))
-    table, _ = score_run.score(Plain("nowhere/x"), answers, tmp_path)
+    table, _ = score_run.score(Plain("nowhere/x"), answers, ReferenceVocabulary(), tmp_path)
     held, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(table) == count and table.predictions.iloc[7] == f"7 {long}" and again.records["k9"].text.startswith("9 word")

@@ -156,7 +156,9 @@ def test_the_fingerprints_of_the_scripts_depend_on_the_settings_that_they_always
     assert set(scoring) == {
         "MAX_NEW_TOKENS", "TEMPERATURE", "BATCH_SIZE", "BERTSCORE_MODEL", "MAX_SAMPLES_PER_SPECIALTY", "STEERING_METRIC", "POLICY",
         "BUDGET", "OBJECTIVE", "LOAD_IN_4BIT", "MODELS", "ENDPOINT", "ENDPOINT_MODELS", "JUDGE", "ARMS", "REFILL", "RETENTION",
-        "RANDOM_SEED"}  # fmt: skip
+        "RANDOM_SEED", "FEW_SHOT_EXAMPLES", "PREFERENCE_DISTRACTORS"}  # fmt: skip
+    earlier = settings.with_effect(evaluation.EvaluationConfig(FEW_SHOT_EXAMPLES=0, PREFERENCE_DISTRACTORS=0), RESULT)
+    assert not {"FEW_SHOT_EXAMPLES", "PREFERENCE_DISTRACTORS"} & set(earlier)
     assert (scoring["ARMS"], scoring["POLICY"], scoring["BERTSCORE_MODEL"]) == ("together", "learning curves", "embedded")
 
 

@@ -9,6 +9,7 @@ import pytest
 from conftest import ROOT, SHARED_DATA
 
 from meerkat_workbench.tuning.scoring import medical_metrics, text_metrics, wordnet
+from meerkat_workbench.tuning.scoring.metric_suite import MEASURED, MetricSuite, ScoredPair
 
 
 def texts():
@@ -93,13 +94,11 @@ def test_meteor_is_that_of_nltk_on_words_without_punctuation():
 
 
 def test_meteor_without_wordnet_is_missing_and_names_the_package_to_install(monkeypatch):
-    from meerkat_workbench.tuning.scoring.metric_suite import MetricSuite
-
     def missing():
         raise wordnet.WordNetMissingError(wordnet.REMEDY)
 
     monkeypatch.setattr(wordnet, "reader", missing)
-    table = MetricSuite().score([("a fever", "a fever")])
+    table = MetricSuite().score([ScoredPair("a fever", "a fever")])
     assert table.scores["METEOR"] == [None] and "apt-get install wordnet-base" in table.missing["METEOR"]
     assert table.scores["ROUGE-L"] == [1.0]
 
@@ -157,17 +156,16 @@ def test_medical_token_f1_counts_medical_words_alone():
 
 
 def test_accents_and_greek_do_not_break_a_metric():
-    from meerkat_workbench.tuning.scoring.metric_suite import MetricSuite
-
-    table = MetricSuite().score([("Ménière, 5 µg, α-blocker", "Ménière 5 µg"), ("ναυτία", "ναυτία"), ("x", "")])
-    assert not set(table.missing) - {"METEOR", "log_perplexity"}
+    pairs = [("Ménière, 5 µg, α-blocker", "Ménière 5 µg"), ("ναυτία", "ναυτία"), ("x", "")]
+    table = MetricSuite().score([ScoredPair(*pair) for pair in pairs])
+    assert not set(table.missing) - {"METEOR", *MEASURED}
     assert all(value is None or math.isfinite(value) for values in table.scores.values() for value in values)
 
 
 def test_scores_of_several_workers_are_those_of_one_process_and_the_workers_serve_every_chunk_and_end(monkeypatch):
     from meerkat_workbench.tuning.scoring import metric_suite
 
-    pairs = [pair for pair in texts() for _ in range(2)]
+    pairs = [ScoredPair(*pair) for pair in texts() for _ in range(2)]
     one = metric_suite.MetricSuite().score(pairs)
     monkeypatch.setattr(metric_suite, "MIN_PAIRS_FOR_WORKERS", 2)
     monkeypatch.setattr(metric_suite.os, "cpu_count", lambda: 2)
@@ -229,10 +227,11 @@ def test_words_of_other_languages_have_no_english_stems_and_synonyms():
 
 def test_a_metric_that_cannot_be_computed_in_a_language_is_missing_with_its_reason(tmp_path):
     from meerkat_workbench.tuning.artifacts import Finish, Prediction, Split
+    from meerkat_workbench.tuning.data.vocabulary import ReferenceVocabulary
     from meerkat_workbench.tuning.generation.generation_run import ScoredText
     from meerkat_workbench.tuning.generation.questions import Question
     from meerkat_workbench.tuning.scoring import score_run
-    from meerkat_workbench.tuning.scoring.metric_suite import REASONS_WITHOUT_VALUE, MetricSuite
+    from meerkat_workbench.tuning.scoring.metric_suite import REASONS_WITHOUT_VALUE
 
     answers = [
         ScoredText(
@@ -241,7 +240,7 @@ def test_a_metric_that_cannot_be_computed_in_a_language_is_missing_with_its_reas
         )
         for n, text in enumerate(LANGUAGES[name] for name in ("Arabic", "Hindi", "Korean"))
     ]  # fmt: skip
-    table, metrics = score_run.score(MetricSuite(), answers, tmp_path)
+    table, metrics = score_run.score(MetricSuite(), answers, ReferenceVocabulary(), tmp_path)
     assert table.scores("ROUGE-L").tolist() == [1, 1, 1]
     assert "BERTSCORE_MODEL" in metrics.missing["bertscore_f1"] and "MEDICAL_LEXICON" in metrics.missing["medical_token_f1"]
     assert metrics.missing["factual_exact_match"] == REASONS_WITHOUT_VALUE["factual_exact_match"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-BASE, TUNED = "#8a8f98", "#1f5f99"
+BASE, FEW_SHOT, TUNED = "#8a8f98", "#c8913a", "#1f5f99"
 BETTER, WORSE, NEUTRAL = "#2a7f4f", "#a8430f", "#9aa0a8"
 GRID, FAINT = "0.93", "0.6"
 DPI = 130

@@ -127,6 +127,17 @@ def false_discovery_adjusted(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
+def family_adjusted(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p values (1979): the chance of any false alarm among all of them is bounded; NaN stays NaN and is not counted."""
+    array = np.asarray(p_values, float)
+    known = np.flatnonzero(~np.isnan(array))
+    adjusted, largest = np.full(len(array), np.nan), 0.0
+    for rank, place in enumerate(known[np.argsort(array[known], kind="stable")]):
+        largest = max(largest, min(1.0, float(array[place]) * (len(known) - rank)))
+        adjusted[place] = largest
+    return [float(value) for value in adjusted]
+
+
 def smallest_detectable(sd: float, n: int, comparisons: int = 1) -> float:
     """The smallest true difference that n paired questions detect with 80% power (t test, two-sided, .05).
 

@@ -25,6 +25,7 @@ ALL = "(all)"  # in place of a specialty, in the row of all of them
 # the metrics that short tables show
 HEADLINE_METRICS = ("ROUGE-L", "METEOR", "bertscore_f1", "token_f1", "factual_exact_match", "medical_token_f1")
 BASE, TUNED = "base", "tuned"  # names of the two systems that every evaluation has
+FEW_SHOT = "base_few_shot"  # name of the base with a length hint and train pairs in its prompt
 
 
 class Split(enum.StrEnum):
@@ -516,6 +517,18 @@ class Likelihood(KeyedRecord, frozen=True, kw_only=True):
     loss: float | None
 
 
+class Preference(KeyedRecord, frozen=True, kw_only=True):
+    """How likely a model finds the reference and its distractors after a question, a line of `preferences.jsonl`.
+
+    Attributes:
+        scores: mean log-probability of the counted tokens of each text, in nats, the reference first; None if a text has none.
+    """
+
+    FILE: ClassVar[str] = "preferences.jsonl"
+
+    scores: tuple[float | None, ...]
+
+
 class LoadRecord(msgspec.Struct, frozen=True):
     """One load of a model that answered: for which systems, in which order, and with how many questions at once."""
 
@@ -574,7 +587,12 @@ class EvaluationManifest(TuningManifest, frozen=True, kw_only=True):
 
 
 class MetricComparison(Row, frozen=True, kw_only=True):
-    """`model_comparison.csv`: base and tuned model in one metric on one split, with 95% intervals."""
+    """`model_comparison.csv`: base and tuned model in one metric on one split, with 95% intervals.
+
+    Attributes:
+        few_shot, over_few_shot: score of the few-shot base, and the paired difference from it with interval, p and verdict; NaN if
+            it was not asked.
+    """
 
     FILE: ClassVar[str] = "model_comparison.csv"
 
@@ -597,6 +615,12 @@ class MetricComparison(Row, frozen=True, kw_only=True):
     lower_is_better: bool
     signature: str
     missing: str
+    few_shot: float = math.nan
+    over_few_shot: float = math.nan
+    over_few_shot_low: float = math.nan
+    over_few_shot_high: float = math.nan
+    over_few_shot_p: float = math.nan
+    over_few_shot_verdict: Verdict = Verdict.NONE
 
     @property
     def has_interval(self) -> bool:
@@ -623,6 +647,7 @@ class SpecialtyPerformance(Row, frozen=True, kw_only=True):
         detectable: the smallest difference that this specialty alone could have shown, corrected for all specialties.
         p_adjusted: `p` adjusted over the specialties (Benjamini-Hochberg).
         shrunk: the difference, shrunk toward that of all specialties.
+        few_shot, over_few_shot: score of the few-shot base, and the difference from it with its interval; NaN if it was not asked.
     """
 
     FILE: ClassVar[str] = "specialty_performance.csv"
@@ -644,10 +669,18 @@ class SpecialtyPerformance(Row, frozen=True, kw_only=True):
     p_adjusted: float
     shrunk: float
     verdict: Verdict
+    few_shot: float = math.nan
+    over_few_shot: float = math.nan
+    over_few_shot_low: float = math.nan
+    over_few_shot_high: float = math.nan
 
 
 class CheckComparison(Row, frozen=True, kw_only=True):
-    """`answer_checks.csv`: number of answers that fail a check, by model, and of those that fail for one model only."""
+    """`answer_checks.csv`: number of answers that fail a check, by model, and of those that fail for one model only.
+
+    Attributes:
+        few_shot: answers of the few-shot base that fail; None if it was not asked.
+    """
 
     FILE: ClassVar[str] = "answer_checks.csv"
 
@@ -661,6 +694,79 @@ class CheckComparison(Row, frozen=True, kw_only=True):
     only_tuned: int
     p: float
     p_adjusted: float
+    few_shot: int | None = None
+
+
+class Outcome(enum.StrEnum):
+    """What a comparison shows about knowledge or style, beyond noise."""
+
+    GAINED = "gained"
+    LOST = "lost"
+    MIXED = "gained in one measure, lost in another"
+    NO_DIFFERENCE = "no difference beyond noise"
+    NOT_MEASURED = "not measured"
+
+
+class VerdictEvidence(msgspec.Struct, frozen=True):
+    """One measure of a verdict: the tuned model against the other system, paired by question.
+
+    Attributes:
+        measure: name of a metric or check.
+        other, tuned: means.
+        difference: tuned minus other, with its 95% interval.
+        p_adjusted: two-sided, adjusted over the measures that can show a gain, or that can only show harm (Holm).
+        verdict: what it shows; NOISE unless p_adjusted is at most 0.05.
+    """
+
+    measure: str
+    n: int
+    other: float | None
+    tuned: float | None
+    difference: float | None
+    ci_low: float | None
+    ci_high: float | None
+    p_adjusted: float | None
+    verdict: Verdict
+
+
+class VerdictLine(msgspec.Struct, frozen=True):
+    """The verdict on knowledge or on style: the outcome, one sentence, and what it rests on."""
+
+    outcome: Outcome
+    compared_with: str
+    sentence: str
+    evidence: tuple[VerdictEvidence, ...] = ()
+
+
+class SplitVerdict(msgspec.Struct, frozen=True):
+    """What tuning did on one split; `conclusion` is one sentence on both lines."""
+
+    split: str
+    knowledge: VerdictLine
+    style: VerdictLine
+    conclusion: str
+
+    @property
+    def only_style(self) -> bool:
+        """Whether tuning changed the style for the better, and no knowledge was gained."""
+        return self.style.outcome is Outcome.GAINED and self.knowledge.outcome is not Outcome.GAINED
+
+
+class EvaluationVerdict(Artifact, frozen=True, kw_only=True):
+    """`verdict.json`: what tuning did to knowledge and to style, by split; the headline is that of the holdout."""
+
+    FILE: ClassVar[str] = "verdict.json"
+
+    splits: tuple[SplitVerdict, ...]
+    version: int = 1
+
+    @property
+    def headline(self) -> SplitVerdict:
+        return self.of(Split.HOLDOUT) or self.splits[0]
+
+    def of(self, split: str) -> SplitVerdict | None:
+        """The verdict on one split; None if it was not asked."""
+        return next((verdict for verdict in self.splits if verdict.split == split), None)
 
 
 class HistoryRow(Row, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from meerkat_workbench.core import console, files
 from meerkat_workbench.core.commands import command_of
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.tuning import chat
-from meerkat_workbench.tuning.artifacts import DatasetManifest, Split
+from meerkat_workbench.tuning.artifacts import FIXED, DatasetManifest, Split
 from meerkat_workbench.tuning.data.records import Record
 
 if TYPE_CHECKING:
@@ -142,6 +142,11 @@ def read_split(folder: Path, split: Split) -> PreparedSplit:
 def hash_of_ids(folder: Path, split: Split) -> str:
     """Hash of the record ids of a split, independent of their order."""
     return files.sha256_of(sorted(read_split(folder, split).ids()))
+
+
+def read_fixed_records(folder: Path) -> list[Record]:
+    """The records of holdout and eval, without the texts that were rendered from them."""
+    return [record for split in FIXED for record in read_records(folder, split)]
 
 
 def read_records(folder: Path, split: Split) -> list[Record]:

@@ -1,8 +1,8 @@
 """Decoding prompts in batches: left padding, a shared prefix, and continuous batching.
 
 transformers' `generate` keeps every row of a batch until the longest answer ends. Here finished rows are dropped from
-the key-value cache, and waiting rows may take their place (continuous batching, after Orca, Yu et al. 2022). The prefix
-that all prompts share is computed once. Rows of one batch may be answered by different adapters or by the base alone.
+the key-value cache, and waiting rows may take their place (continuous batching, after Orca, Yu et al. 2022). A prefix
+that several prompts share is computed once. Rows of one batch may be answered by different adapters or by the base alone.
 Encoder-decoder models go through `generate`.
 """
 
@@ -11,8 +11,6 @@ from __future__ import annotations
 import collections
 import functools
 import hashlib
-import inspect
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +21,9 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessor, Logits
 from meerkat_workbench.device import devices, tensors
 from meerkat_workbench.tuning import llm
 from meerkat_workbench.tuning.artifacts import Finish
+from meerkat_workbench.tuning.generation.prefixes import PrefixStates, has_full_attention, mask_and_positions
 
 NO_ADAPTER = "__base__"  # PEFT's name for no adapter
-MIN_PREFIX_TOKENS = 8  # a shorter shared prefix is not worth a forward pass of its own
 # finished rows are dropped once this fraction of a batch or less is unfinished
 MAX_UNFINISHED_FRACTION_TO_COMPACT = 0.75
 # waiting rows join once this fraction of a batch is free; each time they join, the cache is copied
@@ -50,11 +48,13 @@ class PromptRow:
     Args:
         name: seeds the row's random draws.
         adapter: the adapter that answers; None for the one that is active.
+        prefix_length: tokens at the beginning that other prompts share, so that they are computed once; may be 0.
     """
 
     name: str
     prompt_ids: tuple[int, ...]
     adapter: str | None = None
+    prefix_length: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,16 +165,13 @@ class Decoder:
 
     Args:
         model: a decoder or encoder-decoder, with or without adapters (PEFT).
-        prefix: token ids that every prompt begins with, computed once for each adapter; may be empty.
     """
 
-    def __init__(self, model: Any, decoding: Decoding, prefix: Sequence[int] = ()) -> None:
+    def __init__(self, model: Any, decoding: Decoding) -> None:
         self.model, self.decoding = model, decoding
         self._full_attention = has_full_attention(model.config)
-        self.prefix = tuple(prefix) if len(prefix) >= MIN_PREFIX_TOKENS and self._full_attention else ()
-        self._prefix_states: dict[str | None, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        self.prefixes = PrefixStates(model)
         base = llm.base_model(model)
-        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(type(base).forward).parameters else {}
         # all processes gather the weights of a sharded base together, so they must make the same steps
         self._in_lockstep = bool(getattr(base, "_is_fsdp_managed_module", False))
 
@@ -244,30 +241,20 @@ class Decoder:
 
     def _prefill(self, rows: Sequence[PromptRow], row_indices: list[int]) -> _Batch:
         """A batch of these rows' prompts, with the logits of their first new tokens."""
-        device, prefix_length = self.model.device, len(self.prefix)
-        batch_rows = [rows[i] for i in row_indices]
-        suffixes = [row.prompt_ids[prefix_length:] for row in batch_rows]
+        device, batch_rows = self.model.device, [rows[i] for i in row_indices]
+        prefixes = [self.prefixes.usable(row.prompt_ids[: row.prefix_length]) for row in batch_rows]
+        suffixes = [row.prompt_ids[len(prefix) :] for row, prefix in zip(batch_rows, prefixes, strict=True)]
         ids = tensors.pad(suffixes, self.decoding.pad_id, device, left=True)
-        width = ids.shape[1]
-        padding = torch.tensor([width - len(suffix) for suffix in suffixes], device=device)[:, None]
-        # the prefix comes first; the padding between it and the suffix is masked and does not count in positions
-        mask = torch.ones(len(suffixes), prefix_length + width, dtype=torch.long, device=device)
-        columns = torch.arange(prefix_length + width, device=device)
-        mask[(columns >= prefix_length) & (columns < prefix_length + padding)] = 0
-        positions = (mask.cumsum(1) - 1)[:, prefix_length:].clamp(min=0)
-        cache = self._prefix_cache(batch_rows)
-        logits = self._forward(ids, mask, positions, cache, [row.adapter for row in batch_rows])
+        # both parts are padded on the left; padding is masked and does not count in positions
+        mask, positions = mask_and_positions(prefixes, suffixes, device)
+        adapters = [row.adapter for row in batch_rows]
+        cache = self.prefixes.cache(prefixes, adapters)
+        logits = self._forward(ids, mask, positions, cache, adapters)
         return _Batch(cache, mask, logits, row_indices, [False] * len(row_indices))
 
     def _forward(self, ids: Any, mask: Any, positions: Any, cache: Any, adapters: Sequence[str | None]) -> torch.Tensor:
         """Logits of the last position, (rows, vocabulary)."""
-        named = {"adapter_names": [str(name) for name in adapters]} if any(name is not None for name in adapters) else {}
-        output = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
-            **self._last_only, **named,
-        )  # fmt: skip
-        logits: torch.Tensor = output.logits[:, -1].float()
-        return logits
+        return self.prefixes.forward(ids, mask, positions, cache, adapters, positions_kept=1)[:, -1].float()
 
     def _choose(self, logits: torch.Tensor, names: Sequence[str], steps: Sequence[int]) -> list[int]:
         """The next token of each row.
@@ -285,27 +272,6 @@ class Decoder:
             torch.distributed.broadcast(tokens, 0)
         chosen: list[int] = tokens.tolist()
         return chosen
-
-    def _prefix_cache(self, rows: Sequence[PromptRow]) -> Any:
-        """A cache that holds the prefix for each row; empty if there is no prefix."""
-        cache = DynamicCache(config=llm.text_config(self.model.config))
-        if self.prefix:
-            adapters = list(dict.fromkeys(row.adapter for row in rows))
-            states = [self._states_of_prefix(adapter) for adapter in adapters]
-            adapter_of_row = torch.tensor([adapters.index(row.adapter) for row in rows], device=self.model.device)
-            for layer, layer_states in enumerate(zip(*states, strict=True)):
-                keys, values = (torch.cat([pair[side] for pair in layer_states])[adapter_of_row] for side in (0, 1))
-                cache.update(keys, values, layer)
-        return cache
-
-    def _states_of_prefix(self, adapter: str | None) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Keys and values of the prefix in each layer, (1, heads, length, width)."""
-        if adapter not in self._prefix_states:
-            cache = DynamicCache(config=llm.text_config(self.model.config))
-            ids = torch.tensor([self.prefix], device=self.model.device)
-            self._forward(ids, torch.ones_like(ids), torch.arange(len(self.prefix), device=ids.device)[None], cache, [adapter])
-            self._prefix_states[adapter] = [(layer.keys, layer.values) for layer in cache.layers]
-        return self._prefix_states[adapter]
 
     def _generate(
         self, rows: Sequence[PromptRow], batch_size: int, on_tokens: Callable[[int], None], on_answer: Callable[[int], None]
@@ -341,21 +307,3 @@ class Decoder:
             on_tokens(len(answer.ids))
             on_answer(len(answer.ids))
         return answers
-
-
-def has_full_attention(config: Any) -> bool:
-    """Whether each token of a decoder attends to all tokens before it.
-
-    Sliding-window attention would count the masked padding between prefix and suffix as part of the window.
-    """
-    kinds, window = llm.attention_kinds(config)
-    return not config.is_encoder_decoder and kinds == {"full_attention"} and window is None
-
-
-def shared_prefix(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """The longest common prefix of all prompts; it ends before the last token of the shortest prompt."""
-    if not prompts:
-        return ()
-    # a prefix that the first and the last prompt in sorted order share is shared by all between them
-    equal_pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(min(prompts), max(prompts), strict=False))
-    return tuple(token for token, _ in equal_pairs)[: min(map(len, prompts)) - 1]

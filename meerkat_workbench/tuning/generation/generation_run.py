@@ -15,12 +15,13 @@ from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.core.jsonl_store import JsonlStore
 from meerkat_workbench.device import devices
 from meerkat_workbench.device.distributed import Processes
-from meerkat_workbench.tuning.artifacts import BASE, GenerationRecord, Likelihood, LoadRecord, Prediction
-from meerkat_workbench.tuning.generation import decoding, generator, likelihood, prediction_store
+from meerkat_workbench.tuning.artifacts import BASE, GenerationRecord, Likelihood, LoadRecord, Prediction, Preference
+from meerkat_workbench.tuning.generation import generator, likelihood, prediction_store, preference, prefixes
 from meerkat_workbench.tuning.generation.decoding import Decoding
 from meerkat_workbench.tuning.generation.endpoint import Endpoint, ServerDecoding
 from meerkat_workbench.tuning.generation.likelihood import Text
 from meerkat_workbench.tuning.generation.prediction_store import PredictionStore
+from meerkat_workbench.tuning.generation.preference import Choice, PreferencePlan, PreferenceScores
 from meerkat_workbench.tuning.generation.questions import RETENTION, Question
 from meerkat_workbench.tuning.generation.systems import Loading, System, load_models
 
@@ -60,11 +61,17 @@ class GenerationOptions:
 
 @dataclass(frozen=True)
 class ScoredText:
-    """A question, its answer, and the base's mean loss on the answer in nats per token; None if it was not measured."""
+    """A question, its answer, and what was measured; None if it was not.
+
+    Attributes:
+        loss: the base's mean loss on the answer, in nats per token.
+        preference: whether the system finds the reference more likely than distractors.
+    """
 
     question: Question
     prediction: Prediction
     loss: float | None
+    preference: PreferenceScores | None = None
 
 
 class GenerationRun:
@@ -73,13 +80,16 @@ class GenerationRun:
     Args:
         output: the folder of the stores; answers of archived evaluations in it are reused.
         jobs: by system, the base first.
+        preferences: the choices between reference and distractors that are measured.
         base: where the base is; unused if no model is loaded.
     """
 
     def __init__(
-        self, output: Path, jobs: Mapping[str, GenerationJob], base: str, options: GenerationOptions, ranks: Processes
-    ) -> None:
+        self, output: Path, jobs: Mapping[str, GenerationJob], preferences: PreferencePlan, base: str, options: GenerationOptions,
+        ranks: Processes,
+    ) -> None:  # fmt: skip
         self.output, self.jobs, self.base, self.options, self.ranks = output, jobs, base, options, ranks
+        self.plan = preferences
         # what the processes of a killed run did is part of the record too
         begun = artifacts.read(GenerationRecord, path) if (path := output / GenerationRecord.FILE).is_file() else None
         self._generated, self._logit_change = 0, dict(begun.largest_logit_change) if begun else {}
@@ -94,6 +104,8 @@ class GenerationRun:
             text_keys = self._text_keys()
             for path in prediction_store.archived_files(output, Likelihood.FILE):
                 self.likelihoods.adopt(path, text_keys)
+            for path in prediction_store.archived_files(output, Preference.FILE):
+                self.preferences.adopt(path, self.plan.keys())
         ranks.wait()
         if not ranks.is_main:
             self._open()
@@ -119,10 +131,14 @@ class GenerationRun:
         self.likelihoods: JsonlStore[Likelihood] = JsonlStore(
             self.output, Path(Likelihood.FILE).stem, Likelihood, self.ranks.rank
         )
+        self.preferences: JsonlStore[Preference] = JsonlStore(
+            self.output, Path(Preference.FILE).stem, Preference, self.ranks.rank
+        )
 
     def _merge_parts(self) -> None:
         self.store.merge_parts(self._wanted)
         self.likelihoods.merge_parts(self._text_keys())
+        self.preferences.merge_parts(self.plan.keys())
 
     # --- stored answers
 
@@ -133,10 +149,19 @@ class GenerationRun:
 
     def answers(self, system: str) -> Iterator[ScoredText]:
         """Each question of a system with its scored answer."""
-        job = self.jobs[system]
+        job, preferences = self.jobs[system], self.preferences_of(system)
         for question, key, text in zip(job.questions, job.keys, self._answer_texts(job), strict=True):
             prediction = prediction_store.strip_thinking(self.store.records[key], question.prompt)
-            yield ScoredText(question, prediction, None if text is None else self._loss(text.key))
+            loss = None if text is None else self._loss(text.key)
+            yield ScoredText(question, prediction, loss, preferences.get(question.id))
+
+    def preferences_of(self, system: str) -> dict[str, PreferenceScores]:
+        """A system's preferences by id of the question, as far as they were measured; `ANSWER_ONLY` is a system too."""
+        scores = {
+            choice.question.id: preference.scores_of(self.preferences.records.get(key))
+            for key, choice in self.plan.of(system).items()
+        }
+        return {name: score for name, score in scores.items() if score is not None}
 
     def losses_of_references(self, system: str) -> dict[str, float]:
         """A system's mean loss per token on the reference of each retention question, by the question's id."""
@@ -170,6 +195,9 @@ class GenerationRun:
 
     def _answer_texts(self, job: GenerationJob) -> Iterator[Text | None]:
         """For each answer, the text to measure under the base model; None if there is no answer or the base is remote."""
+        if job.system.few_shot:  # an answer's likelihood only describes it, and takes as long as a short answer
+            yield from itertools.repeat(None, len(job.keys))
+            return
         base = self.jobs[BASE]
         for question, key in zip(base.questions, job.keys, strict=True):
             stored = self.store.records.get(key) if base.system.is_local and question.split != RETENTION else None
@@ -198,6 +226,8 @@ class GenerationRun:
         texts = [text for _, text in self._reference_texts(job)]
         if any(map(self.store.lacks, job.keys)) or any(self.likelihoods.lacks(text.key) for text in texts):
             return True
+        if any(map(self.preferences.lacks, self._choices(job.system))):
+            return True
         if job.system.name != BASE:
             return False
         # the base also measures the likelihood of every system's answers
@@ -212,6 +242,7 @@ class GenerationRun:
             for system in systems:
                 references = [text for _, text in self._reference_texts(self.jobs[system.name])]
                 self._measure(model, system.adapter, functools.partial(iter, references), system)
+                self._measure_preferences(model, system)
             if any(system.name == BASE for system in systems):
                 self._exchange_answers()
                 self._measure(model, None, self._all_answer_texts, self.jobs[BASE].system)
@@ -230,41 +261,43 @@ class GenerationRun:
     def _answer(self, model: Any, systems: Sequence[System]) -> None:
         """Generate the answers that the systems of one loaded model lack."""
         lacking = [system for system in systems if any(map(self.store.lacks, self.jobs[system.name].keys))]
-        if not lacking:
-            return
-        sample = self.jobs[lacking[0].name]
         for system in lacking:
             if system.adapter:
                 question = self.jobs[system.name].questions[0]
                 self._logit_change[system.name] = generator.check_adapter_has_effect(model, system.adapter, question)
-        with_same_questions = [system for system in lacking if self.jobs[system.name].questions == sample.questions]
-        mixed = use_mixed_batches(self.options.batching, model, len(with_same_questions))
+        while lacking:
+            sample = self.jobs[lacking[0].name]
+            group = [system for system in lacking if self.jobs[system.name].questions == sample.questions]
+            lacking = [system for system in lacking if system not in group]
+            self._answer_same_questions(model, group)
+
+    def _answer_same_questions(self, model: Any, systems: Sequence[System]) -> None:
+        """Generate the answers of systems of one loaded model that are asked the same questions."""
+        sample = self.jobs[systems[0].name]
+        mixed = use_mixed_batches(self.options.batching, model, len(systems))
         # on a GPU a step costs nearly the same with fewer rows, so an empty place is a loss; on a CPU fewer rows cost less
         continuous = model.device.type == "cuda" if self.options.continuous is None else self.options.continuous
-        continuous = continuous and decoding.has_full_attention(model.config)
-        size = self._batch_size(model, sample, len(with_same_questions) if mixed else 1)
-        order = "mixed" if mixed else "sequential"
-        self._loads.append(
-            LoadRecord(tuple(system.name for system in lacking), order, size, "continuous" if continuous else "static")
-        )
+        continuous = continuous and prefixes.has_full_attention(model.config)
+        size = self._batch_size(model, sample, len(systems) if mixed else 1)
+        order, names = "mixed" if mixed else "sequential", tuple(system.name for system in systems)
+        self._loads.append(LoadRecord(names, order, size, "continuous" if continuous else "static"))
         if self.ranks.is_main:
             artifacts.write(self.output / GenerationRecord.FILE, self.record)
-        if self.ranks.is_main:
             device = f"{devices.describe()}, in {devices.describe_precision(self.options.loading.precision)}"
-            print(f"asking {len(sample.questions)} questions, {size} at a time, {order}, on {device}", flush=True)
+            print(
+                f"asking {', '.join(names)} {len(sample.questions)} questions, {size} at a time, {order}, on {device}", flush=True
+            )
         assert isinstance(sample.decoding, Decoding)
         answer_generator = generator.Generator(self.store, sample.tokenizer, sample.decoding, size, self.ranks.rank,
                                                self.ranks.count, refill=continuous)  # fmt: skip
         if mixed:
-            keys = {system.name: self.jobs[system.name].keys for system in with_same_questions}
-            adapters = {system.name: system.adapter for system in with_same_questions}
+            keys = {system.name: self.jobs[system.name].keys for system in systems}
+            adapters = {system.name: system.adapter for system in systems}
             self._generated += answer_generator.generate_mixed(model, adapters, sample.questions, keys)
-        for system in lacking:
-            if not mixed or system not in with_same_questions:
-                job = self.jobs[system.name]
-                self._generated += answer_generator.generate_sequential(
-                    model, system.name, system.adapter, job.questions, job.keys
-                )
+            return
+        for system in systems:
+            job = self.jobs[system.name]
+            self._generated += answer_generator.generate_sequential(model, system.name, system.adapter, job.questions, job.keys)
 
     def _batch_size(self, model: Any, sample: GenerationJob, systems: int) -> int:
         """Questions at a time. All processes must use the same number, because each takes every n-th batch of one plan."""
@@ -282,6 +315,18 @@ class GenerationRun:
         left = (text for text in texts() if text.key in mine)
         while batch := list(itertools.islice(left, MAX_TEXTS)):
             likelihood.measure(model, adapter, self.jobs[system.name].tokenizer, batch, self.likelihoods)
+
+    def _choices(self, system: System) -> dict[str, Choice]:
+        """The choices that are measured under a system, by key; the base also measures the answer-only baseline."""
+        blind = self.plan.of(preference.ANSWER_ONLY) if system.name == BASE else {}
+        return {**self.plan.of(system.name), **blind}
+
+    def _measure_preferences(self, model: Any, system: System) -> None:
+        """Measure this process's part of a system's choices."""
+        choices = self._choices(system)
+        lacking = [key for key in choices if self.preferences.lacks(key)]
+        mine = {key: choices[key] for key in lacking[self.ranks.rank :: self.ranks.count]}
+        preference.measure(model, system.adapter, self.jobs[system.name].tokenizer, mine, self.plan.references, self.preferences)
 
     def _ask_servers(self) -> None:
         for job in self.jobs.values():

@@ -16,9 +16,10 @@ from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.device import devices
 from meerkat_workbench.tuning import chat
 from meerkat_workbench.tuning.artifacts import Finish, Prediction
-from meerkat_workbench.tuning.generation.decoding import NO_ADAPTER, Decoded, Decoder, Decoding, PromptRow, shared_prefix
+from meerkat_workbench.tuning.generation.decoding import NO_ADAPTER, Decoded, Decoder, Decoding, PromptRow
 from meerkat_workbench.tuning.generation.endpoint import Endpoint, ServerDecoding
 from meerkat_workbench.tuning.generation.prediction_store import PredictionStore
+from meerkat_workbench.tuning.generation.prefixes import prefix_lengths
 from meerkat_workbench.tuning.generation.questions import Question
 
 MAX_BATCHES_IN_GROUP = 4  # batches that are planned, answered and stored as one if waiting questions take free places
@@ -156,16 +157,15 @@ class Generator:
         batches = self._lacking_batches(questions, requests_of)
         if not batches:
             return 0
-        decoder = Decoder(model, self.decoding, shared_prefix([question.prompt_ids for question in questions]))
+        decoder = Decoder(model, self.decoding)
+        shared = prefix_lengths([question.prompt_ids for question in questions], [question.specialty for question in questions])
         self.max_rows = min(self.max_rows, self.batch_size * len(requests_of(batches[0][0])))
         requests_by_batch = [[request for i in batch for request in requests_of(i)] for batch in batches]
         generated = 0
         with GenerationProgress(sum(map(len, requests_by_batch)), name, self.decoding.max_new_tokens) as progress:
             for batch in requests_by_batch:
-                rows = [
-                    PromptRow(questions[request.question].id, questions[request.question].prompt_ids, request.adapter)
-                    for request in batch
-                ]
+                asked = [(questions[request.question], request.adapter, shared[request.question]) for request in batch]
+                rows = [PromptRow(question.id, question.prompt_ids, adapter, length) for question, adapter, length in asked]
                 answers = [
                     self._prediction(request, questions[request.question], answer)
                     for request, answer in zip(batch, self._decode(decoder, rows, progress), strict=True)

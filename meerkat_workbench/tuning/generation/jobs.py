@@ -10,18 +10,33 @@ from typing import Any
 
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.tuning import llm
-from meerkat_workbench.tuning.artifacts import FIXED
+from meerkat_workbench.tuning.artifacts import BASE, FIXED, Split
 from meerkat_workbench.tuning.data import dataset_folders
 from meerkat_workbench.tuning.data.dataset_folders import PreparedRecord, PreparedSplit
-from meerkat_workbench.tuning.generation import prediction_store, systems
+from meerkat_workbench.tuning.data.records import Record
+from meerkat_workbench.tuning.data.vocabulary import ReferenceVocabulary
+from meerkat_workbench.tuning.generation import prediction_store, preference, systems
 from meerkat_workbench.tuning.generation.decoding import Decoding
+from meerkat_workbench.tuning.generation.distractors import DistractorMaker
 from meerkat_workbench.tuning.generation.endpoint import Endpoint, ServerDecoding
+from meerkat_workbench.tuning.generation.few_shot import FewShotPrompts
 from meerkat_workbench.tuning.generation.generation_run import ENGINE, GenerationJob
+from meerkat_workbench.tuning.generation.preference import Choice, PreferencePlan
 from meerkat_workbench.tuning.generation.questions import RETENTION, answer_key
 from meerkat_workbench.tuning.generation.subject import EvaluationSubject
 from meerkat_workbench.tuning.generation.systems import System
 
-__all__ = ["RETENTION", "DecodingOptions", "check_all_stored", "check_servers", "first_record", "make_jobs", "read_fixed_splits"]
+__all__ = [
+    "RETENTION",
+    "DecodingOptions",
+    "check_all_stored",
+    "check_servers",
+    "first_record",
+    "make_jobs",
+    "plan_preferences",
+    "read_fixed_splits",
+]
+PREFERENCE_SPLITS = (Split.HOLDOUT,)  # preferences give a headline figure; measuring them on eval too would take as long again
 SERVER_ENGINE = "server"  # in place of ENGINE, for answers from a server
 
 
@@ -63,12 +78,14 @@ def make_jobs(
     more: Mapping[str, Sequence[PreparedRecord]],
     decoding: DecodingOptions,
     limit: int | None,
+    few_shot: FewShotPrompts | None = None,
 ) -> dict[str, GenerationJob]:
     """The questions of each system, in the same order for all, by the system's name.
 
     Args:
-        more: further records by split, asked without a limit.
+        more: further records by split, asked without a limit, and not of the few-shot base.
         limit: the most questions of each specialty and split; None for all.
+        few_shot: the examples of the few-shot base; None if it is not asked.
     """
     message = subject.data.system_message
     jobs: dict[str, GenerationJob] = {}
@@ -78,13 +95,39 @@ def make_jobs(
         if with_same_prompts is not None:  # they share one list, because there may be many questions
             questions = with_same_prompts.questions
         else:
-            questions = systems.questions_for(system, splits, tokenizer, limit, message)
-            questions += systems.questions_for(system, more, tokenizer, None, message)
+            questions = systems.questions_for(system, splits, tokenizer, limit, message, few_shot)
+            if not system.few_shot:
+                questions += systems.questions_for(system, more, tokenizer, None, message)
         system_decoding = decoding.on_server() if tokenizer is None else decoding.on_this_machine(tokenizer)
         engine = SERVER_ENGINE if tokenizer is None else ENGINE
         keys = [answer_key(question, system.identity, dataclasses.asdict(system_decoding), engine) for question in questions]
         jobs[system.name] = GenerationJob(system, questions, keys, tokenizer, system_decoding)
     return jobs
+
+
+def plan_preferences(
+    jobs: Mapping[str, GenerationJob], records: Sequence[Record], references: ReferenceVocabulary, count: int
+) -> PreferencePlan:
+    """Choices between reference and distractors, for every system of this machine and for the base without the question.
+
+    Args:
+        records: of the fixed splits; their references are the distractors.
+        count: distractors a question; 0 plans nothing.
+    """
+    local = {name: job for name, job in jobs.items() if job.system.is_local and count}
+    maker = DistractorMaker(records)
+    planned: dict[str, dict[str, Choice]] = {}
+    for name, job in local.items():
+        asked = [question for question in job.questions if question.split in PREFERENCE_SPLITS]
+        choices = preference.make_choices(asked, maker, count)
+        planned[name] = {choice.key(job.system.identity): choice for choice in choices}
+        if name == BASE:
+            blind = [
+                preference.without_question(choice, job.tokenizer, encoder_decoder=job.system.encoder_decoder)
+                for choice in choices
+            ]
+            planned[preference.ANSWER_ONLY] = {choice.key(job.system.identity): choice for choice in blind if choice}
+    return PreferencePlan(planned, references)
 
 
 def check_servers(planned: Sequence[System], judge: Endpoint | None) -> None:

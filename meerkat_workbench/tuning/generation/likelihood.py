@@ -17,11 +17,11 @@ from meerkat_workbench.core.jsonl_store import JsonlStore
 from meerkat_workbench.device import devices, tensors
 from meerkat_workbench.tuning.artifacts import Likelihood
 from meerkat_workbench.tuning.generation.generator import active_adapter
+from meerkat_workbench.tuning.generation.prefixes import PrefixStates, mask_and_positions, shared_prefix_length
 
 MAX_BATCH_TOKENS = 4096  # in a batch, including padding
 POSITIONS_AT_ONCE = 256  # positions whose loss is computed at once, so that no fp32 copy of all logits is needed
 VERSION = "v1"
-TokenPair = tuple[tuple[int, ...], tuple[int, ...]]  # token ids of a prompt and of the text after it
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,71 +49,95 @@ def measure(model: Any, adapter: str | None, tokenizer: Any, texts: Sequence[Tex
         return
     ids = {text.key: tuple(tokenizer(text.text, add_special_tokens=False)["input_ids"]) for text in lacking}
     store.add([Likelihood(key=key, loss=None) for key, text_ids in ids.items() if not text_ids])
-    encoded = [(text.key, (text.prompt_ids, ids[text.key])) for text in lacking if ids[text.key]]
-    encoded.sort(key=lambda item: -sum(map(len, item[1])))
+    shared = shared_prefix_length([text.prompt_ids for text in lacking])
+    rows = {text.key: Continuation(text.prompt_ids, ids[text.key], shared) for text in lacking if ids[text.key]}
+    order = sorted(rows, key=lambda key: -len(rows[key].prompt_ids) - len(rows[key].ids))
     start = 0
-    with active_adapter(model, adapter), console.Progress("likelihood of answers", len(encoded), "texts") as progress:
-        while start < len(encoded):
-            size = max(1, MAX_BATCH_TOKENS // sum(map(len, encoded[start][1])))
-            keys, rows = zip(*encoded[start : start + size], strict=True)
-            losses = _losses(model, rows, tokenizer.pad_token_id)
-            store.add([Likelihood(key=key, loss=round(loss, 6)) for key, loss in zip(keys, losses, strict=True)])
-            start += len(rows)
-            progress.advance(len(rows))
+    with active_adapter(model, adapter), console.Progress("likelihood of answers", len(order), "texts") as progress:
+        scorer = Scorer(model, tokenizer.pad_token_id)
+        while start < len(order):
+            longest = rows[order[start]]
+            size = max(1, MAX_BATCH_TOKENS // (len(longest.prompt_ids) - shared + len(longest.ids)))
+            keys = order[start : start + size]
+            found = measure_batch(scorer, [rows[key] for key in keys])
+            store.add(
+                [Likelihood(key=key, loss=round(-float(values.mean()), 6)) for key, values in zip(keys, found, strict=True)]
+            )
+            start += len(keys)
+            progress.advance(len(keys))
 
 
-def _losses(model: Any, rows: Sequence[TokenPair], pad_id: int) -> list[float]:
-    """Mean loss per token of each text; the batch is halved if memory runs out."""
+def measure_batch(scorer: Scorer, rows: Sequence[Continuation]) -> list[torch.Tensor]:
+    """`Scorer.log_probabilities`; the rows computed together are halved if memory runs out."""
+    return devices.halve_on_oom(len(rows), lambda at_once: scorer.log_probabilities(rows, at_once))
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """A text after a prompt.
+
+    Attributes:
+        prefix_length: tokens at the beginning of the prompt that other rows share, so that they are computed once; may be 0.
+    """
+
+    prompt_ids: tuple[int, ...]
+    ids: tuple[int, ...]
+    prefix_length: int = 0
+
+
+class Scorer:
+    """Computes how likely one loaded model, with its active adapter, finds texts.
+
+    Args:
+        model: a decoder or encoder-decoder.
+    """
+
+    def __init__(self, model: Any, pad_id: int) -> None:
+        self.model, self.pad_id = model, pad_id
+        self._prefixes = None if model.config.is_encoder_decoder else PrefixStates(model)
 
     @torch.inference_mode()
-    def attempt(at_once: int) -> list[float]:
-        losses = []
+    def log_probabilities(self, rows: Sequence[Continuation], at_once: int) -> list[torch.Tensor]:
+        """The log-probability of each token of each text, in nats, (tokens,) each; `at_once` rows are computed together."""
+        found = []
         for start in range(0, len(rows), at_once):
             batch = rows[start : start + at_once]
-            logits = logits_of(model, batch, pad_id)
-            losses += [_mean_loss(row_logits, ids) for row_logits, (_, ids) in zip(logits, batch, strict=True)]
-        return losses
+            for logits, row in zip(self.logits(batch), batch, strict=True):
+                found.append(_log_probabilities(logits, row.ids))
+        return found
 
-    return devices.halve_on_oom(len(rows), attempt)
+    @torch.inference_mode()
+    def logits(self, rows: Sequence[Continuation]) -> list[torch.Tensor]:
+        """The model's logits for each token of each text, (tokens, vocabulary) each."""
+        with devices.autocast(self.model):
+            return self._encoder_decoder_logits(rows) if self._prefixes is None else self._decoder_logits(rows, self._prefixes)
 
+    def _decoder_logits(self, rows: Sequence[Continuation], prefixes: PrefixStates) -> list[torch.Tensor]:
+        shared = [prefixes.usable(row.prompt_ids[: row.prefix_length]) for row in rows]
+        suffixes = [(row.prompt_ids + row.ids)[len(prefix) :] for row, prefix in zip(rows, shared, strict=True)]
+        # padded on the left, so that all texts end at the same position and only their logits are computed
+        ids = tensors.pad(suffixes, self.pad_id, self.model.device, left=True)
+        mask, positions = mask_and_positions(shared, suffixes, self.model.device)
+        cache, longest = prefixes.cache(shared, [None] * len(rows)), max(len(row.ids) for row in rows)
+        logits = prefixes.forward(ids, mask, positions, cache, [None] * len(rows), positions_kept=longest + 1)
+        return [row_logits[-len(row.ids) - 1 : -1] for row_logits, row in zip(logits, rows, strict=True)]
 
-@torch.inference_mode()
-def logits_of(model: Any, rows: Sequence[TokenPair], pad_id: int) -> list[torch.Tensor]:
-    """The model's logits for each token of each text after its prompt, (tokens, vocabulary) each."""
-    with devices.autocast(model):
-        logits = _encoder_decoder_logits if model.config.is_encoder_decoder else _decoder_logits
-        return logits(model, rows, pad_id)
-
-
-def _decoder_logits(model: Any, rows: Sequence[TokenPair], pad_id: int) -> list[torch.Tensor]:
-    # padded on the left, so that all texts end at the same position and only their logits are computed
-    conversations = [prompt + ids for prompt, ids in rows]
-    mask = tensors.mask_of(conversations, model.device, left=True)
-    logits = model(
-        input_ids=tensors.pad(conversations, pad_id, model.device, left=True),
-        attention_mask=mask,
-        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-        use_cache=False,
-        logits_to_keep=max(len(ids) for _, ids in rows) + 1,
-    ).logits
-    return [row_logits[-len(ids) - 1 : -1] for row_logits, (_, ids) in zip(logits, rows, strict=True)]
-
-
-def _encoder_decoder_logits(model: Any, rows: Sequence[TokenPair], pad_id: int) -> list[torch.Tensor]:
-    prompts = [prompt for prompt, _ in rows]
-    decoder_inputs = [(model.config.decoder_start_token_id, *ids[:-1]) for _, ids in rows]
-    logits = model(
-        input_ids=tensors.pad(prompts, pad_id, model.device),
-        attention_mask=tensors.mask_of(prompts, model.device),
-        decoder_input_ids=tensors.pad(decoder_inputs, pad_id, model.device),
-    ).logits
-    return [row_logits[: len(ids)] for row_logits, (_, ids) in zip(logits, rows, strict=True)]
+    def _encoder_decoder_logits(self, rows: Sequence[Continuation]) -> list[torch.Tensor]:
+        prompts = [row.prompt_ids for row in rows]
+        decoder_inputs = [(self.model.config.decoder_start_token_id, *row.ids[:-1]) for row in rows]
+        logits = self.model(
+            input_ids=tensors.pad(prompts, self.pad_id, self.model.device),
+            attention_mask=tensors.mask_of(prompts, self.model.device),
+            decoder_input_ids=tensors.pad(decoder_inputs, self.pad_id, self.model.device),
+        ).logits
+        return [row_logits[: len(row.ids)] for row_logits, row in zip(logits, rows, strict=True)]
 
 
-def _mean_loss(logits: torch.Tensor, ids: Sequence[int]) -> float:
+def _log_probabilities(logits: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
+    """The log-probability of each token, (tokens,), from logits of (tokens, vocabulary)."""
+    if not ids:
+        return logits.new_zeros(0)
     targets = torch.tensor(ids, device=logits.device)
-    total = 0.0
-    for start in range(0, len(ids), POSITIONS_AT_ONCE):
-        chunk = slice(start, start + POSITIONS_AT_ONCE)
-        total += float(torch.nn.functional.cross_entropy(logits[chunk].float(), targets[chunk], reduction="sum"))
-    return total / len(ids)
+    chunks = [slice(start, start + POSITIONS_AT_ONCE) for start in range(0, len(ids), POSITIONS_AT_ONCE)]
+    losses = [torch.nn.functional.cross_entropy(logits[chunk].float(), targets[chunk], reduction="none") for chunk in chunks]
+    return -torch.cat(losses)

@@ -139,7 +139,7 @@ class EvaluationSubject:
                 record = leakage.read_training_record(system.source)
                 name = f"MODELS: {system.name} ({system.source})"
                 models.append(TrainedModel(name, record, f"Leave {system.name} out of MODELS."))
-            elif system.kind is SystemKind.ENDPOINT:
+            elif system.kind is SystemKind.ENDPOINT and not system.few_shot:
                 models.append(TrainedModel(f"MODELS: {system.name} ({system.served_as})", None, ""))
         for note in leakage.check_trained_models(self.data_folder, leakage.held_out_index(self.data_folder), models):
             print(f"  {note}", flush=True)

@@ -13,12 +13,13 @@ from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.device import hub
 from meerkat_workbench.device.devices import Precision
 from meerkat_workbench.tuning import chat, llm, model_folders
-from meerkat_workbench.tuning.artifacts import BASE, TUNED, SystemKind, TrainingResult
+from meerkat_workbench.tuning.artifacts import BASE, FEW_SHOT, TUNED, SystemKind, TrainingResult
 from meerkat_workbench.tuning.data.dataset_folders import PreparedRecord
+from meerkat_workbench.tuning.generation.few_shot import FewShotPrompts
 from meerkat_workbench.tuning.generation.questions import Question, questions_of
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,40}")
-RESERVED = {BASE, TUNED, "finetuned"}
+RESERVED = {BASE, TUNED, FEW_SHOT, "finetuned"}
 ADDRESS = re.compile(r"https?://\S+")
 ON_BASE = (SystemKind.BASE, SystemKind.ADAPTER)
 
@@ -32,6 +33,7 @@ class System:
         identity: identifies weights and precision in the keys of its answers.
         system_message: replaces the system message of the prepared data; None keeps it.
         served_as: the model's name on its server.
+        few_shot: whether its prompts hold a length hint and train pairs (`few_shot.FewShotPrompts`).
     """
 
     name: str
@@ -41,6 +43,7 @@ class System:
     system_message: str | None = None
     served_as: str = ""
     encoder_decoder: bool = False
+    few_shot: bool = False
 
     @property
     def adapter(self) -> str | None:
@@ -101,6 +104,11 @@ def base_and_tuned(
         System(BASE, SystemKind.BASE, base_name, identity, encoder_decoder=encoder_decoder),
         System(TUNED, kind, str(adapter), tuned_identity, encoder_decoder=encoder_decoder),
     ]
+
+
+def few_shot_base(base: System) -> System:
+    """The base that is shown train pairs in its prompt."""
+    return replace(base, name=FEW_SHOT, few_shot=True)
 
 
 def parse_models(
@@ -164,7 +172,8 @@ def _whole_model(name: str, source: str, loading: Loading, known_identity: str |
 def same_prompts(one: System, other: System) -> bool:
     """Whether two systems get the same prompt ids: both are the base or an adapter of it, with the same system message."""
     both_on_base = one.kind in ON_BASE and other.kind in ON_BASE
-    return both_on_base and (one.system_message, one.encoder_decoder) == (other.system_message, other.encoder_decoder)
+    prompts = [(system.system_message, system.encoder_decoder, system.few_shot) for system in (one, other)]
+    return both_on_base and prompts[0] == prompts[1]
 
 
 def load_tokenizer(system: System, adapter: Path) -> Any:
@@ -184,11 +193,15 @@ def questions_for(
     tokenizer: Any,
     limit: int | None,
     prepared_system_message: str,
+    few_shot: FewShotPrompts | None = None,
 ) -> list[Question]:
     """Every question as this system is asked it.
 
     Models get the stored prompt. A system with its own system message gets that in place of the prepared one. An encoder-decoder
     knows no chat tokens, so it gets question and system message as plain text.
+
+    Args:
+        few_shot: the examples of a few-shot system.
     """
     questions: list[Question] = []
     for split, records in splits.items():
@@ -201,6 +214,8 @@ def questions_for(
             chat.check_tokenizer(tokenizer, records[0], system.source)
         if tokenizer is not None:
             chat.check_texts(records, tokenizer, system.source)
+        if system.few_shot and few_shot is not None:
+            records = few_shot.apply(records, plain=system.encoder_decoder)
         if system.system_message is not None:
             records = [_with_message(record, system, prepared_system_message) for record in records]
         questions += questions_of(split, records, tokenizer, limit, encoder_decoder=system.encoder_decoder)

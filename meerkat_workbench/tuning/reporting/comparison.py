@@ -7,15 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pandas as pd
 
 from meerkat_workbench.output import tables
 from meerkat_workbench.output.tables import write_rows
 from meerkat_workbench.stats import shrinkage, significance
+from meerkat_workbench.stats.significance import Estimate
 from meerkat_workbench.text import texts
 from meerkat_workbench.tuning.artifacts import (
     BASE,
+    FEW_SHOT,
     FIXED,
     TUNED,
     CheckComparison,
@@ -68,16 +71,20 @@ def headline(rows: Sequence[MetricComparison]) -> list[MetricComparison]:
 
 def compare(scored: ScoredAnswers, suite: MetricSuite, seed: int) -> Comparison:
     """Compare every system with the base."""
+    few_shot = scored.tables.get(FEW_SHOT)
     by_system = {
-        name: by_metric(scored.base, table, suite, scored.metrics, scored.floors[BASE], scored.floors[name], seed)
+        name: by_metric(
+            scored.base, table, suite, scored.metrics, scored.floors[BASE], scored.floors[name], seed,
+            few_shot=few_shot if name != FEW_SHOT else None,
+        )
         for name, table in scored.tables.items()
         if name != BASE
-    }
+    }  # fmt: skip
     return Comparison(
         metrics=by_system[TUNED],
         systems=[SystemComparison.of(row, name) for name, rows in by_system.items() for row in rows],
-        specialties=by_specialty(scored.base, scored.tuned, suite, seed),
-        checks=by_check(scored.base, scored.tuned),
+        specialties=by_specialty(scored.base, scored.tuned, suite, seed, few_shot=few_shot),
+        checks=by_check(scored.base, scored.tuned, few_shot=few_shot),
     )
 
 
@@ -85,6 +92,12 @@ def _pairs(base: AnswerTable, tuned: AnswerTable, split: str, metric: str) -> pd
     """Specialty and both scores of each question of a split on which both systems have a score."""
     pairs = pd.DataFrame({Column.SPECIALTY: base.specialties, BASE: base.scores(metric), TUNED: tuned.scores(metric)})
     return pairs[base.splits == split].dropna(subset=[BASE, TUNED])
+
+
+def _paired(pairs: pd.DataFrame, low: float, high: float, seed: int) -> Estimate:
+    """The mean difference of the pairs over all specialties, cut to its possible range."""
+    differences, strata = list(pairs[TUNED] - pairs[BASE]), list(pairs[Column.SPECIALTY])
+    return significance.stratified(differences, strata, test=True, seed=seed).within(low, high)
 
 
 def verdict(low: float, high: float, suite: MetricSuite, metric: str) -> Verdict:
@@ -97,9 +110,14 @@ def verdict(low: float, high: float, suite: MetricSuite, metric: str) -> Verdict
 
 
 def by_metric(
-    base: AnswerTable, tuned: AnswerTable, suite: MetricSuite, scores: MetricScores, base_floors: Floors, tuned_floors: Floors, seed: int
+    base: AnswerTable, tuned: AnswerTable, suite: MetricSuite, scores: MetricScores, base_floors: Floors, tuned_floors: Floors, seed: int,
+    *, few_shot: AnswerTable | None = None,
 ) -> list[MetricComparison]:  # fmt: skip
-    """A row for each split and metric."""
+    """A row for each split and metric.
+
+    Args:
+        few_shot: answers of the few-shot base, with which the tuned model is compared too; None if it was not asked.
+    """
     rows = []
     for split in FIXED:
         if not (base.splits == split).any():
@@ -108,8 +126,9 @@ def by_metric(
             pairs = _pairs(base, tuned, split, metric)
             strata = list(pairs[Column.SPECIALTY])
             low, high = suite.bounds(metric)
-            difference = significance.stratified(list(pairs[TUNED] - pairs[BASE]), strata, test=True, seed=seed)
-            difference = difference.within(low - high, high - low)
+            difference = _paired(pairs, low - high, high - low, seed)
+            over = pairs.iloc[:0] if few_shot is None else _pairs(few_shot, tuned, split, metric)
+            over_difference = _paired(over, low - high, high - low, seed)
             of_base, of_tuned = (significance.stratified(list(pairs[name]), strata).within(low, high) for name in (BASE, TUNED))
             rows.append(
                 MetricComparison(
@@ -120,12 +139,15 @@ def by_metric(
                     floor_tuned=tuned_floors.get(split, {}).get(metric, math.nan),
                     verdict=verdict(difference.low, difference.high, suite, metric), lower_is_better=suite.lower_is_better(metric),
                     signature=scores.signatures.get(metric, ""), missing=scores.missing.get(metric, ""),
+                    few_shot=float(over[BASE].mean()), over_few_shot=over_difference.mean, over_few_shot_low=over_difference.low,
+                    over_few_shot_high=over_difference.high, over_few_shot_p=over_difference.p,
+                    over_few_shot_verdict=verdict(over_difference.low, over_difference.high, suite, metric) if len(over) else Verdict.NONE,
                 )
             )  # fmt: skip
     return rows
 
 
-def by_check(base: AnswerTable, tuned: AnswerTable) -> list[CheckComparison]:
+def by_check(base: AnswerTable, tuned: AnswerTable, *, few_shot: AnswerTable | None = None) -> list[CheckComparison]:
     """A row for each split and check.
 
     Checks that look for English words are made unless the reference is in another language. The p value is two-sided, for the
@@ -142,31 +164,45 @@ def by_check(base: AnswerTable, tuned: AnswerTable) -> list[CheckComparison]:
             if checked.any():
                 base_fails, tuned_fails = base.fails(check)[checked], tuned.fails(check)[checked]
                 only_base, only_tuned = int((base_fails & ~tuned_fails).sum()), int((tuned_fails & ~base_fails).sum())
-                counts.append((check, says, base_fails, tuned_fails, only_base, only_tuned))
+                examples_fail = None if few_shot is None else int(few_shot.fails(check)[checked].sum())
+                counts.append((check, says, base_fails, tuned_fails, examples_fail, only_base, only_tuned))
         p_values = [significance.mcnemar_p(only_base, only_tuned) for *_, only_base, only_tuned in counts]
         adjusted = significance.false_discovery_adjusted(p_values) if counts else []
         rows += [
             CheckComparison(
                 split=str(split), check=check, says=says, n=len(base_fails), base=int(base_fails.sum()),
                 tuned=int(tuned_fails.sum()),
-                only_base=only_base, only_tuned=only_tuned, p=p, p_adjusted=p_adjusted,
+                only_base=only_base, only_tuned=only_tuned, p=p, p_adjusted=p_adjusted, few_shot=examples_fail,
             )
-            for (check, says, base_fails, tuned_fails, only_base, only_tuned), p, p_adjusted in zip(
+            for (check, says, base_fails, tuned_fails, examples_fail, only_base, only_tuned), p, p_adjusted in zip(
                 counts, p_values, adjusted, strict=True
             )
         ]  # fmt: skip
     return rows
 
 
-def by_specialty(base: AnswerTable, tuned: AnswerTable, suite: MetricSuite, seed: int) -> list[SpecialtyPerformance]:
+def by_specialty(
+    base: AnswerTable, tuned: AnswerTable, suite: MetricSuite, seed: int, *, few_shot: AnswerTable | None = None
+) -> list[SpecialtyPerformance]:
     """A row for each split, metric and specialty."""
-    return [
-        row
-        for split in FIXED
-        for metric in suite.names()
-        for row in _specialties(_pairs(base, tuned, split, metric), sorted(base.of_split(split).specialties.unique()), split, metric,
-                                suite, seed)
-    ]  # fmt: skip
+    rows = []
+    for split in FIXED:
+        names = sorted(base.of_split(split).specialties.unique())
+        for metric in suite.names():
+            of_base = _specialties(_pairs(base, tuned, split, metric), names, split, metric, suite, seed)
+            over = None if few_shot is None else _pairs(few_shot, tuned, split, metric)
+            rows += of_base if over is None else [_with_few_shot(row, over, suite, seed) for row in of_base]
+    return rows
+
+
+def _with_few_shot(row: SpecialtyPerformance, pairs: pd.DataFrame, suite: MetricSuite, seed: int) -> SpecialtyPerformance:
+    """The row with the few-shot base; `pairs` are of all specialties."""
+    low, high = suite.bounds(row.metric)
+    part = pairs[pairs[Column.SPECIALTY] == row.specialty]
+    over = significance.paired((part[TUNED] - part[BASE]).tolist(), seed).within(low - high, high - low)
+    return msgspec.structs.replace(
+        row, few_shot=float(part[BASE].mean()), over_few_shot=over.mean, over_few_shot_low=over.low, over_few_shot_high=over.high
+    )
 
 
 def _specialties(

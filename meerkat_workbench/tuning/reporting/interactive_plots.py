@@ -11,6 +11,7 @@ import altair as alt
 from meerkat_workbench.output import plots
 from meerkat_workbench.tuning.artifacts import (
     BASE,
+    FEW_SHOT,
     TUNED,
     HistoryRow,
     SpecialtyPerformance,
@@ -19,9 +20,9 @@ from meerkat_workbench.tuning.artifacts import (
     Verdict,
 )
 
-DIFFERENCE, SCORES = "tuned minus base", "scores"  # the two views of the forest plot
+DIFFERENCE, OVER_FEW_SHOT, SCORES = "tuned minus base", "tuned minus few-shot base", "scores"  # views of the forest plot
 COLOURS = {str(Verdict.BETTER): plots.BETTER, str(Verdict.WORSE): plots.WORSE, str(Verdict.NOISE): plots.NEUTRAL,
-           BASE: plots.BASE, TUNED: plots.TUNED}  # fmt: skip
+           BASE: plots.BASE, FEW_SHOT: plots.FEW_SHOT, TUNED: plots.TUNED}  # fmt: skip
 COLOURED_BY = "verdict"  # the field of a datum that decides its colour: a verdict or a model
 Point = dict[str, Any]  # one datum of a chart, with the fields that its encodings use
 Specification = dict[str, Any]  # Vega-Lite
@@ -41,27 +42,42 @@ def specialties(rows: Sequence[SpecialtyPerformance], steering: str) -> Specific
             {**common, "view": SCORES, "at": row.tuned, "low": row.tuned_low, "high": row.tuned_high, COLOURED_BY: TUNED,
              "order": row.tuned},
         ]  # fmt: skip
+        if not math.isnan(row.few_shot):
+            points += [
+                {**common, "view": OVER_FEW_SHOT, "at": row.over_few_shot, "low": row.over_few_shot_low,
+                 "high": row.over_few_shot_high, COLOURED_BY: str(Verdict.NOISE), "order": row.over_few_shot},
+                {**common, "view": SCORES, "at": row.few_shot, COLOURED_BY: FEW_SHOT, "order": row.tuned},
+            ]  # fmt: skip
     choices = [
         _choice("metric", [row.metric for row in shown], steering),
         _choice("split", [row.split for row in shown], Split.EVAL),
-        _choice("view", [DIFFERENCE, SCORES], DIFFERENCE),
+        _choice("view", list(dict.fromkeys(point["view"] for point in points)), DIFFERENCE),
     ]
     return _forest(points, "specialty", choices, ["adjusted p:Q", "shrunk:Q", "detectable:Q"])
 
 
 def metrics(rows: Sequence[SystemComparison]) -> Specification:
-    """Forest plot with a line for each metric: the difference of a chosen model from the base."""
+    """Forest plot with a line for each metric: the difference of a chosen model from the base or the few-shot base."""
     # descriptive metrics are left out, because they have other scales
     shown = [row for row in rows if not row.missing and row.verdict is not Verdict.NONE and not math.isnan(row.difference)]
     points = [
         {"metric": _metric_label(row), "model": row.model, "split": row.split, "n": row.n,
-         "at": row.difference, "low": row.ci_low, "high": row.ci_high, "base": row.base, "score": row.tuned,
+         "minus": BASE, "at": row.difference, "low": row.ci_low, "high": row.ci_high, "base": row.base, "score": row.tuned,
          "floor": row.floor_tuned, COLOURED_BY: str(row.verdict)}
         for row in shown
+    ]  # fmt: skip
+    points += [
+        {"metric": _metric_label(row), "model": row.model, "split": row.split, "n": row.n, "minus": FEW_SHOT,
+         "at": row.over_few_shot, "low": row.over_few_shot_low, "high": row.over_few_shot_high, "base": row.few_shot,
+         "score": row.tuned, "floor": row.floor_tuned, COLOURED_BY: str(row.over_few_shot_verdict)}
+        for row in shown
+        if not math.isnan(row.over_few_shot)
     ]  # fmt: skip
     choices = [_choice("split", [row.split for row in shown], Split.HOLDOUT)]
     if len({row.model for row in shown}) > 1:
         choices.append(_choice("model", [row.model for row in shown], TUNED))
+    if any(point["minus"] == FEW_SHOT for point in points):
+        choices.append(_choice("minus", [BASE, FEW_SHOT], BASE))
     order = list(dict.fromkeys(_metric_label(row) for row in shown))
     return _forest(points, "metric", choices, ["base:Q", "score:Q", "floor:Q"], order=order)
 
@@ -121,13 +137,13 @@ def _forest(
     interval = base.mark_rule(strokeWidth=2.4).encode(x="low:Q", x2="high:Q")
     zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[4, 3]).encode(x="zero:Q")
     if any(choice.name == "view" for choice in choices):
-        zero = zero.transform_filter(f"view == {DIFFERENCE!r}")
+        zero = zero.transform_filter(f"view != {SCORES!r}")
     return _specification(alt.layer(zero, interval, point), choices, height=max(120, 17 * lines))
 
 
 def _colour(points: Sequence[Point]) -> alt.Color:
     """Colours of verdicts and models, the same in every chart; the legend lists only those in the chart."""
-    present = [name for name in COLOURS if any(name in point.values() for point in points)]
+    present = [name for name in COLOURS if any(point[COLOURED_BY] == name for point in points)]
     scale = alt.Scale(domain=present, range=[COLOURS[name] for name in present])
     return alt.Color(f"{COLOURED_BY}:N", scale=scale, title=None, legend=alt.Legend(orient="top", labelFontSize=12))
 

@@ -63,6 +63,8 @@ def _draw_scores(axis: Any, rows: Sequence[SpecialtyPerformance], labels: Sequen
         positions, [row.tuned_low for row in rows], [row.tuned_high for row in rows], color=plots.TUNED, alpha=0.35, linewidth=3
     )
     axis.plot([row.base for row in rows], positions, "o", color=plots.BASE, markersize=4.5, label="base")
+    if any(row.few_shot == row.few_shot for row in rows):
+        axis.plot([row.few_shot for row in rows], positions, "D", color=plots.FEW_SHOT, markersize=4, label="few-shot base")
     axis.plot(tuned, positions, "o", color=plots.TUNED, markersize=5.5, label="tuned, 95% interval")
     if known:
         axis.axvline(sum(known) / len(known), color=plots.TUNED, linestyle=":", linewidth=1, label="mean")
@@ -95,12 +97,18 @@ def model_comparison(path: Path, rows: Sequence[MetricComparison]) -> None:
     positions = range(len(shown))
     height = 1.9 + 0.36 * len(shown)
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, height), sharey=True, width_ratios=(1.2, 1), constrained_layout=True)
-    left.barh([position + 0.19 for position in positions], [row.base for row in shown], 0.36, color=plots.BASE, label="base")
-    left.barh([position - 0.19 for position in positions], [row.tuned for row in shown], 0.36, color=plots.TUNED, label="tuned")
+    few_shot = any(row.few_shot == row.few_shot for row in shown)
+    bars = [("base", plots.BASE, [row.base for row in shown]), ("tuned", plots.TUNED, [row.tuned for row in shown])]
+    if few_shot:
+        bars.insert(1, ("few-shot base", plots.FEW_SHOT, [row.few_shot for row in shown]))
+    thick = 0.8 / len(bars)
+    for place, (name, colour, values) in enumerate(bars):
+        middle = (len(bars) - 1) / 2 - place
+        left.barh([position + middle * thick for position in positions], values, 0.92 * thick, color=colour, label=name)
     floors = {"color": "black", "linewidth": 1.4}
-    left.vlines([row.floor_base for row in shown], [p + 0.01 for p in positions], [p + 0.37 for p in positions], **floors)
-    left.vlines([row.floor_tuned for row in shown], [p - 0.37 for p in positions], [p - 0.01 for p in positions],
-                label="floor: answers shuffled within a specialty", **floors)  # fmt: skip
+    for values, top in (([row.floor_base for row in shown], 0.4), ([row.floor_tuned for row in shown], thick - 0.4)):
+        left.vlines(values, [p + top - thick for p in positions], [p + top for p in positions], **floors)
+    left.barh([], [], color="black", height=0.01, label="floor: answers shuffled within a specialty")
     left.set(yticks=list(positions), xlabel="mean over questions")
     left.set_yticklabels([f"{row.metric}{' ↓' if row.lower_is_better else ''}" for row in shown])
     for position, row in enumerate(shown):
@@ -108,8 +116,13 @@ def model_comparison(path: Path, rows: Sequence[MetricComparison]) -> None:
         right.hlines(position, row.ci_low, row.ci_high, color=colour, linewidth=2.4)
         right.plot(row.difference, position, "o", color=colour)
         right.annotate(f"{row.difference:+.3f}", (row.ci_high, position), (6, -3), textcoords="offset points", fontsize=8)
+        if few_shot:
+            over = VERDICT_COLOURS[row.over_few_shot_verdict]
+            right.hlines(position - 0.22, row.over_few_shot_low, row.over_few_shot_high, color=over, linewidth=1.2)
+            right.plot(row.over_few_shot, position - 0.22, "D", color=over, markersize=4, markerfacecolor="white")
     right.axvline(0, color="0.3", linewidth=0.8)
-    right.set(xlabel="tuned minus base, 95% interval")
+    hollow = "; hollow: minus few-shot base" if few_shot else ""
+    right.set(xlabel=f"tuned minus base, 95% interval{hollow}")
     right.margins(x=0.18)
     for axis in (left, right):
         plots.tidy(axis)

@@ -16,17 +16,20 @@ from meerkat_workbench.stats import significance
 from meerkat_workbench.stats.significance import Estimate
 from meerkat_workbench.tuning.artifacts import (
     BASE,
+    FEW_SHOT,
     FIXED,
     HEADLINE_METRICS,
     TUNED,
+    EvaluationVerdict,
     HistoryRow,
     MetricComparison,
+    Outcome,
     Recommendations,
     Split,
     SystemComparison,
     Verdict,
 )
-from meerkat_workbench.tuning.reporting import interactive_plots, question_browser, summary_text
+from meerkat_workbench.tuning.reporting import interactive_plots, question_browser
 from meerkat_workbench.tuning.reporting.comparison import Comparison
 from meerkat_workbench.tuning.reporting.question_browser import Browser
 from meerkat_workbench.tuning.scoring.answer_table import AnswerTable
@@ -38,12 +41,8 @@ HERE = Path(__file__).parent
 TEMPLATE, STYLE, SCRIPT = HERE / "report.html.j2", HERE / "report.css", HERE / "report.js"
 TIE_MARGIN = 0.02  # a question whose score changes by at most this much counts as the same
 MAX_REGRESSIONS = 5  # questions in the section on the worst regressions
-VERDICT_WORDS = {
-    Verdict.BETTER: "The tuned model is better",
-    Verdict.WORSE: "The tuned model is worse",
-    Verdict.NOISE: "No difference beyond chance",
-}
-MOSTLY_STYLE = "The tuned model scores better, but mostly by style"
+# colours of the lines of the verdict: only knowledge is green, because a better style is not a better answer
+KNOWLEDGE_TONES = {Outcome.GAINED: Verdict.BETTER, Outcome.LOST: Verdict.WORSE, Outcome.MIXED: Verdict.WORSE}
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,7 @@ class ReportContents:
     heading: Heading
     scored: ScoredAnswers
     comparison: Comparison
+    verdict: EvaluationVerdict
     history: Sequence[HistoryRow]
     recommendations: Recommendations
     retention: RetentionSummary | None
@@ -76,27 +76,19 @@ class ReportContents:
 
 @dataclass(frozen=True)
 class HeadlineCard:
-    """The headline: the verdict by the steering metric, and how many questions became better, stayed the same or became worse.
+    """The headline by the steering metric: how many questions became better, stayed the same or became worse.
 
     Attributes:
-        verdict: the card's colour; NONE if a better score is mostly style.
-        metrics: number of metrics that have a verdict.
-        better, worse: how many of them are better or worse.
         won, same, lost: of `n` questions; a change of at most `tie` counts as the same.
         net: fraction won minus fraction lost, from -1 to 1, with its interval.
     """
 
     split: str
-    verdict: Verdict
-    words: str
     base: float
     tuned: float
     difference: float
     ci_low: float
     ci_high: float
-    metrics: int
-    better: int
-    worse: int
     won: int
     same: int
     lost: int
@@ -137,6 +129,9 @@ def write(path: Path, contents: ReportContents) -> None:
         TEMPLATE,
         heading=contents.heading,
         card=headline_card(contents.scored.base, contents.scored.tuned, comparison.headline, metric),
+        verdict=contents.verdict.headline,
+        knowledge_tone=KNOWLEDGE_TONES.get(contents.verdict.headline.knowledge.outcome, Verdict.NOISE),
+        few_shot=FEW_SHOT in contents.scored.tables,
         worst=_regressions(browser, metric),
         tables={str(split): rows for split in FIXED if (rows := where(comparison.metrics, split=split))},
         models=_models(comparison.systems),
@@ -157,14 +152,9 @@ def headline_card(base: AnswerTable, tuned: AnswerTable, headline: Sequence[Metr
     change = change.dropna()
     outcome = np.sign(change.where(change.abs() > TIE_MARGIN, 0.0))
     net = significance.stratified(outcome.tolist(), base.specialties.loc[outcome.index].tolist()).within(-1, 1)
-    verdict, words = row.verdict, VERDICT_WORDS[row.verdict]
-    if verdict is Verdict.BETTER and summary_text.warn_near_floor(row):
-        verdict, words = Verdict.NONE, MOSTLY_STYLE
-    verdicts = [metric_row.verdict for metric_row in rows if metric_row.verdict is not Verdict.NONE]
     return HeadlineCard(
-        split=row.split, verdict=verdict, words=words, base=row.base, tuned=row.tuned, difference=row.difference, ci_low=row.ci_low,
-        ci_high=row.ci_high, metrics=len(verdicts), better=verdicts.count(Verdict.BETTER), worse=verdicts.count(Verdict.WORSE),
-        won=int((outcome > 0).sum()), same=int((outcome == 0).sum()), lost=int((outcome < 0).sum()), n=len(outcome),
+        split=row.split, base=row.base, tuned=row.tuned, difference=row.difference, ci_low=row.ci_low,
+        ci_high=row.ci_high, won=int((outcome > 0).sum()), same=int((outcome == 0).sum()), lost=int((outcome < 0).sum()), n=len(outcome),
         tie=TIE_MARGIN, net=net,
     )  # fmt: skip
 

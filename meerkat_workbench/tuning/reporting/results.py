@@ -14,6 +14,7 @@ from meerkat_workbench.output import tables
 from meerkat_workbench.output.tables import where
 from meerkat_workbench.tuning.artifacts import (
     EvaluationManifest,
+    EvaluationVerdict,
     HoldoutEvaluation,
     MetricComparison,
     OutputFile,
@@ -43,12 +44,14 @@ class EvaluationResult:
 
     Attributes:
         metrics: base against tuned model, a row for each split and metric.
+        verdict: what tuning did to knowledge and style; None in the folders of earlier versions.
         recommendations: for the next iteration.
     """
 
     folder: Path
     manifest: EvaluationManifest
     metrics: list[MetricComparison]
+    verdict: EvaluationVerdict | None
     recommendations: Recommendations
 
     @classmethod
@@ -58,6 +61,7 @@ class EvaluationResult:
             folder,
             EvaluationManifest.require(folder),
             tables.read_rows(folder / MetricComparison.FILE, MetricComparison),
+            artifacts.read(EvaluationVerdict, path) if (path := folder / EvaluationVerdict.FILE).is_file() else None,
             read_recommendations(folder / Recommendations.FILE),
         )
 
@@ -68,6 +72,7 @@ class Findings:
 
     scored: ScoredAnswers
     comparison: Comparison
+    verdict: EvaluationVerdict
     recommendations: Recommendations
     judged: list[JudgedQuestion] | None
 
@@ -116,6 +121,7 @@ def write(
         retention.write(output, scored.retention)
     if findings.judged is not None:
         judge.write(output, findings.judged)
+    artifacts.write(output / EvaluationVerdict.FILE, findings.verdict)
     artifacts.write(output / Recommendations.FILE, findings.recommendations)
     _draw(output, comparison, findings.recommendations)
     retained = None if scored.retention is None else retention.summarise(scored.retention)
@@ -125,7 +131,7 @@ def write(
         fingerprint=files.sha256_of([now.comparability_key, now.adapter]), time=runs.now(), adapter=now.adapter
     )
     times = iterations.count_holdout_evaluation(subject.data_folder, evaluation)
-    sentences = summary_text.summary_sentences(comparison, scored, metric, times)
+    sentences = summary_text.summary_sentences(comparison, scored, findings.verdict.headline, metric, times)
     sentences += [*(retained.sentences if retained else []), *(judged.sentences if judged else [])]
     rows = history.extend(output, comparison.metrics, scored.tuned, now, bounds)
     history.write(output, rows)
@@ -133,7 +139,7 @@ def write(
     heading = Heading(subject.iteration, {**facts, "evaluations of this holdout": times}, sentences)
     report.write(
         output / OutputFile.REPORT,
-        ReportContents(heading, scored, comparison, rows, findings.recommendations, retained, judged, seed),
+        ReportContents(heading, scored, comparison, findings.verdict, rows, findings.recommendations, retained, judged, seed),
     )
     return sentences
 
@@ -183,12 +189,15 @@ def print_result(result: EvaluationResult, preparation: str) -> None:
     """
     rows = headline(result.metrics)
     print()
-    console.print_table(
-        [rows[0].split, "base", "tuned", "difference", "95% interval", "floor"], [_cells(row) for row in rows], indent=""
-    )
+    few_shot = any(math.isfinite(row.few_shot) for row in rows)
+    over = ["over few-shot", "95% interval"] if few_shot else ["95% interval"]
+    header = [rows[0].split, "base", *(["few-shot"] if few_shot else []), "tuned", "over base", *over, "floor"]
+    console.print_table(header, [_cells(row, few_shot=few_shot) for row in rows], indent="")
     for row in rows:
         if row.missing:
             print(f"{row.metric} is missing: {row.missing[:120]}")
+    if result.verdict:
+        print(f"\n{result.verdict.headline.conclusion}")
     advice = result.recommendations
     print("\nnext iteration")
     for sentence in advice.sentences:
@@ -202,12 +211,21 @@ def print_result(result: EvaluationResult, preparation: str) -> None:
         print("next: set shares yourself in specialty_adjustments of dataset_preparation.py, or collect more eval questions")
 
 
-def _cells(row: MetricComparison) -> Sequence[str]:
+def _cells(row: MetricComparison, *, few_shot: bool) -> Sequence[str]:
+    """One line of the closing table; the interval is that of the last difference."""
     if row.missing or not row.n:
-        return [f"  {row.metric}", "–", "–", "–", "missing" if row.missing else "no value", "–"]
-    interval = f"{row.ci_low:+.3f} to {row.ci_high:+.3f}" if row.has_interval else "too few to tell"
+        empty = ["–"] * (6 if few_shot else 4)
+        return [f"  {row.metric}", *empty[:-1], "missing" if row.missing else "no value", "–"]
+    low, high = (row.over_few_shot_low, row.over_few_shot_high) if few_shot else (row.ci_low, row.ci_high)
+    interval = f"{low:+.3f} to {high:+.3f}" if math.isfinite(low) else "–" if few_shot else "too few to tell"
     floor = f"{row.floor_tuned:.3f}" if math.isfinite(row.floor_tuned) else "–"
-    return [f"  {row.metric}", f"{row.base:.3f}", f"{row.tuned:.3f}", f"{row.difference:+.3f}", interval, floor]
+    over = [_number(row.over_few_shot, "+.3f")] if few_shot else []
+    examples = [_number(row.few_shot, ".3f")] if few_shot else []
+    return [f"  {row.metric}", f"{row.base:.3f}", *examples, f"{row.tuned:.3f}", f"{row.difference:+.3f}", *over, interval, floor]
+
+
+def _number(value: float, form: str) -> str:
+    return format(value, form) if math.isfinite(value) else "–"
 
 
 def _print_increases(advice: Recommendations, folder: Path) -> None:

@@ -10,7 +10,7 @@ from meerkat_workbench.core.errors import resume_command
 from meerkat_workbench.output.tables import where
 from meerkat_workbench.stats import significance
 from meerkat_workbench.text import texts
-from meerkat_workbench.tuning.artifacts import BASE, TUNED, CheckComparison, MetricComparison, Split, Verdict
+from meerkat_workbench.tuning.artifacts import BASE, TUNED, CheckComparison, MetricComparison, Split, SplitVerdict, Verdict
 from meerkat_workbench.tuning.reporting.comparison import Comparison
 from meerkat_workbench.tuning.scoring import answer_checks
 from meerkat_workbench.tuning.scoring.score_run import ScoredAnswers
@@ -19,16 +19,19 @@ MAX_CUT_OFF_FRACTION = 0.05  # of the answers; if more are cut off, the summary 
 STYLE_FRACTION = 0.25  # if at most this part of a score is above the floor, most of the score is style
 
 
-def summary_sentences(comparison: Comparison, scored: ScoredAnswers, metric: str, holdout_evaluations: int) -> list[str]:
+def summary_sentences(
+    comparison: Comparison, scored: ScoredAnswers, verdict: SplitVerdict, metric: str, holdout_evaluations: int
+) -> list[str]:
     """What can be concluded from an evaluation, and what cannot.
 
     Args:
+        verdict: on the split of the headline figures.
         metric: the steering metric.
         holdout_evaluations: how often this holdout has been evaluated.
     """
     rows = comparison.headline
     row, split = where(rows, metric=metric)[0], rows[0].split
-    sentences = _overall(rows, row)
+    sentences = [verdict.conclusion, verdict.knowledge.sentence, verdict.style.sentence, *_overall(rows, row)]
     if warning := warn_near_floor(row):
         sentences.append(warning)
     sentences += _power(comparison, scored, metric, split)
@@ -60,9 +63,11 @@ def _overall(rows: Sequence[MetricComparison], row: MetricComparison) -> list[st
     interval = (
         f"(95% interval {row.ci_low:+.3f} to {row.ci_high:+.3f})" if row.has_interval else "(too few questions for an interval)"
     )
+    over = [one.over_few_shot_verdict for one in rows if not one.missing and one.over_few_shot_verdict is not Verdict.NONE]
+    few_shot = f", and than the few-shot base in {over.count(Verdict.BETTER)} of {len(over)}" if over else ""
     return [
-        f"On {row.n} {row.split} questions, the tuned model is better in {verdicts.count(Verdict.BETTER)} of {len(verdicts)} "
-        f"metrics, worse in {verdicts.count(Verdict.WORSE)}, and within noise in {verdicts.count(Verdict.NOISE)}.",
+        f"On {row.n} {row.split} questions, the tuned model is better than the base in {verdicts.count(Verdict.BETTER)} of "
+        f"{len(verdicts)} metrics{few_shot}. Most metrics reward style.",
         f"{row.metric}: {row.base:.3f} base, {row.tuned:.3f} tuned, difference {row.difference:+.3f} {interval}.",
     ]
 
@@ -85,7 +90,8 @@ def _power(comparison: Comparison, scored: ScoredAnswers, metric: str, split: st
 
 def _check_sentence(check: CheckComparison) -> str:
     """How many answers of both models fail a check, with advice if many are cut off."""
-    text = f"{check.tuned} of {check.n} answers of the tuned model {check.says} (base: {check.base})."
+    few_shot = "" if check.few_shot is None else f", few-shot base: {check.few_shot}"
+    text = f"{check.tuned} of {check.n} answers of the tuned model {check.says} (base: {check.base}{few_shot})."
     many_cut_off = check.check == answer_checks.CUT_OFF and check.tuned > MAX_CUT_OFF_FRACTION * check.n
     return f"{text} Raise MAX_NEW_TOKENS." if many_cut_off else text
 
@@ -101,13 +107,19 @@ def warn_near_floor(row: MetricComparison) -> str:
     )
 
 
-def caution(rows: Sequence[MetricComparison], metric: str) -> str:
-    """Why recommendations by this metric on eval are unreliable; empty if they are reliable."""
+def caution(rows: Sequence[MetricComparison], verdict: SplitVerdict | None, metric: str) -> str:
+    """Why recommendations by this metric on eval are unreliable; empty if they are reliable.
+
+    Args:
+        verdict: on the eval split.
+    """
     eval_rows = where(rows, split=Split.EVAL, metric=metric)
-    warning = warn_near_floor(eval_rows[0]) if eval_rows else ""
-    if not warning:
+    reasons = [warn_near_floor(eval_rows[0])] if eval_rows else []
+    if verdict is not None and verdict.only_style:
+        reasons.append(f"On eval: {verdict.conclusion}")
+    if not (found := [reason for reason in reasons if reason]):
         return ""
     return (
-        f"{warning} Gains and recommendations therefore also reflect style. Read the answers, and train longer or on more data, "
+        f"{' '.join(found)} Gains and recommendations therefore also reflect style. Read the answers, and train longer or on more data, "
         "before you follow them."
     )

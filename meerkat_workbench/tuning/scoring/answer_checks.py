@@ -15,10 +15,11 @@ from meerkat_workbench.text.quantities import Quantity
 from meerkat_workbench.tuning.artifacts import Finish
 from meerkat_workbench.tuning.scoring import medical_metrics
 
-CUT_OFF, THINKING_UNFINISHED = "cut_off", "thinking_unfinished"
+CUT_OFF, THINKING_UNFINISHED, UNSUPPORTED = "cut_off", "thinking_unfinished", "number_unsupported"
 # each check is a column of the results; tables and sentences use this order
 CHECKS = {
     "number_differs": "give another dose or number than the reference, in the same unit",
+    UNSUPPORTED: "give a dose or number with a unit that neither reference nor question holds",
     "negation_differs": "deny what the reference affirms, or affirm what it denies",
     CUT_OFF: "were cut off at MAX_NEW_TOKENS",
     "repeating": "repeat themselves",
@@ -38,7 +39,9 @@ NGRAM_WORDS, MIN_WORDS, MAX_REPEATED_FRACTION = 4, 24, 0.4
 MAX_POWERS_OF_TEN, POWER_TOLERANCE = 3, 1e-6
 
 
-def check(reference: str, answer: str, finish: Finish, *, thinking_unfinished: bool = False) -> dict[str, bool]:
+def check(
+    reference: str, answer: str, finish: Finish, *, question: str = "", thinking_unfinished: bool = False
+) -> dict[str, bool]:
     """Which of `CHECKS` an answer fails; an answer that could not be generated fails none.
 
     Args:
@@ -48,6 +51,7 @@ def check(reference: str, answer: str, finish: Finish, *, thinking_unfinished: b
         return dict.fromkeys(CHECKS, False)
     return {
         "number_differs": number_differs(reference, answer),
+        UNSUPPORTED: number_unsupported(question, reference, answer),
         "negation_differs": bool(negation_differs(reference, answer)),
         CUT_OFF: finish == Finish.LENGTH,
         "repeating": repeating(answer),
@@ -77,6 +81,16 @@ def number_differs(reference: str, answer: str) -> bool:
         for quantity in expected
         if quantity.kind == other.kind
     )
+
+
+def number_unsupported(question: str, reference: str, answer: str) -> bool:
+    """Whether the answer gives a number with a unit that is in neither text, such as a dose that appears from nowhere.
+
+    Such a number may be right, but nothing here says so. Numbers without a unit are ignored, because many only count a list.
+    """
+    expected, given = quantities.find_in_both(reference, answer)
+    supported = (*expected, *quantities.find(question))
+    return any(quantity.unit and not any(quantity.same(other) for other in supported) for quantity in given)
 
 
 def _powers_of_ten_apart(left: Quantity, right: Quantity) -> bool:

@@ -10,8 +10,9 @@ from meerkat_workbench.tuning import chat, llm
 from meerkat_workbench.tuning.artifacts import Finish, Prediction, SampleAnswer, Split
 from meerkat_workbench.tuning.data import dataset_folders
 from meerkat_workbench.tuning.data.dataset_folders import PreparedSplit
-from meerkat_workbench.tuning.generation import generator, likelihood, prediction_store
+from meerkat_workbench.tuning.generation import generator, prediction_store
 from meerkat_workbench.tuning.generation.decoding import Decoder, Decoding, PromptRow
+from meerkat_workbench.tuning.generation.likelihood import Continuation, Scorer
 from meerkat_workbench.tuning.generation.questions import Question, questions_of
 from meerkat_workbench.tuning.scoring import bertscore, text_metrics
 from meerkat_workbench.tuning.training.eval_loss import SampleScores
@@ -51,9 +52,10 @@ def as_texts(asked: Sequence[Question], answers: Sequence[tuple[int, ...]], toke
 def next_choices(asked: Sequence[Question], given: Sequence[tuple[int, ...]], model: Any, tokenizer: Any) -> list[int]:
     """The token that a model predicts at each token of the given answers, from all tokens before it; one list for all answers."""
     chosen: list[int] = []
+    scorer = Scorer(model, tokenizer.pad_token_id)
     for question, ids in zip(asked, given, strict=True):
         if ids:
-            [logits] = likelihood.logits_of(model, [(question.prompt_ids, ids)], tokenizer.pad_token_id)
+            [logits] = scorer.logits([Continuation(question.prompt_ids, ids)])
             chosen += logits.argmax(-1).tolist()
     return chosen
 

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 
 from meerkat_workbench.core import console, files, subprocesses
 from meerkat_workbench.core.errors import UserError
-from meerkat_workbench.tuning.scoring import medical_metrics, text_metrics, wordnet
+from meerkat_workbench.tuning.data.records import Record
+from meerkat_workbench.tuning.data.vocabulary import ReferenceVocabulary
+from meerkat_workbench.tuning.scoring import content_metrics, medical_metrics, text_metrics, wordnet
 from meerkat_workbench.tuning.scoring.wordnet import WordNetMissingError
 
 if TYPE_CHECKING:
@@ -26,20 +28,39 @@ if TYPE_CHECKING:
 PREFIX = "compute_"
 BUILT_IN = (
     "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-1", "ROUGE-2", "ROUGE-L", "METEOR", "bertscore_f1",
-    "exact_match", "token_f1", "factual_exact_match", "medical_token_f1", "length_ratio",
-    "log_perplexity",
+    "exact_match", "token_f1", "factual_exact_match", "medical_token_f1",
+    "content_recall", "content_precision", "content_f1", "content_above_floor", "preference_accuracy", "preference_wins",
+    "length_ratio", "log_perplexity",
 )  # fmt: skip
 DESCRIPTIVE = {"length_ratio", "log_perplexity"}
 REASONS_WITHOUT_VALUE = {  # why a metric has no value for any answer
     "factual_exact_match": "no reference holds a dose, a number or a name to look for",
     "medical_token_f1": "no reference holds a known medical term: the built-in terms are English; give a file of terms in MEDICAL_LEXICON",
     "length_ratio": "every reference is empty",
+    **dict.fromkeys(("content_recall", "content_precision", "content_f1"), "no reference holds anything beyond its question"),
+    "content_above_floor": "no specialty has two references that hold anything beyond the questions",
 }
+NOT_MEASURED = "no model on this machine was available to measure it, or it was not asked for"
 # metrics that a model measures, and their signatures
-MEASURED = {"log_perplexity": "mean loss a token of the answer under the base, nats; exp of it is the perplexity"}
+MEASURED = {
+    "preference_accuracy": "the model finds the reference likelier than every distractor, by the mean log-probability of the tokens that "
+                           "neither the question nor the dataset's common words give away; v1",
+    "preference_wins": "fraction of the distractors that the model finds less likely than the reference, measured in the same way; v1",
+    "log_perplexity": "mean loss a token of the answer under the base, nats; exp of it is the perplexity",
+}  # fmt: skip
 MIN_PAIRS_FOR_WORKERS = 4000  # with fewer pairs, worker processes take longer to start than they save
-Pair = tuple[str, str]  # reference, answer
 Scores = list[float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPair:
+    """An answer with the reference that it is scored against; `question`, `id` and `specialty` are of the reference."""
+
+    reference: str
+    answer: str
+    question: str = ""
+    id: str = ""
+    specialty: str = ""
 
 
 @dataclass
@@ -117,22 +138,29 @@ class MetricSuite:
         low, high = getattr(getattr(self, PREFIX + name, None), "bounds", bounds_of(name))
         return float(low), float(high)
 
-    def score(self, pairs: Sequence[Pair | None], *, measured: Mapping[str, Scores] | None = None) -> MetricScores:
-        """Score (reference, answer) pairs.
+    def score(
+        self,
+        pairs: Sequence[ScoredPair | None],
+        *,
+        vocabulary: ReferenceVocabulary | None = None,
+        measured: Mapping[str, Scores] | None = None,
+    ) -> MetricScores:
+        """Score answers.
 
         Args:
             pairs: None for a failed answer, which gets no score.
+            vocabulary: of the dataset's references; without it no word is too common to count, and `content_above_floor` has no value.
             measured: scores of the metrics in `MEASURED`; without them these metrics are missing.
         """
         table = MetricScores(scores={name: [None] * len(pairs) for name in self.names()})
-        table.signatures = {**text_metrics.SIGNATURES, **medical_metrics.SIGNATURES}
+        table.signatures = {**text_metrics.SIGNATURES, **medical_metrics.SIGNATURES, **content_metrics.SIGNATURES}
         if self.lexicon:
             table.signatures["medical_token_f1"] = (
                 f"F1 over the terms of {Path(self.lexicon).name}, sha256 {self.lexicon_hash()}; v1"
             )
         present = {row: pair for row, pair in enumerate(pairs) if pair is not None}
         rows = list(present)
-        scores_by_pair = self._score_texts(list(present.values()), table)
+        scores_by_pair = self._score_texts(list(present.values()), vocabulary or ReferenceVocabulary(), table)
         for row, pair in present.items():
             for name, value in scores_by_pair[pair].items():
                 table.scores[name][row] = value
@@ -141,19 +169,22 @@ class MetricSuite:
             table.scores[name] = list((measured or {}).get(name, table.scores[name]))
             table.signatures[name] = signature
             if not any(value is not None for value in table.scores[name]):
-                table.missing[name] = "no model on this machine was available to measure it"
+                table.missing[name] = NOT_MEASURED
         for name in self.own_metrics():
             table.signatures[name] = "the user's own"
             self._own_metric(table, pairs, rows, name, getattr(self, PREFIX + name))
         return table
 
-    def _score_texts(self, pairs: Sequence[Pair], table: MetricScores) -> dict[Pair, dict[str, float | None]]:
+    def _score_texts(
+        self, pairs: Sequence[ScoredPair], vocabulary: ReferenceVocabulary, table: MetricScores
+    ) -> dict[ScoredPair, dict[str, float | None]]:
         """All metrics that need only the texts; many pairs are scored on all cores."""
         try:
             wordnet.reader()
         except WordNetMissingError as error:
             table.missing["METEOR"] = str(error)
-        compute = functools.partial(text_scores, with_meteor="METEOR" not in table.missing, lexicon=self.lexicon)
+        with_meteor = "METEOR" not in table.missing
+        compute = functools.partial(text_scores, vocabulary=vocabulary, with_meteor=with_meteor, lexicon=self.lexicon)
         todo = list(dict.fromkeys(pairs))
         in_this_process = len(todo) < MIN_PAIRS_FOR_WORKERS or (os.cpu_count() or 1) == 1
         scores_by_pair = {}
@@ -178,7 +209,7 @@ class MetricSuite:
     def _own_metric(
         self,
         table: MetricScores,
-        pairs: Sequence[Pair | None],
+        pairs: Sequence[ScoredPair | None],
         rows: list[int],
         name: str,
         compute: Callable[[str, str], float | None],
@@ -189,14 +220,14 @@ class MetricSuite:
             pair = pairs[row]
             assert pair is not None
             try:
-                value = compute(*pair)
+                value = compute(pair.reference, pair.answer)
                 values[row] = None if value is None or not math.isfinite(value) else float(value)
             except Exception as error:  # a user's metric may raise anything; the reason is shown and the run continues
                 table.missing[name] = f"{type(error).__name__}: {error}"[:200]
                 break
         table.scores[name] = [None] * len(pairs) if name in table.missing else values
 
-    def _bertscore(self, table: MetricScores, pairs: Sequence[Pair | None], rows: list[int]) -> None:
+    def _bertscore(self, table: MetricScores, pairs: Sequence[ScoredPair | None], rows: list[int]) -> None:
         from meerkat_workbench.tuning.scoring.bertscore import BertScorer
 
         try:
@@ -207,29 +238,39 @@ class MetricSuite:
             table.missing["bertscore_f1"] = self._bert_fault
             return
         table.signatures["bertscore_f1"] = self._bert.signature
-        present = [pairs[row] or ("", "") for row in rows]
-        if unfit := self._bert.unfit_for([reference for reference, _ in present]):
+        present = [pair for row in rows if (pair := pairs[row])]
+        references, answers = [pair.reference for pair in present], [pair.answer for pair in present]
+        if unfit := self._bert.unfit_for(references):
             table.missing["bertscore_f1"] = unfit
             return
-        for row, value in zip(rows, self._bert.score([r for r, _ in present], [h for _, h in present]), strict=True):
+        for row, value in zip(rows, self._bert.score(references, answers), strict=True):
             table.scores["bertscore_f1"][row] = value
         if self._bert.truncated:
             table.notes.append(f"bertscore_f1: {self._bert.truncated} texts were cut at {self._bert.max_tokens} tokens")
 
 
-def text_scores(pair: Pair, *, with_meteor: bool, lexicon: str = "") -> dict[str, float | None]:
-    """All built-in metrics that need only the two texts."""
+def text_scores(
+    pair: ScoredPair, *, vocabulary: ReferenceVocabulary, with_meteor: bool, lexicon: str = ""
+) -> dict[str, float | None]:
+    """All built-in metrics that need only texts."""
+    texts = (pair.reference, pair.answer)
+    asked = Record(pair.id, pair.specialty, pair.question, pair.reference)
+    content = content_metrics.content_scores(pair.question, *texts, vocabulary.common, lexicon)
     return {
-        **{f"BLEU-{n}": value for n, value in enumerate(text_metrics.bleu(*pair), start=1)},
-        "ROUGE-1": text_metrics.rouge_n(*pair, 1),
-        "ROUGE-2": text_metrics.rouge_n(*pair, 2),
-        "ROUGE-L": text_metrics.rouge_l(*pair),
-        "METEOR": text_metrics.meteor(*pair) if with_meteor else None,
-        "exact_match": text_metrics.exact_match(*pair),
-        "token_f1": text_metrics.token_f1(*pair),
-        "factual_exact_match": medical_metrics.factual_exact_match(*pair),
-        "medical_token_f1": medical_metrics.medical_token_f1(*pair, lexicon),
-        "length_ratio": text_metrics.length_ratio(*pair),
+        **{f"BLEU-{n}": value for n, value in enumerate(text_metrics.bleu(*texts), start=1)},
+        "ROUGE-1": text_metrics.rouge_n(*texts, 1),
+        "ROUGE-2": text_metrics.rouge_n(*texts, 2),
+        "ROUGE-L": text_metrics.rouge_l(*texts),
+        "METEOR": text_metrics.meteor(*texts) if with_meteor else None,
+        "exact_match": text_metrics.exact_match(*texts),
+        "token_f1": text_metrics.token_f1(*texts),
+        "factual_exact_match": medical_metrics.factual_exact_match(*texts),
+        "medical_token_f1": medical_metrics.medical_token_f1(*texts, lexicon),
+        "content_recall": None if content is None else content.recall,
+        "content_precision": None if content is None else content.precision,
+        "content_f1": None if content is None else content.f1,
+        "content_above_floor": content_metrics.above_floor(asked, pair.answer, vocabulary, lexicon),
+        "length_ratio": text_metrics.length_ratio(*texts),
     }
 
 
@@ -238,7 +279,7 @@ def bounds_of(name: str) -> tuple[float, float]:
     if name in DESCRIPTIVE:
         return 0.0, math.inf
     if name in BUILT_IN:
-        return (-1.0, 1.0) if name == "bertscore_f1" else (0.0, 1.0)
+        return (-1.0, 1.0) if name in ("bertscore_f1", "content_above_floor") else (0.0, 1.0)
     return -math.inf, math.inf
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from meerkat_workbench.tuning.artifacts import BASE, FIXED, TUNED, CorpusBleu, Finish
+from meerkat_workbench.tuning.artifacts import BASE, FEW_SHOT, FIXED, TUNED, CorpusBleu, Finish
+from meerkat_workbench.tuning.data.vocabulary import ReferenceVocabulary
 from meerkat_workbench.tuning.generation.questions import RETENTION
 from meerkat_workbench.tuning.scoring import answer_checks, retention, text_metrics
 from meerkat_workbench.tuning.scoring.answer_table import AnswerTable, Column
@@ -27,6 +28,8 @@ from meerkat_workbench.tuning.scoring.metric_suite import (
     REASONS_WITHOUT_VALUE,
     MetricScores,
     MetricSuite,
+    ScoredPair,
+    Scores,
     shuffle_within_groups,
 )
 from meerkat_workbench.tuning.scoring.retention import RetentionAnswer
@@ -77,30 +80,44 @@ class ScoredAnswers:
         return sum(int(table.failed.sum()) for table in self.tables.values())
 
 
-def score_answers(suite: MetricSuite, run: GenerationRun, folder: Path, *, seed: int, with_retention: bool) -> ScoredAnswers:
+def score_answers(
+    suite: MetricSuite, run: GenerationRun, vocabulary: ReferenceVocabulary, folder: Path, *, seed: int, with_retention: bool
+) -> ScoredAnswers:
     """Score every answer of every system, and print what could not be scored.
 
     Args:
+        vocabulary: of the dataset's references.
         folder: for the file of texts, while the tables are in use.
     """
     run.check_complete()
     count = sum(len(job.questions) for job in run.jobs.values())
     print(f"scoring {count} answers by {len(suite.names())} metrics …", flush=True)
+    chance = _chance(run)
     tables: dict[str, AnswerTable] = {}
     scores: dict[str, MetricScores] = {}
     floors_by_system: dict[str, Floors] = {}
     bleu: dict[str, CorpusBleu] = {}
     for system in run.jobs:
         answers = (scored for scored in run.answers(system) if scored.question.split != RETENTION)
-        tables[system], scores[system] = score(suite, answers, folder)
-        floors_by_system[system] = floors(suite, tables[system], seed)
+        tables[system], scores[system] = score(suite, answers, vocabulary, folder)
+        shuffled = floors(suite, tables[system], vocabulary, seed)
+        floors_by_system[system] = {split: {**values, **chance} for split, values in shuffled.items()}
         for split, (value, signature) in corpus_bleu(tables[system]).items():
             before = bleu[split].scores if split in bleu else {}
             bleu[split] = CorpusBleu(bleu[split].signature if split in bleu else signature, {**before, system: value})
-    missing = {name: reason for of_system in scores.values() for name, reason in of_system.missing.items()}
+    # the likelihood of the few-shot base's answers is not measured
+    missing = {name: reason for system in scores if system != FEW_SHOT for name, reason in scores[system].missing.items()}
     _print_notes(missing, scores[TUNED].notes, tables)
     general = retention_answers(run) if with_retention else None
     return ScoredAnswers(tables, replace(scores[TUNED], missing=missing), floors_by_system, bleu, general)
+
+
+def _chance(run: GenerationRun) -> dict[str, float]:
+    """What a model that guesses gets in the preference metrics."""
+    preferences = list(run.preferences_of(BASE).values())
+    if not preferences:
+        return {}
+    return {"preference_accuracy": sum(one.chance for one in preferences) / len(preferences), "preference_wins": 0.5}
 
 
 def _print_notes(missing: Mapping[str, str], notes: Iterable[str], tables: Mapping[str, AnswerTable]) -> None:
@@ -132,11 +149,14 @@ def retention_answers(run: GenerationRun) -> list[RetentionAnswer]:
     return judged
 
 
-def score(suite: MetricSuite, answers: Iterable[ScoredText], folder: Path) -> tuple[AnswerTable, MetricScores]:
+def score(
+    suite: MetricSuite, answers: Iterable[ScoredText], vocabulary: ReferenceVocabulary, folder: Path
+) -> tuple[AnswerTable, MetricScores]:
     """Score one system's answers.
 
     Args:
         answers: in the order of the rows.
+        vocabulary: of the dataset's references.
         folder: for the file of texts, while the table is in use.
 
     Returns:
@@ -148,9 +168,7 @@ def score(suite: MetricSuite, answers: Iterable[ScoredText], folder: Path) -> tu
         path = Path(temporary) / "texts.arrow"
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
             for chunk in _chunks(answers):
-                scores = suite.score(
-                    [_pair(scored) for scored in chunk], measured={"log_perplexity": [scored.loss for scored in chunk]}
-                )
+                scores = suite.score([_pair(scored) for scored in chunk], vocabulary=vocabulary, measured=_measured(chunk))
                 summary.missing |= scores.missing
                 summary.signatures |= scores.signatures
                 summary.notes = scores.notes  # those of the last chunk count the answers of all chunks
@@ -167,9 +185,22 @@ def score(suite: MetricSuite, answers: Iterable[ScoredText], folder: Path) -> tu
     return AnswerTable(frame[[*order, *(name for name in frame.columns if name not in order)]]), summary
 
 
-def _pair(scored: ScoredText) -> tuple[str, str] | None:
+def _pair(scored: ScoredText) -> ScoredPair | None:
     """Reference and answer; None if the answer failed."""
-    return None if scored.prediction.finish == Finish.FAILED else (scored.question.reference, scored.prediction.text)
+    asked = scored.question
+    if scored.prediction.finish == Finish.FAILED:
+        return None
+    return ScoredPair(asked.reference, scored.prediction.text, asked.question, asked.id, asked.specialty)
+
+
+def _measured(chunk: Sequence[ScoredText]) -> dict[str, Scores]:
+    """The values that models measured, by metric."""
+    preferences = [scored.preference for scored in chunk]
+    return {
+        "preference_accuracy": [None if one is None else one.right for one in preferences],
+        "preference_wins": [None if one is None else one.wins for one in preferences],
+        "log_perplexity": [scored.loss for scored in chunk],
+    }
 
 
 def _frame(chunk: Iterable[ScoredText], scores: MetricScores) -> pd.DataFrame:
@@ -180,7 +211,7 @@ def _frame(chunk: Iterable[ScoredText], scores: MetricScores) -> pd.DataFrame:
             Column.QUESTION: one.question.question, Column.REFERENCE: one.question.reference, Column.PREDICTION: one.prediction.text,
             Column.FINISH: str(one.prediction.finish), Column.TOKENS: one.prediction.tokens, Column.ERROR: one.prediction.error,
             Column.REASONING: one.prediction.reasoning,
-            **answer_checks.check(one.question.reference, one.prediction.text, one.prediction.finish,
+            **answer_checks.check(one.question.reference, one.prediction.text, one.prediction.finish, question=one.question.question,
                                   thinking_unfinished=one.prediction.thinking_unfinished),
         }
         for one in chunk
@@ -212,7 +243,7 @@ def _mark_missing(summary: MetricScores, frame: pd.DataFrame, suite: MetricSuite
             summary.missing[name] = REASONS_WITHOUT_VALUE.get(name, "it gave no value for any answer")
 
 
-def floors(suite: MetricSuite, table: AnswerTable, seed: int) -> Floors:
+def floors(suite: MetricSuite, table: AnswerTable, vocabulary: ReferenceVocabulary, seed: int) -> Floors:
     """The floor of each metric by split: its mean when answers are shuffled among the questions of a specialty."""
     by_split: dict[str, dict[str, float]] = {}
     for split in FIXED:
@@ -222,9 +253,13 @@ def floors(suite: MetricSuite, table: AnswerTable, seed: int) -> Floors:
         order = shuffle_within_groups(list(answered.specialties), seed)
         total, known, missing = dict.fromkeys(suite.names(), 0.0), dict.fromkeys(suite.names(), 0), set()
         for start in range(0, len(answered), CHUNK):
-            references = answered.references.iloc[start : start + CHUNK]
+            asked = answered.rows(range(start, min(start + CHUNK, len(answered))))
             predictions = answered.predictions.iloc[np.asarray(order[start : start + CHUNK])]
-            scores = suite.score(list(zip(references, predictions, strict=True)))
+            pairs = [
+                ScoredPair(one.reference, other, one.question, one.id, one.specialty)
+                for one, other in zip(asked, predictions, strict=True)
+            ]
+            scores = suite.score(pairs, vocabulary=vocabulary)
             missing |= set(scores.missing)
             for name, values in scores.scores.items():
                 present = [value for value in values if value is not None]

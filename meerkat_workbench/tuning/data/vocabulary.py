@@ -1,0 +1,72 @@
+"""The words of a dataset's references: stems, and the words that are too common to tell what an answer knows."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from nltk.stem.porter import PorterStemmer
+
+from meerkat_workbench.core import files
+from meerkat_workbench.text import texts
+from meerkat_workbench.tuning.data.records import Record
+
+MAX_COMMON_FRACTION, MIN_COMMON_COUNT = 0.05, 3  # a word in more than 5% of the references, and in three of them, is common
+MAX_OTHERS = 8  # references of other questions that make the floor of one answer
+FUNCTION_WORDS = texts.ENGLISH_FUNCTION_WORDS | texts.FOREIGN_FUNCTION_WORDS
+_stemmer = PorterStemmer()
+
+
+@dataclass(frozen=True)
+class ReferenceVocabulary:
+    """What is known of all references of a dataset's fixed splits.
+
+    Attributes:
+        common: stems of words that do not count, because many references hold them.
+        others: by specialty, some of its records, whose references make the floors.
+    """
+
+    common: frozenset[str] = frozenset()
+    others: dict[str, list[Record]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> ReferenceVocabulary:
+        """Count the words of all references, and choose the records of the floors; the order of the records does not matter."""
+        counts: Counter[str] = Counter()
+        total = 0
+        chosen: dict[str, list[Record]] = {}
+        for record in records:
+            total += 1
+            counts.update(stems(record.response, english=texts.is_english(record.response) is not False))
+            of_specialty = chosen.setdefault(record.specialty, [])
+            of_specialty.append(record)
+            of_specialty.sort(key=lambda record: files.sha256_of(record.id))
+            del of_specialty[MAX_OTHERS + 1 :]
+        limit = max(MIN_COMMON_COUNT - 1, MAX_COMMON_FRACTION * total)
+        return cls(frozenset(word for word, count in counts.items() if count > limit), chosen)
+
+
+@functools.lru_cache(maxsize=65536)
+def stem(word: str, *, english: bool) -> str:
+    """The stem of a lower-case English word (Porter 1980); any other word as it is."""
+    return str(_stemmer.stem(word)) if english else word
+
+
+@functools.lru_cache(maxsize=16384)
+def stems(text: str, *, english: bool) -> frozenset[str]:
+    """Stems of a text's words without function words, numbers and what follows a number ("mg"), which is a part of it.
+
+    If words are not separated by spaces, pairs of characters take the place of words.
+    """
+    if texts.script_without_spaces(text):
+        return frozenset(word for word in texts.words_of(text) if word.isalpha())
+    function_words = texts.ENGLISH_FUNCTION_WORDS if english else texts.FOREIGN_FUNCTION_WORDS
+    words, after_number = set(), False
+    for word in texts.tokens(text):
+        is_number = any(map(str.isdigit, word))
+        if len(word) > 1 and not is_number and not after_number:
+            words.add(word)
+        after_number = is_number
+    return frozenset(stem(word, english=english) for word in words - function_words)

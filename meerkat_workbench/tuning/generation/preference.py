@@ -1,0 +1,196 @@
+"""Does a model find the right answer more likely than wrong ones? No answer is generated.
+
+The reference of a question competes with distractors of the same style (`distractors`). A text's score is its mean log-probability per
+token after the question, over the tokens that carry content: words and numbers that neither the question nor many references of the dataset
+hold. So phrases that tuning teaches do not count, and all texts have the same style. The first `MAX_TOKENS` tokens of a text are read.
+
+The same is measured without the question (the answer-only baseline), which shows whether the texts alone give the right one away.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from meerkat_workbench.core import console, files
+from meerkat_workbench.core.jsonl_store import JsonlStore
+from meerkat_workbench.text import texts
+from meerkat_workbench.tuning import chat
+from meerkat_workbench.tuning.artifacts import Preference
+from meerkat_workbench.tuning.data import vocabulary
+from meerkat_workbench.tuning.data.records import Record
+from meerkat_workbench.tuning.data.vocabulary import FUNCTION_WORDS, ReferenceVocabulary
+from meerkat_workbench.tuning.generation import likelihood
+from meerkat_workbench.tuning.generation.distractors import Distractor, DistractorMaker
+from meerkat_workbench.tuning.generation.generator import active_adapter
+from meerkat_workbench.tuning.generation.likelihood import Continuation
+from meerkat_workbench.tuning.generation.prefixes import prefix_lengths
+from meerkat_workbench.tuning.generation.questions import Question
+
+MAX_TOKENS = 48  # of a reference or distractor; the beginning tells most, and more would take longer
+MAX_BATCH_TOKENS = 4096  # in a batch, including padding
+VERSION = "v1"
+ANSWER_ONLY = "answer_only"  # in place of a system: the base without the question
+
+
+@dataclass(frozen=True)
+class PreferenceScores:
+    """What the scores of one question tell.
+
+    Attributes:
+        right: 1 if the model finds the reference more likely than every distractor, else 0.
+        wins: fraction of the distractors that the model finds less likely than the reference.
+        chance: `right` of a model that guesses.
+    """
+
+    right: float
+    wins: float
+    chance: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A question with its distractors."""
+
+    question: Question
+    distractors: tuple[Distractor, ...]
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The reference and the distractors."""
+        return (self.question.reference, *(one.text for one in self.distractors))
+
+    def key(self, identity: str) -> str:
+        """The key of this choice under a model."""
+        return files.sha256_of([self.question.prompt, *self.answers, identity, VERSION])[:32]
+
+
+@dataclass(frozen=True)
+class PreferencePlan:
+    """What is measured: the choices of each system by key, with those of the answer-only baseline.
+
+    Attributes:
+        references: tells the words that are too common to count.
+    """
+
+    by_system: Mapping[str, Mapping[str, Choice]]
+    references: ReferenceVocabulary
+
+    def keys(self) -> set[str]:
+        return {key for choices in self.by_system.values() for key in choices}
+
+    def of(self, system: str) -> Mapping[str, Choice]:
+        """The choices of a system by key; none if it is on a server."""
+        return self.by_system.get(system, {})
+
+
+def make_choices(questions: Sequence[Question], maker: DistractorMaker, count: int) -> list[Choice]:
+    """The choices of those questions that have enough distractors."""
+    found = [
+        Choice(question, tuple(maker.distractors(Record(question.id, question.specialty, question.question, question.reference), count)))
+        for question in questions
+    ]  # fmt: skip
+    return [choice for choice in found if choice.distractors]
+
+
+def without_question(choice: Choice, tokenizer: Any, *, encoder_decoder: bool) -> Choice | None:
+    """The same choice for the answer-only baseline: the prompt without its question; None if the prompt does not hold it word for word."""
+    question = choice.question
+    before, found, after = question.prompt.rpartition(question.question)
+    if not found:
+        return None
+    encode = chat.encode_source if encoder_decoder else chat.encode_prompt
+    prompt = before + after
+    return replace(choice, question=replace(question, prompt=prompt, prompt_ids=tuple(encode(tokenizer, prompt))))
+
+
+def scores_of(record: Preference | None) -> PreferenceScores | None:
+    """What a stored record tells; None if a text had no content, or was not measured."""
+    if record is None or not record.scores or any(score is None for score in record.scores):
+        return None
+    reference, *others = (float(score) for score in record.scores if score is not None)
+    wins = sum(reference > other for other in others) / len(others)
+    return PreferenceScores(float(wins == 1), wins, 1 / len(record.scores))
+
+
+def measure(
+    model: Any, adapter: str | None, tokenizer: Any, choices: Mapping[str, Choice], references: ReferenceVocabulary,
+    store: JsonlStore[Preference],
+) -> None:  # fmt: skip
+    """Measure and store the choices that the store lacks.
+
+    Args:
+        adapter: the active adapter; None for the base.
+        choices: by key.
+        references: tells the words that are too common to count.
+    """
+    lacking = {key: choice for key, choice in choices.items() if store.lacks(key)}
+    if not lacking:
+        return
+    prompts = [choice.question.prompt_ids for choice in choices.values()]
+    lengths = prefix_lengths(prompts, [choice.question.specialty for choice in choices.values()])
+    shared = dict(zip(choices, lengths, strict=True))
+    order = sorted(lacking, key=lambda key: -len(lacking[key].question.prompt_ids))
+    with active_adapter(model, adapter), console.Progress("preferences", len(order), "questions") as progress:
+        scorer = likelihood.Scorer(model, tokenizer.pad_token_id)
+        start = 0
+        while start < len(order):
+            width = len(lacking[order[start]].question.prompt_ids) - shared[order[start]] + MAX_TOKENS
+            keys = order[start : start + max(1, MAX_BATCH_TOKENS // (width * len(lacking[order[start]].answers)))]
+            store.add([
+                Preference(key=key, scores=scores)
+                for key, scores in zip(keys, _score(scorer, tokenizer, [(lacking[key], shared[key]) for key in keys], references), strict=True)
+            ])  # fmt: skip
+            start += len(keys)
+            progress.advance(len(keys))
+
+
+def _score(
+    scorer: likelihood.Scorer, tokenizer: Any, choices: Sequence[tuple[Choice, int]], references: ReferenceVocabulary
+) -> list[tuple[float | None, ...]]:
+    """The scores of each choice. The int is the number of tokens at the start of its prompt that are computed once."""
+    rows, counted, sizes = [], [], []
+    for choice, shared in choices:
+        sizes.append(len(choice.answers))
+        for text in choice.answers:
+            ids, spans = tokens_with_spans(tokenizer, text)
+            rows.append(Continuation(choice.question.prompt_ids, ids, shared))
+            counted.append(content_mask(text, spans, choice.question.question, references.common))
+    found = likelihood.measure_batch(scorer, rows)
+    means = [_mean(values, mask) for values, mask in zip(found, counted, strict=True)]
+    flat = iter(means)
+    return [tuple(next(flat) for _ in range(size)) for size in sizes]
+
+
+def _mean(values: torch.Tensor, mask: Sequence[bool]) -> float | None:
+    """Mean of the counted values, (tokens,); None if none is counted."""
+    chosen = [value for value, counts in zip(values.tolist(), mask, strict=True) if counts]
+    return round(math.fsum(chosen) / len(chosen), 6) if chosen else None
+
+
+def tokens_with_spans(tokenizer: Any, text: str) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
+    """The first tokens of a text, and the start and end of each token in the text."""
+    if getattr(tokenizer, "is_fast", False):
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return tuple(encoded["input_ids"][:MAX_TOKENS]), list(encoded["offset_mapping"][:MAX_TOKENS])
+    ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"][:MAX_TOKENS])
+    ends = [len(tokenizer.decode(ids[:count])) for count in range(len(ids) + 1)]
+    return ids, list(itertools.pairwise(ends))
+
+
+def content_mask(text: str, spans: Sequence[tuple[int, int]], question: str, common: frozenset[str]) -> list[bool]:
+    """Whether each token belongs to a word or number that neither the question nor many references hold."""
+    english = texts.is_english(text) is not False
+    asked = {vocabulary.stem(word, english=english) for word in texts.tokens(question)}
+    counted = bytearray(len(text))
+    for match in texts.TOKEN.finditer(text):
+        word = match.group().lower()
+        stem = vocabulary.stem(word, english=english)
+        if word not in FUNCTION_WORDS and stem not in asked and stem not in common:
+            counted[match.start() : match.end()] = b"\1" * (match.end() - match.start())
+    return [any(counted[start:end]) for start, end in spans]
