@@ -14,6 +14,7 @@ from meerkat_workbench.tuning.generation.endpoint import Endpoint
 from meerkat_workbench.tuning.generation.prediction_store import PredictionStore
 from meerkat_workbench.tuning.scoring import judge
 from meerkat_workbench.tuning.scoring.answer_table import AnswerTable
+from meerkat_workbench.tuning.scoring.judge_requests import Judge
 
 
 def graded(a, b):
@@ -89,7 +90,7 @@ def test_the_script_asks_the_judge_stores_its_replies_and_reports_them(small_run
 
     shutil.copytree(small_run["scores"], folders["scores"])  # so that the judge alone is asked
     with chat_server(reply) as address:
-        done = run_script(*evaluate_command(folders, f"JUDGE={address} m"))
+        done = run_script(*evaluate_command(folders, f"JUDGE={address} m", "JUDGE_CLAIMS=False"))
         assert done.returncode == 0 and address in done.stdout, done.stderr
         assert Endpoint(address, "m").stay_or_leave() in done.stdout
     assert len(asked) == 2 * 40  # both orders of ten holdout questions of four specialties
@@ -109,8 +110,7 @@ def test_replies_are_asked_for_once_and_taken_over_from_an_archived_evaluation(t
         return graded(2, 4)
 
     def judged_by(model, folder, *, stored_only):
-        store = PredictionStore(folder)
-        return judge.judge_answers(Endpoint(address, model), base, tuned, store, 2, stored_only=stored_only)
+        return judge.judge_answers(Judge(Endpoint(address, model), PredictionStore(folder), 2, stored_only), base, tuned)
 
     with chat_server(reply) as address:
         first = judged_by("m", tmp_path / "archive" / "iteration_001", stored_only=False)

@@ -103,6 +103,9 @@ class AnswerVerdicts(msgspec.Struct, frozen=True):
         return Judgement(getattr(self, criterion))
 
 
+NO_VERDICTS = AnswerVerdicts()
+
+
 class ClaimVerdict(enum.StrEnum):
     """What a text says about a claim: about a claim of the reference the answer, about a claim of the answer the reference."""
 
