@@ -1,8 +1,9 @@
 """Rates of yes that a judge reports, corrected by its sensitivity and specificity on items that people rated.
 
-Rogan and Gladen (1978): theta = (p + q0 - 1) / (q0 + q1 - 1), where p is the fraction of yes that the judge gives, q1 its sensitivity
-and q0 its specificity. The interval is that of Lee et al., "How to Correctly Report LLM-as-a-Judge Evaluations" (arXiv 2511.21140): a
-Wald interval on adjusted counts that covers the judged and the rated sample. The formulas take the two samples as independent.
+Rogan and Gladen (1978): theta = (p + q0 - 1) / (q0 + q1 - 1), where p is the fraction of yes that the judge gives, q1 its
+sensitivity and q0 its specificity. The interval is that of Lee et al., "How to Correctly Report LLM-as-a-Judge Evaluations"
+(arXiv 2511.21140): a Wald interval on adjusted counts that covers the judged and the rated sample. The formulas take the two
+samples as independent.
 """
 
 from __future__ import annotations
@@ -104,8 +105,8 @@ def rate_interval(
 ) -> tuple[Floats, Floats]:
     """The 95% interval of corrected rates, for many samples at once; all arguments are counts of the same shape.
 
-    arXiv 2511.21140: z^2 / 2 is added to yes and no of the judged items, 1 to right and wrong of the rated ones, and the centre is
-    moved by 2 z^2 (theta q1 (1 - q1) / m1 - (1 - theta) q0 (1 - q0) / m0), computed from the adjusted counts.
+    arXiv 2511.21140: z^2 / 2 is added to yes and no of the judged items, 1 to right and wrong of the rated ones, and the centre
+    is moved by 2 z^2 (theta q1 (1 - q1) / m1 - (1 - theta) q0 (1 - q0) / m0), computed from the adjusted counts.
 
     Returns:
         Lower and upper ends, clipped to 0 and 1; NaN where adjusted sensitivity and specificity add up to 1 or less.
@@ -142,8 +143,8 @@ def difference_interval(
 ) -> tuple[Floats, Floats]:  # fmt: skip
     """The 95% interval of corrected paired differences, for many samples at once; all arguments are counts of the same shape.
 
-    The delta method on adjusted counts: those of `rate_interval` for the rated items, and half a pair in each of the four cells for the
-    judged ones (Agresti and Min 2005).
+    The delta method on adjusted counts: those of `rate_interval` for the rated items, and half a pair in each of the four cells
+    for the judged ones (Agresti and Min 2005).
 
     Returns:
         Lower and upper ends, clipped to -1 and 1; NaN where adjusted sensitivity and specificity add up to 1 or less.

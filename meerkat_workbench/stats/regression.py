@@ -30,8 +30,8 @@ def line(differences: Sequence[float], covariate: Sequence[float]) -> Line:
         covariate: of each pair, (n,), such as the difference in log length.
 
     Returns:
-        The intercept with its t interval and p value (n - 2 degrees of freedom); NaN with fewer than three pairs, or if the covariate
-        is the same for all.
+        The intercept with its t interval and p value (n - 2 degrees of freedom); NaN with fewer than three pairs, or if the
+        covariate is the same for all.
     """
     y, x = np.asarray(differences, float), np.asarray(covariate, float)
     if len(y) < MIN_PAIRS or not np.ptp(x) > 0:

@@ -81,8 +81,8 @@ def report(output: Path, paths: Sequence[Path], suite: MetricSuite, seed: int) -
 def comparable_metrics(suite: MetricSuite, base: AnswerTable, tuned: AnswerTable) -> dict[str, bool]:
     """The metrics in both tables that can prefer an answer, and whether less of each is better.
 
-    Metrics of the suite that only describe are left out. A column of numbers that is not in the suite counts as a metric of which more
-    is better, unless it is a measure of claims.
+    Metrics of the suite that only describe are left out. A column of numbers that is not in the suite counts as a metric of
+    which more is better, unless it is a measure of claims.
     """
     in_suite, of_claims = set(suite.names()), {str(measure): measure.lower_is_better for measure in ClaimMeasure}
     names = [name for name in dict.fromkeys([*suite.names(), *base.metrics]) if base.has_metric(name) and tuned.has_metric(name)]

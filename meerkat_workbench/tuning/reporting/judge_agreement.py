@@ -1,11 +1,12 @@
 """Raters and the judge, joined: how far the judge agrees with raters, and its rates corrected by what they show of its errors.
 
-The judge says yes only if it does so in both orders; a verdict that changes with the order counts as not yes. It thus says something of
-every answer that it read, and the correction covers this rule like any other error. Answers without a readable reply are left out.
-The truth of an answer is what most of its raters say; answers on which they are divided evenly are left out.
+The judge says yes only if it does so in both orders; a verdict that changes with the order counts as not yes. It thus says
+something of every answer that it read, and the correction covers this rule like any other error. Answers without a readable
+reply are left out. The truth of an answer is what most of its raters say; answers on which they are divided evenly are left
+out.
 
-Sensitivity and specificity are those on the rated answers of both systems together: the judge is taken to err alike on both, and on
-unrated answers as on rated ones.
+Sensitivity and specificity are those on the rated answers of both systems together: the judge is taken to err alike on both,
+and on unrated answers as on rated ones.
 """
 
 from __future__ import annotations

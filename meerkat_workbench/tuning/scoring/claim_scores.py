@@ -62,7 +62,8 @@ def _values(pairs: Iterable[tuple[ClaimScore, ClaimScore]], measure: ClaimMeasur
 def _estimate(measure: ClaimMeasure, values: Sequence[tuple[tuple[float, float], str]], seed: int) -> significance.Estimate:
     differences = [one - other for (one, other), _ in values]
     estimate = significance.stratified(differences, [specialty for _, specialty in values], test=True, seed=seed)
-    return estimate if measure is ClaimMeasure.UNSUPPORTED else estimate.within(-1, 1)  # the others are fractions
+    largest = math.inf if measure is ClaimMeasure.UNSUPPORTED else 1  # the others are fractions
+    return estimate.within(-largest, largest)
 
 
 def _verdict(estimate: significance.Estimate, p: float, measure: ClaimMeasure) -> Verdict:

@@ -1,13 +1,13 @@
 """Claims: what a reference says and an answer does too, and what an answer says without support from the reference.
 
-A judge cuts each reference and each answer into claims, sentence by sentence and with their conditions, and may find that a text has no
-verifiable claim (MedScore, arXiv 2505.18452; cutting without conditions, as in FActScore, takes medical statements apart). Of each claim
-of a reference it is asked what the answer says about it, and of each claim of an answer what the reference says about it: the text
-entails it, contradicts it, or does neither. Entailed and contradicted are OLAPH's terms (arXiv 2405.12701); a contradiction is what the
-judge calls one, never a distance of embeddings.
+A judge cuts each reference and each answer into claims, sentence by sentence and with their conditions, and may find that a
+text has no verifiable claim (MedScore, arXiv 2505.18452; cutting without conditions, as in FActScore, takes medical statements
+apart). Of each claim of a reference it is asked what the answer says about it, and of each claim of an answer what the
+reference says about it: the text entails it, contradicts it, or does neither. Entailed and contradicted are OLAPH's terms
+(arXiv 2405.12701); a contradiction is what the judge calls one, never a distance of embeddings.
 
-A request to cut holds one text, so it has no order. A request for a verdict holds a claim and a text. It is asked in both orders, and
-a verdict that changes with the order is undecided. What is undecided or cannot be read is counted and never scored.
+A request to cut holds one text, so it has no order. A request for a verdict holds a claim and a text. It is asked in both
+orders, and a verdict that changes with the order is undecided. What is undecided or cannot be read is counted and never scored.
 """
 
 from __future__ import annotations
@@ -76,9 +76,10 @@ class ReplyCounts:
     """What became of the judge's replies.
 
     Attributes:
-        passages: texts that were cut; `uncut` of them have no list that can be read, and `without_claims` have no verifiable claim.
-        checks: pairs of claim and text; `unread` have a reply that cannot be read, and the verdict of `undecided` changed with the
-            order.
+        passages: texts that were cut; `uncut` of them have no list that can be read, and `without_claims` have no verifiable
+            claim.
+        checks: pairs of claim and text; `unread` have a reply that cannot be read, and the verdict of `undecided` changed with
+            the order.
         unanswered: requests without a reply; another run asks them again.
     """
 
@@ -108,7 +109,8 @@ class ClaimFindings:
 def judge_claims(judge: Judge, tables: Mapping[str, AnswerTable], split: Split = Split.HOLDOUT) -> ClaimFindings:
     """Cut the references and answers of a split into claims, and ask what each says about the other's.
 
-    Equal texts and equal pairs of claim and text are asked about once, whichever system they come from. Failed answers are left out.
+    Equal texts and equal pairs of claim and text are asked about once, whichever system they come from. Failed answers are left
+    out.
 
     Args:
         tables: answers by system.
@@ -192,7 +194,9 @@ def read_verdict(reply: str) -> ClaimVerdict:
 
 
 def cut(judge: Judge, passages: Sequence[Passage], replies: ReplyCounts) -> dict[Passage, tuple[str, ...] | None]:
-    """The claims of each text; None if the judge's list is missing or cannot be read. A blank text has no claim and is not asked about.
+    """The claims of each text; None if the judge's list is missing or cannot be read.
+
+    A blank text has no claim and is not asked about.
 
     Args:
         replies: counts what became of the replies.
@@ -210,7 +214,9 @@ def cut(judge: Judge, passages: Sequence[Passage], replies: ReplyCounts) -> dict
 
 
 def check_claims(judge: Judge, checks: Sequence[Check], replies: ReplyCounts) -> dict[Check, ClaimVerdict]:
-    """The verdict on each pair of claim and text. A blank text entails and contradicts nothing and is not asked about.
+    """The verdict on each pair of claim and text.
+
+    A blank text entails and contradicts nothing and is not asked about.
 
     Args:
         replies: counts what became of the replies.

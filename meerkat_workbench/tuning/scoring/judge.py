@@ -4,9 +4,9 @@ A judge prefers the answer that it reads first more often than it should (Zheng 
 twice, with the answers exchanged, and is scored only if both replies can be read. An unreadable reply is counted and never
 scored.
 
-The same replies say of each answer by itself whether it is correct, complete and could cause harm, in the words in which raters are
-asked. Verdicts are asked for, and not derived from grades: a grade at which an answer begins to be correct would be an arbitrary
-choice, and no grade is about harm. A verdict that changes with the order is undecided.
+The same replies say of each answer by itself whether it is correct, complete and could cause harm, in the words in which raters
+are asked. Verdicts are asked for, and not derived from grades: a grade at which an answer begins to be correct would be an
+arbitrary choice, and no grade is about harm. A verdict that changes with the order is undecided.
 """
 
 from __future__ import annotations

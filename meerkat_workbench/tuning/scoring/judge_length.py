@@ -1,7 +1,8 @@
 """The judge's mean grade at equal length of the answers, because a judge that prefers longer answers finds longer answers better.
 
-The difference of two grades is regressed on the difference of the logarithms of the answers' lengths. The intercept is what remains if
-both are equally long (as in length-controlled AlpacaEval, Dubois et al. 2024, arXiv 2404.04475, there with a logistic regression).
+The difference of two grades is regressed on the difference of the logarithms of the answers' lengths. The intercept is what
+remains if both are equally long (as in length-controlled AlpacaEval, Dubois et al. 2024, arXiv 2404.04475, there with a
+logistic regression).
 """
 
 from __future__ import annotations
