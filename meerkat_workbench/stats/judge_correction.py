@@ -45,9 +45,9 @@ class Calibration:
     def fault(self) -> str:
         """Why rates cannot be corrected; empty if they can."""
         if not self.positives or not self.negatives:
-            return f"raters said {'no' if self.positives else 'yes'} for no answer that the judge judged too"
+            return f"there is no judged answer for which raters say {'no' if self.positives else 'yes'}"
         if self.sensitivity + self.specificity <= 1:
-            return "the judge does not agree with raters better than chance (sensitivity and specificity add up to 1 or less)"
+            return "sensitivity and specificity of the judge add up to 1 or less, so it is no better than chance"
         if _youden(self) <= 0:
             return "too few answers are rated to tell the judge from chance"
         return ""

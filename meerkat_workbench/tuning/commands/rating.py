@@ -140,10 +140,12 @@ def _print_judge(check: JudgeCheck) -> None:
         console.print_table(header, cells, indent="    ")
         print("  for how many answers the judge says yes, and the same corrected by its sensitivity and specificity:")
         cells = [
-            [row.criterion, row.system, str(row.n), _number(row.judged), row.missing or _interval(row.corrected, row.ci_low, row.ci_high)]
+            [row.criterion, row.system, str(row.n), _number(row.judged), _interval(row.corrected, row.ci_low, row.ci_high)]
             for row in check.corrected
         ]  # fmt: skip
         console.print_table(["criterion", "", "n", "judged", "corrected"], cells, texts=2, indent="    ")
+        for criterion, missing in dict.fromkeys((row.criterion, row.missing) for row in check.corrected if row.missing):
+            print(f"    {criterion} is not corrected: {missing}")
     print(f"  {judge_length.sentence(check.length)}")
 
 
