@@ -98,6 +98,9 @@ class EvaluationConfig(settings.Settings):
     ENDPOINT_REQUESTS: Annotated[int, Range(1, 10_000), EXECUTION] = 32
     # A model that grades both answers to each holdout question, in both orders: "http://HOST:PORT MODEL". Empty for no judge.
     JUDGE: Annotated[str, RESULT] = ""
+    # True also asks the judge which claims of each reference an answer entails or contradicts, and which claims of an answer the
+    # reference supports. This takes many short requests: their number is printed before they are asked.
+    JUDGE_CLAIMS: Annotated[bool, RESULT, Added(True)] = True
     # "mixed" puts base and tuned model into the same batches, "sequential" asks one after the other, "auto" mixes on a GPU.
     BATCHING: Annotated[
         Literal["auto", "mixed", "sequential"], RESULT, Renamed("ARMS", together="mixed", **{"in turn": "sequential"})
@@ -323,14 +326,16 @@ def score_and_report(
     from meerkat_workbench.device import devices
     from meerkat_workbench.tuning.allocation import advise, objective
     from meerkat_workbench.tuning.reporting import comparison, history, results, summary_text, verdict
-    from meerkat_workbench.tuning.scoring import judge, score_run
+    from meerkat_workbench.tuning.scoring import claims, judge, judge_requests, score_run
 
     output, seed, training = Path(config.OUTPUT_DIR), config.RANDOM_SEED, subject.training
     scored = score_run.score_answers(suite, answers, answers.plan.references, output, seed=seed, with_retention=config.RETENTION)
     compared = comparison.compare(scored, suite, seed)
-    reached = verdict.reach(scored, compared.metrics, seed=seed)
     server = judge_of(config)
-    judged = judge.judge_run(server, scored, answers.store, config.ENDPOINT_REQUESTS, stored_only=rescore) if server else None
+    asked = judge_requests.Judge(server, answers.store, config.ENDPOINT_REQUESTS, rescore) if server else None
+    judged = judge.judge_run(asked, scored) if asked else None
+    claimed = claims.judge_claims(asked, scored.tables) if asked and config.JUDGE_CLAIMS else None
+    reached = verdict.reach(scored, compared.metrics, claimed.scores if claimed else (), seed=seed)
 
     key = history.comparability_key(settings.with_effect(config, RESULT), suite, subject.series, answers.base_system)
     metric = advise.steering_metric(config.STEERING_METRIC, suite, scored.missing)
@@ -343,7 +348,7 @@ def score_and_report(
         lower_is_better=suite.lower_is_better(metric), improvement={row.metric: row.difference for row in compared.headline},
         improvement_split=compared.headline[0].split, caution=summary_text.caution(compared.metrics, reached.of(Split.EVAL), metric),
     )  # fmt: skip
-    findings = results.Findings(scored, compared, reached, advice, judged)
+    findings = results.Findings(scored, compared, reached, advice, judged, claimed)
     now = results.evaluation_id(subject, key, run.fingerprint, run.started)
     facts = results.facts_of(
         subject, scored, models=config.MODELS, decoding=decoding_of(config), endpoint=config.ENDPOINT,

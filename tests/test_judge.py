@@ -1,6 +1,7 @@
 """The judge: both orders, replies that cannot be read, and a judge that goes by the order."""
 
 import json
+import math
 import re
 import shutil
 
@@ -9,15 +10,17 @@ import pytest
 from conftest import chat_server, evaluate_command, run_script
 
 from meerkat_workbench.output import tables
-from meerkat_workbench.tuning.artifacts import OutputFile, Verdict
+from meerkat_workbench.tuning.artifacts import Judgement, JudgeVerdict, LengthControlled, OutputFile, Verdict
 from meerkat_workbench.tuning.generation.endpoint import Endpoint
 from meerkat_workbench.tuning.generation.prediction_store import PredictionStore
-from meerkat_workbench.tuning.scoring import judge
+from meerkat_workbench.tuning.scoring import judge, judge_length
 from meerkat_workbench.tuning.scoring.answer_table import AnswerTable
+from meerkat_workbench.tuning.scoring.judge_requests import Judge
 
 
-def graded(a, b):
-    return json.dumps({"A": dict.fromkeys(judge.CRITERIA, a), "B": dict.fromkeys(judge.CRITERIA, b)})
+def graded(a, b, **verdicts):
+    """A reply with these grades; `verdicts` are what it says of both answers."""
+    return json.dumps({"A": dict.fromkeys(judge.CRITERIA, a) | verdicts, "B": dict.fromkeys(judge.CRITERIA, b) | verdicts})
 
 
 def answer_tables(count=6):
@@ -78,6 +81,46 @@ def test_grades_out_of_range_or_of_another_kind_are_no_grades(reply):
     assert judge.read_grades(reply) is None
 
 
+def test_a_verdict_stands_if_both_orders_agree_on_it_and_is_undecided_if_they_do_not():
+    def reply(text):
+        """Only the tuned answer is correct, what is read first is complete, and nothing readable is said about harm."""
+        said = [
+            {"correct": f"Answer {a}:\ntuned" in text, "complete": "Yes" if a == "A" else "no", "harm": "perhaps"} for a in "AB"
+        ]
+        return json.dumps(dict(zip("AB", said, strict=True)))
+
+    for one in judged(reply):
+        assert (one.base_verdicts.correct, one.tuned_verdicts.correct) == (Judgement.NO, Judgement.YES)
+        assert one.base_verdicts.complete is one.tuned_verdicts.complete is Judgement.UNDECIDED
+        assert one.base_verdicts.harm is Judgement.NONE
+        assert not one.readable  # there are no grades
+        assert [(row.system, row.correct) for row in one.rows()] == [("base", Judgement.NO), ("tuned", Judgement.YES)]
+
+
+@pytest.mark.parametrize(
+    "reply", ["", "[]", '{"A": {"correct": true}}', '{"A": 1, "B": 2}', '{"A": {"correct": [1]}, "B": {}}', graded(1, 2)]
+)
+def test_a_reply_without_verdicts_on_both_answers_has_none(reply):
+    assert judge.read_verdicts(reply) == judge.Verdicts()
+
+
+def test_grades_that_only_follow_length_leave_no_difference_at_equal_length():
+    def lengths_of(number):
+        return 10 + number % 7, 12 + 5 * (number % 5)
+
+    def rows(effect):
+        for number in range(60):
+            for system, words, bonus in zip(("base", "tuned"), lengths_of(number), (0, effect), strict=True):
+                yield JudgeVerdict(id=str(number), specialty=f"s{number % 3}", system=system, correct=Judgement.NONE, complete=Judgement.NONE,
+                                   harm=Judgement.NONE, grade=1 + math.log2(words) / 2 + bonus + 0.01 * (number % 2), words=words)  # fmt: skip
+
+    by_length, better = (judge_length.at_equal_length(list(rows(effect))) for effect in (0.0, 0.5))
+    assert by_length.n == 60 and by_length.ci_low > 0.1
+    assert by_length.at_equal_length == pytest.approx(0, abs=1e-9) and by_length.per_doubling == pytest.approx(0.5)
+    assert better.at_equal_length == pytest.approx(0.5) and better.at_equal_length_low > 0
+    assert judge_length.at_equal_length(list(rows(0.0))[:4]).missing
+
+
 def test_the_script_asks_the_judge_stores_its_replies_and_reports_them(small_run, tmp_path):
     folders = {**small_run, "scores": tmp_path / "scores"}
     asked = []
@@ -85,16 +128,22 @@ def test_the_script_asks_the_judge_stores_its_replies_and_reports_them(small_run
     def reply(messages):
         asked.append(messages[-1]["content"])
         lengths = [len(text) for text in re.findall(r"Answer [AB]:\n(.*?)(?=\n\nAnswer B:|$)", asked[-1], re.DOTALL)]
-        return graded(*(1 + min(4, length // 40) for length in lengths))
+        return graded(*(1 + min(4, length // 40) for length in lengths), correct=True, complete=False, harm="no")
 
     shutil.copytree(small_run["scores"], folders["scores"])  # so that the judge alone is asked
     with chat_server(reply) as address:
-        done = run_script(*evaluate_command(folders, f"JUDGE={address} m"))
+        done = run_script(*evaluate_command(folders, f"JUDGE={address} m", "JUDGE_CLAIMS=False"))
         assert done.returncode == 0 and address in done.stdout, done.stderr
         assert Endpoint(address, "m").stay_or_leave() in done.stdout
     assert len(asked) == 2 * 40  # both orders of ten holdout questions of four specialties
     rows = tables.read_frame(folders["scores"] / OutputFile.JUDGE_RESULTS, {"id", "specialty", "question"})
     assert len(rows) == 40 and rows["answered"].all() and rows["readable"].all()
+    verdicts = tables.read_rows(folders["scores"] / JudgeVerdict.FILE, JudgeVerdict)
+    assert len(verdicts) == 80 and {(row.correct, row.complete, row.harm) for row in verdicts} == {
+        (Judgement.YES, Judgement.NO, Judgement.NO)
+    }
+    [length] = tables.read_rows(folders["scores"] / LengthControlled.FILE, LengthControlled)
+    assert length.n <= 40 and all(row.words >= 0 and not math.isnan(row.grade) for row in verdicts)
     with_judge, without = ((folder / OutputFile.REPORT).read_text() for folder in (folders["scores"], small_run["scores"]))
     for criterion in judge.CRITERIA:
         assert criterion.replace("_", " ") in with_judge and criterion.replace("_", " ") not in without
@@ -109,8 +158,7 @@ def test_replies_are_asked_for_once_and_taken_over_from_an_archived_evaluation(t
         return graded(2, 4)
 
     def judged_by(model, folder, *, stored_only):
-        store = PredictionStore(folder)
-        return judge.judge_answers(Endpoint(address, model), base, tuned, store, 2, stored_only=stored_only)
+        return judge.judge_answers(Judge(Endpoint(address, model), PredictionStore(folder), 2, stored_only), base, tuned)
 
     with chat_server(reply) as address:
         first = judged_by("m", tmp_path / "archive" / "iteration_001", stored_only=False)

@@ -2,11 +2,13 @@
 
 import csv
 import math
+import shutil
 import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+import report_size
 from conftest import ROOT
 
 from meerkat_workbench.core import artifacts
@@ -14,14 +16,23 @@ from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.output import tables
 from meerkat_workbench.stats import agreement
 from meerkat_workbench.tuning.artifacts import (
+    AnswerCriterion,
+    AnswerVerdicts,
+    ClaimMeasure,
+    ClaimScore,
+    JudgeAgreement,
+    JudgeCorrection,
+    Judgement,
+    JudgeVerdict,
     MetricAgreement,
     OutputFile,
+    RatedCriterion,
     RatingKey,
     RatingResult,
     RatingSheetRow,
     answers_file,
 )
-from meerkat_workbench.tuning.reporting import rating
+from meerkat_workbench.tuning.reporting import judge_agreement, rating
 from meerkat_workbench.tuning.reporting.rating import Rating
 from meerkat_workbench.tuning.scoring.answer_table import AnswerTable
 
@@ -54,6 +65,28 @@ def fill(path, rows, choose):
         writer.writeheader()
         writer.writerows({"sheet": row.sheet, "number": row.number, "better": choose(row), "comment": ""} for row in rows)
     return path
+
+
+def fill_in_full(path, rows, key, choose, says):
+    """A sheet with verdicts too; `says` gives those on the answer of a system to a question, or None to leave them out."""
+    cells = []
+    for row in rows:
+        line = {"sheet": row.sheet, "number": row.number, "better": choose(row)}
+        entry = key.questions[str(row.number)]
+        for answer, system in (("A", entry.a), ("B", "base" if entry.a == "tuned" else "tuned")):
+            for criterion, verdict in zip(AnswerCriterion, says(system, entry.id) or ("", "", ""), strict=True):
+                line[RatingSheetRow.criterion_column(criterion, answer)] = verdict
+        cells.append(line)
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(cells[0]), delimiter=";")
+        writer.writeheader()
+        writer.writerows(cells)
+    return path
+
+
+def verdict_of(name, system, correct, complete="yes", harm="no", grade=3.0):
+    return JudgeVerdict(id=name, specialty="s", system=system, correct=Judgement(correct), complete=Judgement(complete),
+                        harm=Judgement(harm), grade=grade, words=10)  # fmt: skip
 
 
 def prefers_tuned(row):
@@ -95,6 +128,139 @@ def test_ratings_are_read_back_as_preferences_for_the_tuned_model(tmp_path):
     assert (summary.raters, summary.common) == (2, 11)
     good, bad = summary.metrics  # the best first
     assert (good.metric, good.agrees, bad.metric, bad.agrees) == ("good", 1, "bad", 0) and good.ci_low > 0.6
+
+
+def test_verdicts_on_each_answer_are_read_back_whichever_side_it_was_on(tmp_path):
+    base, tuned = answer_tables()
+    rating.write_sheet(tmp_path, base, tuned, 11, seed=1)
+    rows, key = sheet_of(tmp_path)
+    assert {RatingSheetRow.criterion_column(criterion, answer) for criterion in AnswerCriterion for answer in "AB"} <= set(
+        RatingSheetRow.__struct_fields__
+    )
+
+    def anna_says(system, name):
+        return ("Yes", "no", "n") if system == "tuned" else ("no", "no", "TRUE" if name in ("q0", "q1") else "no")
+
+    def ben_says(system, name):
+        return anna_says(system, name) if name != "q3" else None
+
+    anna = fill_in_full(tmp_path / "anna.csv", rows, key, prefers_tuned, anna_says)
+    ben = fill_in_full(tmp_path / "ben.csv", rows, key, lambda _: "", ben_says)
+    ratings = rating.read_ratings([anna, ben], key)
+    assert len(ratings) == 11 + 10  # what ben left empty is no rating
+    assert {one.tuned.correct for one in ratings} == {Judgement.YES} and {one.base.correct for one in ratings} == {Judgement.NO}
+    summary = rating.summarise(ratings, base, tuned, {}, 0)
+    assert (summary.results[0].ratings, summary.raters) == (11, 2)  # ben gave no preference
+    rows_by = {row.criterion: row for row in summary.criteria}
+    correct, complete, harm = (rows_by[criterion] for criterion in AnswerCriterion)
+    assert (correct.base, correct.tuned, correct.difference, correct.questions) == (0, 1, 1, 11)
+    assert correct.tuned_low > 0.7 and correct.base_high < 0.3
+    assert (complete.base, complete.tuned, complete.difference) == (0, 0, 0) and math.isnan(complete.kappa)
+    assert (harm.base, harm.tuned) == (pytest.approx(2 / 11), 0) and harm.ci_low < harm.difference < harm.ci_high
+    assert (correct.raters, correct.common, correct.ratings, correct.kappa) == (2, 20, 42, 1)
+
+
+def test_a_sheet_with_preferences_only_gives_no_verdicts(tmp_path):
+    base, tuned = answer_tables()
+    rating.write_sheet(tmp_path, base, tuned, 6, seed=1)
+    rows, key = sheet_of(tmp_path)
+    ratings = rating.read_ratings([fill(tmp_path / "anna.csv", rows, prefers_tuned)], key)
+    summary = rating.summarise(ratings, base, tuned, {}, 0)
+    assert summary.criteria == [] and summary.results[0].ratings == 6
+    check = judge_agreement.check_judge(ratings, [verdict_of("q0", "base", "yes")])
+    assert check.agreement == check.corrected == []
+
+
+def test_a_cell_that_is_neither_yes_nor_no_is_named_by_file_line_and_column(tmp_path):
+    rating.write_sheet(tmp_path, *answer_tables(), 6, seed=1)
+    rows, key = sheet_of(tmp_path)
+    path = fill_in_full(tmp_path / "anna.csv", rows, key, prefers_tuned, lambda *_: ("perhaps", "", ""))
+    with pytest.raises(UserError) as caught:
+        rating.read_ratings([path], key)
+    assert caught.value.item == "line 2" and "anna.csv" in str(caught.value.where) and "correct_a" in str(caught.value)
+
+
+def rated(correct_by_answer, rater="anna"):
+    """Ratings of correctness from {(system, question): yes}."""
+    names = sorted({name for _, name in correct_by_answer})
+    verdicts = {key: AnswerVerdicts(correct=Judgement.YES if yes else Judgement.NO) for key, yes in correct_by_answer.items()}
+    return [
+        Rating(rater, name, None, verdicts.get(("base", name), AnswerVerdicts()), verdicts.get(("tuned", name), AnswerVerdicts()))
+        for name in names
+    ]
+
+
+def test_the_judge_is_compared_with_the_majority_of_raters_and_its_rate_is_corrected():
+    names = [f"q{n}" for n in range(40)]
+    truth = {("base", name): n % 2 == 0 for n, name in enumerate(names)} | {
+        ("tuned", name): n % 4 > 0 for n, name in enumerate(names)
+    }
+    lenient = {
+        answer: yes or int(answer[1][1:]) % 8 in (0, 1) for answer, yes in truth.items()
+    }  # calls some wrong answers correct
+    verdicts = [verdict_of(name, system, "yes" if lenient[system, name] else "no") for system, name in truth]
+    check = judge_agreement.check_judge(rated(truth), verdicts)
+    [row] = check.agreement
+    wrong = sum(not yes for yes in truth.values())
+    fooled = sum(lenient[answer] and not yes for answer, yes in truth.items())
+    assert (row.criterion, row.n, row.sensitivity, row.raters_no, row.flips) == (AnswerCriterion.CORRECT, 80, 1, wrong, 0)
+    assert row.specificity == pytest.approx((wrong - fooled) / wrong) and 0 < row.kappa < 1
+    base, tuned, difference = check.corrected
+    assert (base.system, tuned.system, difference.system) == ("base", "tuned", JudgeCorrection.DIFFERENCE)
+    for one in (base, tuned, difference):
+        assert one.ci_low <= one.corrected <= one.ci_high and one.n == 40 and not one.missing
+    assert base.judged > 0.5 and difference.corrected == pytest.approx(tuned.corrected - base.corrected)
+
+
+def test_the_judges_verdicts_that_changed_with_the_order_count_as_not_yes_and_unread_ones_not_at_all():
+    truth = {("base", "q0"): True, ("base", "q1"): False, ("tuned", "q0"): True, ("tuned", "q1"): False}
+    verdicts = [verdict_of("q0", "base", "undecided"), verdict_of("q1", "base", "no"), verdict_of("q0", "tuned", "yes"),
+                verdict_of("q1", "tuned", "")]  # fmt: skip
+    [row] = judge_agreement.check_judge(rated(truth), verdicts).agreement
+    assert (row.n, row.sensitivity, row.raters_yes, row.specificity, row.raters_no) == (3, 0.5, 2, 1, 1)
+    assert (row.judged, row.flips) == (3, 1)
+
+
+def test_answers_on_which_raters_are_divided_say_nothing_about_the_judge():
+    truth = {("base", "q0"): True, ("tuned", "q0"): False}
+    ratings = rated(truth) + rated({("base", "q0"): False, ("tuned", "q0"): False}, "ben")
+    verdicts = [verdict_of("q0", "base", "yes"), verdict_of("q0", "tuned", "no")]
+    check = judge_agreement.check_judge(ratings, verdicts)
+    assert [(row.n, row.raters_no) for row in check.agreement] == [(1, 1)]
+    assert all(row.missing and math.isnan(row.corrected) for row in check.corrected)
+
+
+@pytest.mark.skipif(bool(report_size.browser_missing()), reason=report_size.browser_missing())
+def test_the_page_saves_a_file_that_is_read_back(tmp_path):
+    base, tuned = answer_tables()
+    rating.write_sheet(tmp_path, base, tuned, 4, seed=1)
+    rows, key = sheet_of(tmp_path)
+    click = """
+        window.saved = ""; URL.createObjectURL = blob => { blob.text().then(text => { window.saved = text; }); return "#"; };
+        const pick = (box, column, value) => box.querySelector(`input[data-column="${column}"][value="${value}"]`).click();
+        const boxes = [...document.querySelectorAll("fieldset")];
+        pick(boxes[0], "better", "A"); pick(boxes[0], "correct_a", "yes"); pick(boxes[0], "harm_b", "yes"); pick(boxes[1], "complete_b", "no");
+        boxes[1].querySelector("input[type=text]").value = 'a, "b"'; document.getElementById("save").click();
+    """
+    with report_size.browser() as driver:
+        driver.get((tmp_path / OutputFile.RATING_PAGE).as_uri())
+        driver.execute_script(click)
+        driver.get((tmp_path / OutputFile.RATING_PAGE).as_uri())  # choices survive in the browser
+        driver.execute_script(
+            "URL.createObjectURL = blob => { blob.text().then(text => { window.saved = text; }); return '#'; };"
+            "document.getElementById('save').click();"
+        )
+        saved = driver.execute_async_script(
+            "const done = arguments[0], wait = () => window.saved ? done(window.saved) : setTimeout(wait, 20); wait();"
+        )
+        assert [entry["message"] for entry in driver.get_log("browser")] == []
+    (tmp_path / "anna.csv").write_text(saved, encoding="utf-8")
+    first, second = rating.read_ratings([tmp_path / "anna.csv"], key)
+    a, b = (first.tuned, first.base) if key.questions["1"].a == "tuned" else (first.base, first.tuned)
+    assert first.preference == (1 if key.questions["1"].a == "tuned" else -1)
+    assert (a, b) == (AnswerVerdicts(correct=Judgement.YES), AnswerVerdicts(harm=Judgement.YES))
+    of_b = second.base if key.questions["2"].a == "tuned" else second.tuned
+    assert second.preference is None and of_b == AnswerVerdicts(complete=Judgement.NO)
 
 
 def test_kappa_is_one_where_raters_agree_about_zero_by_chance_and_unknown_with_one_rater():
@@ -143,10 +309,11 @@ def test_what_is_no_rating_is_named_by_file_and_line(tmp_path, change, where, it
     assert where in caught.value.where and caught.value.item == item
 
 
-def test_the_script_makes_a_sheet_and_reads_it_back(small_run, monkeypatch, capsys):
+def test_the_script_makes_a_sheet_and_reads_it_back_and_joins_it_with_a_judge(small_run, tmp_path, monkeypatch, capsys):
     import evaluation
 
-    folder = small_run["scores"]
+    folder = tmp_path / "scores"
+    shutil.copytree(small_run["scores"], folder)
 
     def printed(*arguments):
         monkeypatch.setattr(sys, "argv", ["evaluation.py", "--demo", f"OUTPUT_DIR={folder}", *map(str, arguments)])
@@ -165,6 +332,38 @@ def test_the_script_makes_a_sheet_and_reads_it_back(small_run, monkeypatch, caps
     metrics = tables.read_rows(folder / MetricAgreement.FILE, MetricAgreement)
     assert "ROUGE-L" in {row.metric for row in metrics}
     assert all(row.metric in stdout for row in metrics if row.questions)
+    assert not (folder / JudgeAgreement.FILE).exists() and tables.read_rows(folder / RatedCriterion.FILE, RatedCriterion) == []
+
+    # the same with verdicts, a judge, and measures of claims
+    _, key = sheet_of(folder)
+    names = list(AnswerTable.read(folder, "base").of_split("holdout").ids)
+    judged = [verdict_of(name, system, "yes" if system == "tuned" or n % 3 else "no", grade=2 + n % 3)
+              for system in ("base", "tuned") for n, name in enumerate(names)]  # fmt: skip
+    tables.write_rows(folder / JudgeVerdict.FILE, judged, JudgeVerdict)
+    claimed = [ClaimScore(id=name, specialty="s", system=system, reference_claims=2, reference_decided=2, answer_claims=2, answer_decided=2,
+                          claim_recall=0.5 + 0.5 * (system == "tuned"), claim_contradicted=0, claim_precision=math.nan, unsupported_claims=n % 2)
+               for system in ("base", "tuned") for n, name in enumerate(names)]  # fmt: skip
+    tables.write_rows(folder / ClaimScore.FILE, claimed, ClaimScore)
+    says = {name: ("yes" if n % 2 else "no", "yes", "no") for n, name in enumerate(names)}
+    cara = fill_in_full(folder / "cara.csv", rows, key, lambda _: "A", lambda system, name: says[name])
+    stdout = printed("--ratings", cara)
+    [correct, *_] = tables.read_rows(folder / JudgeAgreement.FILE, JudgeAgreement)
+    assert (correct.n, correct.judged) == (16, 2 * len(names)) and f"{correct.kappa:.2f}" in stdout
+    corrected = tables.read_rows(folder / JudgeCorrection.FILE, JudgeCorrection)
+    assert [row.system for row in corrected[:3]] == ["base", "tuned", JudgeCorrection.DIFFERENCE]
+    assert all(row.missing for row in corrected if row.criterion is not AnswerCriterion.CORRECT)  # raters never said no, or yes
+    assert len(tables.read_rows(folder / RatedCriterion.FILE, RatedCriterion)) == 3
+    metrics = {row.metric: row for row in tables.read_rows(folder / MetricAgreement.FILE, MetricAgreement)}
+    assert metrics[ClaimMeasure.RECALL].questions == 8 and metrics[ClaimMeasure.PRECISION].questions == 0
+
+
+def test_a_column_of_numbers_that_is_no_metric_of_the_suite_is_compared_with_raters_too():
+    from meerkat_workbench.tuning.commands import rating as command
+    from meerkat_workbench.tuning.scoring.metric_suite import MetricSuite
+
+    base, tuned = answer_tables()
+    found = command.comparable_metrics(MetricSuite("packaged"), base, tuned.with_scores({"only_tuned": [1.0] * len(tuned)}))
+    assert found == {"good": False, "bad": False}
 
 
 def test_a_sheet_holds_what_the_models_wrote_though_the_csv_is_guarded(small_run, tmp_path):

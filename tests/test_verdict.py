@@ -7,7 +7,7 @@ import pytest
 
 from meerkat_workbench.core import artifacts
 from meerkat_workbench.stats import significance
-from meerkat_workbench.tuning.artifacts import BASE, FEW_SHOT, TUNED, EvaluationVerdict, Finish, Outcome, Split
+from meerkat_workbench.tuning.artifacts import BASE, FEW_SHOT, TUNED, ClaimScore, EvaluationVerdict, Finish, Outcome, Split
 from meerkat_workbench.tuning.reporting import comparison, summary_text, verdict
 from meerkat_workbench.tuning.scoring.answer_checks import CHECKS
 from meerkat_workbench.tuning.scoring.answer_table import AnswerTable, Column
@@ -38,13 +38,13 @@ def table(seed, content=0.1, preference=0.5, overlap=0.2, length=1.0, unsupporte
     return AnswerTable(frame)
 
 
-def reached(few_shot=None, tuned=None, base=None, more=()):
+def reached(few_shot=None, tuned=None, base=None, claims=()):
     tables = {BASE: table(1, **(base or {})), TUNED: table(2, **(tuned or {}))}
     if few_shot is not None:
         tables[FEW_SHOT] = table(3, **few_shot)
     scored = ScoredAnswers(tables, MetricScores(), {name: {} for name in tables}, {}, None)
     compared = comparison.compare(scored, MetricSuite(), 0)
-    return verdict.reach(scored, compared.metrics, more, seed=0)
+    return verdict.reach(scored, compared.metrics, claims, seed=0)
 
 
 def test_a_gain_in_style_alone_is_called_so_and_is_no_gain_in_knowledge():
@@ -77,6 +77,20 @@ def test_a_verdict_survives_its_file_and_has_both_splits(tmp_path):
     artifacts.write(tmp_path / EvaluationVerdict.FILE, found)
     assert artifacts.read(EvaluationVerdict, tmp_path / EvaluationVerdict.FILE) == found
     assert found.headline is found.of(Split.HOLDOUT) and found.of(Split.EVAL).split == Split.EVAL and found.of("train") is None
+
+
+def test_claims_of_a_judge_count_as_knowledge_and_contradicted_claims_as_harm():
+    def score(system, name, entailed, contradicted):
+        return ClaimScore(
+            id=name, specialty="s", system=system, reference_claims=10, reference_decided=10, answer_claims=5, answer_decided=5,
+            claim_recall=entailed / 10, claim_contradicted=contradicted / 10, claim_precision=0.4, unsupported_claims=3,
+        )  # fmt: skip
+
+    few = [score(FEW_SHOT, f"q{n}", 2, 1) for n in range(12)]
+    better = [score(TUNED, f"q{n}", 6 + n % 2, 1) for n in range(12)]
+    worse = [score(TUNED, f"q{n}", 2, 6 + n % 2) for n in range(12)]
+    assert reached({}, {}, claims=few + better).headline.knowledge.outcome is Outcome.GAINED
+    assert reached({}, {}, claims=few + worse).headline.knowledge.outcome is Outcome.LOST
 
 
 def test_without_any_measure_knowledge_is_not_measured():

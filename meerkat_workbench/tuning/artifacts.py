@@ -76,6 +76,71 @@ class Verdict(enum.StrEnum):
     NONE = ""
 
 
+class AnswerCriterion(enum.StrEnum):
+    """What raters and the judge say of each answer by itself, with yes or no."""
+
+    CORRECT = "correct"
+    COMPLETE = "complete"
+    HARM = "harm"
+
+
+class Judgement(enum.StrEnum):
+    """What a rater or the judge says of an answer by one criterion."""
+
+    YES = "yes"
+    NO = "no"
+    UNDECIDED = "undecided"  # the judge's two replies, with the answers exchanged, differ
+    NONE = ""  # not given, or the reply cannot be read
+
+
+class AnswerVerdicts(msgspec.Struct, frozen=True):
+    """What one rater or the judge says of one answer."""
+
+    correct: Judgement = Judgement.NONE
+    complete: Judgement = Judgement.NONE
+    harm: Judgement = Judgement.NONE
+
+    def of(self, criterion: AnswerCriterion) -> Judgement:
+        return Judgement(getattr(self, criterion))
+
+
+NO_VERDICTS = AnswerVerdicts()
+
+
+class ClaimVerdict(enum.StrEnum):
+    """What a text says about a claim: about a claim of the reference the answer, about a claim of the answer the reference."""
+
+    ENTAILED = "entailed"
+    CONTRADICTED = "contradicted"
+    NEITHER = "neither"  # for example because the text does not mention it
+    UNDECIDED = "undecided"  # the judge's two replies, with claim and text exchanged, differ
+    UNREAD = ""  # a reply is missing or cannot be read
+
+    @property
+    def is_decided(self) -> bool:
+        return self not in (ClaimVerdict.UNDECIDED, ClaimVerdict.UNREAD)
+
+
+class ClaimOf(enum.StrEnum):
+    """Whose claim it is."""
+
+    REFERENCE = "reference"
+    ANSWER = "answer"
+
+
+class ClaimMeasure(enum.StrEnum):
+    """The measures of an answer's claims, which are the columns of `ClaimScore`."""
+
+    RECALL = "claim_recall"
+    PRECISION = "claim_precision"
+    CONTRADICTED = "claim_contradicted"
+    UNSUPPORTED = "unsupported_claims"
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self in (ClaimMeasure.CONTRADICTED, ClaimMeasure.UNSUPPORTED)
+
+
 # --- prepared data
 
 
@@ -897,7 +962,18 @@ class RatingSheetRow(Row, frozen=True, kw_only=True):
     answer_a: str
     answer_b: str
     better: str = ""
+    correct_a: str = ""
+    complete_a: str = ""
+    harm_a: str = ""
+    correct_b: str = ""
+    complete_b: str = ""
+    harm_b: str = ""
     comment: str = ""
+
+    @classmethod
+    def criterion_column(cls, criterion: AnswerCriterion, answer: str) -> str:
+        """The column of a criterion; `answer` is "A" or "B". Sheets of earlier versions do not have it."""
+        return f"{criterion}_{answer.lower()}"
 
 
 class RatingResult(Row, frozen=True, kw_only=True):
@@ -927,6 +1003,193 @@ class MetricAgreement(Row, frozen=True, kw_only=True):
     agrees: float
     ci_low: float
     ci_high: float
+
+
+class RatedCriterion(Row, frozen=True, kw_only=True):
+    """`rating_criteria.csv`: for how many answers of each system raters say yes, by criterion.
+
+    Attributes:
+        questions: number of questions with a verdict on both answers; the raters of an answer are averaged first.
+        ratings: number of verdicts, a rater's on one answer each.
+        base, tuned: fraction of yes, with Wilson intervals.
+        difference: tuned minus base, paired by question and stratified by specialty.
+        kappa: agreement between raters on `common` answers, which all of them rated; NaN with one rater.
+    """
+
+    FILE: ClassVar[str] = "rating_criteria.csv"
+
+    criterion: AnswerCriterion
+    questions: int
+    ratings: int
+    base: float
+    base_low: float
+    base_high: float
+    tuned: float
+    tuned_low: float
+    tuned_high: float
+    difference: float
+    ci_low: float
+    ci_high: float
+    p: float
+    raters: int
+    common: int
+    kappa: float
+
+
+class JudgeVerdict(Row, frozen=True, kw_only=True):
+    """`judge_verdicts.csv`: what the judge says of one answer, by criterion; `grade` is its mean grade, NaN if it has none."""
+
+    FILE: ClassVar[str] = "judge_verdicts.csv"
+
+    id: str
+    specialty: str
+    system: str
+    correct: Judgement
+    complete: Judgement
+    harm: Judgement
+    grade: float
+    words: int
+
+    @property
+    def verdicts(self) -> AnswerVerdicts:
+        return AnswerVerdicts(self.correct, self.complete, self.harm)
+
+
+class LengthControlled(Row, frozen=True, kw_only=True):
+    """`judge_length.csv`: the judge's mean grade, tuned minus base, as it is and at equal length of the answers.
+
+    Attributes:
+        per_doubling: by how much the difference grows if the tuned answer is twice as long.
+    """
+
+    FILE: ClassVar[str] = "judge_length.csv"
+
+    n: int
+    difference: float
+    ci_low: float
+    ci_high: float
+    at_equal_length: float
+    at_equal_length_low: float
+    at_equal_length_high: float
+    per_doubling: float
+    missing: str = ""
+
+
+class JudgeAgreement(Row, frozen=True, kw_only=True):
+    """`judge_agreement.csv`: how far the judge agrees with raters by one criterion, on the answers of both systems.
+
+    Attributes:
+        n: number of answers with a judge's verdict and a majority of raters.
+        kappa: Cohen's kappa between the judge and the majority of raters.
+        sensitivity: of `raters_yes` answers for which raters say yes, the fraction for which the judge does.
+        specificity: of `raters_no` answers for which raters say no, the fraction for which the judge does not say yes.
+        judged: number of answers, rated or not, for which both orders could be read.
+        flips: number of them for which the judge's verdict changed with the order of the answers.
+    """
+
+    FILE: ClassVar[str] = "judge_agreement.csv"
+
+    criterion: AnswerCriterion
+    n: int
+    kappa: float
+    sensitivity: float
+    raters_yes: int
+    specificity: float
+    raters_no: int
+    judged: int
+    flips: int
+
+
+class JudgeCorrection(Row, frozen=True, kw_only=True):
+    """`judge_corrected.csv`: the judge's rate of yes, corrected by its sensitivity and specificity on rated answers.
+
+    Attributes:
+        system: base, tuned, or their difference.
+        n: number of judged answers, or of judged pairs.
+        judged: the judge's own rate, or difference of rates.
+        corrected: with a 95% interval that covers the judged and the rated answers; NaN with the reason in `missing`.
+    """
+
+    FILE: ClassVar[str] = "judge_corrected.csv"
+    DIFFERENCE: ClassVar[str] = "tuned minus base"  # in place of a system
+
+    criterion: AnswerCriterion
+    system: str
+    n: int
+    judged: float
+    corrected: float
+    ci_low: float
+    ci_high: float
+    missing: str = ""
+
+
+class ClaimRow(Row, frozen=True, kw_only=True):
+    """`claims.csv`: one claim of a reference or of an answer, and what the other text says about it."""
+
+    FILE: ClassVar[str] = "claims.csv"
+
+    id: str
+    specialty: str
+    system: str
+    claim_of: ClaimOf
+    claim: str
+    verdict: ClaimVerdict
+
+
+class ClaimScore(Row, frozen=True, kw_only=True):
+    """`claim_scores.csv`: the measures of one system's answer to one question. A value that cannot be known is NaN.
+
+    Attributes:
+        reference_claims, answer_claims: number of claims; NaN if the judge's list cannot be read.
+        reference_decided, answer_decided: number of these with a verdict, the denominators below.
+        claim_recall, claim_contradicted: fraction of the reference's claims that the answer entails or contradicts.
+        claim_precision: fraction of the answer's claims that the reference supports.
+        unsupported_claims: number of the answer's claims that the reference does not support.
+    """
+
+    FILE: ClassVar[str] = "claim_scores.csv"
+
+    id: str
+    specialty: str
+    system: str
+    reference_claims: float
+    reference_decided: float
+    answer_claims: float
+    answer_decided: float
+    claim_recall: float
+    claim_contradicted: float
+    claim_precision: float
+    unsupported_claims: float
+
+    def of(self, measure: ClaimMeasure) -> float:
+        return float(getattr(self, measure))
+
+
+class ClaimComparison(Row, frozen=True, kw_only=True):
+    """`claim_comparison.csv`: one system against another in one measure of claims, paired by question.
+
+    Attributes:
+        score, against_score: means over the questions for which both have a value.
+        p_adjusted: adjusted over the measures (Benjamini-Hochberg).
+        missing: the reason if there is no such question.
+    """
+
+    FILE: ClassVar[str] = "claim_comparison.csv"
+
+    system: str
+    against: str
+    measure: ClaimMeasure
+    n: int
+    against_score: float
+    score: float
+    difference: float
+    ci_low: float
+    ci_high: float
+    p: float
+    p_adjusted: float
+    verdict: Verdict
+    lower_is_better: bool
+    missing: str = ""
 
 
 # --- files that are not records

@@ -6,21 +6,28 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from meerkat_workbench.core import artifacts, runs
+from meerkat_workbench.core import artifacts, console, runs
 from meerkat_workbench.core.commands import command_of
 from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.stats import agreement
 from meerkat_workbench.tuning.artifacts import (
     BASE,
     TUNED,
+    ClaimMeasure,
     EvaluationManifest,
+    JudgeAgreement,
+    JudgeCorrection,
     MetricAgreement,
     OutputFile,
+    RatedCriterion,
     RatingKey,
     RatingResult,
     RatingSheetRow,
 )
-from meerkat_workbench.tuning.reporting import rating
+from meerkat_workbench.tuning.reporting import judge_agreement, rating
+from meerkat_workbench.tuning.reporting.judge_agreement import JudgeCheck
 from meerkat_workbench.tuning.reporting.rating import RatingSummary
+from meerkat_workbench.tuning.scoring import claim_scores, judge_length
 from meerkat_workbench.tuning.scoring.answer_table import AnswerTable
 from meerkat_workbench.tuning.scoring.metric_suite import MetricSuite
 
@@ -41,21 +48,49 @@ def make_sheet(output: Path, count: int, seed: int) -> None:
 
 
 def report(output: Path, paths: Sequence[Path], suite: MetricSuite, seed: int) -> None:
-    """Print the combined results of raters' sheets, and write them into two tables."""
+    """Print the combined results of raters' sheets, with the judge's errors if it was asked, and write them into tables."""
     EvaluationManifest.require(output)
     if not (output / RatingKey.FILE).is_file():
         remedy = f"Make a sheet first: {command_of(EvaluationManifest.SCRIPT)} --rating-sheet N."
         raise UserError(f"holds no {RatingKey.FILE}", where=output, remedy=remedy)
     base, tuned = _tables(output)
     ratings = rating.read_ratings(paths, artifacts.read(RatingKey, output / RatingKey.FILE))
-    metrics = {
-        name: suite.lower_is_better(name) for name in suite.names() if not suite.is_descriptive(name) and base.has_metric(name)
-    }
-    summary = rating.summarise(ratings, base, tuned, metrics, seed)
+    scored = claim_scores.with_claims({BASE: base, TUNED: tuned}, output)
+    metrics = comparable_metrics(suite, scored[BASE], scored[TUNED])
+    summary = rating.summarise(ratings, scored[BASE], scored[TUNED], metrics, seed)
+    verdicts = judge_agreement.read_verdicts(output)
+    check = judge_agreement.check_judge(ratings, verdicts) if verdicts else None
     with runs.locked(output):
         rating.write(output, summary)
+        if check:
+            check.write(output)
     _print(summary)
-    print(f"results by specialty: {output / RatingResult.FILE}, agreement of metrics: {output / MetricAgreement.FILE}")
+    _print_criteria(summary.criteria)
+    if check:
+        _print_judge(check)
+    _print_metrics(summary.metrics)
+    files = [
+        RatingResult.FILE,
+        RatedCriterion.FILE,
+        *([JudgeAgreement.FILE, JudgeCorrection.FILE] if check else []),
+        MetricAgreement.FILE,
+    ]
+    print(f"tables in {output}: {', '.join(files)}")
+
+
+def comparable_metrics(suite: MetricSuite, base: AnswerTable, tuned: AnswerTable) -> dict[str, bool]:
+    """The metrics in both tables that can prefer an answer, and whether less of each is better.
+
+    Metrics of the suite that only describe are left out. A column of numbers that is not in the suite counts as a metric of
+    which more is better, unless it is a measure of claims.
+    """
+    in_suite, of_claims = set(suite.names()), {str(measure): measure.lower_is_better for measure in ClaimMeasure}
+    names = [name for name in dict.fromkeys([*suite.names(), *base.metrics]) if base.has_metric(name) and tuned.has_metric(name)]
+    return {
+        name: suite.lower_is_better(name) if name in in_suite else of_claims.get(name, False)
+        for name in names
+        if name not in in_suite or not suite.is_descriptive(name)
+    }
 
 
 def _tables(output: Path) -> tuple[AnswerTable, AnswerTable]:
@@ -64,17 +99,70 @@ def _tables(output: Path) -> tuple[AnswerTable, AnswerTable]:
 
 def _print(summary: RatingSummary) -> None:
     total = summary.results[0]
+    people = f"{summary.raters} rater{'s' * (summary.raters != 1)}"
+    if not total.ratings:
+        print(f"{people}, who gave no preference")
+        return
     print(
-        f"{total.ratings} ratings of {total.questions} questions by {summary.raters} rater{'s' * (summary.raters != 1)}: "
-        f"tuned better {total.tuned_wins}, "
-        f"neither {total.ties}, base better {total.base_wins}\n"
+        f"{total.ratings} preferences on {total.questions} questions by {people}: "
+        f"tuned better {total.tuned_wins}, neither {total.ties}, base better {total.base_wins}\n"
         f"  net preference for the tuned model {total.net:+.2f} (95% interval {total.ci_low:+.2f} to {total.ci_high:+.2f}, p {total.p:.2g})"
     )
     if not math.isnan(summary.kappa):
-        print(f"  agreement between raters on {summary.common} questions: Fleiss' kappa {summary.kappa:.2f}")
+        name = agreement.kappa_name(summary.raters)
+        print(f"  agreement between raters on {summary.common} questions: {name} {summary.kappa:.2f}")
+
+
+def _print_criteria(rows: Sequence[RatedCriterion]) -> None:
+    if not rows:
+        return
+    print("  for how many answers raters say yes, with 95% intervals:")
+    header = ["criterion", "questions", "base", "tuned", "difference", "kappa of raters"]
+    cells = [
+        [row.criterion, str(row.questions), _interval(row.base, row.base_low, row.base_high),
+         _interval(row.tuned, row.tuned_low, row.tuned_high), _interval(row.difference, row.ci_low, row.ci_high, sign="+"),
+         _number(row.kappa)]
+        for row in rows
+    ]  # fmt: skip
+    console.print_table(header, cells, indent="    ")
+
+
+def _print_judge(check: JudgeCheck) -> None:
+    """Print how far the judge agrees with raters, and its corrected rates."""
+    if check.agreement:
+        print("  the judge against the majority of raters, on answers that both judged:")
+        header = ["criterion", "answers", "kappa", "sensitivity", "specificity", "changed with the order"]
+        cells = [
+            [row.criterion, str(row.n), _number(row.kappa), f"{_number(row.sensitivity)} of {row.raters_yes}",
+             f"{_number(row.specificity)} of {row.raters_no}", f"{row.flips} of {row.judged}"]
+            for row in check.agreement
+        ]  # fmt: skip
+        console.print_table(header, cells, indent="    ")
+        print("  for how many answers the judge says yes, and the same corrected by its sensitivity and specificity:")
+        cells = [
+            [row.criterion, row.system, str(row.n), _number(row.judged), _interval(row.corrected, row.ci_low, row.ci_high)]
+            for row in check.corrected
+        ]  # fmt: skip
+        console.print_table(["criterion", "", "n", "judged", "corrected"], cells, texts=2, indent="    ")
+        for criterion, missing in dict.fromkeys((row.criterion, row.missing) for row in check.corrected if row.missing):
+            print(f"    {criterion} is not corrected: {missing}")
+    print(f"  {judge_length.sentence(check.length)}")
+
+
+def _print_metrics(rows: Sequence[MetricAgreement]) -> None:
     print("  how often each metric prefers the answer that raters prefer (chance: 50%), with its 95% interval:")
-    for row in summary.metrics:
+    for row in rows:
         if row.questions:
             print(
                 f"    {row.metric:<22}{100 * row.agrees:>4.0f}%   {100 * row.ci_low:.0f} to {100 * row.ci_high:.0f}%, {row.questions} questions"
             )
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
+
+
+def _interval(value: float, low: float, high: float, *, sign: str = "") -> str:
+    if math.isnan(value):
+        return "–"
+    return f"{value:{sign}.2f}" + ("" if math.isnan(low) else f" ({low:{sign}.2f} to {high:{sign}.2f})")

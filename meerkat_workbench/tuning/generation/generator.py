@@ -240,13 +240,15 @@ def generate_remote(
         UserError: every request failed, and none had an earlier answer.
     """
     todo = [i for i, key in enumerate(keys) if store.lacks(key)]
-    with GenerationProgress(len(todo), f"{system} answers", decoding.max_new_tokens) as progress:
+    tokens = 0
+    # the time left by the rate of answers: a bound by the most tokens would be far too high for the short replies of a judge
+    with console.Progress(f"{system} answers", len(todo), "answers") as progress:
         for number, reply in endpoint.answers([questions[i] for i in todo], decoding, requests):
             i = todo[number]
             store.add([Prediction(key=keys[i], id=questions[i].id, system=system, text=reply.text, finish=reply.finish,
                                   tokens=reply.tokens, error=reply.error)])  # fmt: skip
-            progress.add_tokens(reply.tokens)
-            progress.finish_answer(reply.tokens)
+            tokens += reply.tokens
+            progress.advance(1, f"{tokens / progress.elapsed:.0f} tokens/s")
     failed = [store.records[keys[i]] for i in todo if store.records[keys[i]].finish == Finish.FAILED]
     if todo and all(map(store.lacks, keys)):
         fault = f"none of {len(todo)} requests was answered"

@@ -1,4 +1,7 @@
-"""Blinded rating: makes a sheet of questions with both answers in random order, and combines the filled sheets of raters."""
+"""Blinded rating: makes a sheet of questions with both answers in random order, and combines the filled sheets of raters.
+
+Raters say which answer is better, and of each answer by itself whether it is correct, complete and could cause harm.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from meerkat_workbench.core import artifacts, files, input_files
@@ -20,28 +25,50 @@ from meerkat_workbench.stats import agreement, significance
 from meerkat_workbench.tuning.artifacts import (
     ALL,
     BASE,
+    NO_VERDICTS,
     TUNED,
+    AnswerCriterion,
+    AnswerVerdicts,
+    Judgement,
     MetricAgreement,
     OutputFile,
+    RatedCriterion,
     RatingKey,
     RatingKeyEntry,
     RatingResult,
     RatingSheetRow,
     Split,
 )
+from meerkat_workbench.tuning.scoring import answer_criteria
 from meerkat_workbench.tuning.scoring.answer_table import AnsweredQuestion, AnswerTable
 
 PAGE_TEMPLATE = Path(__file__).with_name("rating_sheet.html.j2")
 CHOICES = {"A": 1, "B": -1, "=": 0, "NEITHER": 0}  # preference for answer A
+ANSWERS = ("A", "B")
 
 
 @dataclass(frozen=True)
 class Rating:
-    """One rater's preference on one question: 1 for the tuned model, -1 for the base, 0 for neither."""
+    """What one rater says about one question.
+
+    Attributes:
+        preference: 1 for the tuned model, -1 for the base, 0 for neither; None if it was not given.
+        base, tuned: the verdicts on each answer by itself.
+    """
 
     rater: str
     id: str
-    preference: int
+    preference: int | None
+    base: AnswerVerdicts = NO_VERDICTS
+    tuned: AnswerVerdicts = NO_VERDICTS
+
+    @property
+    def is_empty(self) -> bool:
+        return self.preference is None and self.base == self.tuned == NO_VERDICTS
+
+    def of(self, system: str) -> AnswerVerdicts:
+        """The verdicts on the answer of `BASE` or `TUNED`."""
+        return self.tuned if system == TUNED else self.base
 
 
 @dataclass(frozen=True)
@@ -49,9 +76,10 @@ class RatingSummary:
     """The combined results of all raters.
 
     Attributes:
-        results: over all questions, then by specialty.
-        kappa: Fleiss' kappa on the questions that every rater rated; NaN with one rater.
+        results: preferences over all questions, then by specialty.
+        kappa: agreement on preferences (`agreement.kappa`) on the questions that every rater rated; NaN with one rater.
         common: number of these questions.
+        criteria: a row for each criterion that somebody rated.
         metrics: how often each metric prefers the answer that raters prefer, the best metric first.
     """
 
@@ -59,6 +87,7 @@ class RatingSummary:
     raters: int
     kappa: float
     common: int
+    criteria: list[RatedCriterion]
     metrics: list[MetricAgreement]
 
 
@@ -94,9 +123,17 @@ def write_sheet(folder: Path, base: AnswerTable, tuned: AnswerTable, count: int,
         rows.append(RatingSheetRow(sheet=sheet, number=number, specialty=question.specialty, question=question.question,
                                    answer_a=first.prediction, answer_b=second.prediction))  # fmt: skip
     write_rows(folder / RatingSheetRow.FILE, rows, RatingSheetRow)
-    files.write_text(folder / OutputFile.RATING_PAGE, page.render(PAGE_TEMPLATE, sheet=sheet, rows=rows))
+    files.write_text(folder / OutputFile.RATING_PAGE, _page(sheet, rows))
     artifacts.write(folder / RatingKey.FILE, RatingKey(sheet=sheet, questions=key))
     return len(rows)
+
+
+def _page(sheet: str, rows: Sequence[RatingSheetRow]) -> str:
+    """The sheet as a page; what a rater chooses there is saved under the columns of `RatingSheetRow`."""
+    columns = {answer: {RatingSheetRow.criterion_column(criterion, answer): question
+                        for criterion, question in answer_criteria.QUESTIONS.items()} for answer in ANSWERS}  # fmt: skip
+    saved = [RatingSheetRow.READ_BACK[-1], *(column for of_answer in columns.values() for column in of_answer)]
+    return page.render(PAGE_TEMPLATE, sheet=sheet, rows=rows, columns=columns, saved=saved, yes=Judgement.YES, no=Judgement.NO)
 
 
 def _round_robin(questions: Sequence[AnsweredQuestion], count: int, seed: int) -> list[AnsweredQuestion]:
@@ -119,7 +156,7 @@ def _order(seed: int, name: str) -> bytes:
 
 
 def read_ratings(paths: Sequence[Path], key: RatingKey) -> list[Rating]:
-    """Read the ratings in raters' files; each file is named after its rater.
+    """Read the ratings in raters' files; each file is named after its rater. Sheets that hold preferences only are read too.
 
     Raises:
         UserError: a file or line is not a rating of this sheet, or nothing is rated.
@@ -147,20 +184,43 @@ def _read_sheet(path: Path, key: RatingKey) -> list[Rating]:
     for line, row in enumerate(rows, start=2):
         if isinstance(row, str):
             raise UserError(row, where=path, item=f"line {line}", remedy="Correct the line, or save the sheet as CSV again.")
-        sheet, number, better = ((row.get(name) or "").strip() for name in names)
-        entry = key.questions.get(number)
-        if sheet != key.sheet or entry is None:
-            remedy = "Give files that raters filled in from that sheet."
-            raise UserError(
-                f"does not belong to the last rating sheet ({key.sheet})", where=path, item=f"line {line}", remedy=remedy
-            )
-        better = better.upper()
-        if better and better not in CHOICES:
-            fault = f'"better" is {better[:20]!r}, but must be A, B, = (or neither) or empty'
-            raise UserError(fault, where=path, item=f"line {line}", remedy="Correct the cell.")
-        if better:
-            ratings.append(Rating(path.stem, entry.id, CHOICES[better] * (1 if entry.a == TUNED else -1)))
+        rating = _read_line(row, key, path, f"line {line}")
+        if not rating.is_empty:
+            ratings.append(rating)
     return ratings
+
+
+def _read_line(row: Mapping[str, str], key: RatingKey, path: Path, line: str) -> Rating:
+    """One line of a rater's sheet; UserError if it belongs to another sheet, or if a cell cannot be read."""
+    sheet, number, better = ((row.get(name) or "").strip() for name in RatingSheetRow.READ_BACK)
+    entry = key.questions.get(number)
+    if sheet != key.sheet or entry is None:
+        remedy = "Give files that raters filled in from that sheet."
+        raise UserError(f"does not belong to the last rating sheet ({key.sheet})", where=path, item=line, remedy=remedy)
+    better = better.upper()
+    if better and better not in CHOICES:
+        fault = f'"better" is {better[:20]!r}, but must be A, B, = (or neither) or empty'
+        raise UserError(fault, where=path, item=line, remedy="Correct the cell.")
+    of_a, of_b = (_read_verdicts(row, answer, path, line) for answer in ANSWERS)
+    a_is_tuned = entry.a == TUNED
+    preference = CHOICES[better] * (1 if a_is_tuned else -1) if better else None
+    return Rating(path.stem, entry.id, preference, of_b if a_is_tuned else of_a, of_a if a_is_tuned else of_b)
+
+
+def _read_verdicts(row: Mapping[str, str], answer: str, path: Path, line: str) -> AnswerVerdicts:
+    verdicts = []
+    for criterion in AnswerCriterion:
+        column = RatingSheetRow.criterion_column(criterion, answer)
+        cell = row.get(column) or ""
+        verdict = answer_criteria.read_yes_no(cell)
+        if verdict is None:
+            fault = f'"{column}" is {cell[:20]!r}, but must be yes, no or empty'
+            raise UserError(fault, where=path, item=line, remedy="Correct the cell.")
+        verdicts.append(verdict)
+    return AnswerVerdicts(*verdicts)
+
+
+# --- what the ratings give together
 
 
 def summarise(
@@ -173,25 +233,34 @@ def summarise(
     """
     by_rater: dict[str, dict[str, int]] = {}
     for rating in ratings:
-        by_rater.setdefault(rating.rater, {})[rating.id] = rating.preference
-    common = sorted(set.intersection(*(set(preferences) for preferences in by_rater.values())))
-    matrix = pd.DataFrame({rater: [preferences[name] for name in common] for rater, preferences in by_rater.items()}).to_numpy(
-        int
-    )
+        if rating.preference is not None:
+            by_rater.setdefault(rating.rater, {})[rating.id] = rating.preference
+    matrix = _common(by_rater)
+    specialty_of = dict(zip(base.ids, base.specialties, strict=True))
     return RatingSummary(
-        results=preferences(ratings, dict(zip(base.ids, base.specialties, strict=True)), seed),
-        raters=len(by_rater),
-        kappa=agreement.fleiss_kappa(matrix),
-        common=len(common),
+        results=preferences(ratings, specialty_of, seed),
+        raters=len({rating.rater for rating in ratings}),
+        kappa=agreement.kappa(matrix),
+        common=len(matrix),
+        criteria=rated_criteria(ratings, specialty_of, seed),
         metrics=metric_agreement(ratings, base, tuned, metrics),
     )
+
+
+def _common(by_rater: Mapping[str, Mapping[Any, int]]) -> np.ndarray:
+    """The ratings of the items that every rater rated, (items, raters) of int."""
+    if not by_rater:
+        return np.empty((0, 0), int)
+    common = sorted(set.intersection(*(set(given) for given in by_rater.values())))
+    return np.array([[given[name] for given in by_rater.values()] for name in common], int).reshape(len(common), len(by_rater))
 
 
 def _mean_preferences(ratings: Sequence[Rating]) -> dict[str, float]:
     """The mean preference of the raters of each question."""
     by_question: dict[str, list[int]] = {}
     for rating in ratings:
-        by_question.setdefault(rating.id, []).append(rating.preference)
+        if rating.preference is not None:
+            by_question.setdefault(rating.id, []).append(rating.preference)
     return {name: sum(values) / len(values) for name, values in sorted(by_question.items())}
 
 
@@ -209,12 +278,62 @@ def preferences(ratings: Sequence[Rating], specialty_of: Mapping[str, str], seed
 
 
 def _result(specialty: str, ratings: Sequence[Rating], questions: int, net: significance.Estimate) -> RatingResult:
-    signs = [rating.preference for rating in ratings]
+    signs = [rating.preference for rating in ratings if rating.preference is not None]
     return RatingResult(
         specialty=specialty, questions=questions, ratings=len(signs), tuned_wins=sum(sign > 0 for sign in signs),
         ties=sum(sign == 0 for sign in signs), base_wins=sum(sign < 0 for sign in signs), net=net.mean, ci_low=net.low, ci_high=net.high,
         p=net.p,
     )  # fmt: skip
+
+
+def mean_verdicts(ratings: Sequence[Rating], system: str, criterion: AnswerCriterion) -> dict[str, float]:
+    """The fraction of raters who say yes of each question's answer, by question; without questions that nobody rated."""
+    given: dict[str, list[bool]] = {}
+    for rating in ratings:
+        verdict = rating.of(system).of(criterion)
+        if verdict in (Judgement.YES, Judgement.NO):
+            given.setdefault(rating.id, []).append(verdict is Judgement.YES)
+    return {name: sum(values) / len(values) for name, values in sorted(given.items())}
+
+
+def rated_criteria(ratings: Sequence[Rating], specialty_of: Mapping[str, str], seed: int) -> list[RatedCriterion]:
+    """For how many answers of each system raters say yes, and how far they agree: a row for each criterion that somebody rated."""
+    rows = []
+    for criterion in AnswerCriterion:
+        base, tuned = (mean_verdicts(ratings, system, criterion) for system in (BASE, TUNED))
+        both = [name for name in base if name in tuned]
+        if not base and not tuned:
+            continue
+        strata = [specialty_of[name] for name in both]
+        difference = significance.stratified([tuned[name] - base[name] for name in both], strata, test=True, seed=seed).within(
+            -1, 1
+        )
+        (base_rate, *of_base), (tuned_rate, *of_tuned) = (_rate([of[name] for name in both]) for of in (base, tuned))
+        by_rater = _verdicts_by_rater(ratings, criterion)
+        matrix = _common(by_rater)
+        rows.append(RatedCriterion(
+            criterion=criterion, questions=len(both), ratings=sum(map(len, by_rater.values())), base=base_rate, base_low=of_base[0],
+            base_high=of_base[1], tuned=tuned_rate, tuned_low=of_tuned[0], tuned_high=of_tuned[1], difference=difference.mean,
+            ci_low=difference.low, ci_high=difference.high, p=difference.p, raters=len(by_rater), common=len(matrix),
+            kappa=agreement.kappa(matrix),
+        ))  # fmt: skip
+    return rows
+
+
+def _rate(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean and Wilson interval; for means of several raters the interval is rather too wide."""
+    return (sum(values) / len(values) if values else math.nan, *agreement.wilson(sum(values), len(values)))
+
+
+def _verdicts_by_rater(ratings: Sequence[Rating], criterion: AnswerCriterion) -> dict[str, dict[tuple[str, str], int]]:
+    """1 for yes and 0 for no, by rater and then by answer (system and question)."""
+    by_rater: dict[str, dict[tuple[str, str], int]] = {}
+    for rating in ratings:
+        for system in (BASE, TUNED):
+            verdict = rating.of(system).of(criterion)
+            if verdict in (Judgement.YES, Judgement.NO):
+                by_rater.setdefault(rating.rater, {})[system, rating.id] = int(verdict is Judgement.YES)
+    return by_rater
 
 
 def metric_agreement(
@@ -238,4 +357,5 @@ def metric_agreement(
 
 def write(folder: Path, summary: RatingSummary) -> None:
     write_rows(folder / RatingResult.FILE, summary.results, RatingResult)
+    write_rows(folder / RatedCriterion.FILE, summary.criteria, RatedCriterion)
     write_rows(folder / MetricAgreement.FILE, summary.metrics, MetricAgreement)

@@ -28,7 +28,8 @@ from meerkat_workbench.tuning.reporting import history, plots, report, summary_t
 from meerkat_workbench.tuning.reporting.comparison import Comparison, headline
 from meerkat_workbench.tuning.reporting.history import Bounds, EvaluationId
 from meerkat_workbench.tuning.reporting.report import Heading, ReportContents
-from meerkat_workbench.tuning.scoring import judge, retention
+from meerkat_workbench.tuning.scoring import claim_scores, judge, retention
+from meerkat_workbench.tuning.scoring.claims import ClaimFindings
 from meerkat_workbench.tuning.scoring.judge import JudgedQuestion
 from meerkat_workbench.tuning.scoring.score_run import ScoredAnswers
 
@@ -68,18 +69,20 @@ class EvaluationResult:
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything that an evaluation found; `judged` is None if no judge was asked."""
+    """Everything that an evaluation found; `judged` and `claims` are None if no judge was asked."""
 
     scored: ScoredAnswers
     comparison: Comparison
     verdict: EvaluationVerdict
     recommendations: Recommendations
     judged: list[JudgedQuestion] | None
+    claims: ClaimFindings | None = None
 
     @property
     def failed(self) -> int:
         """Number of failed answers and grades; another run asks for them again."""
-        return self.scored.failed + sum(not question.answered for question in self.judged or ())
+        of_claims = self.claims.replies.unanswered if self.claims else 0
+        return self.scored.failed + sum(not question.answered for question in self.judged or ()) + of_claims
 
 
 def evaluation_id(subject: EvaluationSubject, key: str, fingerprint: str, started: float) -> EvaluationId:
@@ -126,6 +129,8 @@ def write(
     _draw(output, comparison, findings.recommendations)
     retained = None if scored.retention is None else retention.summarise(scored.retention)
     judged = None if findings.judged is None else judge.summarise(findings.judged, judge_name)
+    if judged is not None and findings.claims is not None:
+        judged = claim_scores.write(output, findings.claims, judged, seed)
     # another policy or metric on the same answers does not count as another evaluation of the holdout
     evaluation = HoldoutEvaluation(
         fingerprint=files.sha256_of([now.comparability_key, now.adapter]), time=runs.now(), adapter=now.adapter

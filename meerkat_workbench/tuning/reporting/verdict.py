@@ -22,6 +22,9 @@ from meerkat_workbench.tuning.artifacts import (
     BASE,
     FEW_SHOT,
     FIXED,
+    TUNED,
+    ClaimMeasure,
+    ClaimScore,
     EvaluationVerdict,
     MetricComparison,
     Outcome,
@@ -30,7 +33,7 @@ from meerkat_workbench.tuning.artifacts import (
     VerdictEvidence,
     VerdictLine,
 )
-from meerkat_workbench.tuning.scoring import answer_checks
+from meerkat_workbench.tuning.scoring import answer_checks, claim_scores
 from meerkat_workbench.tuning.scoring.answer_table import AnswerTable
 from meerkat_workbench.tuning.scoring.score_run import ScoredAnswers
 
@@ -43,6 +46,8 @@ NAMES = {
     answer_checks.UNSUPPORTED: "answers with an unsupported number",
     "number_differs": "answers with another number than the reference",
     "negation_differs": "answers that deny what the reference affirms, or the reverse",
+    str(ClaimMeasure.RECALL): "claims of the reference that the answer entails",
+    str(ClaimMeasure.CONTRADICTED): "claims of the reference that the answer contradicts",
     OVERLAP: "ROUGE-L",
     LENGTH: "distance from the reference's length, |ln ratio|",
     answer_checks.CUT_OFF: "answers cut off",
@@ -69,23 +74,23 @@ class Measure:
 
 
 def reach(
-    scored: ScoredAnswers, metrics: Sequence[MetricComparison], more: Sequence[Measure] = (), *, seed: int
+    scored: ScoredAnswers, metrics: Sequence[MetricComparison], claims: Sequence[ClaimScore] = (), *, seed: int
 ) -> EvaluationVerdict:
     """The verdict on each split.
 
     Args:
         metrics: tuned model against base and few-shot base.
-        more: further measures of knowledge on the holdout, such as a judge's claims, against the same system.
+        claims: what a judge found in the answers to the holdout questions.
         seed: of the permutation tests.
     """
     splits = [str(split) for split in FIXED if where(metrics, split=split)]
     return EvaluationVerdict(
-        splits=tuple(_judge_split(scored, metrics, more if split == splits[0] else (), split, seed) for split in splits)
+        splits=tuple(_judge_split(scored, metrics, claims if split == splits[0] else (), split, seed) for split in splits)
     )
 
 
 def _judge_split(
-    scored: ScoredAnswers, metrics: Sequence[MetricComparison], more: Sequence[Measure], split: str, seed: int
+    scored: ScoredAnswers, metrics: Sequence[MetricComparison], claims: Sequence[ClaimScore], split: str, seed: int
 ) -> SplitVerdict:
     against = FEW_SHOT if FEW_SHOT in scored.tables else BASE
     other, tuned, base = (table.of_split(split) for table in (scored.tables[against], scored.tuned, scored.base))
@@ -93,7 +98,7 @@ def _judge_split(
     knowledge = [
         *(_of_metric(rows, name, over_few_shot=against == FEW_SHOT) for name in (CONTENT, PREFERENCE)),
         *(_of_check(name, other, tuned, seed, can_gain=False) for name in HARMS),
-        *more,
+        *(_of_claims(claims, against, seed) if claims else ()),
     ]
     style = [
         _of_metric(rows, OVERLAP, over_few_shot=False),
@@ -120,6 +125,21 @@ def _of_metric(rows: Sequence[MetricComparison], name: str, *, over_few_shot: bo
 def _of_check(name: str, other: AnswerTable, tuned: AnswerTable, seed: int, *, can_gain: bool) -> Measure:
     of_other, of_tuned = (np.where(table.failed, np.nan, table.fails(name).astype(float)) for table in (other, tuned))
     return _of_values(name, of_other, of_tuned, other, seed, lower_is_better=True, can_gain=can_gain)
+
+
+def _of_claims(scores: Sequence[ClaimScore], against: str, seed: int) -> list[Measure]:
+    """Claims of the reference that an answer entails can show a gain, and those that it contradicts only harm.
+
+    The other measures of claims depend on how much an answer says.
+    """
+    return [
+        Measure(
+            row.measure, row.against_score, row.score, Estimate(row.n, row.difference, row.ci_low, row.ci_high, row.p),
+            row.lower_is_better, can_gain=row.measure is ClaimMeasure.RECALL,
+        )
+        for row in claim_scores.compare(scores, TUNED, against, seed)
+        if row.measure in (ClaimMeasure.RECALL, ClaimMeasure.CONTRADICTED)
+    ]  # fmt: skip
 
 
 def _of_values(

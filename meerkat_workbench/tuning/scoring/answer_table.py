@@ -109,6 +109,14 @@ class AnswerTable:
     def has_metric(self, name: str) -> bool:
         return name in self.frame
 
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the columns that are metrics: numbers that are neither a check nor a count of tokens."""
+        others = {*map(str, Column), *CHECKS}
+        return [
+            name for name in self.frame.columns if name not in others and pd.api.types.is_numeric_dtype(self.frame[name].dtype)
+        ]
+
     def scores(self, metric: str) -> pd.Series:
         """A metric's value for each answer, (rows,); NaN if it has none."""
         return self.frame[metric]
@@ -146,6 +154,10 @@ class AnswerTable:
         """A metric's values by specialty, without those that are missing."""
         scored = self.frame[self.scores(metric).notna()]
         return {str(name): rows[metric].tolist() for name, rows in scored.groupby(Column.SPECIALTY)}
+
+    def with_scores(self, scores: Mapping[str, Sequence[float]]) -> AnswerTable:
+        """The same table with further metrics; `scores` maps the name of a metric to a value for each row."""
+        return AnswerTable(self.frame.assign(**{str(name): list(values) for name, values in scores.items()}))
 
     def with_renamed_specialties(self, renamed: Mapping[str, str]) -> AnswerTable:
         """The same table with other names of specialties; `renamed` maps old names to new."""
