@@ -86,17 +86,18 @@ def logits_of(model: Any, rows: Sequence[TokenPair], pad_id: int) -> list[torch.
 
 
 def _decoder_logits(model: Any, rows: Sequence[TokenPair], pad_id: int) -> list[torch.Tensor]:
-    # padded on the left, so that all texts end at the same position and only their logits are computed
-    conversations = [prompt + ids for prompt, ids in rows]
+    # padded on the left, so that all texts end at the same position and only their logits are computed; nothing follows the last token,
+    # so it is not given to the model
+    conversations = [prompt + ids[:-1] for prompt, ids in rows]
     mask = tensors.mask_of(conversations, model.device, left=True)
     logits = model(
         input_ids=tensors.pad(conversations, pad_id, model.device, left=True),
         attention_mask=mask,
         position_ids=(mask.cumsum(1) - 1).clamp(min=0),
         use_cache=False,
-        logits_to_keep=max(len(ids) for _, ids in rows) + 1,
+        logits_to_keep=max(len(ids) for _, ids in rows),
     ).logits
-    return [row_logits[-len(ids) - 1 : -1] for row_logits, (_, ids) in zip(logits, rows, strict=True)]
+    return [row_logits[-len(ids) :] for row_logits, (_, ids) in zip(logits, rows, strict=True)]
 
 
 def _encoder_decoder_logits(model: Any, rows: Sequence[TokenPair], pad_id: int) -> list[torch.Tensor]:
