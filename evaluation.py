@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from meerkat_workbench.core import console, files, settings
 from meerkat_workbench.core.errors import UserError, run_script
-from meerkat_workbench.core.settings import DERIVED, EXECUTION, RESULT, Range, Renamed
+from meerkat_workbench.core.settings import DERIVED, EXECUTION, RESULT, Added, Range, Renamed
 from meerkat_workbench.tuning.artifacts import EvaluationInputs, EvaluationManifest, Recommendations
 
 if TYPE_CHECKING:
@@ -100,6 +100,9 @@ class EvaluationConfig(settings.Settings):
     CONTINUOUS_BATCHING: Annotated[bool | None, RESULT, Renamed("REFILL")] = None
     # True also asks 54 questions of general knowledge and safety, to show what tuning cost elsewhere.
     RETENTION: Annotated[bool, RESULT] = True
+    # A folder of multiple-choice questions (MedQA, MedMCQA, PubMedQA, MMLU, or your own). Base, tuned model and MODELS are scored by the
+    # log-likelihood of each option, as lm-evaluation-harness scores them. It costs one reading of each question by each model.
+    BENCHMARKS: Annotated[str, RESULT, Added("")] = ""
     # GPUs to use on this machine; they share the questions. None uses all.
     NUM_GPUS: Annotated[int | None, EXECUTION] = None
     RANDOM_SEED: Annotated[int, RESULT] = 42
@@ -137,12 +140,14 @@ def make_metrics(bertscore_model: str, lexicon: str = "") -> MetricSuite:
 def check(config: EvaluationConfig) -> None:
     """Raise UserError if a setting is not valid."""
     from meerkat_workbench.tuning.allocation import objective
+    from meerkat_workbench.tuning.data import multiple_choice
 
     objective.parse_objective(config.OBJECTIVE)
     if len(config.ENDPOINT_MODELS) not in (0, 2):
         remedy = "Give the server's names of base and tuned model: ENDPOINT_MODELS=BASE,TUNED."
         raise UserError(f"must have two names, not {len(config.ENDPOINT_MODELS)}", where="ENDPOINT_MODELS", remedy=remedy)
     judge_of(config)
+    multiple_choice.find_files(config.BENCHMARKS)
     if config.ENDPOINT and not config.ENDPOINT.startswith(("http://", "https://")):
         raise UserError("is not an address", where=f"ENDPOINT={config.ENDPOINT}", remedy="For example ENDPOINT=http://HOST:PORT.")
 
@@ -162,7 +167,8 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
     """
     from meerkat_workbench.core.runs import Run, RunState
     from meerkat_workbench.device import distributed
-    from meerkat_workbench.tuning.generation import generation_run, jobs
+    from meerkat_workbench.tuning.data import multiple_choice
+    from meerkat_workbench.tuning.generation import choice_scoring, generation_run, jobs
     from meerkat_workbench.tuning.reporting.results import EvaluationResult
     from meerkat_workbench.tuning.scoring import retention
 
@@ -187,8 +193,11 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
         more = {jobs.RETENTION: retention.records_like(jobs.first_record(splits))} if config.RETENTION else {}
         planned_jobs = jobs.make_jobs(planned, subject, splits, more, decoding_of(config), config.MAX_SAMPLES_PER_SPECIALTY)
         ranks.agree(lambda: subject.check_leaks(planned))
+        benchmark = ranks.agree(lambda: multiple_choice.read(config.BENCHMARKS))
+        arms, not_scored = choice_scoring.arms_of(planned)
         if rescore:
             jobs.check_all_stored(output, planned_jobs)
+            choice_scoring.check_all_stored(output, benchmark, arms)
         else:
             ranks.agree(lambda: jobs.check_servers(planned, judge_of(config)))
 
@@ -198,7 +207,8 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
             print("  resuming where the last run stopped")
         options = generation_run.GenerationOptions(config.BATCH_SIZE, config.BATCHING, config.CONTINUOUS_BATCHING,
                                                    config.ENDPOINT_REQUESTS, loading)  # fmt: skip
-        answers = generation_run.GenerationRun(output, planned_jobs, base, options, ranks)
+        choices = choice_scoring.ChoiceScoring(output, benchmark, arms, not_scored, ranks) if benchmark else None
+        answers = generation_run.GenerationRun(output, planned_jobs, base, options, ranks, choices)
         if not rescore:
             answers.generate()
 
@@ -219,8 +229,10 @@ def plan_and_find_run(
         rescored: the finished evaluation whose answers are scored again; None for any other evaluation.
     """
     from meerkat_workbench.device import devices
+    from meerkat_workbench.tuning.data import multiple_choice
     from meerkat_workbench.tuning.generation.systems import Loading
 
+    benchmark = multiple_choice.content_hashes(config.BENCHMARKS)
     models = rescored.settings.get("MODELS", {}) if rescored else {}
     known = {name: identity for name, identity in (rescored.run.identities if rescored else {}).items()
              if models.get(name) == config.MODELS.get(name)}  # fmt: skip
@@ -228,7 +240,7 @@ def plan_and_find_run(
     def fingerprint(precision: Precision) -> str:
         identities = [system.identity for system in plan_systems(config, subject, precision, known)]
         return files.sha256_of([settings.with_effect(config, RESULT), identities, subject.data.fingerprint, subject.series,
-                                suite.names(), suite.lexicon_hash(), *suite.own_code()])  # fmt: skip
+                                suite.names(), suite.lexicon_hash(), *suite.own_code(), *benchmark])  # fmt: skip
 
     own = devices.resolve_precision("auto", encoder_decoder=subject.training.encoder_decoder)
     # answers that are only scored again have the precision of their own run
@@ -298,7 +310,7 @@ def score_and_report(
     """Score, compare, recommend and write the results; only the main process runs this."""
     from meerkat_workbench.device import devices
     from meerkat_workbench.tuning.allocation import advise, objective
-    from meerkat_workbench.tuning.reporting import comparison, history, results, summary_text
+    from meerkat_workbench.tuning.reporting import comparison, history, multiple_choice, results, summary_text
     from meerkat_workbench.tuning.scoring import judge, score_run
 
     output, seed, training = Path(config.OUTPUT_DIR), config.RANDOM_SEED, subject.training
@@ -318,7 +330,8 @@ def score_and_report(
         lower_is_better=suite.lower_is_better(metric), improvement={row.metric: row.difference for row in compared.headline},
         improvement_split=compared.headline[0].split, caution=summary_text.caution(compared.metrics, metric),
     )  # fmt: skip
-    findings = results.Findings(scored, compared, advice, judged)
+    choices = multiple_choice.summarise(answers.choices, subject.data_folder, training)
+    findings = results.Findings(scored, compared, advice, judged, choices)
     now = results.evaluation_id(subject, key, run.fingerprint, run.started)
     facts = results.facts_of(
         subject, scored, models=config.MODELS, decoding=decoding_of(config), endpoint=config.ENDPOINT,
