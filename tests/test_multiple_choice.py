@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import evaluate_command, refusal, run_script
+from conftest import evaluate_command, pairs, refusal, run_script, write_specialty
 
 import evaluation
 from meerkat_workbench.core.errors import UserError
@@ -630,6 +630,22 @@ def test_a_question_that_is_in_the_train_set_is_marked_and_said(with_benchmark):
         and set(overlap.unguarded) == {path.name for path in with_benchmark["sets"].iterdir()}
     )
     assert all(sentence in with_benchmark["printed"] for sentence in overlap.sentences(with_benchmark["sets"]))
+
+
+def test_a_preparation_that_was_told_of_the_files_leaves_their_questions_out(tmp_path):
+    asked = pairs("cardiology", 40)
+    write_specialty(tmp_path / "files", "cardiology", asked)
+    with open(
+        sets := tmp_path / "cardiology_test.csv", "w", newline="", encoding="utf-8"
+    ) as file:  # in MMLU's form, without a header
+        csv.writer(file).writerows([question, "a1", "a2", "a3", "a4", "B"] for question in asked)
+    benchmark = multiple_choice.read(str(sets))
+    for name, more in (("open", []), ("guarded", [f"CONTAMINATION_SETS={sets}"])):
+        done = run_script("dataset_preparation.py", f"DATA_DIR={tmp_path / 'files'}", f"OUTPUT_DIR={tmp_path / name}", *more)
+        assert done.returncode == 0, done.stderr
+    unguarded, guarded = (benchmark_overlap.find(benchmark, tmp_path / name, ()) for name in ("open", "guarded"))
+    assert unguarded.items == unguarded.records > 10 and unguarded.unguarded == ("cardiology_test.csv",)
+    assert guarded.items == guarded.records == 0 and guarded.unguarded == () and not guarded.sentences(tmp_path)
 
 
 def test_run_again_it_is_up_to_date_until_a_file_changes_and_scoring_again_needs_no_model(with_benchmark, tmp_path, monkeypatch):

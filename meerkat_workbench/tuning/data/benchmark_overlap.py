@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from meerkat_workbench.core import files
+from meerkat_workbench.core import files, input_files
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.text import contamination
 from meerkat_workbench.text.contamination import BenchmarkQuestion
@@ -50,7 +50,7 @@ class Overlap:
         if self.unguarded:
             found = "" if self.records else ", but none of its records contains one of their questions"
             said.append(
-                f"The train set was prepared without {contamination.SETTING} for {', '.join(self.unguarded)} ({SETTING}={folder}){found}."
+                f"The train set was prepared without {contamination.SETTING} for {input_files.shorten_list(self.unguarded)} ({SETTING}={folder}){found}."
             )
         if self.unread:
             said.append(
