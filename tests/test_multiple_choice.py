@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import evaluate_command, pairs, refusal, run_script, write_specialty
+from conftest import chat_server, evaluate_command, pairs, refusal, run_script, write_specialty
 
 import evaluation
 from meerkat_workbench.core.errors import UserError
@@ -241,6 +241,8 @@ def test_the_plain_form_takes_letter_text_or_number_in_every_kind_of_file(tmp_pa
         ("a.jsonl", [{"question": "x", "answer": "y"}], ""),
         ("a.json", "{broken", ""),
         ("a.csv", "question,answer\nx,y\n", ""),
+        ("a.csv", "Which?,a,b,c,d,A\nWhich one?,a,b,c,d,E\n", "item 2"),
+        ("a.csv", "Which?,a,b,c,d,A\nWhich one?,a,b,c,d\n", "item 2"),
         ("a.txt", "x\n", ""),
         ("a.parquet", "PAR1", ""),
     ],
@@ -683,3 +685,15 @@ def test_an_evaluation_that_finished_before_the_setting_came_is_still_up_to_date
     assert "BENCHMARKS" not in settings.with_effect(evaluation.EvaluationConfig(), settings.RESULT)
     assert "BENCHMARKS" in settings.with_effect(evaluation.EvaluationConfig(BENCHMARKS="x"), settings.RESULT)
     assert multiple_choice.content_hashes("") == [] and multiple_choice.read("") is None
+
+
+def test_behind_a_server_the_accuracy_is_missing_with_its_reason_and_the_rest_is_scored(with_benchmark, tmp_path):
+    folders = {**with_benchmark, "scores": tmp_path / "scores"}
+    with chat_server(lambda _: "An answer.") as address:
+        more = (f"ENDPOINT={address}", "ENDPOINT_MODELS=m,m", f"BENCHMARKS={with_benchmark['sets']}")
+        done = run_script(*evaluate_command(folders, *FEW, *more))
+    assert done.returncode == 0, done.stderr
+    rows = results_of(folders["scores"])
+    assert rows and {(row.model, row.missing) for row in rows} == {(TUNED, choice_scoring.SERVER)}
+    assert all(math.isnan(row.score) and math.isnan(row.base) for row in rows) and choice_scoring.SERVER in done.stdout
+    assert not (folders["scores"] / ChoiceScores.FILE).exists()

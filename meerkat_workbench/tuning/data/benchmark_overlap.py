@@ -44,8 +44,8 @@ class Overlap:
         said = []
         if self.records:
             said.append(
-                f"{self.items} multiple-choice questions are in {self.records} training records, so the tuned model's accuracy may be too "
-                f"high. They are marked in the table of items. Prepare the data with {contamination.SETTING}={folder} and train again."
+                f"Multiple-choice questions in the train set: {self.items}, in {self.records} of its records. The tuned model's accuracy may "
+                f"be too high because of them. They are marked in the table of items. Prepare the data with {contamination.SETTING}={folder} and train again."
             )
         if self.unguarded:
             found = "" if self.records else ", but none of its records contains one of their questions"
@@ -54,7 +54,7 @@ class Overlap:
             )
         if self.unread:
             said.append(
-                f"{self.unread} earlier train sets of the model are gone, so their records could not be compared with {SETTING}."
+                f"Train sets of the model that are gone, so that {SETTING} could not be compared with them: {self.unread}."
             )
         return said
 

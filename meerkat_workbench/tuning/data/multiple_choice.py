@@ -258,7 +258,9 @@ def _rows_of_table(text: str, *, tabs: bool) -> list[tuple[str, Row]]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",")
     cells = [row for row in reader if any(cell.strip() for cell in row)]
     # as in MMLU's own files: a question, four options and the letter of the right one
-    if cells and all(len(row) == 6 and row[5].strip() in LETTERS[:4] and row[5].strip() for row in cells):
+    if cells and len(cells[0]) == 6 and cells[0][5].strip() in tuple(LETTERS[:4]):
+        if broken := next((number for number, row in enumerate(cells, start=1) if len(row) != 6), None):
+            raise UserError(f"has {len(cells[broken - 1])} fields where the first row has 6", item=f"item {broken}")
         return _named([{"question": row[0], "choices": row[1:5], "answer": row[5].strip()} for row in cells])
     table = input_files.Table.of(
         text, wanted=[("question",)], needs="a column question, or MMLU's six columns without a header", tabs=tabs
@@ -299,13 +301,11 @@ def _text(row: Row, field: str) -> str:
 
 
 def _checked(content: Content) -> Content:
-    """The content, if it can be asked: a question, and two to 26 options that are not empty."""
+    """The content, if it can be asked: a question, and two to 26 options."""
     if not content.question.strip():
         raise ItemFaultError("has an empty question")
     if not 2 <= len(content.options) <= len(LETTERS):
         raise ItemFaultError(f"has {len(content.options)} options; it needs 2 to {len(LETTERS)}")
-    if empty := [LETTERS[place] for place, option in enumerate(content.options) if not option.strip()]:
-        raise ItemFaultError(f"has an empty option {empty[0]}")
     if content.answer is not None and not 0 <= content.answer < len(content.options):
         raise ItemFaultError(
             f"has an answer (number {content.answer}, counted from 0) that is none of its {len(content.options)} options"
@@ -425,6 +425,9 @@ def _mmlu(row: Row) -> Content:
 
 def _plain(row: Row) -> Content:
     options, letters = _options(row)
+    # an empty option of a published set is asked as it is, as the harness does
+    if empty := [letter for letter, option in zip(letters, options, strict=True) if not option.strip()]:
+        raise ItemFaultError(f"has an empty option {empty[0]}")
     given = row.get("answer")
     found: set[int] = set()
     if isinstance(given, str):

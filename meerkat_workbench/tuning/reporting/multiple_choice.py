@@ -87,7 +87,7 @@ def summarise(scoring: ChoiceScoring | None, data_folder: Path, training: Traini
         *overlap.sentences(scoring.benchmark.folder),
     ]
     for file, count in scoring.benchmark.unanswered.items():
-        sentences.append(f"{file}: {count} questions have no published answer and were not asked.")
+        sentences.append(f"{file}: questions that were not asked because their answer is not published: {count}.")
     return ChoiceSummary(rows, _item_table(items, scores, overlap), sentences)
 
 
@@ -192,7 +192,9 @@ def _item_table(
                 f"{model}_picks": "" if picked is None else LETTERS[picked],
                 f"{model}_right": None if picked is None else picked == item.answer,
                 f"{model}_right_norm": None if by_bytes is None else by_bytes == item.answer,
-                f"{model}_log_likelihoods": " ".join(f"{value:.4f}" for value in log_likelihoods or ()),
+                f"{model}_log_likelihoods": ", ".join(
+                    f"{LETTERS[number]} {value:.4f}" for number, value in enumerate(log_likelihoods or ())
+                ),
             }
         rows.append(row)
     return pd.DataFrame(rows)
@@ -239,11 +241,11 @@ def _missing_sentences(missing: Mapping[str, str], cut: Mapping[str, int], right
     for name, count in cut.items():
         if count:
             sentences.append(
-                f"{count} multiple-choice questions are longer than the {name} model's input and lost their beginning."
+                f"Multiple-choice questions that are longer than the {name} model's input, and lost their beginning: {count}."
             )
     for name, by_metric in right.items():
         if unscored := int(np.isnan(by_metric[ACC]).sum()):
             sentences.append(
-                f"{unscored} multiple-choice questions have an option without a finite log-likelihood for the {name} model."
+                f"Multiple-choice questions with an option that has no finite log-likelihood for the {name} model: {unscored}."
             )
     return sentences
