@@ -100,8 +100,8 @@ class EvaluationConfig(settings.Settings):
     CONTINUOUS_BATCHING: Annotated[bool | None, RESULT, Renamed("REFILL")] = None
     # True also asks 54 questions of general knowledge and safety, to show what tuning cost elsewhere.
     RETENTION: Annotated[bool, RESULT] = True
-    # A folder of multiple-choice questions (MedQA, MedMCQA, PubMedQA, MMLU, or your own). Base, tuned model and MODELS are scored by the
-    # log-likelihood of each option, as lm-evaluation-harness scores them. It costs one reading of each question by each model.
+    # A folder of multiple-choice questions (MedQA, MedMCQA, PubMedQA, MMLU, or your own). Base, tuned model and MODELS are scored by
+    # the log-likelihood of each option, as in lm-evaluation-harness. It costs one reading of each question by each model.
     BENCHMARKS: Annotated[str, RESULT, Added("")] = ""
     # GPUs to use on this machine; they share the questions. None uses all.
     NUM_GPUS: Annotated[int | None, EXECUTION] = None
@@ -167,7 +167,6 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
     """
     from meerkat_workbench.core.runs import Run, RunState
     from meerkat_workbench.device import distributed
-    from meerkat_workbench.tuning.data import multiple_choice
     from meerkat_workbench.tuning.generation import choice_scoring, generation_run, jobs
     from meerkat_workbench.tuning.reporting.results import EvaluationResult
     from meerkat_workbench.tuning.scoring import retention
@@ -193,11 +192,9 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
         more = {jobs.RETENTION: retention.records_like(jobs.first_record(splits))} if config.RETENTION else {}
         planned_jobs = jobs.make_jobs(planned, subject, splits, more, decoding_of(config), config.MAX_SAMPLES_PER_SPECIALTY)
         ranks.agree(lambda: subject.check_leaks(planned))
-        benchmark = ranks.agree(lambda: multiple_choice.read(config.BENCHMARKS))
-        arms, not_scored = choice_scoring.arms_of(planned)
+        choices = choice_scoring.plan(config.BENCHMARKS, planned, output, ranks, stored_only=rescore)
         if rescore:
             jobs.check_all_stored(output, planned_jobs)
-            choice_scoring.check_all_stored(output, benchmark, arms)
         else:
             ranks.agree(lambda: jobs.check_servers(planned, judge_of(config)))
 
@@ -207,7 +204,6 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
             print("  resuming where the last run stopped")
         options = generation_run.GenerationOptions(config.BATCH_SIZE, config.BATCHING, config.CONTINUOUS_BATCHING,
                                                    config.ENDPOINT_REQUESTS, loading)  # fmt: skip
-        choices = choice_scoring.ChoiceScoring(output, benchmark, arms, not_scored, ranks) if benchmark else None
         answers = generation_run.GenerationRun(output, planned_jobs, base, options, ranks, choices)
         if not rescore:
             answers.generate()

@@ -358,6 +358,22 @@ def test_options_of_several_tokens_that_share_a_beginning_get_their_own_sums(dec
     )
 
 
+def test_an_arm_with_a_prefix_is_its_system_with_that_text_before_each_question(decoder, tmp_path):
+    model, tokenizer = decoder
+    benchmark = multiple_choice.read(str(benchmark_of(tmp_path)))
+    arms, missing = choice_scoring.arms_of([System(BASE, SystemKind.BASE, "x", "identity")])
+    shot = f"{benchmark.items[0].context} {benchmark.items[0].choices[0]}\n\n"
+    arms.append(ChoiceArm("prompted", BASE, "identity", None, shot))
+    scoring = ChoiceScoring(tmp_path / "out", benchmark, arms, missing, distributed.join())
+    scoring.score(model, [BASE], {BASE: tokenizer})
+    base, prompted = (scoring.scores(arm) for arm in arms)
+    last = benchmark.items[-1]
+    assert prompted[-1].log_likelihoods == pytest.approx(
+        [own_sum(model, tokenizer, shot + last.context, f" {choice}") for choice in last.choices], abs=1e-3
+    )
+    assert base[-1].log_likelihoods != prompted[-1].log_likelihoods
+
+
 def test_a_context_that_is_too_long_loses_its_beginning_and_is_counted(decoder, tmp_path):
     model, tokenizer = decoder
     [item] = [item for item in items_of(benchmark_of(tmp_path)) if item.file == "medqa.jsonl"][:1]

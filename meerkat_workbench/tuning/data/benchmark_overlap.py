@@ -1,7 +1,7 @@
 """Looks for the questions of benchmarks in what a model was trained on.
 
-The preparation sets such records aside if CONTAMINATION_SETS names the benchmark's files. This module looks at the train sets that the
-model has really learnt, by the same comparison (`text/contamination.py`).
+The preparation sets such records aside if CONTAMINATION_SETS names the benchmark's files. This module looks at the train sets that
+the model has really learnt, by the same comparison (`text/contamination.py`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Overlap:
     """What of a benchmark a model was trained on.
 
     Attributes:
-        questions: texts of the questions that are in training records; at least these, because a record is given one question only.
+        questions: texts of the questions that are in training records; at least these, because each record names one only.
         records: number of training records that contain one.
         items: number of the benchmark's items with such a question.
         unguarded: names of the files against which the preparation of a train set did not guard.
@@ -42,16 +42,17 @@ class Overlap:
     def sentences(self, folder: Path) -> list[str]:
         """What the reader of the scores must know; `folder` is the benchmark's."""
         said = []
+        guard = f"{contamination.SETTING}={folder}"
         if self.records:
             said.append(
-                f"Multiple-choice questions in the train set: {self.items}, in {self.records} of its records. The tuned model's accuracy may "
-                f"be too high because of them. They are marked in the table of items. Prepare the data with {contamination.SETTING}={folder} and train again."
+                f"Multiple-choice questions in the train set: {self.items}, in {self.records} of its records. The tuned model's "
+                f"accuracy may be too high because of them. They are marked in the table of items. Prepare the data with {guard} and "
+                "train again."
             )
         if self.unguarded:
             found = "" if self.records else ", but none of its records contains one of their questions"
-            said.append(
-                f"The train set was prepared without {contamination.SETTING} for {input_files.shorten_list(self.unguarded)} ({SETTING}={folder}){found}."
-            )
+            names = input_files.shorten_list(self.unguarded)
+            said.append(f"The train set was prepared without {guard} for {names}{found}.")
         if self.unread:
             said.append(
                 f"Train sets of the model that are gone, so that {SETTING} could not be compared with them: {self.unread}."

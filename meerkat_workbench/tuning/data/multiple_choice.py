@@ -1,15 +1,16 @@
 """Reads sets of multiple-choice questions, in the forms in which the well-known ones are published.
 
-The prompt and the continuations of each form are those of lm-evaluation-harness (tasks medqa_4options, medmcqa, pubmedqa and mmlu,
-version 0.4.13), without examples and without a chat template:
+The prompt and the continuations of each form are those of lm-evaluation-harness (tasks medqa_4options, medmcqa, pubmedqa and
+mmlu, version 0.4.13), without examples and without a chat template:
 
-- MedQA: lines with `question`, `options` and `answer_idx`, or `sent1`, `ending0` to `ending3` and `label` (the harness's own copy).
-- MedMCQA: `question`, `opa` to `opd` and `cop`. The original files count `cop` from 1, the copy on the Hub from 0, with -1 where the
-  answer is not published. The numbers of the whole file decide between them.
-- PubMedQA: an object of `QUESTION`, `CONTEXTS` and `final_decision` by article number, or rows with `question`, `context` and `final_decision`.
+- MedQA: rows with `question`, `options` and `answer_idx`, or `sent1`, `ending0` to `ending3` and `label` (the harness's copy).
+- MedMCQA: `question`, `opa` to `opd` and `cop`. The original files count `cop` from 1, the copy on the Hub from 0, with -1 where
+  the answer is not published. The numbers of the whole file decide between them.
+- PubMedQA: an object of `QUESTION`, `CONTEXTS` and `final_decision` by article number, or rows with `question`, `context` and
+  `final_decision`.
 - MMLU: a table without a header (question, four options, letter), or rows with `question`, `choices`, `answer` and `subject`.
-- The plain form: `question`, `options` (a list, or an object by letter; in a table also columns A, B, C …), `answer` (a letter, the text
-  of an option, or its number, counted from 0) and, if wanted, `subject`. It is asked in MedQA's form.
+- The plain form: `question`, `options` (a list, or an object by letter; in a table also columns A, B, C …), `answer` (a letter, the
+  text of an option, or its number, counted from 0) and, if wanted, `subject`. It is asked in MedQA's form.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Scores multiple-choice questions by log-likelihood: how likely a model finds each option after the question.
 
-Contexts and options are cut into tokens as lm-evaluation-harness does (version 0.4.13: `TemplateLM._encode_pair`, `HFLM.tok_encode` and
-`HFLM._loglikelihood_tokens`), so that the sums are those of the harness. There is no chat template.
+Contexts and options are cut into tokens as lm-evaluation-harness does (version 0.4.13: `TemplateLM._encode_pair`,
+`HFLM.tok_encode` and `HFLM._loglikelihood_tokens`), so that the sums are those of the harness. There is no chat template.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from meerkat_workbench.core.jsonl_store import JsonlStore
 from meerkat_workbench.device import devices
 from meerkat_workbench.device.distributed import Processes
 from meerkat_workbench.tuning.artifacts import BASE, ChoiceScores
+from meerkat_workbench.tuning.data import multiple_choice
 from meerkat_workbench.tuning.data.multiple_choice import SETTING, Benchmark, ChoiceItem
 from meerkat_workbench.tuning.generation import prediction_store
 from meerkat_workbench.tuning.generation.generator import active_adapter
@@ -69,10 +70,44 @@ def arms_of(systems: Sequence[System]) -> tuple[list[ChoiceArm], dict[str, str]]
     return arms, missing
 
 
-def check_all_stored(output: Path, benchmark: Benchmark | None, arms: Sequence[ChoiceArm]) -> None:
-    """Raise UserError if scores that are to be compared again, without a model, are not stored."""
+@dataclass(frozen=True)
+class ChoicePlan:
+    """What an evaluation scores; `missing` is why each other system has no scores, by its name."""
+
+    benchmark: Benchmark
+    arms: Sequence[ChoiceArm]
+    missing: Mapping[str, str]
+
+    def start(self, output: Path, ranks: Processes) -> ChoiceScoring:
+        """Open the store in the evaluation's folder, once the folder belongs to this run."""
+        return ChoiceScoring(output, self.benchmark, self.arms, self.missing, ranks)
+
+
+def plan(
+    folder: str, systems: Sequence[System], output: Path, ranks: Processes, *, stored_only: bool, more: Sequence[ChoiceArm] = ()
+) -> ChoicePlan | None:
+    """Read the questions, and decide which systems are scored; None without questions.
+
+    Args:
+        folder: the setting BENCHMARKS.
+        stored_only: whether stored scores are compared again, without a model.
+        more: further arms, such as the base with solved examples before each question.
+
+    Raises:
+        UserError: a question cannot be read or, with `stored_only`, a score is not stored.
+    """
+    benchmark = ranks.agree(lambda: multiple_choice.read(folder))
     if benchmark is None:
-        return
+        return None
+    arms, missing = arms_of(systems)
+    arms += more
+    if stored_only:
+        check_all_stored(output, benchmark, arms)
+    return ChoicePlan(benchmark, arms, missing)
+
+
+def check_all_stored(output: Path, benchmark: Benchmark, arms: Sequence[ChoiceArm]) -> None:
+    """Raise UserError if scores that are to be compared again, without a model, are not stored."""
     paths = [
         path
         for path in (output / ChoiceScores.FILE, *prediction_store.archived_files(output, ChoiceScores.FILE))
@@ -187,8 +222,8 @@ def context_length(config: Any, tokenizer: Any) -> int:
 def encode_pair(tokenizer: Any, context: str, continuation: str, *, encoder_decoder: bool) -> TokenPair:
     """Token ids of a context and of the continuation after it.
 
-    For a decoder both are encoded as one text and cut where the context alone ends, so that a token never joins the two unnoticed. Spaces
-    at the end of the context belong to the continuation. The tokenizer adds its special tokens (such as a BOS token) to the context.
+    For a decoder both are encoded as one text, which is cut after as many tokens as the context alone has. Spaces at the end of the
+    context belong to the continuation. The tokenizer adds its special tokens (such as a BOS token) to the context.
     """
     spaces = len(context) - len(context.rstrip())
     if spaces:

@@ -17,7 +17,7 @@ from meerkat_workbench.device import devices
 from meerkat_workbench.device.distributed import Processes
 from meerkat_workbench.tuning.artifacts import BASE, GenerationRecord, Likelihood, LoadRecord, Prediction
 from meerkat_workbench.tuning.generation import decoding, generator, likelihood, prediction_store
-from meerkat_workbench.tuning.generation.choice_scoring import ChoiceScoring
+from meerkat_workbench.tuning.generation.choice_scoring import ChoicePlan
 from meerkat_workbench.tuning.generation.decoding import Decoding
 from meerkat_workbench.tuning.generation.endpoint import Endpoint, ServerDecoding
 from meerkat_workbench.tuning.generation.likelihood import Text
@@ -80,9 +80,9 @@ class GenerationRun:
 
     def __init__(
         self, output: Path, jobs: Mapping[str, GenerationJob], base: str, options: GenerationOptions, ranks: Processes,
-        choices: ChoiceScoring | None = None,
+        choices: ChoicePlan | None = None,
     ) -> None:  # fmt: skip
-        self.choices = choices
+        self.choices = choices.start(output, ranks) if choices else None
         self.output, self.jobs, self.base, self.options, self.ranks = output, jobs, base, options, ranks
         # what the processes of a killed run did is part of the record too
         begun = artifacts.read(GenerationRecord, path) if (path := output / GenerationRecord.FILE).is_file() else None
