@@ -231,9 +231,10 @@ def compare_records(
 def find_contaminated(config: DatasetConfig, index: RecordIndex) -> tuple[int | None, Contaminated]:
     """The number of benchmark questions (None if no benchmark was given), and the rows of the index that contain one."""
     from meerkat_workbench.text import contamination
+    from meerkat_workbench.tuning.data import multiple_choice
 
     paths = contamination.find_files(config.CONTAMINATION_SETS)
-    questions = contamination.read_questions(paths)
+    questions = contamination.read_questions(paths, multiple_choice.questions_in)
     records = [item.record for item in index.items]
     contaminated = contamination.find_contaminated(records, index.fingerprints, questions) if questions else {}
     return len(questions) if paths else None, contaminated

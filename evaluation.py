@@ -109,6 +109,9 @@ class EvaluationConfig(settings.Settings):
     CONTINUOUS_BATCHING: Annotated[bool | None, RESULT, Renamed("REFILL")] = None
     # True also asks 54 questions of general knowledge and safety, to show what tuning cost elsewhere.
     RETENTION: Annotated[bool, RESULT] = True
+    # A folder of multiple-choice questions (MedQA, MedMCQA, PubMedQA, MMLU, or your own). Base, tuned model and MODELS are scored by
+    # the log-likelihood of each option, as in lm-evaluation-harness. It costs one reading of each question by each model.
+    BENCHMARKS: Annotated[str, RESULT, Added("")] = ""
     # GPUs to use on this machine; they share the questions. None uses all.
     NUM_GPUS: Annotated[int | None, EXECUTION] = None
     RANDOM_SEED: Annotated[int, RESULT] = 42
@@ -146,12 +149,14 @@ def make_metrics(bertscore_model: str, lexicon: str = "") -> MetricSuite:
 def check(config: EvaluationConfig) -> None:
     """Raise UserError if a setting is not valid."""
     from meerkat_workbench.tuning.allocation import objective
+    from meerkat_workbench.tuning.data import multiple_choice
 
     objective.parse_objective(config.OBJECTIVE)
     if len(config.ENDPOINT_MODELS) not in (0, 2):
         remedy = "Give the server's names of base and tuned model: ENDPOINT_MODELS=BASE,TUNED."
         raise UserError(f"must have two names, not {len(config.ENDPOINT_MODELS)}", where="ENDPOINT_MODELS", remedy=remedy)
     judge_of(config)
+    multiple_choice.find_files(config.BENCHMARKS)
     if config.ENDPOINT and not config.ENDPOINT.startswith(("http://", "https://")):
         raise UserError("is not an address", where=f"ENDPOINT={config.ENDPOINT}", remedy="For example ENDPOINT=http://HOST:PORT.")
 
@@ -173,7 +178,7 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
     from meerkat_workbench.device import distributed
     from meerkat_workbench.tuning.data import dataset_folders
     from meerkat_workbench.tuning.data.vocabulary import ReferenceVocabulary
-    from meerkat_workbench.tuning.generation import generation_run, jobs
+    from meerkat_workbench.tuning.generation import choice_scoring, generation_run, jobs
     from meerkat_workbench.tuning.reporting.results import EvaluationResult
     from meerkat_workbench.tuning.scoring import retention
 
@@ -201,6 +206,9 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
             planned, subject, splits, more, decoding_of(config), config.MAX_SAMPLES_PER_SPECIALTY, examples
         )
         ranks.agree(lambda: subject.check_leaks(planned))
+        choices = choice_scoring.plan(
+            config.BENCHMARKS, planned, output, ranks, stored_only=rescore, examples=examples.as_text() if examples else ""
+        )
         if rescore:
             jobs.check_all_stored(output, planned_jobs)
         else:
@@ -215,7 +223,7 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
         records = dataset_folders.read_fixed_records(subject.data_folder)
         references = ReferenceVocabulary.of(records)
         preferences = jobs.plan_preferences(planned_jobs, records, references, config.PREFERENCE_DISTRACTORS)
-        answers = generation_run.GenerationRun(output, planned_jobs, preferences, base, options, ranks)
+        answers = generation_run.GenerationRun(output, planned_jobs, preferences, base, options, ranks, choices)
         if not rescore:
             answers.generate()
 
@@ -236,8 +244,10 @@ def plan_and_find_run(
         rescored: the finished evaluation whose answers are scored again; None for any other evaluation.
     """
     from meerkat_workbench.device import devices
+    from meerkat_workbench.tuning.data import multiple_choice
     from meerkat_workbench.tuning.generation.systems import Loading
 
+    benchmark = multiple_choice.content_hashes(config.BENCHMARKS)
     models = rescored.settings.get("MODELS", {}) if rescored else {}
     known = {name: identity for name, identity in (rescored.run.identities if rescored else {}).items()
              if models.get(name) == config.MODELS.get(name)}  # fmt: skip
@@ -245,7 +255,7 @@ def plan_and_find_run(
     def fingerprint(precision: Precision) -> str:
         identities = [system.identity for system in plan_systems(config, subject, precision, known)]
         return files.sha256_of([settings.with_effect(config, RESULT), identities, subject.data.fingerprint, subject.series,
-                                suite.names(), suite.lexicon_hash(), *suite.own_code()])  # fmt: skip
+                                suite.names(), suite.lexicon_hash(), *suite.own_code(), *benchmark])  # fmt: skip
 
     own = devices.resolve_precision("auto", encoder_decoder=subject.training.encoder_decoder)
     # answers that are only scored again have the precision of their own run
@@ -325,7 +335,7 @@ def score_and_report(
     """Score, compare, recommend and write the results; only the main process runs this."""
     from meerkat_workbench.device import devices
     from meerkat_workbench.tuning.allocation import advise, objective
-    from meerkat_workbench.tuning.reporting import comparison, history, results, summary_text, verdict
+    from meerkat_workbench.tuning.reporting import comparison, history, multiple_choice, results, summary_text, verdict
     from meerkat_workbench.tuning.scoring import claims, judge, judge_requests, score_run
 
     output, seed, training = Path(config.OUTPUT_DIR), config.RANDOM_SEED, subject.training
@@ -348,7 +358,8 @@ def score_and_report(
         lower_is_better=suite.lower_is_better(metric), improvement={row.metric: row.difference for row in compared.headline},
         improvement_split=compared.headline[0].split, caution=summary_text.caution(compared.metrics, reached.of(Split.EVAL), metric),
     )  # fmt: skip
-    findings = results.Findings(scored, compared, reached, advice, judged, claimed)
+    choices = multiple_choice.summarise(answers.choices, subject.data_folder, training)
+    findings = results.Findings(scored, compared, reached, advice, judged, claimed, choices)
     now = results.evaluation_id(subject, key, run.fingerprint, run.started)
     facts = results.facts_of(
         subject, scored, models=config.MODELS, decoding=decoding_of(config), endpoint=config.ENDPOINT,

@@ -34,7 +34,7 @@ TORCHLESS = [
 
 # these look names up in files that others wrote, in transformers' log, and in old forms of our own
 LOOK_UP_NAMES_OF_OTHERS = {f"{PACKAGE}.{name}" for name in ("tuning.data.rows", "trainers.progress", "tuning.training.plots",
-                                                            "tuning.old_formats", "tuning.scoring.answer_table")}  # fmt: skip
+                                                            "tuning.old_formats", "tuning.scoring.answer_table", "tuning.data.multiple_choice")}  # fmt: skip
 
 
 def imports(path: Path) -> set[str]:

@@ -117,6 +117,25 @@ def mcnemar_p(only_one: int, only_other: int) -> float:
     return float(stats.binomtest(only_one, differing, 0.5).pvalue) if differing else 1.0
 
 
+def paired_proportions(only_one: int, only_other: int, n: int) -> Estimate:
+    """The difference of two paired proportions (other minus one) with its 95% interval, and the exact McNemar p value.
+
+    The interval is Wald's after half a pair is added to each of the four cells (Agresti and Min 2005, doi:10.1002/sim.1781). Without
+    that, it would have no width if no pair differs.
+
+    Args:
+        only_one, only_other: pairs in which only the first, or only the second, has the property.
+        n: number of pairs.
+    """
+    if not n:
+        return Estimate(0, math.nan, math.nan, math.nan)
+    one, other, total = only_one + 0.5, only_other + 0.5, n + 2
+    shift = (other - one) / total
+    half = stats.norm.ppf((1 + LEVEL) / 2) * math.sqrt((one + other) / total - shift**2) / math.sqrt(total)
+    interval = Estimate(n, (only_other - only_one) / n, shift - half, shift + half, mcnemar_p(only_one, only_other))
+    return interval.within(-1, 1)
+
+
 def false_discovery_adjusted(p_values: Sequence[float]) -> list[float]:
     """Benjamini-Hochberg adjusted p values; NaN stays NaN and is not counted as a comparison."""
     array = np.asarray(p_values, float)

@@ -11,7 +11,7 @@ As in Brown et al., 13 words that occur in more than ten records are a stock phr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -55,8 +55,11 @@ class BenchmarkQuestion:
 Contaminated = Mapping[int, tuple[Kind, BenchmarkQuestion]]
 
 
-def find_files(folders: Sequence[str]) -> list[Path]:
+def find_files(folders: Sequence[str], setting: str = SETTING) -> list[Path]:
     """The benchmark files in these folders (or these files themselves).
+
+    Args:
+        setting: the setting that names the folders, for messages.
 
     Raises:
         UserError: a folder does not exist, has no benchmark file, or has a data file in a format that cannot be read.
@@ -66,7 +69,7 @@ def find_files(folders: Sequence[str]) -> list[Path]:
         folder = Path(given)
         if not folder.exists():
             raise UserError(
-                "there is no such folder", where=SETTING, item=str(folder), remedy="Correct the path, or leave it out."
+                "there is no such folder", where=setting, item=str(folder), remedy="Correct the path, or leave it out."
             )
         inside = [folder] if folder.is_file() else sorted(folder.rglob("*"))
         # files below a hidden folder are a program's own, such as the notes of a download
@@ -75,17 +78,22 @@ def find_files(folders: Sequence[str]) -> list[Path]:
         # an error, not a warning: questions of a benchmark that is skipped would be trained on
         if unread := [path for path in inside if input_files.suffix_of(path) not in SUFFIXES or not path.is_file()]:
             remedy = input_files.REMEDIES.get(unread[0].suffix.lower(), "save it as JSON lines or CSV")
-            raise UserError(f"is not read; {remedy}, or remove it", where=SETTING, item=str(unread[0]))
+            raise UserError(f"is not read; {remedy}, or remove it", where=setting, item=str(unread[0]))
         paths = [path for path in inside if input_files.suffix_of(path) in SUFFIXES and path.is_file()]
         if not paths:
             remedy = "Name the folder of the benchmark's files, or leave it out."
-            raise UserError(f"holds no {', '.join(SUFFIXES)} file", where=SETTING, item=str(folder), remedy=remedy)
+            raise UserError(f"holds no {', '.join(SUFFIXES)} file", where=setting, item=str(folder), remedy=remedy)
         benchmark_files += paths
     return benchmark_files
 
 
-def read_questions(paths: Sequence[Path]) -> list[BenchmarkQuestion]:
+def read_questions(
+    paths: Sequence[Path], known_form: Callable[[Path], list[str] | None] = lambda _: None
+) -> list[BenchmarkQuestion]:
     """Every question in these files.
+
+    Args:
+        known_form: the questions of a file whose form the task knows; None for any other file, which is then read by its fields.
 
     Raises:
         UserError: a file cannot be read or has no question.
@@ -93,7 +101,8 @@ def read_questions(paths: Sequence[Path]) -> list[BenchmarkQuestion]:
     questions: list[BenchmarkQuestion] = []
     for path in paths:
         try:
-            texts = [text.strip() for text in _questions(path) if text.strip()]
+            found = known_form(path)
+            texts = [text.strip() for text in (_questions(path) if found is None else found) if text.strip()]
         except (UserError, ValueError, OSError) as error:  # pyarrow's errors are ValueErrors
             remedy = "Correct it, or remove it."
             raise UserError(f"cannot be read ({error})", where=SETTING, item=str(path), remedy=remedy) from None

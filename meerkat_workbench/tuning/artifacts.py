@@ -295,6 +295,11 @@ class DatasetManifest(TuningManifest, frozen=True, kw_only=True):
     def output_dir(self) -> Path:
         return Path(self.settings["OUTPUT_DIR"])
 
+    @property
+    def contamination_sets(self) -> tuple[str, ...]:
+        """The folders of benchmark questions against which the train set was guarded; the first versions had no such setting."""
+        return tuple(self.settings.get("CONTAMINATION_SETS") or ())
+
 
 class SetAsideRecord(Artifact, frozen=True, kw_only=True):
     """One line of `set_aside.jsonl`: a record that is not trained on, with the fixed record or benchmark question that it repeats."""
@@ -594,6 +599,20 @@ class Preference(KeyedRecord, frozen=True, kw_only=True):
     scores: tuple[float | None, ...]
 
 
+class ChoiceScores(KeyedRecord, frozen=True, kw_only=True):
+    """Log-likelihoods of one multiple-choice question's options in nats, a line of `benchmark_scores.jsonl`.
+
+    Attributes:
+        log_likelihoods: the sum over the tokens of each option, in the order of the options; empty if one of them has no token.
+        cut: number of tokens that were cut off at the start of the context, because it is longer than the model's.
+    """
+
+    FILE: ClassVar[str] = "benchmark_scores.jsonl"
+
+    log_likelihoods: tuple[float, ...]
+    cut: int = 0
+
+
 class LoadRecord(msgspec.Struct, frozen=True):
     """One load of a model that answered: for which systems, in which order, and with how many questions at once."""
 
@@ -832,6 +851,46 @@ class EvaluationVerdict(Artifact, frozen=True, kw_only=True):
     def of(self, split: str) -> SplitVerdict | None:
         """The verdict on one split; None if it was not asked."""
         return next((verdict for verdict in self.splits if verdict.split == split), None)
+
+
+class BenchmarkResult(Row, frozen=True, kw_only=True):
+    """`benchmark_results.csv`: a model and the base in one accuracy, on the multiple-choice questions of a file or of one of its subjects.
+
+    Attributes:
+        subject: ALL for all questions of the file.
+        metric: "acc", or "acc_norm", which divides the log-likelihood of an option by its bytes.
+        guessing: the accuracy that guessing is expected to have.
+        score: the model's accuracy; `low` and `high` are its 95% interval (Wilson).
+        ci_low, ci_high: 95% interval of the difference, paired by question.
+        only_base, only_model: questions that only one of the two answers right.
+        p: exact McNemar test.
+        p_adjusted: `p` adjusted over the subjects of the file, or over the files in rows of whole files (Benjamini-Hochberg).
+        missing: why there is no accuracy; empty if there is one.
+    """
+
+    FILE: ClassVar[str] = "benchmark_results.csv"
+
+    file: str
+    subject: str
+    model: str
+    metric: str
+    n: int
+    guessing: float
+    base: float = math.nan
+    base_low: float = math.nan
+    base_high: float = math.nan
+    score: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    difference: float = math.nan
+    ci_low: float = math.nan
+    ci_high: float = math.nan
+    only_base: int = 0
+    only_model: int = 0
+    p: float = math.nan
+    p_adjusted: float = math.nan
+    verdict: Verdict = Verdict.NONE
+    missing: str = ""
 
 
 class HistoryRow(Row, frozen=True, kw_only=True):
@@ -1207,6 +1266,7 @@ class OutputFile(enum.StrEnum):
     RATING_PAGE = "rating_sheet.html"
     RETENTION = "retention.csv"
     JUDGE_RESULTS = "judge_results.csv"
+    BENCHMARK_ITEMS = "benchmark_items.csv"
 
 
 def answers_file(system: str) -> str:

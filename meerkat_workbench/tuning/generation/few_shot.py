@@ -91,6 +91,12 @@ class FewShotPrompts:
             for record in records
         ]
 
+    def as_text(self) -> str:
+        """The first example of as many specialties as a specialty has examples, as text before a question in no chat."""
+        styles = [style for style in self.styles.values() if style.examples]
+        shown = [style.examples[0] for style in styles][: max((len(style.examples) for style in styles), default=0)]
+        return "".join(f"Question: {example.question}\nAnswer: {example.response}\n\n" for example in shown)
+
     def _with_style(self, record: PreparedRecord, style: Style, *, plain: bool) -> PreparedRecord:
         message = f"{self.system_message} {style.hint}".strip()
         turns: Turns = [{"role": "system", "content": message}]

@@ -17,6 +17,7 @@ from meerkat_workbench.device import devices
 from meerkat_workbench.device.distributed import Processes
 from meerkat_workbench.tuning.artifacts import BASE, GenerationRecord, Likelihood, LoadRecord, Prediction, Preference
 from meerkat_workbench.tuning.generation import generator, likelihood, prediction_store, preference, prefixes
+from meerkat_workbench.tuning.generation.choice_scoring import ChoicePlan
 from meerkat_workbench.tuning.generation.decoding import Decoding
 from meerkat_workbench.tuning.generation.endpoint import Endpoint, ServerDecoding
 from meerkat_workbench.tuning.generation.likelihood import Text
@@ -82,12 +83,14 @@ class GenerationRun:
         jobs: by system, the base first.
         preferences: the choices between reference and distractors that are measured.
         base: where the base is; unused if no model is loaded.
+        choices: multiple-choice questions that the same loads of models score; None for none.
     """
 
     def __init__(
         self, output: Path, jobs: Mapping[str, GenerationJob], preferences: PreferencePlan, base: str, options: GenerationOptions,
-        ranks: Processes,
+        ranks: Processes, choices: ChoicePlan | None = None,
     ) -> None:  # fmt: skip
+        self.choices = choices.start(output, ranks) if choices else None
         self.output, self.jobs, self.base, self.options, self.ranks = output, jobs, base, options, ranks
         self.plan = preferences
         # what the processes of a killed run did is part of the record too
@@ -220,10 +223,14 @@ class GenerationRun:
         self.ranks.wait()
         if self.ranks.is_main:
             self._merge_parts()
+            if self.choices:
+                self.choices.merge_parts()
 
     def _lacks_any(self, job: GenerationJob) -> bool:
         """Whether a model of this machine lacks an answer or a likelihood."""
         texts = [text for _, text in self._reference_texts(job)]
+        if self.choices and self.choices.lacks_any(job.system.name):
+            return True
         if any(map(self.store.lacks, job.keys)) or any(self.likelihoods.lacks(text.key) for text in texts):
             return True
         if any(map(self.preferences.lacks, self._choices(job.system))):
@@ -239,6 +246,10 @@ class GenerationRun:
         """Ask the models of this machine; each is loaded once, the base and its adapters last."""
         for model, systems in load_models(planned, self.base, self.options.loading):
             self._answer(model, systems)
+            if self.choices:
+                self.choices.score(
+                    model, [one.name for one in systems], {one.name: self.jobs[one.name].tokenizer for one in systems}
+                )
             for system in systems:
                 references = [text for _, text in self._reference_texts(self.jobs[system.name])]
                 self._measure(model, system.adapter, functools.partial(iter, references), system)

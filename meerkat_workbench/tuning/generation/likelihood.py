@@ -114,13 +114,14 @@ class Scorer:
 
     def _decoder_logits(self, rows: Sequence[Continuation], prefixes: PrefixStates) -> list[torch.Tensor]:
         shared = [prefixes.usable(row.prompt_ids[: row.prefix_length]) for row in rows]
-        suffixes = [(row.prompt_ids + row.ids)[len(prefix) :] for row, prefix in zip(rows, shared, strict=True)]
+        # nothing follows the last token, so it is not given to the model
+        suffixes = [(row.prompt_ids + row.ids[:-1])[len(prefix) :] for row, prefix in zip(rows, shared, strict=True)]
         # padded on the left, so that all texts end at the same position and only their logits are computed
         ids = tensors.pad(suffixes, self.pad_id, self.model.device, left=True)
         mask, positions = mask_and_positions(shared, suffixes, self.model.device)
         cache, longest = prefixes.cache(shared, [None] * len(rows)), max(len(row.ids) for row in rows)
-        logits = prefixes.forward(ids, mask, positions, cache, [None] * len(rows), positions_kept=longest + 1)
-        return [row_logits[-len(row.ids) - 1 : -1] for row_logits, row in zip(logits, rows, strict=True)]
+        logits = prefixes.forward(ids, mask, positions, cache, [None] * len(rows), positions_kept=max(1, longest))
+        return [row_logits[len(row_logits) - len(row.ids) :] for row_logits, row in zip(logits, rows, strict=True)]
 
     def _encoder_decoder_logits(self, rows: Sequence[Continuation]) -> list[torch.Tensor]:
         prompts = [row.prompt_ids for row in rows]

@@ -27,6 +27,7 @@ from meerkat_workbench.tuning.generation.subject import EvaluationSubject
 from meerkat_workbench.tuning.reporting import history, plots, report, summary_text
 from meerkat_workbench.tuning.reporting.comparison import Comparison, headline
 from meerkat_workbench.tuning.reporting.history import Bounds, EvaluationId
+from meerkat_workbench.tuning.reporting.multiple_choice import ChoiceSummary
 from meerkat_workbench.tuning.reporting.report import Heading, ReportContents
 from meerkat_workbench.tuning.scoring import claim_scores, judge, retention
 from meerkat_workbench.tuning.scoring.claims import ClaimFindings
@@ -69,7 +70,7 @@ class EvaluationResult:
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything that an evaluation found; `judged` and `claims` are None if no judge was asked."""
+    """Everything that an evaluation found; `judged` and `claims` are None without a judge, `choices` without multiple-choice questions."""
 
     scored: ScoredAnswers
     comparison: Comparison
@@ -77,6 +78,7 @@ class Findings:
     recommendations: Recommendations
     judged: list[JudgedQuestion] | None
     claims: ClaimFindings | None = None
+    choices: ChoiceSummary | None = None
 
     @property
     def failed(self) -> int:
@@ -138,14 +140,16 @@ def write(
     times = iterations.count_holdout_evaluation(subject.data_folder, evaluation)
     sentences = summary_text.summary_sentences(comparison, scored, findings.verdict.headline, metric, times)
     sentences += [*(retained.sentences if retained else []), *(judged.sentences if judged else [])]
+    if findings.choices is not None:
+        findings.choices.write(output)
+        sentences += findings.choices.sentences
     rows = history.extend(output, comparison.metrics, scored.tuned, now, bounds)
     history.write(output, rows)
     plots.progress(output / OutputFile.PROGRESS, rows, metric)
     heading = Heading(subject.iteration, {**facts, "evaluations of this holdout": times}, sentences)
-    report.write(
-        output / OutputFile.REPORT,
-        ReportContents(heading, scored, comparison, findings.verdict, rows, findings.recommendations, retained, judged, seed),
-    )
+    shown = ReportContents(heading, scored, comparison, findings.verdict, rows, findings.recommendations, retained, judged, seed,
+                           findings.choices)  # fmt: skip
+    report.write(output / OutputFile.REPORT, shown)
     return sentences
 
 
