@@ -190,6 +190,8 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
         subject = load_subject(config)
         config = with_training_quantisation(config, subject)
         done, earlier = EvaluationManifest.find(output), subject.finished_evaluation(output)
+        if rescore and earlier:
+            config = with_stored_few_shot(config, earlier)
         planned, loading = plan_and_find_run(config, run, subject, suite, earlier if rescore else None)
         if run.state is RunState.FINISHED and done and not (rescore or run.was_reopened() or done.failed):
             if ranks.is_main:
@@ -277,6 +279,12 @@ def with_training_quantisation(config: EvaluationConfig, subject: EvaluationSubj
     if config.LOAD_IN_4BIT is not None:
         return config
     return EvaluationConfig(**{**settings.as_dict(config), "LOAD_IN_4BIT": subject.training.load_in_4bit})
+
+
+def with_stored_few_shot(config: EvaluationConfig, done: EvaluationManifest) -> EvaluationConfig:
+    """The settings with FEW_SHOT_EXAMPLES of a finished evaluation, so that it can be scored again; earlier versions had no such base."""
+    stored = done.settings.get("FEW_SHOT_EXAMPLES", 0)
+    return EvaluationConfig(**{**settings.as_dict(config), "FEW_SHOT_EXAMPLES": stored})
 
 
 def judge_of(config: EvaluationConfig) -> Endpoint | None:

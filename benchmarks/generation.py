@@ -135,7 +135,7 @@ def run_arm(options: argparse.Namespace) -> None:
             answerer = generator.Generator(store, IdsAsText(), settings, size, refill=options.arm.endswith("refilled"))
             keys = {arm: [f"{arm}{i}" for i in range(len(asked))] for arm in (BASE, TUNED)}
             if together:
-                answerer.generate_mixed(model, {BASE: None, TUNED: TUNED}, questions, keys)
+                answerer.generate_mixed(model, {BASE: None, TUNED: TUNED}, {BASE: questions, TUNED: questions}, keys)
             else:
                 for arm, adapter in ((BASE, None), (TUNED, TUNED)):
                     answerer.generate_sequential(model, arm, adapter, questions, keys[arm])

@@ -259,3 +259,17 @@ def test_a_long_example_is_cut_at_the_end_of_a_sentence():
 def test_the_length_hint_of_a_growing_train_set_is_rounded():
     assert few_shot.rounded(23) == 20 and few_shot.rounded(137) == 150 and few_shot.rounded(2) == 10
     assert not math.isnan(few_shot.rounded(0))
+
+
+def test_the_facts_of_a_preference_count_distractors_by_kind_and_the_answer_only_baseline(tiny_model):
+    tokenizer = llm.load_tokenizer(str(tiny_model))
+    asked = [
+        PreparedRecord(one.id, one.specialty, one.question, one.response, [], chat.render_llama3(one.question, None, "Be brief."), "")
+        for one in medical_records()[:6]
+    ]  # fmt: skip
+    choices = preference.make_choices(questions_of(Split.HOLDOUT, asked, tokenizer, None), DistractorMaker(medical_records()), 3)
+    blind = [preference.PreferenceScores(1.0, 1.0, 0.25), preference.PreferenceScores(0.0, 0.5, 0.25)]
+    facts = preference.facts_of(choices, blind)
+    assert (facts.questions, facts.chance, facts.answer_only, facts.answer_only_n) == (6, 0.25, 0.5, 2)
+    assert sum(facts.kinds.values()) == 18
+    assert math.isnan(preference.facts_of(choices, []).answer_only)

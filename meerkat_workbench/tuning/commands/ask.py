@@ -32,6 +32,9 @@ def ask(
     """
     if texts.is_blank(text):
         raise UserError("needs a question", where="--ask", remedy='For example --ask "What is gout?".')
+    planned = [
+        system for system in planned if not system.few_shot
+    ]  # a question of the user has no specialty to take examples from
     base = "" if remote else subject.locate_base(loading)
     subject.check_leaks(planned)
     record = with_question(dataset_folders.read_split(subject.data_folder, Split.HOLDOUT)[0], text.strip())

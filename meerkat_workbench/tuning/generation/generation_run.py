@@ -22,7 +22,7 @@ from meerkat_workbench.tuning.generation.decoding import Decoding
 from meerkat_workbench.tuning.generation.endpoint import Endpoint, ServerDecoding
 from meerkat_workbench.tuning.generation.likelihood import Text
 from meerkat_workbench.tuning.generation.prediction_store import PredictionStore
-from meerkat_workbench.tuning.generation.preference import Choice, PreferencePlan, PreferenceScores
+from meerkat_workbench.tuning.generation.preference import Choice, PreferenceFacts, PreferencePlan, PreferenceScores
 from meerkat_workbench.tuning.generation.questions import RETENTION, Question
 from meerkat_workbench.tuning.generation.systems import Loading, System, load_models
 
@@ -179,6 +179,11 @@ class GenerationRun:
         record = self.likelihoods.records.get(key)
         return None if record is None else record.loss
 
+    def preference_facts(self) -> PreferenceFacts | None:
+        """How preferences were measured; None if they were not."""
+        choices = list(self.plan.of(BASE).values())
+        return preference.facts_of(choices, list(self.preferences_of(preference.ANSWER_ONLY).values())) if choices else None
+
     # --- texts whose likelihood is measured
 
     def _text_keys(self) -> set[str]:
@@ -276,16 +281,30 @@ class GenerationRun:
             if system.adapter:
                 question = self.jobs[system.name].questions[0]
                 self._logit_change[system.name] = generator.check_adapter_has_effect(model, system.adapter, question)
-        while lacking:
-            sample = self.jobs[lacking[0].name]
-            group = [system for system in lacking if self.jobs[system.name].questions == sample.questions]
-            lacking = [system for system in lacking if system not in group]
-            self._answer_same_questions(model, group)
+        if use_mixed_batches(self.options.batching, model, len(lacking)):
+            self._answer_together(model, lacking, mixed=True)
+        else:
+            for group in self._with_same_questions(lacking):
+                self._answer_together(model, group, mixed=False)
 
-    def _answer_same_questions(self, model: Any, systems: Sequence[System]) -> None:
-        """Generate the answers of systems of one loaded model that are asked the same questions."""
-        sample = self.jobs[systems[0].name]
-        mixed = use_mixed_batches(self.options.batching, model, len(systems))
+    def _with_same_questions(self, systems: Sequence[System]) -> list[list[System]]:
+        """The systems in groups that are asked with the same prompts, so that they take as many questions at a time."""
+        groups: list[list[System]] = []
+        for system in systems:
+            asked = self.jobs[system.name].questions
+            group = next((group for group in groups if self.jobs[group[0].name].questions == asked), None)
+            if group is None:
+                groups.append([system])
+            else:
+                group.append(system)
+        return groups
+
+    def _answer_together(self, model: Any, systems: Sequence[System], *, mixed: bool) -> None:
+        """Generate the answers of systems of one loaded model with one batch size, in mixed batches or one after the other."""
+        # the system with the longest prompts decides how many fit
+        sample = max(
+            (self.jobs[system.name] for system in systems), key=lambda job: max(len(q.prompt_ids) for q in job.questions)
+        )
         # on a GPU a step costs nearly the same with fewer rows, so an empty place is a loss; on a CPU fewer rows cost less
         continuous = model.device.type == "cuda" if self.options.continuous is None else self.options.continuous
         continuous = continuous and prefixes.has_full_attention(model.config)
@@ -295,16 +314,16 @@ class GenerationRun:
         if self.ranks.is_main:
             artifacts.write(self.output / GenerationRecord.FILE, self.record)
             device = f"{devices.describe()}, in {devices.describe_precision(self.options.loading.precision)}"
-            print(
-                f"asking {', '.join(names)} {len(sample.questions)} questions, {size} at a time, {order}, on {device}", flush=True
-            )
+            count = max(len(self.jobs[name].questions) for name in names)
+            print(f"asking {', '.join(names)} {count} questions, {size} at a time, {order}, on {device}", flush=True)
         assert isinstance(sample.decoding, Decoding)
         answer_generator = generator.Generator(self.store, sample.tokenizer, sample.decoding, size, self.ranks.rank,
                                                self.ranks.count, refill=continuous)  # fmt: skip
         if mixed:
             keys = {system.name: self.jobs[system.name].keys for system in systems}
             adapters = {system.name: system.adapter for system in systems}
-            self._generated += answer_generator.generate_mixed(model, adapters, sample.questions, keys)
+            questions = {system.name: self.jobs[system.name].questions for system in systems}
+            self._generated += answer_generator.generate_mixed(model, adapters, questions, keys)
             return
         for system in systems:
             job = self.jobs[system.name]

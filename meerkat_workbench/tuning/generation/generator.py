@@ -90,12 +90,23 @@ class GenerationProgress(console.Progress):
 
 @dataclass(frozen=True)
 class AnswerRequest:
-    """A wanted answer: the index of its question, the system, its adapter in the batch, and the key of the answer."""
+    """A wanted answer.
 
-    question: int
+    Attributes:
+        adapter: the adapter of its row in the batch; None for the one that is active.
+        key: of the answer.
+        prefix_length: tokens at the beginning of the prompt that other prompts of the system share.
+    """
+
+    question: Question
     system: str
     adapter: str | None
     key: str
+    prefix_length: int
+
+    @property
+    def row(self) -> PromptRow:
+        return PromptRow(self.question.id, self.question.prompt_ids, self.adapter, self.prefix_length)
 
 
 class Generator:
@@ -128,27 +139,33 @@ class Generator:
         Returns:
             Number of answers generated.
         """
+        requests = _requests(system, None, questions, keys)
         with active_adapter(model, adapter):
-            return self._generate(model, questions, f"{system} answers", lambda i: [AnswerRequest(i, system, None, keys[i])])
+            return self._generate(model, questions, f"{system} answers", lambda i: [requests[i]])
 
     def generate_mixed(
-        self, model: Any, adapters: Mapping[str, str | None], questions: Sequence[Question], keys: Mapping[str, Sequence[str]]
-    ) -> int:
+        self, model: Any, adapters: Mapping[str, str | None], questions: Mapping[str, Sequence[Question]],
+        keys: Mapping[str, Sequence[str]],
+    ) -> int:  # fmt: skip
         """Generate answers of several systems of one base, in batches that hold rows of all of them.
 
         Args:
             adapters: system to its adapter, None for the base.
+            questions: system to its questions, the same in the same order but with prompts of its own; the last may be left out.
             keys: system to the key of each question's answer.
 
         Returns:
             Number of answers generated.
         """
-        rows = [(system, adapter or NO_ADAPTER) for system, adapter in adapters.items()]
+        wanted = [
+            _requests(system, adapter or NO_ADAPTER, questions[system], keys[system]) for system, adapter in adapters.items()
+        ]
+        longest = max(questions.values(), key=len)
 
         def requests(i: int) -> list[AnswerRequest]:
-            return [AnswerRequest(i, system, adapter, keys[system][i]) for system, adapter in rows]
+            return [of_system[i] for of_system in wanted if i < len(of_system)]
 
-        return self._generate(model, questions, f"{', '.join(adapters)} answers", requests)
+        return self._generate(model, longest, f"{', '.join(adapters)} answers", requests)
 
     def _generate(
         self, model: Any, questions: Sequence[Question], name: str, requests_of: Callable[[int], list[AnswerRequest]]
@@ -158,17 +175,16 @@ class Generator:
         if not batches:
             return 0
         decoder = Decoder(model, self.decoding)
-        shared = prefix_lengths([question.prompt_ids for question in questions], [question.specialty for question in questions])
         self.max_rows = min(self.max_rows, self.batch_size * len(requests_of(batches[0][0])))
         requests_by_batch = [[request for i in batch for request in requests_of(i)] for batch in batches]
         generated = 0
         with GenerationProgress(sum(map(len, requests_by_batch)), name, self.decoding.max_new_tokens) as progress:
             for batch in requests_by_batch:
-                asked = [(questions[request.question], request.adapter, shared[request.question]) for request in batch]
-                rows = [PromptRow(question.id, question.prompt_ids, adapter, length) for question, adapter, length in asked]
                 answers = [
-                    self._prediction(request, questions[request.question], answer)
-                    for request, answer in zip(batch, self._decode(decoder, rows, progress), strict=True)
+                    self._prediction(request, answer)
+                    for request, answer in zip(
+                        batch, self._decode(decoder, [request.row for request in batch], progress), strict=True
+                    )
                 ]
                 self.store.add(answers)
                 generated += len(answers)
@@ -190,8 +206,9 @@ class Generator:
                 lacking_batches.append(lacking if only_failed else batch)
         return lacking_batches
 
-    def _prediction(self, request: AnswerRequest, question: Question, answer: Decoded | str) -> Prediction:
+    def _prediction(self, request: AnswerRequest, answer: Decoded | str) -> Prediction:
         """The record that is stored; `answer` is the error's text if the answer failed."""
+        question = request.question
         if isinstance(answer, str):
             return Prediction(key=request.key, id=question.id, system=request.system, text="", finish=Finish.FAILED, tokens=0,
                               error=answer)  # fmt: skip
@@ -222,6 +239,15 @@ class Generator:
             return [error_text]
         half = (len(rows) + 1) // 2  # one of the rows is too long by itself
         return [*self._decode(decoder, rows[:half], progress), *self._decode(decoder, rows[half:], progress)]
+
+
+def _requests(system: str, adapter: str | None, questions: Sequence[Question], keys: Sequence[str]) -> list[AnswerRequest]:
+    """The answers that are wanted of one system."""
+    shared = prefix_lengths([question.prompt_ids for question in questions], [question.specialty for question in questions])
+    return [
+        AnswerRequest(question, system, adapter, key, length)
+        for question, key, length in zip(questions, keys, shared, strict=True)
+    ]
 
 
 def generate_remote(

@@ -124,7 +124,7 @@ def plan_preferences(
         if name == BASE:
             blind = [
                 preference.without_question(choice, job.tokenizer, encoder_decoder=job.system.encoder_decoder)
-                for choice in choices
+                for choice in choices[: preference.MAX_ANSWER_ONLY]
             ]
             planned[preference.ANSWER_ONLY] = {choice.key(job.system.identity): choice for choice in blind if choice}
     return PreferencePlan(planned, references)

@@ -25,8 +25,8 @@ from meerkat_workbench.tuning.artifacts import Preference
 from meerkat_workbench.tuning.data import vocabulary
 from meerkat_workbench.tuning.data.records import Record
 from meerkat_workbench.tuning.data.vocabulary import FUNCTION_WORDS, ReferenceVocabulary
-from meerkat_workbench.tuning.generation import likelihood
-from meerkat_workbench.tuning.generation.distractors import Distractor, DistractorMaker
+from meerkat_workbench.tuning.generation import distractors, likelihood
+from meerkat_workbench.tuning.generation.distractors import Distractor, DistractorKind, DistractorMaker
 from meerkat_workbench.tuning.generation.generator import active_adapter
 from meerkat_workbench.tuning.generation.likelihood import Continuation
 from meerkat_workbench.tuning.generation.prefixes import prefix_lengths
@@ -36,6 +36,7 @@ MAX_TOKENS = 48  # of a reference or distractor; the beginning tells most, and m
 MAX_BATCH_TOKENS = 4096  # in a batch, including padding
 VERSION = "v1"
 ANSWER_ONLY = "answer_only"  # in place of a system: the base without the question
+MAX_ANSWER_ONLY = 100  # questions of the answer-only baseline, which describes the distractors and needs no more
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,25 @@ class PreferenceScores:
     right: float
     wins: float
     chance: float
+
+
+@dataclass(frozen=True)
+class PreferenceFacts:
+    """How the preferences of an evaluation were measured.
+
+    Attributes:
+        questions: number of questions with enough distractors.
+        kinds: number of distractors of each kind.
+        chance: fraction of questions that a model which guesses gets right.
+        answer_only, answer_only_n: fraction of questions that the base gets right without seeing the question, and of how many; NaN if
+            it was not measured.
+    """
+
+    questions: int
+    kinds: dict[DistractorKind, int]
+    chance: float
+    answer_only: float
+    answer_only_n: int
 
 
 @dataclass(frozen=True)
@@ -107,6 +127,20 @@ def without_question(choice: Choice, tokenizer: Any, *, encoder_decoder: bool) -
     encode = chat.encode_source if encoder_decoder else chat.encode_prompt
     prompt = before + after
     return replace(choice, question=replace(question, prompt=prompt, prompt_ids=tuple(encode(tokenizer, prompt))))
+
+
+def facts_of(choices: Sequence[Choice], answer_only: Sequence[PreferenceScores]) -> PreferenceFacts:
+    """Describe how preferences were measured.
+
+    Args:
+        choices: of the base.
+        answer_only: what the base finds without the questions.
+    """
+    chances = [1 / len(choice.answers) for choice in choices]
+    return PreferenceFacts(
+        len(choices), distractors.counts(choice.distractors for choice in choices), sum(chances) / len(chances) if chances else math.nan,
+        sum(one.right for one in answer_only) / len(answer_only) if answer_only else math.nan, len(answer_only),
+    )  # fmt: skip
 
 
 def scores_of(record: Preference | None) -> PreferenceScores | None:

@@ -11,7 +11,7 @@ from meerkat_workbench.output.tables import where
 from meerkat_workbench.stats.significance import ALPHA
 from meerkat_workbench.tuning.artifacts import HistoryRow, MetricComparison, SpecialtyPerformance, Split, Verdict
 
-PROGRESS_METRICS = ("ROUGE-L", "METEOR", "bertscore_f1", "factual_exact_match")
+PROGRESS_METRICS = ("ROUGE-L", "bertscore_f1", "factual_exact_match", "content_above_floor", "preference_accuracy")
 VERDICT_COLOURS = {
     Verdict.BETTER: plots.BETTER,
     Verdict.WORSE: plots.WORSE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from meerkat_workbench.core.errors import resume_command
 from meerkat_workbench.output.tables import where
@@ -14,6 +15,9 @@ from meerkat_workbench.tuning.artifacts import BASE, TUNED, CheckComparison, Met
 from meerkat_workbench.tuning.reporting.comparison import Comparison
 from meerkat_workbench.tuning.scoring import answer_checks
 from meerkat_workbench.tuning.scoring.score_run import ScoredAnswers
+
+if TYPE_CHECKING:  # it loads torch
+    from meerkat_workbench.tuning.generation.preference import PreferenceFacts
 
 MAX_CUT_OFF_FRACTION = 0.05  # of the answers; if more are cut off, the summary advises to raise MAX_NEW_TOKENS
 STYLE_FRACTION = 0.25  # if at most this part of a score is above the floor, most of the score is style
@@ -34,6 +38,7 @@ def summary_sentences(
     sentences = [verdict.conclusion, verdict.knowledge.sentence, verdict.style.sentence, *_overall(rows, row)]
     if warning := warn_near_floor(row):
         sentences.append(warning)
+    sentences += _preference(rows, scored.preference)
     sentences += _power(comparison, scored, metric, split)
     sentences += [_check_sentence(check) for check in comparison.checks if check.split == split and (check.base or check.tuned)]
     other = sum(texts.is_english(reference) is False for reference in scored.base.of_split(split).references)
@@ -69,6 +74,23 @@ def _overall(rows: Sequence[MetricComparison], row: MetricComparison) -> list[st
         f"On {row.n} {row.split} questions, the tuned model is better than the base in {verdicts.count(Verdict.BETTER)} of "
         f"{len(verdicts)} metrics{few_shot}. Most metrics reward style.",
         f"{row.metric}: {row.base:.3f} base, {row.tuned:.3f} tuned, difference {row.difference:+.3f} {interval}.",
+    ]
+
+
+def _preference(rows: Sequence[MetricComparison], facts: PreferenceFacts | None) -> list[str]:
+    """How often each model finds the reference most likely, and how the distractors were made."""
+    found = where(rows, metric="preference_accuracy")
+    if facts is None or not found or not found[0].n:
+        return []
+    row = found[0]
+    few_shot = f", {row.few_shot:.0%} few-shot base" if math.isfinite(row.few_shot) else ""
+    blind = (
+        f", and the base without the question {facts.answer_only:.0%} (of {facts.answer_only_n})" if facts.answer_only_n else ""
+    )
+    kinds = ", ".join(f"{count} {kind}" for kind, count in facts.kinds.items() if count)
+    return [
+        f"The reference is found more likely than all distractors on {row.base:.0%} of {row.n} questions by the base{few_shot}, "
+        f"{row.tuned:.0%} tuned; guessing gives {facts.chance:.0%}{blind}. The distractors answer {kinds}."
     ]
 
 

@@ -36,6 +36,7 @@ from meerkat_workbench.tuning.scoring.retention import RetentionAnswer
 
 if TYPE_CHECKING:  # it loads torch, and workers of a process that has loaded it cannot be forked
     from meerkat_workbench.tuning.generation.generation_run import GenerationRun, ScoredText
+    from meerkat_workbench.tuning.generation.preference import PreferenceFacts
 
 CHUNK = 5000  # answers scored at a time
 TEXTS = (Column.QUESTION, Column.REFERENCE, Column.PREDICTION, Column.REASONING, Column.ERROR)
@@ -53,6 +54,7 @@ class ScoredAnswers:
         floors: by system, the value of each metric when answers are shuffled among the questions of a specialty.
         corpus_bleu: by split.
         retention: answers to general and safety questions; None if they were not asked.
+        preference: how preferences were measured; None if they were not.
     """
 
     tables: dict[str, AnswerTable]
@@ -60,6 +62,7 @@ class ScoredAnswers:
     floors: dict[str, Floors]
     corpus_bleu: dict[str, CorpusBleu]
     retention: list[RetentionAnswer] | None
+    preference: PreferenceFacts | None = None
 
     @property
     def base(self) -> AnswerTable:
@@ -109,7 +112,7 @@ def score_answers(
     missing = {name: reason for system in scores if system != FEW_SHOT for name, reason in scores[system].missing.items()}
     _print_notes(missing, scores[TUNED].notes, tables)
     general = retention_answers(run) if with_retention else None
-    return ScoredAnswers(tables, replace(scores[TUNED], missing=missing), floors_by_system, bleu, general)
+    return ScoredAnswers(tables, replace(scores[TUNED], missing=missing), floors_by_system, bleu, general, run.preference_facts())
 
 
 def _chance(run: GenerationRun) -> dict[str, float]:
