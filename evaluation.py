@@ -353,7 +353,7 @@ def score_and_report(
     asked = judge_requests.Judge(server, answers.store, config.ENDPOINT_REQUESTS, rescore) if server else None
     judged = judge.judge_run(asked, scored) if asked else None
     claimed = claims.judge_claims(asked, scored.tables) if asked and config.JUDGE_CLAIMS else None
-    reached = verdict.reach(scored, compared.metrics, claimed.scores if claimed else (), seed=seed)
+    reached = verdict.reach(scored, claimed.scores if claimed else (), seed=seed)
 
     key = history.comparability_key(settings.with_effect(config, RESULT), suite, subject.series, answers.base_system)
     metric = advise.steering_metric(config.STEERING_METRIC, suite, scored.missing)

@@ -74,7 +74,7 @@ def write_report(path: Path, asked: Sequence[Asked], *, past: bool = False, seed
     ]
     advice = Recommendations(recommended_sample_increases={}, steering_metric="ROUGE-L", sentences=("Keep.",))
     heading = Heading(len(iterations), {"base": "b", "tuned": "t"}, ["Words."])
-    reached = verdict.reach(scored, compared.metrics, seed=seed)
+    reached = verdict.reach(scored, seed=seed)
     report.write(
         path, ReportContents(heading, scored, compared, reached, history_rows, advice, retention=None, judged=None, seed=0)
     )

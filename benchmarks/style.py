@@ -152,7 +152,8 @@ def evaluate(data: Path, adapter: Path, output: Path) -> tuple[ScoredAnswers, Se
         **evaluation.DEMO, "DATASET_DIR": str(data), "FINETUNED_MODEL_PATH": str(adapter), "OUTPUT_DIR": str(output),
     }))  # fmt: skip
     tables = {name: AnswerTable.read(output, name) for name in (BASE, TUNED, FEW_SHOT)}
-    return ScoredAnswers(tables, MetricScores(), {name: {} for name in tables}, {}, None), result.metrics, result.verdict
+    scored = ScoredAnswers(tables, MetricScores(), {name: {} for name in tables}, {}, None)
+    return scored, result.metrics, verdict.reach(scored, seed=SEED)
 
 
 # --- answers
@@ -216,7 +217,7 @@ def compare_answers(suite: MetricSuite, asked: Sequence[AnsweredQuestion], befor
     floors = {name: score_run.floors(suite, table, vocabulary, SEED) for name, table in tables.items()}
     scored = ScoredAnswers(tables, MetricScores(), floors, {}, None)
     rows = comparison.compare(scored, suite, SEED).metrics
-    return scored, rows, verdict.reach(scored, rows, seed=SEED)
+    return scored, rows, verdict.reach(scored, seed=SEED)
 
 
 def share_that_loses(scored: ScoredAnswers) -> float:
@@ -291,7 +292,7 @@ def null_worlds(scored: ScoredAnswers) -> Trial:
         world = ScoredAnswers({BASE: AnswerTable(frames[BASE]), TUNED: AnswerTable(one), FEW_SHOT: AnswerTable(other)}, MetricScores(),
                               {name: {} for name in frames}, {}, None)  # fmt: skip
         rows = comparison.by_metric(world.base, world.tuned, suite, MetricScores(), {}, {}, SEED, few_shot=world.tables[FEW_SHOT])
-        headline = verdict.reach(world, rows, seed=SEED).headline
+        headline = verdict.reach(world, seed=SEED).headline
         gained += headline.knowledge.outcome is Outcome.GAINED
         style += headline.style.outcome is Outcome.GAINED
         old += where(rows, metric="ROUGE-L")[0].verdict is Verdict.BETTER

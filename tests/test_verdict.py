@@ -6,9 +6,11 @@ import pandas as pd
 import pytest
 
 from meerkat_workbench.core import artifacts
+from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.stats import significance
+from meerkat_workbench.tuning.allocation import advise
 from meerkat_workbench.tuning.artifacts import BASE, FEW_SHOT, TUNED, ClaimScore, EvaluationVerdict, Finish, Outcome, Split
-from meerkat_workbench.tuning.reporting import comparison, summary_text, verdict
+from meerkat_workbench.tuning.reporting import summary_text, verdict
 from meerkat_workbench.tuning.scoring.answer_checks import CHECKS
 from meerkat_workbench.tuning.scoring.answer_table import AnswerTable, Column
 from meerkat_workbench.tuning.scoring.metric_suite import MetricScores, MetricSuite
@@ -43,8 +45,7 @@ def reached(few_shot=None, tuned=None, base=None, claims=()):
     if few_shot is not None:
         tables[FEW_SHOT] = table(3, **few_shot)
     scored = ScoredAnswers(tables, MetricScores(), {name: {} for name in tables}, {}, None)
-    compared = comparison.compare(scored, MetricSuite(), 0)
-    return verdict.reach(scored, compared.metrics, claims, seed=0)
+    return verdict.reach(scored, claims, seed=0)
 
 
 def test_a_gain_in_style_alone_is_called_so_and_is_no_gain_in_knowledge():
@@ -70,6 +71,29 @@ def test_what_the_few_shot_base_knows_too_is_no_gain_of_tuning():
 )  # fmt: skip
 def test_knowledge_is_gained_only_where_nothing_is_lost_and_fewer_numbers_are_no_gain(tuned, outcome):
     assert reached({"unsupported": 0.3}, {"unsupported": 0.3, **tuned}).headline.knowledge.outcome is outcome
+
+
+def test_answers_that_are_cut_off_show_no_gain_in_content():
+    few_shot = {"content": 0.0, "cut_off": 1.0}
+    found = reached(few_shot, {"content": 0.4}).headline.knowledge
+    assert found.outcome is Outcome.NO_DIFFERENCE and not [one for one in found.evidence if one.measure == verdict.CONTENT]
+    assert "MAX_NEW_TOKENS" in found.sentence
+    assert reached({**few_shot, "cut_off": 0.0}, {"content": 0.4}).headline.knowledge.outcome is Outcome.GAINED
+
+
+def test_checks_of_english_words_leave_out_other_languages():
+    tables = {name: table(seed) for seed, name in enumerate((BASE, TUNED))}
+    for one in tables.values():
+        one.frame.loc[:29, Column.REFERENCE] = "Die Gicht ist eine Erkrankung der Gelenke und wird mit Colchicin behandelt."
+    scored = ScoredAnswers(tables, MetricScores(), {name: {} for name in tables}, {}, None)
+    evidence = {one.measure: one.n for one in verdict.reach(scored, seed=0).headline.knowledge.evidence}
+    assert evidence["negation_differs"] == 15 and evidence["number_differs"] == 30
+
+
+def test_a_metric_of_the_holdout_only_cannot_steer():
+    with pytest.raises(UserError) as caught:
+        advise.check_steering_metric("preference_wins", MetricSuite())
+    assert caught.value.where == "STEERING_METRIC=preference_wins"
 
 
 def test_a_verdict_survives_its_file_and_has_both_splits(tmp_path):
@@ -98,7 +122,7 @@ def test_without_any_measure_knowledge_is_not_measured():
     for one in tables.values():
         one.frame[["content_above_floor", "preference_wins"]] = np.nan
     scored = ScoredAnswers(tables, MetricScores(), {name: {} for name in tables}, {}, None)
-    found = verdict.reach(scored, comparison.compare(scored, MetricSuite(), 0).metrics, seed=0)
+    found = verdict.reach(scored, seed=0)
     assert found.headline.knowledge.outcome is Outcome.NOT_MEASURED
 
 

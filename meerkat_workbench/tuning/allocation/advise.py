@@ -15,6 +15,7 @@ from meerkat_workbench.tuning.data import renames
 from meerkat_workbench.tuning.scoring.answer_table import AnswerTable
 from meerkat_workbench.tuning.scoring.metric_suite import MetricSuite
 
+MEASURED_ON_HOLDOUT_ONLY = ("preference_accuracy", "preference_wins")
 FALLBACK_METRICS = ("ROUGE-L", "token_f1")  # tried in this order where the wanted steering metric is missing
 
 
@@ -38,6 +39,9 @@ def check_steering_metric(wanted: str, suite: MetricSuite) -> None:
     if suite.is_descriptive(wanted):
         remedy = "For example STEERING_METRIC=ROUGE-L."
         raise UserError("only describes answers; no value of it is better than another", where=where, remedy=remedy)
+    if wanted in MEASURED_ON_HOLDOUT_ONLY:
+        fault = "is measured on the holdout only, and recommendations rest on the eval split"
+        raise UserError(fault, where=where, remedy="For example STEERING_METRIC=content_f1.")
     if wanted not in suite.names():
         raise UserError("there is no such metric", where=where, remedy=f"There are {', '.join(suite.names())}.")
 

@@ -78,6 +78,9 @@ def report(output: Path, paths: Sequence[Path], suite: MetricSuite, seed: int) -
     print(f"tables in {output}: {', '.join(files)}")
 
 
+NOT_OF_THE_ANSWER = ("preference_accuracy", "preference_wins")  # they compare references, so they cannot prefer an answer
+
+
 def comparable_metrics(suite: MetricSuite, base: AnswerTable, tuned: AnswerTable) -> dict[str, bool]:
     """The metrics in both tables that can prefer an answer, and whether less of each is better.
 
@@ -89,7 +92,7 @@ def comparable_metrics(suite: MetricSuite, base: AnswerTable, tuned: AnswerTable
     return {
         name: suite.lower_is_better(name) if name in in_suite else of_claims.get(name, False)
         for name in names
-        if name not in in_suite or not suite.is_descriptive(name)
+        if name not in NOT_OF_THE_ANSWER and (name not in in_suite or not suite.is_descriptive(name))
     }
 
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from meerkat_workbench.output.tables import where
 from meerkat_workbench.stats import significance
 from meerkat_workbench.stats.significance import Estimate
+from meerkat_workbench.text import texts
 from meerkat_workbench.tuning.artifacts import (
     BASE,
     FEW_SHOT,
@@ -26,7 +26,6 @@ from meerkat_workbench.tuning.artifacts import (
     ClaimMeasure,
     ClaimScore,
     EvaluationVerdict,
-    MetricComparison,
     Outcome,
     SplitVerdict,
     Verdict,
@@ -54,6 +53,7 @@ NAMES = {
 }
 SYSTEM_NAMES = {BASE: "the base", FEW_SHOT: "the few-shot base"}
 SHOWN_DIGITS = 3
+MAX_LEFT_OUT = 0.05  # of the questions; if more are left out of the content, the sentence says so
 
 
 @dataclass(frozen=True)
@@ -73,58 +73,88 @@ class Measure:
     can_gain: bool = True
 
 
-def reach(
-    scored: ScoredAnswers, metrics: Sequence[MetricComparison], claims: Sequence[ClaimScore] = (), *, seed: int
-) -> EvaluationVerdict:
+def reach(scored: ScoredAnswers, claims: Sequence[ClaimScore] = (), *, seed: int) -> EvaluationVerdict:
     """The verdict on each split.
 
     Args:
-        metrics: tuned model against base and few-shot base.
         claims: what a judge found in the answers to the holdout questions.
         seed: of the permutation tests.
     """
-    splits = [str(split) for split in FIXED if where(metrics, split=split)]
+    splits = [str(split) for split in FIXED if (scored.base.splits == split).any()]
     return EvaluationVerdict(
-        splits=tuple(_judge_split(scored, metrics, claims if split == splits[0] else (), split, seed) for split in splits)
+        splits=tuple(_judge_split(scored, claims if split == splits[0] else (), split, seed) for split in splits)
     )
 
 
-def _judge_split(
-    scored: ScoredAnswers, metrics: Sequence[MetricComparison], claims: Sequence[ClaimScore], split: str, seed: int
-) -> SplitVerdict:
+def _judge_split(scored: ScoredAnswers, claims: Sequence[ClaimScore], split: str, seed: int) -> SplitVerdict:
     against = FEW_SHOT if FEW_SHOT in scored.tables else BASE
     other, tuned, base = (table.of_split(split) for table in (scored.tables[against], scored.tuned, scored.base))
-    rows = where(metrics, split=split)
-    knowledge = [
-        *(_of_metric(rows, name, over_few_shot=against == FEW_SHOT) for name in (CONTENT, PREFERENCE)),
-        *(_of_check(name, other, tuned, seed, can_gain=False) for name in HARMS),
-        *(_of_claims(claims, against, seed) if claims else ()),
-    ]
-    style = [
-        _of_metric(rows, OVERLAP, over_few_shot=False),
-        _of_values(LENGTH, _length_distance(base), _length_distance(tuned), base, seed, lower_is_better=True),
-        _of_check(answer_checks.CUT_OFF, base, tuned, seed, can_gain=True),
-    ]
-    lines = (_line("Knowledge", knowledge, against), _line("Style", style, BASE))
+    knowledge = _Pair(other, tuned, seed)
+    style = _Pair(base, tuned, seed)
+    lines = (
+        _line("Knowledge", [
+            knowledge.metric(CONTENT, only_complete=True),
+            knowledge.metric(PREFERENCE),
+            *(knowledge.check(name, can_gain=False) for name in HARMS),
+            *(_of_claims(claims, against, seed) if claims else ()),
+        ], against, knowledge.note_on_cut_off(against)),
+        _line("Style", [style.metric(OVERLAP), style.length(), style.check(answer_checks.CUT_OFF, can_gain=True)], BASE),
+    )  # fmt: skip
     return SplitVerdict(split, *lines, conclusion=_conclusion(*lines))
 
 
-def _of_metric(rows: Sequence[MetricComparison], name: str, *, over_few_shot: bool) -> Measure:
-    found = where(rows, metric=name)
-    if not found:
-        return Measure(name, math.nan, math.nan, significance.mean_interval([]))
-    row = found[0]
-    if over_few_shot:
-        estimate = Estimate(row.n, row.over_few_shot, row.over_few_shot_low, row.over_few_shot_high, row.over_few_shot_p)
-        return Measure(name, row.few_shot, row.tuned, estimate, row.lower_is_better)
-    return Measure(
-        name, row.base, row.tuned, Estimate(row.n, row.difference, row.ci_low, row.ci_high, row.p), row.lower_is_better
-    )
+class _Pair:
+    """Answers of two systems to the same questions, as measures."""
 
+    def __init__(self, other: AnswerTable, tuned: AnswerTable, seed: int) -> None:
+        self.other, self.tuned, self.seed = other, tuned, seed
+        self.complete = ~(other.fails(answer_checks.CUT_OFF) | tuned.fails(answer_checks.CUT_OFF))
 
-def _of_check(name: str, other: AnswerTable, tuned: AnswerTable, seed: int, *, can_gain: bool) -> Measure:
-    of_other, of_tuned = (np.where(table.failed, np.nan, table.fails(name).astype(float)) for table in (other, tuned))
-    return _of_values(name, of_other, of_tuned, other, seed, lower_is_better=True, can_gain=can_gain)
+    def metric(self, name: str, *, only_complete: bool = False) -> Measure:
+        """A metric of which more is better.
+
+        Args:
+            only_complete: leave out questions to which an answer was cut off, because it might have said more.
+        """
+        values = [
+            table.scores(name).to_numpy(float) if table.has_metric(name) else np.full(len(table), np.nan)
+            for table in (self.other, self.tuned)
+        ]
+        if only_complete:
+            values = [np.where(self.complete, one, np.nan) for one in values]
+        return self._measure(name, *values)
+
+    def check(self, name: str, *, can_gain: bool) -> Measure:
+        """The fraction of answers that fail a check; answers in other languages are left out of checks of English words."""
+        values = [np.where(table.failed, np.nan, table.fails(name).astype(float)) for table in (self.other, self.tuned)]
+        if name in answer_checks.ENGLISH_ONLY:
+            english = np.array([texts.is_english(reference) is not False for reference in self.other.references], bool)
+            values = [np.where(english, one, np.nan) for one in values]
+        return self._measure(name, *values, lower_is_better=True, can_gain=can_gain)
+
+    def length(self) -> Measure:
+        """The distance of an answer's length from the reference's."""
+        return self._measure(LENGTH, _length_distance(self.other), _length_distance(self.tuned), lower_is_better=True)
+
+    def note_on_cut_off(self, against: str) -> str:
+        """What the cut-off answers leave out; empty if hardly any are cut off."""
+        left_out = int((~self.complete).sum())
+        if left_out <= MAX_LEFT_OUT * len(self.complete):
+            return ""
+        return (
+            f"Content is compared on {len(self.complete) - left_out} of {len(self.complete)} questions, because an answer of "
+            f"{SYSTEM_NAMES.get(against, against)} or the tuned model to the others was cut off: raise MAX_NEW_TOKENS."
+        )
+
+    def _measure(
+        self, name: str, other: np.ndarray, tuned: np.ndarray, *, lower_is_better: bool = False, can_gain: bool = True
+    ) -> Measure:
+        """A measure from its values for each question, (rows,) each; NaN is left out."""
+        known = ~np.isnan(other + tuned)
+        strata = self.other.specialties.to_numpy()[known].tolist()
+        estimate = significance.stratified((tuned - other)[known].tolist(), strata, test=True, seed=self.seed)
+        of_other, of_tuned = (float(values[known].mean()) if known.any() else math.nan for values in (other, tuned))
+        return Measure(name, of_other, of_tuned, estimate, lower_is_better, can_gain)
 
 
 def _of_claims(scores: Sequence[ClaimScore], against: str, seed: int) -> list[Measure]:
@@ -142,17 +172,6 @@ def _of_claims(scores: Sequence[ClaimScore], against: str, seed: int) -> list[Me
     ]  # fmt: skip
 
 
-def _of_values(
-    name: str, other: np.ndarray, tuned: np.ndarray, table: AnswerTable, seed: int, *, lower_is_better: bool, can_gain: bool = True
-) -> Measure:  # fmt: skip
-    """A measure from its values for each question, (rows,) each; NaN is left out."""
-    known = ~np.isnan(other + tuned)
-    strata = table.specialties.to_numpy()[known].tolist()
-    estimate = significance.stratified((tuned - other)[known].tolist(), strata, test=True, seed=seed)
-    of_other, of_tuned = (float(values[known].mean()) if known.any() else math.nan for values in (other, tuned))
-    return Measure(name, of_other, of_tuned, estimate, lower_is_better, can_gain)
-
-
 def _length_distance(table: AnswerTable) -> np.ndarray:
     """How far each answer's length is from the reference's, |ln(ratio)|, (rows,); an empty answer counts as a tenth."""
     if not table.has_metric("length_ratio"):
@@ -161,7 +180,7 @@ def _length_distance(table: AnswerTable) -> np.ndarray:
     return np.abs(np.log(np.clip(ratios, 0.1, None)))
 
 
-def _line(title: str, measures: Sequence[Measure], against: str) -> VerdictLine:
+def _line(title: str, measures: Sequence[Measure], against: str, note: str = "") -> VerdictLine:
     measured = [measure for measure in measures if measure.estimate.n > 1]
     evidence: list[VerdictEvidence] = []
     for can in (True, False):  # what can show a gain, and what can only show harm
@@ -180,7 +199,7 @@ def _line(title: str, measures: Sequence[Measure], against: str) -> VerdictLine:
     shown = [*better, *worse] or [one for one in evidence if one.measure in can_gain]
     words = "; ".join(map(_in_words, shown))
     compared = "" if outcome is Outcome.NOT_MEASURED else f" against {SYSTEM_NAMES.get(against, against)}"
-    sentence = f"{title}: {outcome}{compared}" + (f" ({words})." if words else ".")
+    sentence = f"{title}: {outcome}{compared}" + (f" ({words})." if words else ".") + (f" {note}" if note else "")
     return VerdictLine(outcome, against, sentence, tuple(evidence))
 
 
@@ -205,21 +224,40 @@ def _in_words(one: VerdictEvidence) -> str:
     if one.difference is None or one.other is None or one.tuned is None:
         return f"{name}: no value"
     interval = f", {one.ci_low:+.{SHOWN_DIGITS}f} to {one.ci_high:+.{SHOWN_DIGITS}f}" if one.ci_low is not None else ""
-    return f"{name}: {one.other:.{SHOWN_DIGITS}f} to {one.tuned:.{SHOWN_DIGITS}f}, {one.difference:+.{SHOWN_DIGITS}f}{interval}, n {one.n}"
+    p = f", adjusted p {one.p_adjusted:.2g}" if one.p_adjusted is not None else ""
+    return f"{name}: {one.other:.{SHOWN_DIGITS}f} to {one.tuned:.{SHOWN_DIGITS}f}, {one.difference:+.{SHOWN_DIGITS}f}{interval}{p}, n {one.n}"
 
 
 def _conclusion(knowledge: VerdictLine, style: VerdictLine) -> str:
     """Both lines in one sentence."""
-    styled = style.outcome is Outcome.GAINED
-    if knowledge.outcome is Outcome.GAINED:
-        return "The tuned model knows more" + (", and its style is closer to the references." if styled else ".")
-    if knowledge.outcome is Outcome.LOST:
-        return ("The tuned model learnt to sound right, not to be right: it lost knowledge." if styled
-                else "The tuned model lost knowledge.")  # fmt: skip
-    if knowledge.outcome is Outcome.MIXED:
-        return "The tuned model gained knowledge in one measure and lost it in another: read the answers before you go on."
-    if styled:
-        return "The tuned model learnt to sound right, not to be right: its style is closer to the references, but no gain in knowledge can be shown."
-    if style.outcome is Outcome.NO_DIFFERENCE:
-        return "Tuning changed neither knowledge nor style beyond noise."
-    return "No gain in knowledge can be shown."
+    closer, farther = style.outcome is Outcome.GAINED, style.outcome is Outcome.LOST
+    but_style = ", but its style is farther from the references" if farther else ""
+    match knowledge.outcome:
+        case Outcome.GAINED:
+            return f"The tuned model knows more{', and its style is closer to the references' if closer else but_style}."
+        case Outcome.LOST if closer:
+            return "The tuned model learnt to sound right, not to be right: it lost knowledge."
+        case Outcome.LOST:
+            return f"The tuned model lost knowledge{', and its style is farther from the references' if farther else ''}."
+        case Outcome.MIXED:
+            return "The tuned model gained knowledge in one measure and lost it in another: read the answers before you go on."
+        case Outcome.NOT_MEASURED:
+            measured = "its style is closer to the references" if closer else "its style is not closer to the references"
+            return f"Whether the tuned model knows more was not measured; {measured}."
+    if closer and _hints_at_gain(knowledge):
+        return (
+            "The tuned model's style is closer to the references. It may know more, but these questions are too few to show it."
+        )
+    if closer:
+        return (
+            "The tuned model learnt to sound right, not to be right: its style is closer to the references, but no gain in knowledge "
+            "can be shown."
+        )
+    if farther:
+        return "No gain in knowledge can be shown, and the tuned model's style is farther from the references."
+    return "Tuning changed neither knowledge nor style beyond noise."
+
+
+def _hints_at_gain(knowledge: VerdictLine) -> bool:
+    """Whether the interval of a measure that can show a gain lies above zero, although its adjusted p is too large."""
+    return any(one.measure not in HARMS and one.ci_low is not None and one.ci_low > 0 for one in knowledge.evidence)

@@ -104,7 +104,10 @@ def score_answers(
         answers = (scored for scored in run.answers(system) if scored.question.split != RETENTION)
         tables[system], scores[system] = score(suite, answers, vocabulary, folder)
         shuffled = floors(suite, tables[system], vocabulary, seed)
-        floors_by_system[system] = {split: {**values, **chance} for split, values in shuffled.items()}
+        floors_by_system[system] = {
+            split: {**values, **(chance if _has_preferences(tables[system].of_split(split)) else {})}
+            for split, values in shuffled.items()
+        }
         for split, (value, signature) in corpus_bleu(tables[system]).items():
             before = bleu[split].scores if split in bleu else {}
             bleu[split] = CorpusBleu(bleu[split].signature if split in bleu else signature, {**before, system: value})
@@ -113,6 +116,10 @@ def score_answers(
     _print_notes(missing, scores[TUNED].notes, tables)
     general = retention_answers(run) if with_retention else None
     return ScoredAnswers(tables, replace(scores[TUNED], missing=missing), floors_by_system, bleu, general, run.preference_facts())
+
+
+def _has_preferences(table: AnswerTable) -> bool:
+    return table.has_metric("preference_wins") and bool(table.scores("preference_wins").notna().any())
 
 
 def _chance(run: GenerationRun) -> dict[str, float]:
