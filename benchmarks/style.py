@@ -346,7 +346,9 @@ def main() -> None:
         if not folder.is_dir() and records is not None:
             with_train_set(data, folder, records)
         train(folder, work / f"adapter_{name}", epochs)
-        scored, rows, reached = evaluate(data, work / f"adapter_{name}", work / f"scores_{name}")
+        scored, rows, reached = evaluate(
+            data, work / f"adapter_{name}", work / "scores"
+        )  # one folder, so that answers of base and few-shot base are reused
         tables[name] = scored.tables
         letter = {"tuned": "  an ordinary training", "shuffled": "d shuffled pairs", "leaked": "c trained on the holdout"}[name]
         trials.append(trial(letter, expected, rows, reached, figures(rows, few_shot=True)))

@@ -16,6 +16,7 @@ from meerkat_workbench.core.errors import run_script
 from meerkat_workbench.output import tables
 from meerkat_workbench.tuning.artifacts import (
     BASE,
+    HEADLINE_METRICS,
     TUNED,
     MetricComparison,
     OutputFile,
@@ -94,11 +95,11 @@ def main() -> None:
 
     print("\nthe two iterations, mean over the same holdout questions")
     first, second = headline(ROOT / EVALUATION / runs.ARCHIVE / "iteration_001"), headline(ROOT / EVALUATION)
-    print(f"  {'':<24}{'base':>8}{'iteration 1':>14}{'iteration 2':>14}")
-    for metric in ("ROUGE-L", "METEOR", "bertscore_f1", "token_f1", "factual_exact_match", "medical_token_f1"):
+    print(f"  {'':<24}{'base':>8}{'few-shot':>10}{'iteration 1':>14}{'iteration 2':>14}")
+    for metric in HEADLINE_METRICS:
         if metric in first and metric in second:
             one, two = first[metric], second[metric]
-            print(f"  {metric:<24}{one.base:>8.3f}{one.tuned:>14.3f}{two.tuned:>14.3f}")
+            print(f"  {metric:<24}{one.base:>8.3f}{two.few_shot:>10.3f}{one.tuned:>14.3f}{two.tuned:>14.3f}")
     print_answers()
     raised = read_ledger(ROOT / DATASETS)[-1].adjustments
     print(f"  specialties fed more in iteration 2: {', '.join(raised)}")

@@ -36,7 +36,7 @@ MAX_TOKENS = 48  # of a reference or distractor; the beginning tells most, and m
 MAX_BATCH_TOKENS = 4096  # in a batch, including padding
 VERSION = "v1"
 ANSWER_ONLY = "answer_only"  # in place of a system: the base without the question
-MAX_ANSWER_ONLY = 100  # questions of the answer-only baseline, which describes the distractors and needs no more
+MAX_ANSWER_ONLY = 25  # questions of the answer-only baseline, which describes the distractors and needs no more
 
 
 @dataclass(frozen=True)
