@@ -176,8 +176,6 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
     """
     from meerkat_workbench.core.runs import Run, RunState
     from meerkat_workbench.device import distributed
-    from meerkat_workbench.tuning.data import dataset_folders
-    from meerkat_workbench.tuning.data.vocabulary import ReferenceVocabulary
     from meerkat_workbench.tuning.generation import choice_scoring, generation_run, jobs
     from meerkat_workbench.tuning.reporting.results import EvaluationResult
     from meerkat_workbench.tuning.scoring import retention
@@ -188,10 +186,8 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
     with Run(output, EvaluationManifest, ranks=ranks, fresh=fresh) as run, contextlib.closing(suite):
         # 1. Models and data: is this evaluation already finished, or started?
         subject = load_subject(config)
-        config = with_training_quantisation(config, subject)
         done, earlier = EvaluationManifest.find(output), subject.finished_evaluation(output)
-        if rescore and earlier:
-            config = with_stored_few_shot(config, earlier)
+        config = with_stored_settings(config, subject, earlier if rescore else None)
         planned, loading = plan_and_find_run(config, run, subject, suite, earlier if rescore else None)
         if run.state is RunState.FINISHED and done and not (rescore or run.was_reopened() or done.failed):
             if ranks.is_main:
@@ -204,13 +200,11 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
         splits = jobs.read_fixed_splits(subject.data_folder)
         more = {jobs.RETENTION: retention.records_like(jobs.first_record(splits))} if config.RETENTION else {}
         examples = few_shot_prompts(config, subject)
-        planned_jobs = jobs.make_jobs(
-            planned, subject, splits, more, decoding_of(config), config.MAX_SAMPLES_PER_SPECIALTY, examples
-        )
+        planned_jobs = jobs.make_jobs(planned, subject, splits, more, decoding_of(config),
+                                      config.MAX_SAMPLES_PER_SPECIALTY, examples)  # fmt: skip
         ranks.agree(lambda: subject.check_leaks(planned))
-        choices = choice_scoring.plan(
-            config.BENCHMARKS, planned, output, ranks, stored_only=rescore, examples=examples.as_text() if examples else ""
-        )
+        choices = choice_scoring.plan(config.BENCHMARKS, planned, output, ranks, stored_only=rescore, examples=examples)
+        preferences = jobs.plan_preferences(planned_jobs, subject.data_folder, config.PREFERENCE_DISTRACTORS)
         if rescore:
             jobs.check_all_stored(output, planned_jobs)
         else:
@@ -222,9 +216,6 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
             print("  resuming where the last run stopped")
         options = generation_run.GenerationOptions(config.BATCH_SIZE, config.BATCHING, config.CONTINUOUS_BATCHING,
                                                    config.ENDPOINT_REQUESTS, loading)  # fmt: skip
-        records = dataset_folders.read_fixed_records(subject.data_folder)
-        references = ReferenceVocabulary.of(records)
-        preferences = jobs.plan_preferences(planned_jobs, records, references, config.PREFERENCE_DISTRACTORS)
         answers = generation_run.GenerationRun(output, planned_jobs, preferences, base, options, ranks, choices)
         if not rescore:
             answers.generate()
@@ -274,17 +265,18 @@ def load_subject(config: EvaluationConfig) -> EvaluationSubject:
     return EvaluationSubject.load(Path(config.FINETUNED_MODEL_PATH), Path(config.DATASET_DIR), config.BASE_MODEL_PATH)
 
 
-def with_training_quantisation(config: EvaluationConfig, subject: EvaluationSubject) -> EvaluationConfig:
-    """The settings with LOAD_IN_4BIT of the training, if it is None."""
-    if config.LOAD_IN_4BIT is not None:
-        return config
-    return EvaluationConfig(**{**settings.as_dict(config), "LOAD_IN_4BIT": subject.training.load_in_4bit})
+def with_stored_settings(
+    config: EvaluationConfig, subject: EvaluationSubject, rescored: EvaluationManifest | None = None
+) -> EvaluationConfig:
+    """The settings with LOAD_IN_4BIT of the training, if it is None, and FEW_SHOT_EXAMPLES of the answers that are scored again.
 
-
-def with_stored_few_shot(config: EvaluationConfig, done: EvaluationManifest) -> EvaluationConfig:
-    """The settings with FEW_SHOT_EXAMPLES of a finished evaluation, so that it can be scored again; earlier versions had no such base."""
-    stored = done.settings.get("FEW_SHOT_EXAMPLES", 0)
-    return EvaluationConfig(**{**settings.as_dict(config), "FEW_SHOT_EXAMPLES": stored})
+    Args:
+        rescored: the finished evaluation whose answers are scored again; earlier versions had no few-shot base.
+    """
+    changed = {} if config.LOAD_IN_4BIT is not None else {"LOAD_IN_4BIT": subject.training.load_in_4bit}
+    if rescored:
+        changed["FEW_SHOT_EXAMPLES"] = rescored.settings.get("FEW_SHOT_EXAMPLES", 0)
+    return EvaluationConfig(**{**settings.as_dict(config), **changed})
 
 
 def judge_of(config: EvaluationConfig) -> Endpoint | None:
@@ -425,7 +417,7 @@ def main() -> None:
         from meerkat_workbench.tuning.reporting import results
     hub.silence_libraries()
     if arguments.ask is not None:
-        config = with_training_quantisation(config, subject)
+        config = with_stored_settings(config, subject)
         precision = devices.resolve_precision(config.COMPUTE_DTYPE, encoder_decoder=subject.training.encoder_decoder)
         planned, loading = plan_systems(config, subject, precision, {}), Loading(bool(config.LOAD_IN_4BIT), precision)
         ask.ask(arguments.ask, subject, planned, loading, decoding_of(config), remote=bool(config.ENDPOINT))

@@ -222,7 +222,7 @@ def compare_answers(suite: MetricSuite, asked: Sequence[AnsweredQuestion], befor
 
 def share_that_loses(scored: ScoredAnswers) -> float:
     """Fraction of answers that are worse after the change in content or in one of the checks of harm."""
-    worse = (scored.tuned.scores(verdict.CONTENT) < scored.base.scores(verdict.CONTENT) - 1e-9).to_numpy()
+    worse = (scored.tuned.scores(verdict.CONTENT) < scored.base.scores(verdict.CONTENT) - 1e-9).to_numpy(copy=True)
     for check in verdict.HARMS:
         worse |= scored.tuned.fails(check) & ~scored.base.fails(check)
     return float(worse.mean())

@@ -24,6 +24,7 @@ from meerkat_workbench.tuning.artifacts import BASE, FEW_SHOT, ChoiceScores
 from meerkat_workbench.tuning.data import multiple_choice
 from meerkat_workbench.tuning.data.multiple_choice import SETTING, Benchmark, ChoiceItem
 from meerkat_workbench.tuning.generation import prediction_store
+from meerkat_workbench.tuning.generation.few_shot import FewShotPrompts
 from meerkat_workbench.tuning.generation.generator import active_adapter
 from meerkat_workbench.tuning.generation.likelihood import MAX_BATCH_TOKENS, Continuation, Scorer
 from meerkat_workbench.tuning.generation.systems import System
@@ -87,7 +88,7 @@ class ChoicePlan:
 
 
 def plan(
-    folder: str, systems: Sequence[System], output: Path, ranks: Processes, *, stored_only: bool, examples: str = "",
+    folder: str, systems: Sequence[System], output: Path, ranks: Processes, *, stored_only: bool, examples: FewShotPrompts | None = None,
     more: Sequence[ChoiceArm] = (),
 ) -> ChoicePlan | None:  # fmt: skip
     """Read the questions, and decide which systems are scored; None without questions.
@@ -95,7 +96,7 @@ def plan(
     Args:
         folder: the setting BENCHMARKS.
         stored_only: whether stored scores are compared again, without a model.
-        examples: text before each question of the few-shot base; empty if it is not asked.
+        examples: stand before each question of the few-shot base; None if it is not asked.
         more: further arms.
 
     Raises:
@@ -106,7 +107,7 @@ def plan(
         return None
     arms, missing = arms_of(systems)
     base = next((arm for arm in arms if arm.name == BASE), None)
-    few_shot = [replace(base, name=FEW_SHOT, prefix=examples)] if base and examples else []
+    few_shot = [replace(base, name=FEW_SHOT, prefix=examples.as_text())] if base and examples else []
     arms += [*few_shot, *more]
     if stored_only:
         check_all_stored(output, benchmark, arms)

@@ -13,7 +13,6 @@ from meerkat_workbench.tuning import llm
 from meerkat_workbench.tuning.artifacts import BASE, FIXED, Split
 from meerkat_workbench.tuning.data import dataset_folders
 from meerkat_workbench.tuning.data.dataset_folders import PreparedRecord, PreparedSplit
-from meerkat_workbench.tuning.data.records import Record
 from meerkat_workbench.tuning.data.vocabulary import ReferenceVocabulary
 from meerkat_workbench.tuning.generation import prediction_store, preference, systems
 from meerkat_workbench.tuning.generation.decoding import Decoding
@@ -105,15 +104,15 @@ def make_jobs(
     return jobs
 
 
-def plan_preferences(
-    jobs: Mapping[str, GenerationJob], records: Sequence[Record], references: ReferenceVocabulary, count: int
-) -> PreferencePlan:
+def plan_preferences(jobs: Mapping[str, GenerationJob], folder: Path, count: int) -> PreferencePlan:
     """Choices between reference and distractors, for every system of this machine and for the base without the question.
 
     Args:
-        records: of the fixed splits; their references are the distractors.
+        folder: the prepared folder; the references of its fixed splits are the distractors.
         count: distractors a question; 0 plans nothing.
     """
+    records = dataset_folders.read_fixed_records(folder)
+    references = ReferenceVocabulary.of(records)
     local = {name: job for name, job in jobs.items() if job.system.is_local and count}
     maker = DistractorMaker(records)
     planned: dict[str, dict[str, Choice]] = {}
