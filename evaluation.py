@@ -214,8 +214,8 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
         run.claim()
         if run.state is RunState.RESUME and ranks.is_main:
             print("  resuming where the last run stopped")
-        options = generation_run.GenerationOptions(config.BATCH_SIZE, config.BATCHING, config.CONTINUOUS_BATCHING,
-                                                   config.ENDPOINT_REQUESTS, loading)  # fmt: skip
+        requests, continuous = config.ENDPOINT_REQUESTS, config.CONTINUOUS_BATCHING
+        options = generation_run.GenerationOptions(config.BATCH_SIZE, config.BATCHING, continuous, requests, loading)
         answers = generation_run.GenerationRun(output, planned_jobs, preferences, base, options, ranks, choices)
         if not rescore:
             answers.generate()
