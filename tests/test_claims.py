@@ -249,8 +249,10 @@ def test_the_script_asks_about_claims_beside_the_grades_and_writes_them(small_ru
     rows = tables.read_rows(folders["scores"] / ClaimRow.FILE, ClaimRow)
     scores = tables.read_rows(folders["scores"] / ClaimScore.FILE, ClaimScore)
     compared = tables.read_rows(folders["scores"] / ClaimComparison.FILE, ClaimComparison)
-    assert {row.system for row in rows} == {"base", "tuned"} and len(scores) == 2 * 40
-    assert [row.measure for row in compared] == list(ClaimMeasure) and {row.system for row in compared} == {"tuned"}
+    assert {row.system for row in rows} == {"base", "tuned", "base_few_shot"} and len(scores) == 3 * 40
+    assert [(row.system, row.measure) for row in compared] == [
+        (system, measure) for system in ("tuned", "base_few_shot") for measure in ClaimMeasure
+    ]
     assert EvaluationManifest.require(folders["scores"]).failed == 0
     report = (folders["scores"] / OutputFile.REPORT).read_text()
     assert all(str(measure).replace("_", " ") in report for measure in ClaimMeasure)

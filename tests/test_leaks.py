@@ -222,7 +222,7 @@ def test_an_adapter_from_before_a_specialty_was_added_may_be_trained_further_and
     )
     subject = evaluation.load_subject(config)
     planned = evaluation.plan_systems(config, subject, "fp32", {})
-    assert [system.name for system in planned] == ["base", "tuned", "first"]
+    assert [system.name for system in planned] == ["base", "tuned", "base_few_shot", "first"]
     subject.check_leaks(planned)
     archived = folders["data"] / "archive" / "iteration_001"
     leaked = plant(archived)
