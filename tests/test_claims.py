@@ -241,15 +241,16 @@ def test_the_script_asks_about_claims_beside_the_grades_and_writes_them(small_ru
         return json.dumps({"A": grades, "B": grades}) if found == "no grades" else found
 
     shutil.copytree(small_run["scores"], folders["scores"])
+    few = "MAX_SAMPLES_PER_SPECIALTY=3"
     with chat_server(reply) as address:
-        done = run_script(*evaluate_command(folders, f"JUDGE={address} m"))
+        done = run_script(*evaluate_command(folders, few, f"JUDGE={address} m"))
         assert done.returncode == 0, done.stderr
-        again = run_script(*evaluate_command(folders, f"JUDGE={address} m"))
+        again = run_script(*evaluate_command(folders, few, f"JUDGE={address} m"))
         assert again.returncode == 0 and "up to date" in again.stdout
     rows = tables.read_rows(folders["scores"] / ClaimRow.FILE, ClaimRow)
     scores = tables.read_rows(folders["scores"] / ClaimScore.FILE, ClaimScore)
     compared = tables.read_rows(folders["scores"] / ClaimComparison.FILE, ClaimComparison)
-    assert {row.system for row in rows} == {"base", "tuned", "base_few_shot"} and len(scores) == 3 * 40
+    assert {row.system for row in rows} == {"base", "tuned", "base_few_shot"} and len(scores) == 3 * 12
     assert [(row.system, row.measure) for row in compared] == [
         (system, measure) for system in ("tuned", "base_few_shot") for measure in ClaimMeasure
     ]
@@ -257,7 +258,7 @@ def test_the_script_asks_about_claims_beside_the_grades_and_writes_them(small_ru
     report = (folders["scores"] / OutputFile.REPORT).read_text()
     assert all(str(measure).replace("_", " ") in report for measure in ClaimMeasure)
     before = (folders["scores"] / ClaimScore.FILE).read_bytes()
-    rescored = run_script(*evaluate_command(folders, f"JUDGE={address} m", "--rescore"))  # the server is gone
+    rescored = run_script(*evaluate_command(folders, few, f"JUDGE={address} m", "--rescore"))  # the server is gone
     assert rescored.returncode == 0, rescored.stderr
     assert (folders["scores"] / ClaimScore.FILE).read_bytes() == before
     off = run_script(*evaluate_command(folders, f"JUDGE={address} m", "JUDGE_CLAIMS=False", "--rescore"))
