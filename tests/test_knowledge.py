@@ -176,7 +176,9 @@ def test_shared_prompts_and_batches_change_no_preference(tiny_model, tmp_path, m
         for one in medical_records()[:24]
     ]  # fmt: skip
     questions = questions_of(Split.HOLDOUT, asked, tokenizer, None)
-    choices = {choice.key("m"): choice for choice in preference.make_choices(questions, DistractorMaker(medical_records()), 3)}
+    choices = {
+        choice.key("m", ""): choice for choice in preference.make_choices(questions, DistractorMaker(medical_records()), 3)
+    }
     assert len(choices) == 24
     found = []
     for folder, tokens in (("a", 4096), ("b", 1)):
@@ -188,6 +190,18 @@ def test_shared_prompts_and_batches_change_no_preference(tiny_model, tmp_path, m
         assert found[0][key] == pytest.approx(found[1][key], abs=1e-4)
 
 
+def test_preferences_are_measured_again_if_other_words_are_common(tiny_model):
+    tokenizer = llm.load_tokenizer(str(tiny_model))
+    record = medical_records()[0]
+    prompt = chat.render_llama3(record.question, None, "Be brief.")
+    [question] = questions_of(
+        Split.HOLDOUT, [PreparedRecord(record.id, "one", record.question, "r", [], prompt, "")], tokenizer, None
+    )
+    [choice] = preference.make_choices([question], DistractorMaker(medical_records()), 3)
+    hashes = {ReferenceVocabulary(frozenset(words)).hash for words in ((), ("usual",), ("usual", "treat"))}
+    assert len(hashes) == len({choice.key("m", found) for found in hashes}) == 3
+
+
 def test_without_its_question_a_prompt_is_the_same_but_for_the_question(tiny_model):
     tokenizer = llm.load_tokenizer(str(tiny_model))
     record = medical_records()[0]
@@ -197,7 +211,7 @@ def test_without_its_question_a_prompt_is_the_same_but_for_the_question(tiny_mod
     )
     [choice] = preference.make_choices([question], DistractorMaker(medical_records()), 3)
     blind = preference.without_question(choice, tokenizer, encoder_decoder=False)
-    assert blind.question.prompt == chat.render_llama3("", None, "Be brief.") and blind.key("m") != choice.key("m")
+    assert blind.question.prompt == chat.render_llama3("", None, "Be brief.") and blind.key("m", "") != choice.key("m", "")
 
 
 # --- the few-shot base

@@ -31,6 +31,11 @@ class ReferenceVocabulary:
     common: frozenset[str] = frozenset()
     others: dict[str, list[Record]] = field(default_factory=dict)
 
+    @functools.cached_property
+    def hash(self) -> str:
+        """Hash of the common words."""
+        return files.sha256_of(sorted(self.common))[:12]
+
     @classmethod
     def of(cls, records: Iterable[Record]) -> ReferenceVocabulary:
         """Count the words of all references, and choose the records of the floors; the order of the records does not matter."""

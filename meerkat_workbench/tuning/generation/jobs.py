@@ -119,13 +119,15 @@ def plan_preferences(jobs: Mapping[str, GenerationJob], folder: Path, count: int
     for name, job in local.items():
         asked = [question for question in job.questions if question.split in PREFERENCE_SPLITS]
         choices = preference.make_choices(asked, maker, count)
-        planned[name] = {choice.key(job.system.identity): choice for choice in choices}
+        planned[name] = {choice.key(job.system.identity, references.hash): choice for choice in choices}
         if name == BASE:
             blind = [
                 preference.without_question(choice, job.tokenizer, encoder_decoder=job.system.encoder_decoder)
                 for choice in choices[: preference.MAX_ANSWER_ONLY]
             ]
-            planned[preference.ANSWER_ONLY] = {choice.key(job.system.identity): choice for choice in blind if choice}
+            planned[preference.ANSWER_ONLY] = {
+                choice.key(job.system.identity, references.hash): choice for choice in blind if choice
+            }
     return PreferencePlan(planned, references)
 
 

@@ -85,9 +85,13 @@ class Choice:
         """The reference and the distractors."""
         return (self.question.reference, *(one.text for one in self.distractors))
 
-    def key(self, identity: str) -> str:
-        """The key of this choice under a model."""
-        return files.sha256_of([self.question.prompt, *self.answers, identity, VERSION])[:32]
+    def key(self, identity: str, vocabulary: str) -> str:
+        """The key of this choice under a model.
+
+        Args:
+            vocabulary: hash of the common words, which decide on the tokens that count.
+        """
+        return files.sha256_of([self.question.prompt, *self.answers, identity, vocabulary, VERSION])[:32]
 
 
 @dataclass(frozen=True)
