@@ -176,17 +176,15 @@ def test_shared_prompts_and_batches_change_no_preference(tiny_model, tmp_path, m
         for one in medical_records()[:24]
     ]  # fmt: skip
     questions = questions_of(Split.HOLDOUT, asked, tokenizer, None)
-    choices = {
-        choice.key("m", ""): choice for choice in preference.make_choices(questions, DistractorMaker(medical_records()), 3)
-    }
-    assert len(choices) == 24
+    items = {item.key("m", ""): item for item in preference.make_items(questions, DistractorMaker(medical_records()), 3)}
+    assert len(items) == 24
     found = []
     for folder, tokens in (("a", 4096), ("b", 1)):
         monkeypatch.setattr(preference, "MAX_BATCH_TOKENS", tokens)
         store = JsonlStore(tmp_path / folder, "preferences", Preference)
-        preference.measure(model, None, tokenizer, choices, ReferenceVocabulary(), store)
-        found.append({key: store.records[key].scores for key in choices})
-    for key in choices:
+        preference.measure(model, None, tokenizer, items, ReferenceVocabulary(), store)
+        found.append({key: store.records[key].scores for key in items})
+    for key in items:
         assert found[0][key] == pytest.approx(found[1][key], abs=1e-4)
 
 
@@ -197,9 +195,9 @@ def test_preferences_are_measured_again_if_other_words_are_common(tiny_model):
     [question] = questions_of(
         Split.HOLDOUT, [PreparedRecord(record.id, "one", record.question, "r", [], prompt, "")], tokenizer, None
     )
-    [choice] = preference.make_choices([question], DistractorMaker(medical_records()), 3)
+    [item] = preference.make_items([question], DistractorMaker(medical_records()), 3)
     hashes = {ReferenceVocabulary(frozenset(words)).hash for words in ((), ("usual",), ("usual", "treat"))}
-    assert len(hashes) == len({choice.key("m", found) for found in hashes}) == 3
+    assert len(hashes) == len({item.key("m", found) for found in hashes}) == 3
 
 
 def test_without_its_question_a_prompt_is_the_same_but_for_the_question(tiny_model):
@@ -209,9 +207,9 @@ def test_without_its_question_a_prompt_is_the_same_but_for_the_question(tiny_mod
     [question] = questions_of(
         Split.HOLDOUT, [PreparedRecord(record.id, "one", record.question, "r", [], prompt, "")], tokenizer, None
     )
-    [choice] = preference.make_choices([question], DistractorMaker(medical_records()), 3)
-    blind = preference.without_question(choice, tokenizer, encoder_decoder=False)
-    assert blind.question.prompt == chat.render_llama3("", None, "Be brief.") and blind.key("m", "") != choice.key("m", "")
+    [item] = preference.make_items([question], DistractorMaker(medical_records()), 3)
+    blind = preference.without_question(item, tokenizer, encoder_decoder=False)
+    assert blind.question.prompt == chat.render_llama3("", None, "Be brief.") and blind.key("m", "") != item.key("m", "")
 
 
 # --- the few-shot base
@@ -281,9 +279,9 @@ def test_the_facts_of_a_preference_count_distractors_by_kind_and_the_answer_only
         PreparedRecord(one.id, one.specialty, one.question, one.response, [], chat.render_llama3(one.question, None, "Be brief."), "")
         for one in medical_records()[:6]
     ]  # fmt: skip
-    choices = preference.make_choices(questions_of(Split.HOLDOUT, asked, tokenizer, None), DistractorMaker(medical_records()), 3)
+    items = preference.make_items(questions_of(Split.HOLDOUT, asked, tokenizer, None), DistractorMaker(medical_records()), 3)
     blind = [preference.PreferenceScores(1.0, 1.0, 0.25), preference.PreferenceScores(0.0, 0.5, 0.25)]
-    facts = preference.facts_of(choices, blind)
+    facts = preference.facts_of(items, blind)
     assert (facts.questions, facts.chance, facts.answer_only, facts.answer_only_n) == (6, 0.25, 0.5, 2)
     assert sum(facts.kinds.values()) == 18
-    assert math.isnan(preference.facts_of(choices, []).answer_only)
+    assert math.isnan(preference.facts_of(items, []).answer_only)

@@ -89,7 +89,6 @@ class ChoicePlan:
 
 def plan(
     folder: str, systems: Sequence[System], output: Path, ranks: Processes, *, stored_only: bool, examples: FewShotPrompts | None = None,
-    more: Sequence[ChoiceArm] = (),
 ) -> ChoicePlan | None:  # fmt: skip
     """Read the questions, and decide which systems are scored; None without questions.
 
@@ -97,7 +96,6 @@ def plan(
         folder: the setting BENCHMARKS.
         stored_only: whether stored scores are compared again, without a model.
         examples: stand before each question of the few-shot base; None if it is not asked.
-        more: further arms.
 
     Raises:
         UserError: a question cannot be read or, with `stored_only`, a score is not stored.
@@ -107,8 +105,8 @@ def plan(
         return None
     arms, missing = arms_of(systems)
     base = next((arm for arm in arms if arm.name == BASE), None)
-    few_shot = [replace(base, name=FEW_SHOT, prefix=examples.as_text())] if base and examples else []
-    arms += [*few_shot, *more]
+    if base and examples:
+        arms.append(replace(base, name=FEW_SHOT, prefix=examples.as_text()))
     if stored_only:
         check_all_stored(output, benchmark, arms)
     return ChoicePlan(benchmark, arms, missing)
@@ -116,13 +114,8 @@ def plan(
 
 def check_all_stored(output: Path, benchmark: Benchmark, arms: Sequence[ChoiceArm]) -> None:
     """Raise UserError if scores that are to be compared again, without a model, are not stored."""
-    paths = [
-        path
-        for path in (output / ChoiceScores.FILE, *prediction_store.archived_files(output, ChoiceScores.FILE))
-        if path.is_file()
-    ]
-    stored = {row["key"] for path in paths for _, _, row in files.json_lines(path, drop_torn_tail=True)}
-    if absent := {arm.key(item) for arm in arms for item in benchmark.items} - stored:
+    wanted = {arm.key(item) for arm in arms for item in benchmark.items}
+    if absent := wanted - prediction_store.stored_keys(output, ChoiceScores.FILE):
         fault = f"{len(absent)} scores of multiple-choice questions are not stored, so they cannot be compared again"
         raise UserError(fault, where=output, item=f"{SETTING}={benchmark.folder}", remedy="Leave --rescore out.")
 

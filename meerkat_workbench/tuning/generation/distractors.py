@@ -15,7 +15,7 @@ from __future__ import annotations
 import enum
 import itertools
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -56,7 +56,7 @@ class _Parts:
 
 
 class DistractorMaker:
-    """Makes distractors from the records of the fixed splits."""
+    """Makes distractors from the records of the fixed splits; those of a question are made once, for all systems."""
 
     def __init__(self, records: Iterable[Record]) -> None:
         self.by_specialty: dict[str, list[Record]] = defaultdict(list)
@@ -64,20 +64,26 @@ class DistractorMaker:
             self.by_specialty[record.specialty].append(record)
         for records_of in self.by_specialty.values():
             records_of.sort(key=lambda record: files.sha256_of(record.id))  # an order that does not depend on the files
-        self._spread: dict[str, int] = defaultdict(int)  # number of groups whose questions hold a word
+        self._spread: Counter[str] = Counter()  # number of groups whose questions hold a word
         groups = [[record.question for record in of_specialty] for of_specialty in self.by_specialty.values()]
         if len(groups) < MIN_SPECIALTIES:
             groups = [[question] for group in groups for question in group]
         for group in groups:
-            for word in {word for question in group for word in texts.tokens(question)}:
-                self._spread[word] += 1
+            self._spread.update({word for question in group for word in texts.tokens(question)})
         self._max_spread = max(1.0, MAX_SUBJECT_SPREAD * len(groups))
+        self._made: dict[tuple[str, int], list[Distractor]] = {}  # by id of the question and number of distractors
 
     def distractors(self, record: Record, count: int) -> list[Distractor]:
         """At most `count` distractors of a question; an empty list if there are fewer than `MIN_DISTRACTORS`.
 
         They depend only on the records of the specialty.
         """
+        key = (record.id, count)
+        if key not in self._made:
+            self._made[key] = self._make(record, count)
+        return self._made[key]
+
+    def _make(self, record: Record, count: int) -> list[Distractor]:
         parts = self._parts(record.question)
         found: dict[DistractorKind, list[Distractor]] = {kind: [] for kind in DistractorKind}
         seen = [frozenset(texts.tokens(record.response))]

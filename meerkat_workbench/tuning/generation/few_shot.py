@@ -95,7 +95,7 @@ class FewShotPrompts:
         """The first example of as many specialties as a specialty has examples, as text before a question in no chat."""
         styles = [style for style in self.styles.values() if style.examples]
         shown = [style.examples[0] for style in styles][: max((len(style.examples) for style in styles), default=0)]
-        return "".join(f"Question: {example.question}\nAnswer: {example.response}\n\n" for example in shown)
+        return _as_text(shown)
 
     def _with_style(self, record: PreparedRecord, style: Style, *, plain: bool) -> PreparedRecord:
         message = f"{self.system_message} {style.hint}".strip()
@@ -123,10 +123,13 @@ class FewShotPrompts:
 
     def _text_prompt(self, record: PreparedRecord, style: Style) -> str:
         """The examples as text before the question, for formats whose turns are not known."""
-        shots = "".join(f"Question: {example.question}\nAnswer: {example.response}\n\n" for example in style.examples)
         before, found, after = record.formatted_prompt.rpartition(record.question)
-        text = f"{style.hint}\n\n{shots}Question: {record.question}\nAnswer:"
+        text = f"{style.hint}\n\n{_as_text(style.examples)}Question: {record.question}\nAnswer:"
         return before + text + after if found else f"{text}\n\n{record.formatted_prompt}"
+
+
+def _as_text(examples: Iterable[PreparedRecord]) -> str:
+    return "".join(f"Question: {example.question}\nAnswer: {example.response}\n\n" for example in examples)
 
 
 def rounded(length: float) -> int:

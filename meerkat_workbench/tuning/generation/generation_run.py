@@ -22,7 +22,7 @@ from meerkat_workbench.tuning.generation.decoding import Decoding
 from meerkat_workbench.tuning.generation.endpoint import Endpoint, ServerDecoding
 from meerkat_workbench.tuning.generation.likelihood import Text
 from meerkat_workbench.tuning.generation.prediction_store import PredictionStore
-from meerkat_workbench.tuning.generation.preference import Choice, PreferenceFacts, PreferencePlan, PreferenceScores
+from meerkat_workbench.tuning.generation.preference import PreferenceFacts, PreferenceItem, PreferencePlan, PreferenceScores
 from meerkat_workbench.tuning.generation.questions import RETENTION, Question
 from meerkat_workbench.tuning.generation.systems import Loading, System, load_models
 
@@ -81,7 +81,7 @@ class GenerationRun:
     Args:
         output: the folder of the stores; answers of archived evaluations in it are reused.
         jobs: by system, the base first.
-        preferences: the choices between reference and distractors that are measured.
+        preferences: the questions whose reference is compared with distractors.
         base: where the base is; unused if no model is loaded.
         choices: multiple-choice questions that the same loads of models score; None for none.
     """
@@ -161,8 +161,8 @@ class GenerationRun:
     def preferences_of(self, system: str) -> dict[str, PreferenceScores]:
         """A system's preferences by id of the question, as far as they were measured; `ANSWER_ONLY` is a system too."""
         scores = {
-            choice.question.id: preference.scores_of(self.preferences.records.get(key))
-            for key, choice in self.plan.of(system).items()
+            item.question.id: preference.scores_of(self.preferences.records.get(key))
+            for key, item in self.plan.of(system).items()
         }
         return {name: score for name, score in scores.items() if score is not None}
 
@@ -181,8 +181,8 @@ class GenerationRun:
 
     def preference_facts(self) -> PreferenceFacts | None:
         """How preferences were measured; None if they were not."""
-        choices = list(self.plan.of(BASE).values())
-        return preference.facts_of(choices, list(self.preferences_of(preference.ANSWER_ONLY).values())) if choices else None
+        items = list(self.plan.of(BASE).values())
+        return preference.facts_of(items, list(self.preferences_of(preference.ANSWER_ONLY).values())) if items else None
 
     # --- texts whose likelihood is measured
 
@@ -203,7 +203,7 @@ class GenerationRun:
 
     def _answer_texts(self, job: GenerationJob) -> Iterator[Text | None]:
         """For each answer, the text to measure under the base model; None if there is no answer or the base is remote."""
-        if job.system.few_shot:  # an answer's likelihood only describes it, and takes as long as a short answer
+        if job.system.few_shot:  # it only describes an answer, and measuring it takes as long as generating a short one
             yield from itertools.repeat(None, len(job.keys))
             return
         base = self.jobs[BASE]
@@ -238,7 +238,7 @@ class GenerationRun:
             return True
         if any(map(self.store.lacks, job.keys)) or any(self.likelihoods.lacks(text.key) for text in texts):
             return True
-        if any(map(self.preferences.lacks, self._choices(job.system))):
+        if any(map(self.preferences.lacks, self._preference_items(job.system))):
             return True
         if job.system.name != BASE:
             return False
@@ -346,16 +346,16 @@ class GenerationRun:
         while batch := list(itertools.islice(left, MAX_TEXTS)):
             likelihood.measure(model, adapter, self.jobs[system.name].tokenizer, batch, self.likelihoods)
 
-    def _choices(self, system: System) -> dict[str, Choice]:
-        """The choices that are measured under a system, by key; the base also measures the answer-only baseline."""
+    def _preference_items(self, system: System) -> dict[str, PreferenceItem]:
+        """The items that are measured under a system, by key; the base also measures the answer-only baseline."""
         blind = self.plan.of(preference.ANSWER_ONLY) if system.name == BASE else {}
         return {**self.plan.of(system.name), **blind}
 
     def _measure_preferences(self, model: Any, system: System) -> None:
-        """Measure this process's part of a system's choices."""
-        choices = self._choices(system)
-        lacking = [key for key in choices if self.preferences.lacks(key)]
-        mine = {key: choices[key] for key in lacking[self.ranks.rank :: self.ranks.count]}
+        """Measure this process's part of a system's items."""
+        items = self._preference_items(system)
+        lacking = [key for key in items if self.preferences.lacks(key)]
+        mine = {key: items[key] for key in lacking[self.ranks.rank :: self.ranks.count]}
         preference.measure(model, system.adapter, self.jobs[system.name].tokenizer, mine, self.plan.references, self.preferences)
 
     def _ask_servers(self) -> None:

@@ -20,7 +20,7 @@ from meerkat_workbench.tuning.generation.distractors import DistractorMaker
 from meerkat_workbench.tuning.generation.endpoint import Endpoint, ServerDecoding
 from meerkat_workbench.tuning.generation.few_shot import FewShotPrompts
 from meerkat_workbench.tuning.generation.generation_run import ENGINE, GenerationJob
-from meerkat_workbench.tuning.generation.preference import Choice, PreferencePlan
+from meerkat_workbench.tuning.generation.preference import PreferenceItem, PreferencePlan
 from meerkat_workbench.tuning.generation.questions import RETENTION, answer_key
 from meerkat_workbench.tuning.generation.subject import EvaluationSubject
 from meerkat_workbench.tuning.generation.systems import System
@@ -115,19 +115,17 @@ def plan_preferences(jobs: Mapping[str, GenerationJob], folder: Path, count: int
     references = ReferenceVocabulary.of(records)
     local = {name: job for name, job in jobs.items() if job.system.is_local and count}
     maker = DistractorMaker(records)
-    planned: dict[str, dict[str, Choice]] = {}
+    planned: dict[str, dict[str, PreferenceItem]] = {}
     for name, job in local.items():
         asked = [question for question in job.questions if question.split in PREFERENCE_SPLITS]
-        choices = preference.make_choices(asked, maker, count)
-        planned[name] = {choice.key(job.system.identity, references.hash): choice for choice in choices}
+        items = preference.make_items(asked, maker, count)
+        planned[name] = {item.key(job.system.identity, references.hash): item for item in items}
         if name == BASE:
             blind = [
-                preference.without_question(choice, job.tokenizer, encoder_decoder=job.system.encoder_decoder)
-                for choice in choices[: preference.MAX_ANSWER_ONLY]
+                preference.without_question(item, job.tokenizer, encoder_decoder=job.system.encoder_decoder)
+                for item in items[: preference.MAX_ANSWER_ONLY]
             ]
-            planned[preference.ANSWER_ONLY] = {
-                choice.key(job.system.identity, references.hash): choice for choice in blind if choice
-            }
+            planned[preference.ANSWER_ONLY] = {item.key(job.system.identity, references.hash): item for item in blind if item}
     return PreferencePlan(planned, references)
 
 

@@ -51,9 +51,9 @@ def archived_files(folder: Path, name: str = Prediction.FILE) -> list[Path]:
     return [path / name for path in runs.archived(folder) if (path / name).is_file()]
 
 
-def stored_keys(folder: Path) -> set[str]:
-    """Keys of every answer in a folder, including those of archived evaluations."""
-    paths = [folder / Prediction.FILE, *archived_files(folder)]
+def stored_keys(folder: Path, name: str = Prediction.FILE) -> set[str]:
+    """Keys of every answer (or other record) in a folder, including those of archived evaluations."""
+    paths = [folder / name, *archived_files(folder, name)]
     return {row["key"] for path in paths for _, _, row in files.json_lines(path, drop_torn_tail=True)}
 
 

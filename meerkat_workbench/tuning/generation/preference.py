@@ -28,12 +28,11 @@ from meerkat_workbench.tuning.data.vocabulary import FUNCTION_WORDS, ReferenceVo
 from meerkat_workbench.tuning.generation import distractors, likelihood
 from meerkat_workbench.tuning.generation.distractors import Distractor, DistractorKind, DistractorMaker
 from meerkat_workbench.tuning.generation.generator import active_adapter
-from meerkat_workbench.tuning.generation.likelihood import Continuation
+from meerkat_workbench.tuning.generation.likelihood import MAX_BATCH_TOKENS, Continuation
 from meerkat_workbench.tuning.generation.prefixes import prefix_lengths
 from meerkat_workbench.tuning.generation.questions import Question
 
 MAX_TOKENS = 48  # of a reference or distractor; the beginning tells most, and more would take longer
-MAX_BATCH_TOKENS = 4096  # in a batch, including padding
 VERSION = "v1"
 ANSWER_ONLY = "answer_only"  # in place of a system: the base without the question
 MAX_ANSWER_ONLY = 25  # questions of the answer-only baseline, which describes the distractors and needs no more
@@ -74,7 +73,7 @@ class PreferenceFacts:
 
 
 @dataclass(frozen=True)
-class Choice:
+class PreferenceItem:
     """A question with its distractors."""
 
     question: Question
@@ -86,7 +85,7 @@ class Choice:
         return (self.question.reference, *(one.text for one in self.distractors))
 
     def key(self, identity: str, vocabulary: str) -> str:
-        """The key of this choice under a model.
+        """The key of this item under a model.
 
         Args:
             vocabulary: hash of the common words, which decide on the tokens that count.
@@ -96,53 +95,53 @@ class Choice:
 
 @dataclass(frozen=True)
 class PreferencePlan:
-    """What is measured: the choices of each system by key, with those of the answer-only baseline.
+    """What is measured: the items of each system by key, with those of the answer-only baseline.
 
     Attributes:
         references: tells the words that are too common to count.
     """
 
-    by_system: Mapping[str, Mapping[str, Choice]]
+    by_system: Mapping[str, Mapping[str, PreferenceItem]]
     references: ReferenceVocabulary
 
     def keys(self) -> set[str]:
-        return {key for choices in self.by_system.values() for key in choices}
+        return {key for items in self.by_system.values() for key in items}
 
-    def of(self, system: str) -> Mapping[str, Choice]:
-        """The choices of a system by key; none if it is on a server."""
+    def of(self, system: str) -> Mapping[str, PreferenceItem]:
+        """The items of a system by key; none if it is on a server."""
         return self.by_system.get(system, {})
 
 
-def make_choices(questions: Sequence[Question], maker: DistractorMaker, count: int) -> list[Choice]:
-    """The choices of those questions that have enough distractors."""
+def make_items(questions: Sequence[Question], maker: DistractorMaker, count: int) -> list[PreferenceItem]:
+    """The items of those questions that have enough distractors."""
     found = [
-        Choice(question, tuple(maker.distractors(Record(question.id, question.specialty, question.question, question.reference), count)))
+        PreferenceItem(question, tuple(maker.distractors(Record(question.id, question.specialty, question.question, question.reference), count)))
         for question in questions
     ]  # fmt: skip
-    return [choice for choice in found if choice.distractors]
+    return [item for item in found if item.distractors]
 
 
-def without_question(choice: Choice, tokenizer: Any, *, encoder_decoder: bool) -> Choice | None:
-    """The same choice for the answer-only baseline: the prompt without its question; None if the prompt does not hold it word for word."""
-    question = choice.question
+def without_question(item: PreferenceItem, tokenizer: Any, *, encoder_decoder: bool) -> PreferenceItem | None:
+    """The same item for the answer-only baseline: the prompt without its question; None if the prompt does not hold it word for word."""
+    question = item.question
     before, found, after = question.prompt.rpartition(question.question)
     if not found:
         return None
     encode = chat.encode_source if encoder_decoder else chat.encode_prompt
     prompt = before + after
-    return replace(choice, question=replace(question, prompt=prompt, prompt_ids=tuple(encode(tokenizer, prompt))))
+    return replace(item, question=replace(question, prompt=prompt, prompt_ids=tuple(encode(tokenizer, prompt))))
 
 
-def facts_of(choices: Sequence[Choice], answer_only: Sequence[PreferenceScores]) -> PreferenceFacts:
+def facts_of(items: Sequence[PreferenceItem], answer_only: Sequence[PreferenceScores]) -> PreferenceFacts:
     """Describe how preferences were measured.
 
     Args:
-        choices: of the base.
+        items: of the base.
         answer_only: what the base finds without the questions.
     """
-    chances = [1 / len(choice.answers) for choice in choices]
+    chances = [1 / len(item.answers) for item in items]
     return PreferenceFacts(
-        len(choices), distractors.counts(choice.distractors for choice in choices), sum(chances) / len(chances) if chances else math.nan,
+        len(items), distractors.counts(item.distractors for item in items), sum(chances) / len(chances) if chances else math.nan,
         sum(one.right for one in answer_only) / len(answer_only) if answer_only else math.nan, len(answer_only),
     )  # fmt: skip
 
@@ -157,22 +156,22 @@ def scores_of(record: Preference | None) -> PreferenceScores | None:
 
 
 def measure(
-    model: Any, adapter: str | None, tokenizer: Any, choices: Mapping[str, Choice], references: ReferenceVocabulary,
+    model: Any, adapter: str | None, tokenizer: Any, items: Mapping[str, PreferenceItem], references: ReferenceVocabulary,
     store: JsonlStore[Preference],
 ) -> None:  # fmt: skip
-    """Measure and store the choices that the store lacks.
+    """Measure and store the items that the store lacks.
 
     Args:
         adapter: the active adapter; None for the base.
-        choices: by key.
+        items: by key.
         references: tells the words that are too common to count.
     """
-    lacking = {key: choice for key, choice in choices.items() if store.lacks(key)}
+    lacking = {key: item for key, item in items.items() if store.lacks(key)}
     if not lacking:
         return
-    prompts = [choice.question.prompt_ids for choice in choices.values()]
-    lengths = prefix_lengths(prompts, [choice.question.specialty for choice in choices.values()])
-    shared = dict(zip(choices, lengths, strict=True))
+    prompts = [item.question.prompt_ids for item in items.values()]
+    lengths = prefix_lengths(prompts, [item.question.specialty for item in items.values()])
+    shared = dict(zip(items, lengths, strict=True))
     order = sorted(lacking, key=lambda key: -len(lacking[key].question.prompt_ids))
     with active_adapter(model, adapter), console.Progress("preferences", len(order), "questions") as progress:
         scorer = likelihood.Scorer(model, tokenizer.pad_token_id)
@@ -189,16 +188,16 @@ def measure(
 
 
 def _score(
-    scorer: likelihood.Scorer, tokenizer: Any, choices: Sequence[tuple[Choice, int]], references: ReferenceVocabulary
+    scorer: likelihood.Scorer, tokenizer: Any, items: Sequence[tuple[PreferenceItem, int]], references: ReferenceVocabulary
 ) -> list[tuple[float | None, ...]]:
-    """The scores of each choice. The int is the number of tokens at the start of its prompt that are computed once."""
+    """The scores of each item. The int is the number of tokens at the start of its prompt that are computed once."""
     rows, counted, sizes = [], [], []
-    for choice, shared in choices:
-        sizes.append(len(choice.answers))
-        for text in choice.answers:
+    for item, shared in items:
+        sizes.append(len(item.answers))
+        for text in item.answers:
             ids, spans = tokens_with_spans(tokenizer, text)
-            rows.append(Continuation(choice.question.prompt_ids, ids, shared))
-            counted.append(content_mask(text, spans, choice.question.question, references.common))
+            rows.append(Continuation(item.question.prompt_ids, ids, shared))
+            counted.append(content_mask(text, spans, item.question.question, references.common))
     found = likelihood.measure_batch(scorer, rows)
     means = [_mean(values, mask) for values, mask in zip(found, counted, strict=True)]
     flat = iter(means)
