@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import collections
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -29,11 +30,12 @@ from pathlib import Path
 from meerkat_workbench.core.runs import MANIFEST
 from meerkat_workbench.tuning.artifacts import (
     BASE,
+    FEW_SHOT,
     TUNED,
     EvalPoint,
     Likelihood,
     MetricComparison,
-    OutputFile,
+    Preference,
     Prediction,
     Recommendations,
     SpecialtyPerformance,
@@ -42,6 +44,7 @@ from meerkat_workbench.tuning.artifacts import (
 
 ROOT = Path(__file__).resolve().parent.parent
 SPECIALTIES = ("cardiology", "dentistry", "neurology", "urology")
+RECORDS = 20  # of each specialty, so that a run takes about a minute on two cores
 
 
 @dataclass(frozen=True)
@@ -112,12 +115,14 @@ def evaluation(work: Path) -> Job:
         if (output / answers_file(BASE)).exists():
             return "while results were written"
         if (output / Likelihood.FILE).exists():
-            return "after likelihoods were begun"
+            return "among likelihoods of answers"
+        if (output / Preference.FILE).exists():
+            return "among preferences"
         return "among base answers" if f'"{TUNED}"' not in stored.read_text() else "among tuned answers"
 
     return Job(
-        "evaluation.py", (f"DATASET_DIR={work / 'datasets'}", f"FINETUNED_MODEL_PATH={adapter}", "BATCH_SIZE=8", "MAX_NEW_TOKENS=32", "MAX_SAMPLES_PER_SPECIALTY=4", "RETENTION=True"),
-        "loading libraries", {"answers": (answers_file(BASE), answers_file(TUNED), OutputFile.RETENTION),
+        "evaluation.py", (f"DATASET_DIR={work / 'datasets'}", f"FINETUNED_MODEL_PATH={adapter}", "BATCH_SIZE=8", "MAX_NEW_TOKENS=32", "MAX_SAMPLES_PER_SPECIALTY=4"),
+        "loading libraries", {"answers": (answers_file(BASE), answers_file(TUNED), answers_file(FEW_SHOT)),
                              "scores": (MetricComparison.FILE, SpecialtyPerformance.FILE, Recommendations.FILE)}, place_of,
     )  # fmt: skip
 
@@ -159,7 +164,8 @@ def main() -> None:
         (work / "files").mkdir()
         for name in SPECIALTIES:
             file = f"dataset_with_answers_{name}.json"
-            shutil.copy(ROOT / "examples" / "specialties" / file, work / "files" / file)
+            records = json.loads((ROOT / "examples" / "specialties" / file).read_text())
+            (work / "files" / file).write_text(json.dumps(dict(list(records.items())[:RECORDS])))
         subprocess.run([sys.executable, "dataset_preparation.py", f"DATA_DIR={work / 'files'}", f"OUTPUT_DIR={work / 'datasets'}",
                         "CHAT_TEMPLATE=smollm2"],
                        cwd=ROOT, check=True, stdout=subprocess.DEVNULL)  # fmt: skip

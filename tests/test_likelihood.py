@@ -11,6 +11,7 @@ from meerkat_workbench.device import devices, hub
 from meerkat_workbench.tuning import llm
 from meerkat_workbench.tuning.artifacts import BASE, TUNED, Likelihood
 from meerkat_workbench.tuning.generation import likelihood
+from meerkat_workbench.tuning.generation.likelihood import Continuation, Scorer
 from meerkat_workbench.tuning.scoring import retention
 
 
@@ -63,6 +64,24 @@ def check_losses(model, tokenizer, tmp_path):
     stored = (tmp_path / Likelihood.FILE).read_text()
     likelihood.measure(model, None, tokenizer, texts, store)
     assert (tmp_path / Likelihood.FILE).read_text() == stored  # nothing is measured twice
+
+
+@pytest.mark.parametrize("prefix_length", [0, 12])
+def test_texts_after_one_prompt_have_the_likelihoods_that_they_have_alone(tiny_model, prefix_length):
+    model, tokenizer = (
+        llm.load_base(str(tiny_model), load_in_4bit=False, precision="fp32").eval(),
+        llm.load_tokenizer(str(tiny_model)),
+    )
+    prompts = [tuple(range(5, 20 + 3 * n)) for n in range(3)] + [(7,)]
+    texts = [(9,), (4, 8, 15, 16), (23, 42)]
+    rows = [Continuation(prompt, ids, min(prefix_length, len(prompt) - 1)) for prompt in prompts for ids in texts] + [
+        Continuation((3, 1, 4, 1, 5), (9, 2))
+    ]
+    scorer = Scorer(model, tokenizer.pad_token_id)
+    together = likelihood.measure_batch(scorer, rows)
+    for row, values in zip(rows, together, strict=True):
+        [alone] = likelihood.measure_batch(scorer, [Continuation(row.prompt_ids, row.ids)])
+        assert values.tolist() == pytest.approx(alone.tolist(), abs=1e-4)
 
 
 def test_every_retention_reference_passes_its_own_question_and_an_empty_answer_none():

@@ -407,7 +407,7 @@ def test_what_was_stored_before_a_kill_is_not_scored_again(decoder, tmp_path, mo
     benchmark = multiple_choice.read(str(benchmark_of(tmp_path)))
     system = System(BASE, SystemKind.BASE, "x", "identity")
     arms, missing = choice_scoring.arms_of([system])
-    monkeypatch.setattr(choice_scoring, "MAX_BATCH_TOKENS", 400)
+    monkeypatch.setattr(choice_scoring, "MAX_BATCH_TOKENS", 100)
     scoring, rows, real = ChoiceScoring(tmp_path / "out", benchmark, arms, missing, distributed.join()), [], Scorer.logits
 
     def killed(scorer, batch):

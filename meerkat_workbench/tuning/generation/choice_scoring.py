@@ -297,8 +297,10 @@ def _encode_item(
 
 
 def _padded_tokens(batch: Sequence[_EncodedItem]) -> int:
+    """Tokens that the model reads, with padding: each context once, and every option."""
     rows = [row for encoded in batch for row in encoded.rows]
-    return len(rows) * max((len(row.context) + len(row.before) for row in rows), default=0)
+    contexts = {row.context for row in rows}
+    return len(contexts) * max(map(len, contexts), default=0) + len(rows) * max((len(row.before) for row in rows), default=0)
 
 
 # --- log-likelihoods

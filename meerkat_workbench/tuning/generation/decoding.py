@@ -21,7 +21,7 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessor, Logits
 from meerkat_workbench.device import devices, tensors
 from meerkat_workbench.tuning import llm
 from meerkat_workbench.tuning.artifacts import Finish
-from meerkat_workbench.tuning.generation.prefixes import PrefixStates, has_full_attention, mask_and_positions
+from meerkat_workbench.tuning.generation.prefixes import PrefixStates, mask_and_positions
 
 NO_ADAPTER = "__base__"  # PEFT's name for no adapter
 # finished rows are dropped once this fraction of a batch or less is unfinished
@@ -169,7 +169,6 @@ class Decoder:
 
     def __init__(self, model: Any, decoding: Decoding) -> None:
         self.model, self.decoding = model, decoding
-        self._full_attention = has_full_attention(model.config)
         self.prefixes = PrefixStates(model)
         base = llm.base_model(model)
         # all processes gather the weights of a sharded base together, so they must make the same steps
@@ -192,7 +191,7 @@ class Decoder:
             Answers in the order of `rows`.
         """
         batch_size = batch_size or max(1, len(rows))
-        part_size = len(rows) if refill and self._full_attention else batch_size
+        part_size = len(rows) if refill and self.prefixes.full_attention else batch_size
         decode_part = self._generate if self.model.config.is_encoder_decoder else self._decode
         with devices.autocast(self.model):
             parts = [rows[start : start + part_size] for start in range(0, len(rows), max(1, part_size))]
@@ -246,7 +245,7 @@ class Decoder:
         suffixes = [row.prompt_ids[len(prefix) :] for row, prefix in zip(batch_rows, prefixes, strict=True)]
         ids = tensors.pad(suffixes, self.decoding.pad_id, device, left=True)
         # both parts are padded on the left; padding is masked and does not count in positions
-        mask, positions = mask_and_positions(prefixes, suffixes, device)
+        mask, positions = mask_and_positions([prefixes, suffixes], device)
         adapters = [row.adapter for row in batch_rows]
         cache = self.prefixes.cache(prefixes, adapters)
         logits = self._forward(ids, mask, positions, cache, adapters)

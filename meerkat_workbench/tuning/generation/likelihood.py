@@ -17,7 +17,7 @@ from meerkat_workbench.core.jsonl_store import JsonlStore
 from meerkat_workbench.device import devices, tensors
 from meerkat_workbench.tuning.artifacts import Likelihood
 from meerkat_workbench.tuning.generation.generator import active_adapter
-from meerkat_workbench.tuning.generation.prefixes import PrefixStates, mask_and_positions, shared_prefix_length
+from meerkat_workbench.tuning.generation.prefixes import Prefix, PrefixStates, mask_and_positions, shared_prefix_length
 
 MAX_BATCH_TOKENS = 4096  # in a batch, including padding
 POSITIONS_AT_ONCE = 256  # positions whose loss is computed at once, so that no fp32 copy of all logits is needed
@@ -113,15 +113,40 @@ class Scorer:
             return self._encoder_decoder_logits(rows) if self._prefixes is None else self._decoder_logits(rows, self._prefixes)
 
     def _decoder_logits(self, rows: Sequence[Continuation], prefixes: PrefixStates) -> list[torch.Tensor]:
-        shared = [prefixes.usable(row.prompt_ids[: row.prefix_length]) for row in rows]
+        read, cache = self._read_shared(rows, prefixes)
+        counts = [sum(map(len, parts)) for parts in zip(*read, strict=True)]
         # nothing follows the last token, so it is not given to the model
-        suffixes = [(row.prompt_ids + row.ids[:-1])[len(prefix) :] for row, prefix in zip(rows, shared, strict=True)]
+        suffixes = [(row.prompt_ids + row.ids[:-1])[count:] for row, count in zip(rows, counts, strict=True)]
         # padded on the left, so that all texts end at the same position and only their logits are computed
         ids = tensors.pad(suffixes, self.pad_id, self.model.device, left=True)
-        mask, positions = mask_and_positions(shared, suffixes, self.model.device)
-        cache, longest = prefixes.cache(shared, [None] * len(rows)), max(len(row.ids) for row in rows)
+        mask, positions = mask_and_positions([*read, suffixes], self.model.device)
+        longest = max(len(row.ids) for row in rows)
         logits = prefixes.forward(ids, mask, positions, cache, [None] * len(rows), positions_kept=max(1, longest))
         return [row_logits[len(row_logits) - len(row.ids) :] for row_logits, row in zip(logits, rows, strict=True)]
+
+    def _read_shared(self, rows: Sequence[Continuation], prefixes: PrefixStates) -> tuple[list[list[Prefix]], Any]:
+        """Give the model once what several rows share: their prefix, and the whole prompt if several texts follow the same one.
+
+        Returns:
+            The parts of each row that the model has read, and the cache that holds them. The last token of a prompt is not among them,
+            because its logits are those of the text's first token.
+        """
+        shared = [prefixes.usable(row.prompt_ids[: row.prefix_length]) for row in rows]
+        prompts = {row.prompt_ids: place for place, row in enumerate(rows)}
+        if len(prompts) == len(rows) or not prefixes.full_attention:
+            return [shared], prefixes.cache(shared, [None] * len(rows))
+        places = list(prompts.values())
+        before, nobody = [shared[place] for place in places], [None] * len(places)
+        rest = [rows[place].prompt_ids[len(prefix) : -1] for place, prefix in zip(places, before, strict=True)]
+        cache = prefixes.cache(before, nobody)
+        if any(rest):
+            mask, positions = mask_and_positions([before, rest], self.model.device)
+            ids = tensors.pad(rest, self.pad_id, self.model.device, left=True)
+            prefixes.forward(ids, mask, positions, cache, nobody, positions_kept=1)
+        index_of = {prompt: index for index, prompt in enumerate(prompts)}
+        of_row = [index_of[row.prompt_ids] for row in rows]
+        cache.batch_select_indices(torch.tensor(of_row, device=self.model.device))
+        return [[part[index] for index in of_row] for part in (before, rest)], cache
 
     def _encoder_decoder_logits(self, rows: Sequence[Continuation]) -> list[torch.Tensor]:
         prompts = [row.prompt_ids for row in rows]

@@ -166,48 +166,78 @@ def measure(
         items: by key.
         references: tells the words that are too common to count.
     """
-    lacking = {key: item for key, item in items.items() if store.lacks(key)}
-    if not lacking:
-        return
     prompts = [item.question.prompt_ids for item in items.values()]
     lengths = prefix_lengths(prompts, [item.question.specialty for item in items.values()])
-    shared = dict(zip(items, lengths, strict=True))
-    order = sorted(lacking, key=lambda key: -len(lacking[key].question.prompt_ids))
-    with active_adapter(model, adapter), console.Progress("preferences", len(order), "questions") as progress:
+    lacking = [
+        _encode(key, item, length, tokenizer, references.common)
+        for (key, item), length in zip(items.items(), lengths, strict=True)
+        if store.lacks(key)
+    ]
+    if not lacking:
+        return
+    waiting = sorted(lacking, key=lambda item: item.width)  # the longest is taken first
+    with active_adapter(model, adapter), console.Progress("preferences", len(waiting), "questions") as progress:
         scorer = likelihood.Scorer(model, tokenizer.pad_token_id)
-        start = 0
-        while start < len(order):
-            width = len(lacking[order[start]].question.prompt_ids) - shared[order[start]] + MAX_TOKENS
-            keys = order[start : start + max(1, MAX_BATCH_TOKENS // (width * len(lacking[order[start]].answers)))]
-            store.add([
-                Preference(key=key, scores=scores)
-                for key, scores in zip(keys, _score(scorer, tokenizer, [(lacking[key], shared[key]) for key in keys], references), strict=True)
-            ])  # fmt: skip
-            start += len(keys)
-            progress.advance(len(keys))
+        while waiting:
+            size = max(1, MAX_BATCH_TOKENS // waiting[-1].width)
+            batch = [waiting.pop() for _ in range(min(size, len(waiting)))]
+            store.add(_score(scorer, batch))
+            progress.advance(len(batch))
 
 
-def _score(
-    scorer: likelihood.Scorer, tokenizer: Any, items: Sequence[tuple[PreferenceItem, int]], references: ReferenceVocabulary
-) -> list[tuple[float | None, ...]]:
-    """The scores of each item. The int is the number of tokens at the start of its prompt that are computed once."""
-    rows, counted, sizes = [], [], []
-    for item, shared in items:
-        sizes.append(len(item.answers))
-        for text in item.answers:
-            ids, spans = tokens_with_spans(tokenizer, text)
-            rows.append(Continuation(item.question.prompt_ids, ids, shared))
-            counted.append(content_mask(text, spans, item.question.question, references.common))
-    found = likelihood.measure_batch(scorer, rows)
-    means = [_mean(values, mask) for values, mask in zip(found, counted, strict=True)]
-    flat = iter(means)
-    return [tuple(next(flat) for _ in range(size)) for size in sizes]
+@dataclass(frozen=True)
+class _EncodedItem:
+    """An item in tokens.
+
+    Attributes:
+        rows: each answer up to its last token that counts; no tokens follow it that could change its score.
+        counted: for each row, whether each token counts.
+    """
+
+    key: str
+    rows: tuple[Continuation, ...]
+    counted: tuple[tuple[bool, ...], ...]
+
+    @property
+    def width(self) -> int:
+        """Tokens that the model reads, with padding: the prompt once, and every answer."""
+        prompt = self.rows[0]
+        return len(prompt.prompt_ids) - prompt.prefix_length + len(self.rows) * max(len(row.ids) for row in self.rows)
 
 
-def _mean(values: torch.Tensor, mask: Sequence[bool]) -> float | None:
-    """Mean of the counted values, (tokens,); None if none is counted."""
+def _encode(key: str, item: PreferenceItem, prefix_length: int, tokenizer: Any, common: frozenset[str]) -> _EncodedItem:
+    """An item in tokens.
+
+    Args:
+        prefix_length: tokens at the beginning of the prompt that are computed once for several items.
+        common: words that are too common to count.
+    """
+    rows, counted = [], []
+    for text in item.answers:
+        ids, spans = tokens_with_spans(tokenizer, text)
+        mask = content_mask(text, spans, item.question.question, common)
+        length = max((place for place, counts in enumerate(mask, 1) if counts), default=0)
+        rows.append(Continuation(item.question.prompt_ids, ids[:length], prefix_length))
+        counted.append(tuple(mask[:length]))
+    return _EncodedItem(key, tuple(rows), tuple(counted))
+
+
+def _score(scorer: likelihood.Scorer, items: Sequence[_EncodedItem]) -> list[Preference]:
+    """The scores of each item. The rows of an item stand together, so that its prompt is computed once."""
+    rows = [row for item in items for row in item.rows if row.ids]
+    values = iter(likelihood.measure_batch(scorer, rows) if rows else [])
+    return [
+        Preference(key=item.key, scores=tuple(
+            _mean(next(values), mask) if row.ids else None for row, mask in zip(item.rows, item.counted, strict=True)
+        ))
+        for item in items
+    ]  # fmt: skip
+
+
+def _mean(values: torch.Tensor, mask: Sequence[bool]) -> float:
+    """Mean of the values that count, (tokens,), of which there is at least one."""
     chosen = [value for value, counts in zip(values.tolist(), mask, strict=True) if counts]
-    return round(math.fsum(chosen) / len(chosen), 6) if chosen else None
+    return round(math.fsum(chosen) / len(chosen), 6)
 
 
 def tokens_with_spans(tokenizer: Any, text: str) -> tuple[tuple[int, ...], list[tuple[int, int]]]:

@@ -24,14 +24,14 @@ class PrefixStates:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self._full_attention = has_full_attention(model.config)
+        self.full_attention = has_full_attention(model.config)
         self._states = functools.lru_cache(MAX_PREFIXES_KEPT)(self._compute)
         parameters = inspect.signature(type(llm.base_model(model)).forward).parameters
         self._can_keep_some = "logits_to_keep" in parameters
 
     def usable(self, prefix: Prefix) -> Prefix:
         """The prefix, or an empty one if it is too short to be worth it or the model's attention does not allow it."""
-        return prefix if len(prefix) >= MIN_PREFIX_TOKENS and self._full_attention else ()
+        return prefix if len(prefix) >= MIN_PREFIX_TOKENS and self.full_attention else ()
 
     def forward(
         self, ids: Any, mask: Any, positions: Any, cache: Any, adapters: Sequence[str | None], *, positions_kept: int
@@ -72,16 +72,16 @@ class PrefixStates:
         return [(layer.keys, layer.values) for layer in cache.layers]
 
 
-def mask_and_positions(
-    prefixes: Sequence[Prefix], suffixes: Sequence[Sequence[int]], device: Any
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The attention mask of prefixes and suffixes, (rows, columns), and the positions of the suffixes' tokens, (rows, longest suffix).
+def mask_and_positions(parts: Sequence[Sequence[Sequence[int]]], device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The attention mask of rows that are given to a model in parts, (rows, columns), and the positions of the tokens of the last part.
 
-    Both parts are padded on the left; padding is masked and does not count in positions.
+    Each part is padded on the left; padding is masked and does not count in positions, (rows, longest row of the last part).
+
+    Args:
+        parts: each with the token ids of every row; the model's cache holds all parts but the last.
     """
-    parts = (prefixes, suffixes) if any(prefixes) else (suffixes,)
-    mask = torch.cat([tensors.mask_of(part, device, left=True) for part in parts], 1)
-    return mask, (mask.cumsum(1) - 1)[:, -max(map(len, suffixes)) :].clamp(min=0)
+    mask = torch.cat([tensors.mask_of(part, device, left=True) for part in parts if any(part)], 1)
+    return mask, (mask.cumsum(1) - 1)[:, -max(map(len, parts[-1])) :].clamp(min=0)
 
 
 def has_full_attention(config: Any) -> bool:
