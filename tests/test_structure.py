@@ -160,7 +160,7 @@ def test_no_file_name_and_no_column_of_an_artifact_is_written_outside_its_class(
         if path.name != "__init__.py":
             importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
     kinds = {kind for kind in subclasses(msgspec.Struct) if kind.__module__.startswith(PACKAGE)}
-    file_of = {str(name): task_artifacts.__name__ for name in task_artifacts.OutputFile} | {
+    file_of = {str(name): task_artifacts.OutputFile.__module__ for name in task_artifacts.OutputFile} | {
         kind.FILE: kind.__module__ for kind in kinds if getattr(kind, "FILE", "")}  # fmt: skip
     file_of |= {runs.MANIFEST: runs.__name__, runs.IN_PROGRESS: runs.__name__}
     columns = {field.encode_name for kind in subclasses(tables.Row) for field in msgspec.structs.fields(kind)} | set(Column)

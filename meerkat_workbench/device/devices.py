@@ -128,6 +128,13 @@ def synchronize() -> None:
         torch.accelerator.synchronize()
 
 
+def free_cpu_memory() -> int:
+    """Bytes of the machine's memory that processes can still take without swapping."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
 def free_memory() -> None:
     """Free unreferenced memory, on the GPU too. Call it where no frame or exception still references a batch."""
     import torch

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MEERKAT = "dmis-lab/llama-3-meerkat-8b-v1.0"
 MAX_PARAMETERS_ON_CPU = 2_000_000_000  # a larger model is not loaded without a GPU
+MAX_MEMORY_FRACTION_UNPACKED = 0.5  # of a machine's free memory, that unpacked 4-bit weights may take
 # each ends a turn in every tokenizer that has it; <|endoftext|> and others count only if the chat template ends a turn with them
 TERMINATORS = ("<|eot_id|>", "<|end_of_text|>", "<|im_end|>", "<end_of_turn>", "<eos>", "</s>")
 # names of pad tokens in different model families, in order of preference
@@ -225,9 +226,8 @@ def load_base(
     location = locate(name)
     config = load_config(name)
     auto_class = model_class(config)
-    # on a CPU with bf16, bitsandbytes reorders 4-bit weights for products in bf16, and then needs whole blocks
-    reorders = devices.device().type == "cpu" and precision == "bf16" == devices.native_precision()
-    if load_in_4bit and reorders:
+    reorders = _reorders_4bit(precision)
+    if load_in_4bit and reorders:  # needs whole blocks
         widths = {getattr(config, key, 64) for key in ("hidden_size", "intermediate_size", "d_ff")}
         if any(width % 64 for width in widths):
             fault = f"on this CPU, 4-bit layers need widths divisible by 64, not {sorted(widths)}"
@@ -246,6 +246,27 @@ def load_base(
         disable_4bit_reordering(model)
     model.config.use_cache = True
     return model
+
+
+def load_for_answers(name: str, *, load_in_4bit: bool, precision: Precision) -> PreTrainedModel:
+    """Load a base model that only answers, not trains.
+
+    On a CPU that cannot multiply 4-bit weights they are unpacked once, instead of in each product: the results are the same, to the
+    bit, and a small model answers in less time (benchmarks/results/generation.md). It takes more memory, so a model that would fill
+    more than half of what is free stays packed.
+    """
+    model = load_base(name, load_in_4bit=load_in_4bit, precision=precision).eval()
+    if load_in_4bit and devices.device().type == "cpu" and not _reorders_4bit(precision):
+        unpacked = parameter_count(model.config) * devices.BYTES[precision]
+        if unpacked <= MAX_MEMORY_FRACTION_UNPACKED * devices.free_cpu_memory():
+            model.dequantize(devices.torch_dtype(precision))
+            model.requires_grad_(False)
+    return model
+
+
+def _reorders_4bit(precision: Precision) -> bool:
+    """Whether bitsandbytes reorders 4-bit weights for products in bf16, as it does on CPUs with AVX512-BF16."""
+    return devices.device().type == "cpu" and precision == "bf16" == devices.native_precision()
 
 
 def disable_4bit_reordering(model: Any) -> None:

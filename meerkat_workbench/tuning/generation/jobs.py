@@ -123,7 +123,7 @@ def plan_preferences(jobs: Mapping[str, GenerationJob], folder: Path, count: int
         if name == BASE:
             blind = [
                 preference.without_question(item, job.tokenizer, encoder_decoder=job.system.encoder_decoder)
-                for item in items[: preference.MAX_ANSWER_ONLY]
+                for item in preference.of_answer_only(items)
             ]
             planned[preference.ANSWER_ONLY] = {item.key(job.system.identity, references.hash): item for item in blind if item}
     return PreferencePlan(planned, references)

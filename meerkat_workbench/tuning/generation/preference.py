@@ -121,6 +121,11 @@ def make_items(questions: Sequence[Question], maker: DistractorMaker, count: int
     return [item for item in found if item.distractors]
 
 
+def of_answer_only(items: Sequence[PreferenceItem]) -> list[PreferenceItem]:
+    """The items of the answer-only baseline: every second, or fewer of many, so that all specialties are among them."""
+    return list(items[:: max(2, math.ceil(len(items) / MAX_ANSWER_ONLY))])
+
+
 def without_question(item: PreferenceItem, tokenizer: Any, *, encoder_decoder: bool) -> PreferenceItem | None:
     """The same item for the answer-only baseline: the prompt without its question; None if the prompt does not hold it word for word."""
     question = item.question

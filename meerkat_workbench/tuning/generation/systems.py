@@ -237,7 +237,7 @@ def load_models(systems: Sequence[System], base: str, loading: Loading) -> Itera
 
     def load(source: str) -> Any:
         with console.working(f"loading {source}"):
-            return llm.load_base(source, load_in_4bit=loading.load_in_4bit, precision=loading.precision).eval()
+            return llm.load_for_answers(source, load_in_4bit=loading.load_in_4bit, precision=loading.precision)
 
     for system in systems:
         if system.kind is SystemKind.MODEL:

@@ -164,9 +164,7 @@ def _adjusted(rows: Sequence[BenchmarkResult]) -> list[BenchmarkResult]:
     for places in families.values():
         for place, p in zip(places, significance.false_discovery_adjusted([rows[place].p for place in places]), strict=True):
             if not math.isnan(p):
-                verdict = (
-                    Verdict.NOISE if p > significance.ALPHA else Verdict.BETTER if rows[place].difference > 0 else Verdict.WORSE
-                )
+                verdict = Verdict.of_test(rows[place].difference, p, significance.ALPHA)
                 done[place] = msgspec.structs.replace(rows[place], p_adjusted=p, verdict=verdict)
     return done
 

@@ -35,7 +35,10 @@ def summary_sentences(
     """
     rows = comparison.headline
     row, split = where(rows, metric=metric)[0], rows[0].split
-    sentences = [verdict.conclusion, verdict.knowledge.sentence, verdict.style.sentence, *_overall(rows, row)]
+    sentences = [verdict.conclusion]
+    for line in (verdict.knowledge, verdict.style):
+        sentences += [line.sentence, *(f"  {words}" for words in line.decisive)]
+    sentences += _overall(rows, row)
     if warning := warn_near_floor(row):
         sentences.append(warning)
     sentences += _preference(rows, scored.preference)

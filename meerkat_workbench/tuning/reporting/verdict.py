@@ -197,18 +197,14 @@ def _line(title: str, measures: Sequence[Measure], against: str, note: str = "")
     else:
         outcome = Outcome.GAINED if better else Outcome.LOST if worse else Outcome.NO_DIFFERENCE
     shown = [*better, *worse] or [one for one in evidence if one.measure in can_gain]
-    words = "; ".join(map(_in_words, shown))
     compared = "" if outcome is Outcome.NOT_MEASURED else f" against {SYSTEM_NAMES.get(against, against)}"
-    sentence = f"{title}: {outcome}{compared}" + (f" ({words})." if words else ".") + (f" {note}" if note else "")
-    return VerdictLine(outcome, against, sentence, tuple(evidence))
+    sentence = f"{title}: {outcome}{compared}." + (f" {note}" if note else "")
+    return VerdictLine(outcome, against, sentence, tuple(evidence), tuple(map(_in_words, shown)))
 
 
 def _evidence(measure: Measure, p: float) -> VerdictEvidence:
     estimate = measure.estimate
-    if not p <= significance.ALPHA or not estimate.mean:
-        verdict = Verdict.NOISE
-    else:
-        verdict = Verdict.BETTER if (estimate.mean < 0) == measure.lower_is_better else Verdict.WORSE
+    verdict = Verdict.of_test(estimate.mean, p, significance.ALPHA, lower_is_better=measure.lower_is_better)
     return VerdictEvidence(
         measure=measure.name, n=estimate.n, other=_known(measure.other), tuned=_known(measure.tuned), difference=_known(estimate.mean),
         ci_low=_known(estimate.low), ci_high=_known(estimate.high), p_adjusted=_known(p), verdict=verdict,
@@ -223,9 +219,10 @@ def _in_words(one: VerdictEvidence) -> str:
     name = NAMES.get(one.measure, one.measure)
     if one.difference is None or one.other is None or one.tuned is None:
         return f"{name}: no value"
-    interval = f", {one.ci_low:+.{SHOWN_DIGITS}f} to {one.ci_high:+.{SHOWN_DIGITS}f}" if one.ci_low is not None else ""
+    interval = f" ({one.ci_low:+.{SHOWN_DIGITS}f} to {one.ci_high:+.{SHOWN_DIGITS}f})" if one.ci_low is not None else ""
     p = f", adjusted p {one.p_adjusted:.2g}" if one.p_adjusted is not None else ""
-    return f"{name}: {one.other:.{SHOWN_DIGITS}f} to {one.tuned:.{SHOWN_DIGITS}f}, {one.difference:+.{SHOWN_DIGITS}f}{interval}{p}, n {one.n}"
+    values = f"{one.other:.{SHOWN_DIGITS}f} to {one.tuned:.{SHOWN_DIGITS}f}"
+    return f"{name}: {values}, difference {one.difference:+.{SHOWN_DIGITS}f}{interval}{p}, {one.n} questions"
 
 
 def _conclusion(knowledge: VerdictLine, style: VerdictLine) -> str:

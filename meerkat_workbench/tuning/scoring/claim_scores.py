@@ -69,9 +69,7 @@ def _estimate(measure: ClaimMeasure, values: Sequence[tuple[tuple[float, float],
 def _verdict(estimate: significance.Estimate, p: float, measure: ClaimMeasure) -> Verdict:
     if not estimate.n:
         return Verdict.NONE
-    if not p <= significance.ALPHA:
-        return Verdict.NOISE
-    return Verdict.BETTER if (estimate.mean > 0) != measure.lower_is_better else Verdict.WORSE
+    return Verdict.of_test(estimate.mean, p, significance.ALPHA, lower_is_better=measure.lower_is_better)
 
 
 def compare_with_base(findings: ClaimFindings, seed: int) -> list[ClaimComparison]:

@@ -278,7 +278,7 @@ def summarise(judged: Sequence[JudgedQuestion], judge: str) -> JudgeSummary:
     rows = []
     for (name, estimate), p in zip(estimates.items(), adjusted, strict=True):
         difference = estimate.within(MIN_GRADE - MAX_GRADE, MAX_GRADE - MIN_GRADE)
-        verdict = Verdict.NOISE if not p <= significance.ALPHA else Verdict.BETTER if difference.mean > 0 else Verdict.WORSE
+        verdict = Verdict.of_test(difference.mean, p, significance.ALPHA)
         base, tuned = (significance.mean_interval([pair[side][name] for pair in graded]).mean for side in (1, 2))  # type: ignore[index]
         rows.append(CriterionRow(name.replace("_", " "), difference.n, base, tuned, difference.mean, difference.low, difference.high, p,
                                  verdict))  # fmt: skip
