@@ -339,7 +339,9 @@ def score_and_report(
     from meerkat_workbench.tuning.scoring import claims, judge, judge_requests, score_run
 
     output, seed, training = Path(config.OUTPUT_DIR), config.RANDOM_SEED, subject.training
-    scored = score_run.score_answers(suite, answers, answers.plan.references, output, seed=seed, with_retention=config.RETENTION)
+    scored = score_run.score_answers(
+        suite, answers, answers.preference_plan.references, output, seed=seed, with_retention=config.RETENTION
+    )
     compared = comparison.compare(scored, suite, seed)
     server = judge_of(config)
     asked = judge_requests.Judge(server, answers.store, config.ENDPOINT_REQUESTS, rescore) if server else None
@@ -358,7 +360,7 @@ def score_and_report(
         lower_is_better=suite.lower_is_better(metric), improvement={row.metric: row.difference for row in compared.headline},
         improvement_split=compared.headline[0].split, caution=summary_text.caution(compared.metrics, reached.of(Split.EVAL), metric),
     )  # fmt: skip
-    choices = multiple_choice.summarise(answers.choices, subject.data_folder, training)
+    choices = multiple_choice.summarise(answers.multiple_choice, subject.data_folder, training)
     findings = results.Findings(scored, compared, reached, advice, judged, claimed, choices)
     now = results.evaluation_id(subject, key, run.fingerprint, run.started)
     facts = results.facts_of(

@@ -90,9 +90,9 @@ class GenerationRun:
         self, output: Path, jobs: Mapping[str, GenerationJob], preferences: PreferencePlan, base: str, options: GenerationOptions,
         ranks: Processes, choices: ChoicePlan | None = None,
     ) -> None:  # fmt: skip
-        self.choices = choices.start(output, ranks) if choices else None
+        self.multiple_choice = choices.start(output, ranks) if choices else None
         self.output, self.jobs, self.base, self.options, self.ranks = output, jobs, base, options, ranks
-        self.plan = preferences
+        self.preference_plan = preferences
         # what the processes of a killed run did is part of the record too
         begun = artifacts.read(GenerationRecord, path) if (path := output / GenerationRecord.FILE).is_file() else None
         self._generated, self._logit_change = 0, dict(begun.largest_logit_change) if begun else {}
@@ -108,7 +108,7 @@ class GenerationRun:
             for path in prediction_store.archived_files(output, Likelihood.FILE):
                 self.likelihoods.adopt(path, text_keys)
             for path in prediction_store.archived_files(output, Preference.FILE):
-                self.preferences.adopt(path, self.plan.keys())
+                self.preferences.adopt(path, self.preference_plan.keys())
         ranks.wait()
         if not ranks.is_main:
             self._open()
@@ -141,7 +141,7 @@ class GenerationRun:
     def _merge_parts(self) -> None:
         self.store.merge_parts(self._wanted)
         self.likelihoods.merge_parts(self._text_keys())
-        self.preferences.merge_parts(self.plan.keys())
+        self.preferences.merge_parts(self.preference_plan.keys())
 
     # --- stored answers
 
@@ -162,7 +162,7 @@ class GenerationRun:
         """A system's preferences by id of the question, as far as they were measured; `ANSWER_ONLY` is a system too."""
         scores = {
             item.question.id: preference.scores_of(self.preferences.records.get(key))
-            for key, item in self.plan.of(system).items()
+            for key, item in self.preference_plan.of(system).items()
         }
         return {name: score for name, score in scores.items() if score is not None}
 
@@ -181,7 +181,7 @@ class GenerationRun:
 
     def preference_facts(self) -> PreferenceFacts | None:
         """How preferences were measured; None if they were not."""
-        items = list(self.plan.of(BASE).values())
+        items = list(self.preference_plan.of(BASE).values())
         return preference.facts_of(items, list(self.preferences_of(preference.ANSWER_ONLY).values())) if items else None
 
     # --- texts whose likelihood is measured
@@ -228,13 +228,13 @@ class GenerationRun:
         self.ranks.wait()
         if self.ranks.is_main:
             self._merge_parts()
-            if self.choices:
-                self.choices.merge_parts()
+            if self.multiple_choice:
+                self.multiple_choice.merge_parts()
 
     def _lacks_any(self, job: GenerationJob) -> bool:
         """Whether a model of this machine lacks an answer or a likelihood."""
         texts = [text for _, text in self._reference_texts(job)]
-        if self.choices and self.choices.lacks_any(job.system.name):
+        if self.multiple_choice and self.multiple_choice.lacks_any(job.system.name):
             return True
         if any(map(self.store.lacks, job.keys)) or any(self.likelihoods.lacks(text.key) for text in texts):
             return True
@@ -251,8 +251,8 @@ class GenerationRun:
         """Ask the models of this machine; each is loaded once, the base and its adapters last."""
         for model, systems in load_models(planned, self.base, self.options.loading):
             self._answer(model, systems)
-            if self.choices:
-                self.choices.score(
+            if self.multiple_choice:
+                self.multiple_choice.score(
                     model, [one.name for one in systems], {one.name: self.jobs[one.name].tokenizer for one in systems}
                 )
             for system in systems:
@@ -348,15 +348,17 @@ class GenerationRun:
 
     def _preference_items(self, system: System) -> dict[str, PreferenceItem]:
         """The items that are measured under a system, by key; the base also measures the answer-only baseline."""
-        blind = self.plan.of(preference.ANSWER_ONLY) if system.name == BASE else {}
-        return {**self.plan.of(system.name), **blind}
+        blind = self.preference_plan.of(preference.ANSWER_ONLY) if system.name == BASE else {}
+        return {**self.preference_plan.of(system.name), **blind}
 
     def _measure_preferences(self, model: Any, system: System) -> None:
         """Measure this process's part of a system's items."""
         items = self._preference_items(system)
         lacking = [key for key in items if self.preferences.lacks(key)]
         mine = {key: items[key] for key in lacking[self.ranks.rank :: self.ranks.count]}
-        preference.measure(model, system.adapter, self.jobs[system.name].tokenizer, mine, self.plan.references, self.preferences)
+        preference.measure(
+            model, system.adapter, self.jobs[system.name].tokenizer, mine, self.preference_plan.references, self.preferences
+        )
 
     def _ask_servers(self) -> None:
         for job in self.jobs.values():
