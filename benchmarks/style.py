@@ -1,7 +1,7 @@
 """Can a better style pass for knowledge? Five trials of the verdict, beside the verdict that it replaced.
 
     python benchmarks/style.py                            sample specialties (about 40 minutes on two slow cores)
-    python benchmarks/style.py --data FOLDER --specialties cardiology neurology --questions 15
+    python benchmarks/style.py --data FOLDER --specialties cardiology neurology --most-words 60 --pairs 60 --new-tokens 96
 
 a  A rewriter shortens and rephrases the base's answers in the manner of the references. It must not gain in knowledge.
 b  In the references themselves one dose is changed tenfold, one negation turned, or one drug swapped. The answers must lose.
@@ -16,6 +16,7 @@ nearly as well. The output on a named machine is in benchmarks/results/style.md.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 import sys
@@ -99,14 +100,18 @@ def old_verdict(rows: Sequence[MetricComparison]) -> str:
 # --- models
 
 
-def prepare(data: Path, folder: Path, specialties: Sequence[str], questions: int) -> Path:
+def prepare(options: argparse.Namespace, folder: Path) -> Path:
+    """Prepare the first short pairs of each specialty."""
     files = folder / "files"
     files.mkdir(parents=True)
-    for name in specialties:
-        shutil.copy(data / f"dataset_with_answers_{name}.json", files)
+    for name in options.specialties:
+        file = f"dataset_with_answers_{name}.json"
+        pairs = json.loads((options.data / file).read_text(encoding="utf-8"))
+        short = [(question, answer) for question, answer in pairs.items() if len(answer.split()) <= options.most_words]
+        (files / file).write_text(json.dumps(dict(short[: options.pairs])), encoding="utf-8")
     output = folder / "datasets"
     dataset_preparation.prepare(dataset_preparation.DatasetConfig(
-        DATA_DIR=str(files), OUTPUT_DIR=str(output), HOLDOUT_SAMPLES_PER_SPECIALTY=questions, INITIAL_TRAIN_PERCENTAGE=0.6,
+        DATA_DIR=str(files), OUTPUT_DIR=str(output), HOLDOUT_SAMPLES_PER_SPECIALTY=options.questions, INITIAL_TRAIN_PERCENTAGE=0.6,
         EVAL_SPLIT_SIZE=0.1, CHAT_TEMPLATE="smollm2",
     ), {})  # fmt: skip
     return output
@@ -146,10 +151,10 @@ def train(data: Path, output: Path, epochs: int) -> None:
     }))  # fmt: skip
 
 
-def evaluate(data: Path, adapter: Path, output: Path) -> tuple[ScoredAnswers, Sequence[MetricComparison], Any]:
+def evaluate(data: Path, adapter: Path, output: Path, new_tokens: int) -> tuple[ScoredAnswers, Sequence[MetricComparison], Any]:
     """Evaluate an adapter; returns its scored answers, comparison and verdict."""
     result = evaluation.evaluate(evaluation.EvaluationConfig(**{
-        **evaluation.DEMO, "DATASET_DIR": str(data), "FINETUNED_MODEL_PATH": str(adapter), "OUTPUT_DIR": str(output),
+        **evaluation.DEMO, "DATASET_DIR": str(data), "FINETUNED_MODEL_PATH": str(adapter), "OUTPUT_DIR": str(output), "MAX_NEW_TOKENS": new_tokens,
     }))  # fmt: skip
     tables = {name: AnswerTable.read(output, name) for name in (BASE, TUNED, FEW_SHOT)}
     scored = ScoredAnswers(tables, MetricScores(), {name: {} for name in tables}, {}, None)
@@ -322,12 +327,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=side_by_side.ROOT / "examples/specialties")
     parser.add_argument("--specialties", nargs="+", default=SAMPLE)
     parser.add_argument("--questions", type=int, default=15, help="holdout questions of each specialty")
+    parser.add_argument("--most-words", type=int, default=1_000_000, help="pairs with longer answers are left out")
+    parser.add_argument("--pairs", type=int, default=1_000_000, help="of each specialty, the first ones")
+    parser.add_argument("--new-tokens", type=int, default=64, help="of an answer")
     parser.add_argument("--work", type=Path, help="folder to work in, and to go on in; by default a temporary one")
     arguments = parser.parse_args()
     work = arguments.work or Path(tempfile.mkdtemp())
     data = work / "datasets"
     if not data.is_dir():
-        prepare(arguments.data, work, arguments.specialties, arguments.questions)
+        prepare(arguments, work)
     train_records = list(dataset_folders.read_split(data, Split.TRAIN))
     holdout = list(dataset_folders.read_split(data, Split.HOLDOUT))
     # the guard refuses what these trials do on purpose
@@ -347,7 +355,7 @@ def main() -> None:
             with_train_set(data, folder, records)
         train(folder, work / f"adapter_{name}", epochs)
         scored, rows, reached = evaluate(
-            data, work / f"adapter_{name}", work / "scores"
+            data, work / f"adapter_{name}", work / "scores", arguments.new_tokens
         )  # one folder, so that answers of base and few-shot base are reused
         tables[name] = scored.tables
         letter = {"tuned": "  an ordinary training", "shuffled": "d shuffled pairs", "leaked": "c trained on the holdout"}[name]

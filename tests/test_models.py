@@ -133,6 +133,27 @@ def test_smollm2_answers_in_english_in_4_bits_and_its_weights_are_the_packages(s
     assert config["tie_word_embeddings"] and "quantization_config" not in config
 
 
+def test_4_bit_weights_unpacked_on_a_cpu_give_the_same_logits_and_stay_packed_where_memory_is_short(tiny_model, monkeypatch):
+    import bitsandbytes
+    import torch
+
+    from meerkat_workbench.device import devices
+
+    def is_packed(model):
+        return any(isinstance(module, bitsandbytes.nn.Linear4bit) for module in model.modules())
+
+    def load(free):
+        monkeypatch.setattr(devices, "free_cpu_memory", lambda: free)
+        return llm.load_for_answers(str(tiny_model), load_in_4bit=True, precision="fp32")
+
+    packed, unpacked = load(0), load(10**12)
+    assert is_packed(packed) and not is_packed(unpacked)
+    assert not any(parameter.requires_grad for parameter in unpacked.parameters()) and not unpacked.training
+    ids = torch.arange(5, 45).view(2, 20)
+    with torch.inference_mode():
+        assert torch.equal(packed(input_ids=ids).logits, unpacked(input_ids=ids).logits)
+
+
 def test_smollm2_is_named_where_its_package_is_missing_or_another(monkeypatch, tmp_path):
     from importlib import metadata
 
