@@ -168,15 +168,26 @@ def test_a_preference_is_right_only_if_every_distractor_is_less_likely():
     assert preference.scores_of(Preference(key="k", scores=(-1.0, None, -3.0))) is None and preference.scores_of(None) is None
 
 
+def preference_items(tokenizer, count):
+    """The first records as questions of the holdout, each with three distractors."""
+    asked = [
+        PreparedRecord(one.id, one.specialty, one.question, one.response, [], chat.render_llama3(one.question, None, "Be brief."), "")
+        for one in medical_records()[:count]
+    ]  # fmt: skip
+    return preference.make_items(questions_of(Split.HOLDOUT, asked, tokenizer, None), DistractorMaker(medical_records()), 3)
+
+
+def test_the_answer_only_baseline_asks_few_questions_of_all_specialties(tiny_model):
+    items = preference_items(llm.load_tokenizer(str(tiny_model)), 24)
+    assert preference.of_answer_only(items) == items[::2]
+    many = preference.of_answer_only(items * 50)
+    assert 20 <= len(many) <= preference.MAX_ANSWER_ONLY
+
+
 def test_shared_prompts_and_batches_change_no_preference(tiny_model, tmp_path, monkeypatch):
     model = llm.load_base(str(tiny_model), load_in_4bit=False, precision="fp32").eval()
     tokenizer = llm.load_tokenizer(str(tiny_model))
-    asked = [
-        PreparedRecord(one.id, one.specialty, one.question, one.response, [], chat.render_llama3(one.question, None, "Be brief."), "")
-        for one in medical_records()[:24]
-    ]  # fmt: skip
-    questions = questions_of(Split.HOLDOUT, asked, tokenizer, None)
-    items = {item.key("m", ""): item for item in preference.make_items(questions, DistractorMaker(medical_records()), 3)}
+    items = {item.key("m", ""): item for item in preference_items(tokenizer, 24)}
     assert len(items) == 24
     found = []
     for folder, tokens in (("a", 4096), ("b", 1)):
@@ -190,24 +201,14 @@ def test_shared_prompts_and_batches_change_no_preference(tiny_model, tmp_path, m
 
 def test_preferences_are_measured_again_if_other_words_are_common(tiny_model):
     tokenizer = llm.load_tokenizer(str(tiny_model))
-    record = medical_records()[0]
-    prompt = chat.render_llama3(record.question, None, "Be brief.")
-    [question] = questions_of(
-        Split.HOLDOUT, [PreparedRecord(record.id, "one", record.question, "r", [], prompt, "")], tokenizer, None
-    )
-    [item] = preference.make_items([question], DistractorMaker(medical_records()), 3)
+    [item] = preference_items(tokenizer, 1)
     hashes = {ReferenceVocabulary(frozenset(words)).hash for words in ((), ("usual",), ("usual", "treat"))}
     assert len(hashes) == len({item.key("m", found) for found in hashes}) == 3
 
 
 def test_without_its_question_a_prompt_is_the_same_but_for_the_question(tiny_model):
     tokenizer = llm.load_tokenizer(str(tiny_model))
-    record = medical_records()[0]
-    prompt = chat.render_llama3(record.question, None, "Be brief.")
-    [question] = questions_of(
-        Split.HOLDOUT, [PreparedRecord(record.id, "one", record.question, "r", [], prompt, "")], tokenizer, None
-    )
-    [item] = preference.make_items([question], DistractorMaker(medical_records()), 3)
+    [item] = preference_items(tokenizer, 1)
     blind = preference.without_question(item, tokenizer, encoder_decoder=False)
     assert blind.question.prompt == chat.render_llama3("", None, "Be brief.") and blind.key("m", "") != item.key("m", "")
 
@@ -275,11 +276,7 @@ def test_the_length_hint_of_a_growing_train_set_is_rounded():
 
 def test_the_facts_of_a_preference_count_distractors_by_kind_and_the_answer_only_baseline(tiny_model):
     tokenizer = llm.load_tokenizer(str(tiny_model))
-    asked = [
-        PreparedRecord(one.id, one.specialty, one.question, one.response, [], chat.render_llama3(one.question, None, "Be brief."), "")
-        for one in medical_records()[:6]
-    ]  # fmt: skip
-    items = preference.make_items(questions_of(Split.HOLDOUT, asked, tokenizer, None), DistractorMaker(medical_records()), 3)
+    items = preference_items(tokenizer, 6)
     blind = [preference.PreferenceScores(1.0, 1.0, 0.25), preference.PreferenceScores(0.0, 0.5, 0.25)]
     facts = preference.facts_of(items, blind)
     assert (facts.questions, facts.chance, facts.answer_only, facts.answer_only_n) == (6, 0.25, 0.5, 2)
