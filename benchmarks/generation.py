@@ -172,6 +172,9 @@ class IdsAsText:
     def decode(self, ids: list[int], **_: Any) -> str:
         return json.dumps(ids)
 
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        return {"input_ids": json.loads(text)}
+
 
 def generate(
     model: Any, asked: list[tuple[int, ...]], most: list[int], size: int, stops: tuple[int, ...], pad: int

@@ -14,7 +14,9 @@ import time
 import msgspec
 import pandas as pd
 import pytest
+import torch
 from conftest import ROOT, evaluate_command, prepare_command, refusal, run_script, train_command
+from transformers import DynamicCache
 
 import evaluation
 from meerkat_workbench.core import artifacts, runs
@@ -39,7 +41,7 @@ from meerkat_workbench.tuning.artifacts import (
 )
 from meerkat_workbench.tuning.data.dataset_folders import PreparedRecord
 from meerkat_workbench.tuning.generation import decoding as decoding_module
-from meerkat_workbench.tuning.generation import generator, prefixes
+from meerkat_workbench.tuning.generation import generator, growing_cache, likelihood, prefixes
 from meerkat_workbench.tuning.generation.decoding import Decoder, Decoding, PromptRow
 from meerkat_workbench.tuning.generation.prediction_store import PredictionStore
 from meerkat_workbench.tuning.generation.questions import answer_key, questions_of
@@ -116,6 +118,40 @@ def test_prefixes_of_unlike_lengths_in_one_batch_change_no_answer(tiny_model):
     assert Decoder(model, options).decode(rows) == alone
     lengths = prefixes.prefix_lengths([ids for ids, _ in prompts[:6]], ["a"] * 3 + ["b"] * 3)
     assert all(found >= length for found, (_, length) in zip(lengths, prompts[:6], strict=True))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_the_loss_of_an_answer_while_it_is_decoded_is_the_loss_that_is_measured(tiny_model, temperature):
+    model = llm.load_base(str(tiny_model), load_in_4bit=False, precision="fp32").eval()
+    tokenizer = llm.load_tokenizer(str(tiny_model))
+    asked = questions(tokenizer)
+    scorer = likelihood.Scorer(model, tokenizer.pad_token_id)
+    for question, answer in zip(asked, decode(model, asked, decoding(tokenizer, temperature=temperature)), strict=True):
+        [values] = likelihood.measure_batch(scorer, [likelihood.Continuation(question.prompt_ids, tuple(answer.ids))])
+        assert answer.loss == pytest.approx(-float(values.mean()), abs=1e-4)
+
+
+def test_a_growing_cache_holds_what_transformers_cache_holds(tiny_model, monkeypatch):
+    monkeypatch.setattr(growing_cache, "GROWTH", 3)
+    config = llm.load_config(str(tiny_model))
+    ours, theirs = growing_cache.growing_cache(config), DynamicCache(config=config)
+    draw = torch.Generator().manual_seed(0)
+    rows = 4
+    for step, length in enumerate([5, 1, 1, 1, 2, 1, 1, 1, 4, 1, 1]):
+        keys, values = (torch.randn(rows, 2, length, 8, generator=draw) for _ in (0, 1))
+        for cache in (ours, theirs):
+            returned = cache.update(keys, values, 0)
+            assert torch.equal(returned[0], cache.layers[0].keys) and torch.equal(returned[1], cache.layers[0].values)
+        if step in (2, 6):  # rows leave, and one is repeated
+            for cache in (ours, theirs):
+                cache.batch_select_indices(torch.tensor([2, 0, 0]))
+            rows = 3
+        assert torch.equal(ours.layers[0].keys, theirs.layers[0].keys) and torch.equal(
+            ours.layers[0].values, theirs.layers[0].values
+        )
+        assert ours.get_seq_length() == theirs.get_seq_length()
+    ours.layers[0].reset()
+    assert ours.get_seq_length() == 0
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])

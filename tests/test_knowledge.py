@@ -12,7 +12,7 @@ from meerkat_workbench.tuning.data import dataset_folders
 from meerkat_workbench.tuning.data.dataset_folders import PreparedRecord
 from meerkat_workbench.tuning.data.records import Record
 from meerkat_workbench.tuning.data.vocabulary import ReferenceVocabulary
-from meerkat_workbench.tuning.generation import distractors, few_shot, preference
+from meerkat_workbench.tuning.generation import distractors, few_shot, likelihood, preference
 from meerkat_workbench.tuning.generation.distractors import DistractorKind, DistractorMaker
 from meerkat_workbench.tuning.generation.few_shot import FewShotPrompts
 from meerkat_workbench.tuning.generation.questions import questions_of
@@ -191,7 +191,7 @@ def test_shared_prompts_and_batches_change_no_preference(tiny_model, tmp_path, m
     assert len(items) == 24
     found = []
     for folder, tokens in (("a", 4096), ("b", 1)):
-        monkeypatch.setattr(preference, "MAX_BATCH_TOKENS", tokens)
+        monkeypatch.setattr(likelihood, "batch_tokens", lambda _, most=tokens: most)
         store = JsonlStore(tmp_path / folder, "preferences", Preference)
         preference.measure(model, None, tokenizer, items, ReferenceVocabulary(), store)
         found.append({key: store.records[key].scores for key in items})

@@ -34,7 +34,7 @@ from meerkat_workbench.tuning.artifacts import (
     Verdict,
 )
 from meerkat_workbench.tuning.data import benchmark_overlap, dataset_folders, multiple_choice
-from meerkat_workbench.tuning.generation import choice_scoring
+from meerkat_workbench.tuning.generation import choice_scoring, likelihood
 from meerkat_workbench.tuning.generation.choice_scoring import ChoiceArm, ChoiceScoring
 from meerkat_workbench.tuning.generation.likelihood import Scorer
 from meerkat_workbench.tuning.generation.systems import System
@@ -407,7 +407,7 @@ def test_what_was_stored_before_a_kill_is_not_scored_again(decoder, tmp_path, mo
     benchmark = multiple_choice.read(str(benchmark_of(tmp_path)))
     system = System(BASE, SystemKind.BASE, "x", "identity")
     arms, missing = choice_scoring.arms_of([system])
-    monkeypatch.setattr(choice_scoring, "MAX_BATCH_TOKENS", 100)
+    monkeypatch.setattr(likelihood, "batch_tokens", lambda _: 100)
     scoring, rows, real = ChoiceScoring(tmp_path / "out", benchmark, arms, missing, distributed.join()), [], Scorer.logits
 
     def killed(scorer, batch):

@@ -348,6 +348,11 @@ def encode_source(tokenizer: Tokenizer, text: str) -> list[int]:
     return [*ids, tokenizer.eos_token_id]
 
 
+def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Token ids of an answer or another text, without special tokens."""
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
 def decode_answer(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     """The text of generated ids without control tokens, except that the marks of a thinking block are always kept."""
     special = set(tokenizer.all_special_ids)

@@ -15,6 +15,9 @@ class Prediction(KeyedRecord, frozen=True, kw_only=True):
     """A system's answer, a line of `predictions.jsonl`. The key depends on prompt, weights, settings and engine.
 
     The file holds the whole `text`. `prediction_store.strip_thinking` moves what a reasoning model wrote first to `reasoning`.
+
+    Attributes:
+        loss: the model's own mean loss per token of the answer in nats, as it was decoded; None if that is not known.
     """
 
     FILE: ClassVar[str] = "predictions.jsonl"
@@ -27,6 +30,7 @@ class Prediction(KeyedRecord, frozen=True, kw_only=True):
     error: str = ""
     reasoning: str = ""
     thinking_unfinished: bool = False
+    loss: float | None = None
 
 
 class Likelihood(KeyedRecord, frozen=True, kw_only=True):

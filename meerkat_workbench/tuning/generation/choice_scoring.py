@@ -23,10 +23,10 @@ from meerkat_workbench.device.distributed import Processes
 from meerkat_workbench.tuning.artifacts import BASE, FEW_SHOT, ChoiceScores
 from meerkat_workbench.tuning.data import multiple_choice
 from meerkat_workbench.tuning.data.multiple_choice import SETTING, Benchmark, ChoiceItem
-from meerkat_workbench.tuning.generation import prediction_store
+from meerkat_workbench.tuning.generation import likelihood, prediction_store
 from meerkat_workbench.tuning.generation.few_shot import FewShotPrompts
 from meerkat_workbench.tuning.generation.generator import active_adapter
-from meerkat_workbench.tuning.generation.likelihood import MAX_BATCH_TOKENS, Continuation, Scorer
+from meerkat_workbench.tuning.generation.likelihood import Continuation, Scorer
 from meerkat_workbench.tuning.generation.systems import System
 
 TokenPair = tuple[tuple[int, ...], tuple[int, ...]]  # token ids of a context and of the text after it
@@ -198,7 +198,7 @@ def score_items(
                 encoded = _encode_item(
                     tokenizer, key, arm.prefix + item.context, item.choices, limit, model.config.is_encoder_decoder
                 )
-                if batch and _padded_tokens([*batch, encoded]) > MAX_BATCH_TOKENS:
+                if batch and _padded_tokens([*batch, encoded]) > likelihood.batch_tokens(model):
                     break
                 batch.append(encoded)
                 waiting.pop()

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from meerkat_workbench.device import devices, tensors
 from meerkat_workbench.tuning import llm
 from meerkat_workbench.tuning.artifacts import Finish
+from meerkat_workbench.tuning.generation.growing_cache import growing_cache
 from meerkat_workbench.tuning.generation.prefixes import PrefixStates, mask_and_positions
 
 NO_ADAPTER = "__base__"  # PEFT's name for no adapter
@@ -59,10 +60,15 @@ class PromptRow:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Token ids of an answer, and how it ended: STOP or LENGTH."""
+    """Token ids of an answer, and how it ended: STOP or LENGTH.
+
+    Attributes:
+        loss: the model's mean loss per token of `ids` in nats; None if there are none, or the model is an encoder-decoder.
+    """
 
     ids: list[int]
     finish: Finish
+    loss: float | None = None
 
 
 @functools.lru_cache(maxsize=4096)  # each decoding step asks for the same seeds again
@@ -149,11 +155,12 @@ class _Batch:
             parts = (old_states[:, :, used], new_states)
             return torch.cat([torch.nn.functional.pad(part, (0, 0, columns - part.shape[2], 0)) for part in parts])
 
-        cache = DynamicCache(config=llm.text_config(config))
+        cache = growing_cache(config)
         for layer, (old_layer, new_layer) in enumerate(zip(self.cache.layers, new.cache.layers, strict=True)):
             cache.update(padded_concat(old_layer.keys, new_layer.keys), padded_concat(old_layer.values, new_layer.values), layer)
             # freed now, so that memory holds only one layer twice at a time
-            old_layer.keys = old_layer.values = new_layer.keys = new_layer.values = None
+            old_layer.reset()
+            new_layer.reset()
         mask = torch.cat([torch.nn.functional.pad(mask, (columns - mask.shape[1], 0)) for mask in masks])
         logits = torch.cat([self.logits, new.logits])
         row_indices = self.row_indices + new.row_indices
@@ -202,7 +209,7 @@ class Decoder:
     ) -> list[Decoded]:
         stop_ids, max_new_tokens = set(self.decoding.stop_ids), self.decoding.max_new_tokens
         answers: list[list[int]] = [[] for _ in rows]
-        finishes = [Finish.LENGTH] * len(rows)
+        finishes, losses = [Finish.LENGTH] * len(rows), [0.0] * len(rows)  # losses are summed
         waiting, batch = collections.deque(range(len(rows))), _Batch.empty()
         while waiting or batch.unfinished():
             free = batch_size - len(batch.unfinished())
@@ -212,6 +219,7 @@ class Decoder:
             tokens = self._choose(
                 batch.logits, [rows[i].name for i in batch.row_indices], [len(answers[i]) for i in batch.row_indices]
             )  # fmt: skip
+            losses_of_tokens = self._losses(batch.logits, tokens)
             on_tokens(sum(tokens[slot] not in stop_ids for slot in batch.unfinished()))
             for slot, (i, token) in enumerate(zip(batch.row_indices, tokens, strict=True)):
                 if batch.done[slot]:
@@ -220,6 +228,7 @@ class Decoder:
                     batch.done[slot], finishes[i] = True, Finish.STOP
                 else:
                     answers[i].append(token)
+                    losses[i] += losses_of_tokens[slot]
                     batch.done[slot] = len(answers[i]) == max_new_tokens
                 if batch.done[slot]:
                     on_answer(len(answers[i]))
@@ -236,7 +245,10 @@ class Decoder:
             positions = batch.mask.sum(1, keepdim=True) - 1
             adapters = [rows[i].adapter for i in batch.row_indices]
             batch.logits = self._forward(ids, batch.mask, positions, batch.cache, adapters)
-        return [Decoded(ids, finish) for ids, finish in zip(answers, finishes, strict=True)]
+        return [
+            Decoded(ids, finish, loss / len(ids) if ids else None)
+            for ids, finish, loss in zip(answers, finishes, losses, strict=True)
+        ]
 
     def _prefill(self, rows: Sequence[PromptRow], row_indices: list[int]) -> _Batch:
         """A batch of these rows' prompts, with the logits of their first new tokens."""
@@ -254,6 +266,12 @@ class Decoder:
     def _forward(self, ids: Any, mask: Any, positions: Any, cache: Any, adapters: Sequence[str | None]) -> torch.Tensor:
         """Logits of the last position, (rows, vocabulary)."""
         return self.prefixes.forward(ids, mask, positions, cache, adapters, positions_kept=1)[:, -1].float()
+
+    def _losses(self, logits: torch.Tensor, tokens: Sequence[int]) -> list[float]:
+        """The loss of each row's chosen token in nats, whatever the temperature."""
+        chosen = logits.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0]
+        losses: list[float] = (logits.logsumexp(1) - chosen).tolist()
+        return losses
 
     def _choose(self, logits: torch.Tensor, names: Sequence[str], steps: Sequence[int]) -> list[int]:
         """The next token of each row.

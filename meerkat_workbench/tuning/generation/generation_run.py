@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from meerkat_workbench.core import artifacts
@@ -261,7 +262,7 @@ class GenerationRun:
                 self._measure_preferences(model, system)
             if any(system.name == BASE for system in systems):
                 self._exchange_answers()
-                self._measure(model, None, self._all_answer_texts, self.jobs[BASE].system)
+                self._measure(model, None, self._all_answer_texts, self.jobs[BASE].system, self._losses_of_decoding())
             del model  # frees its memory before the next one is loaded
 
     def _exchange_answers(self) -> None:
@@ -337,11 +338,26 @@ class GenerationRun:
         size = generator.find_batch_size(model.device.type, sample.questions, sample.decoding, model.config, systems)
         return self.ranks.smallest(min(size, math.ceil(len(sample.questions) / self.ranks.count)))
 
-    def _measure(self, model: Any, adapter: str | None, texts: Callable[[], Iterable[Text]], system: System) -> None:
-        """Measure this process's part of the texts whose likelihood is not stored yet."""
+    def _losses_of_decoding(self) -> dict[str, float]:
+        """The base's loss on its own answers by the key of the text, as far as it is known from their decoding."""
+        job = self.jobs[BASE]
+        known = ((text, self.store.records[key]) for text, key in zip(self._answer_texts(job), job.keys, strict=True) if text)
+        return {text.key: stored.loss for text, stored in known if stored.loss is not None and stored.text == text.text}
+
+    def _measure(
+        self, model: Any, adapter: str | None, texts: Callable[[], Iterable[Text]], system: System,
+        known: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
+        """Store this process's part of the likelihoods that are lacking.
+
+        Args:
+            known: mean losses that need no measuring, by key.
+        """
         # divided before any is stored, so that all processes divide the same list; by keys, because there may be many texts
         lacking = list(dict.fromkeys(text.key for text in texts() if self.likelihoods.lacks(text.key)))
         mine = set(lacking[self.ranks.rank :: self.ranks.count])
+        self.likelihoods.add([Likelihood(key=key, loss=known[key]) for key in sorted(mine & known.keys())])
+        mine -= known.keys()
         left = (text for text in texts() if text.key in mine)
         while batch := list(itertools.islice(left, MAX_TEXTS)):
             likelihood.measure(model, adapter, self.jobs[system.name].tokenizer, batch, self.likelihoods)

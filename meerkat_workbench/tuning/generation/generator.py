@@ -213,8 +213,10 @@ class Generator:
             return Prediction(key=request.key, id=question.id, system=request.system, text="", finish=Finish.FAILED, tokens=0,
                               error=answer)  # fmt: skip
         text = chat.decode_answer(self.tokenizer, answer.ids)
+        # the loss is of the text as it is stored, if the tokenizer makes the same tokens of it
+        loss = answer.loss if chat.encode_text(self.tokenizer, text) == answer.ids else None
         return Prediction(key=request.key, id=question.id, system=request.system, text=text, finish=answer.finish,
-                          tokens=len(answer.ids))  # fmt: skip
+                          tokens=len(answer.ids), loss=None if loss is None else round(loss, 6))  # fmt: skip
 
     def _decode(self, decoder: Decoder, rows: Sequence[PromptRow], progress: GenerationProgress) -> Sequence[Decoded | str]:
         """Answers in the order of `rows`; for a failed answer the error's text."""

@@ -15,11 +15,13 @@ import torch
 from meerkat_workbench.core import console, files
 from meerkat_workbench.core.jsonl_store import JsonlStore
 from meerkat_workbench.device import devices, tensors
+from meerkat_workbench.tuning import chat
 from meerkat_workbench.tuning.artifacts import Likelihood
 from meerkat_workbench.tuning.generation.generator import active_adapter
 from meerkat_workbench.tuning.generation.prefixes import Prefix, PrefixStates, mask_and_positions, shared_prefix_length
 
-MAX_BATCH_TOKENS = 4096  # in a batch, including padding
+# tokens in a batch, including padding; a CPU gains nothing from more, which only take memory
+MAX_BATCH_TOKENS, MAX_BATCH_TOKENS_ON_CPU = 4096, 1024
 POSITIONS_AT_ONCE = 256  # positions whose loss is computed at once, so that no fp32 copy of all logits is needed
 VERSION = "v1"
 
@@ -47,7 +49,7 @@ def measure(model: Any, adapter: str | None, tokenizer: Any, texts: Sequence[Tex
     lacking = {text.key: text for text in texts if store.lacks(text.key)}.values()
     if not lacking:
         return
-    ids = {text.key: tuple(tokenizer(text.text, add_special_tokens=False)["input_ids"]) for text in lacking}
+    ids = {text.key: tuple(chat.encode_text(tokenizer, text.text)) for text in lacking}
     store.add([Likelihood(key=key, loss=None) for key, text_ids in ids.items() if not text_ids])
     shared = shared_prefix_length([text.prompt_ids for text in lacking])
     rows = {text.key: Continuation(text.prompt_ids, ids[text.key], shared) for text in lacking if ids[text.key]}
@@ -57,7 +59,7 @@ def measure(model: Any, adapter: str | None, tokenizer: Any, texts: Sequence[Tex
         scorer = Scorer(model, tokenizer.pad_token_id)
         while start < len(order):
             longest = rows[order[start]]
-            size = max(1, MAX_BATCH_TOKENS // (len(longest.prompt_ids) - shared + len(longest.ids)))
+            size = max(1, batch_tokens(model) // (len(longest.prompt_ids) - shared + len(longest.ids)))
             keys = order[start : start + size]
             found = measure_batch(scorer, [rows[key] for key in keys])
             store.add(
@@ -65,6 +67,11 @@ def measure(model: Any, adapter: str | None, tokenizer: Any, texts: Sequence[Tex
             )
             start += len(keys)
             progress.advance(len(keys))
+
+
+def batch_tokens(model: Any) -> int:
+    """The most tokens in a batch, including padding."""
+    return MAX_BATCH_TOKENS_ON_CPU if model.device.type == "cpu" else MAX_BATCH_TOKENS
 
 
 def measure_batch(scorer: Scorer, rows: Sequence[Continuation]) -> list[torch.Tensor]:

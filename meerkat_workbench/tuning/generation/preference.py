@@ -2,7 +2,8 @@
 
 The reference of a question competes with distractors of the same style (`distractors`). A text's score is its mean log-probability per
 token after the question, over the tokens that carry content: words and numbers that neither the question nor many references of the dataset
-hold. So phrases that tuning teaches do not count, and all texts have the same style. The first `MAX_TOKENS` tokens of a text are read.
+hold. So phrases that tuning teaches do not count, and all texts have the same style. Only the beginning of a text is read: it tells
+leaked knowledge apart at least as well as twice as much text does (benchmarks/results/style.md), and takes half as long.
 
 The same is measured without the question (the answer-only baseline), which shows whether the texts alone give the right one away.
 """
@@ -28,12 +29,13 @@ from meerkat_workbench.tuning.data.vocabulary import FUNCTION_WORDS, ReferenceVo
 from meerkat_workbench.tuning.generation import distractors, likelihood
 from meerkat_workbench.tuning.generation.distractors import Distractor, DistractorKind, DistractorMaker
 from meerkat_workbench.tuning.generation.generator import active_adapter
-from meerkat_workbench.tuning.generation.likelihood import MAX_BATCH_TOKENS, Continuation
+from meerkat_workbench.tuning.generation.likelihood import Continuation
 from meerkat_workbench.tuning.generation.prefixes import prefix_lengths
 from meerkat_workbench.tuning.generation.questions import Question
 
-MAX_TOKENS = 48  # of a reference or distractor; the beginning tells most, and more would take longer
-VERSION = "v1"
+MAX_TOKENS = 24  # of a reference or distractor
+MIN_CHARACTERS = 60  # that are read even if they are more tokens, as in scripts of which a tokenizer has no words
+VERSION = "v2"
 ANSWER_ONLY = "answer_only"  # in place of a system: the base without the question
 MAX_ANSWER_ONLY = 25  # questions of the answer-only baseline, which describes the distractors and needs no more
 
@@ -184,7 +186,7 @@ def measure(
     with active_adapter(model, adapter), console.Progress("preferences", len(waiting), "questions") as progress:
         scorer = likelihood.Scorer(model, tokenizer.pad_token_id)
         while waiting:
-            size = max(1, MAX_BATCH_TOKENS // waiting[-1].width)
+            size = max(1, likelihood.batch_tokens(model) // waiting[-1].width)
             batch = [waiting.pop() for _ in range(min(size, len(waiting)))]
             store.add(_score(scorer, batch))
             progress.advance(len(batch))
@@ -246,13 +248,15 @@ def _mean(values: torch.Tensor, mask: Sequence[bool]) -> float:
 
 
 def tokens_with_spans(tokenizer: Any, text: str) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
-    """The first tokens of a text, and the start and end of each token in the text."""
+    """The tokens at the beginning of a text, and the start and end of each token in the text."""
     if getattr(tokenizer, "is_fast", False):
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        return tuple(encoded["input_ids"][:MAX_TOKENS]), list(encoded["offset_mapping"][:MAX_TOKENS])
-    ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"][:MAX_TOKENS])
-    ends = [len(tokenizer.decode(ids[:count])) for count in range(len(ids) + 1)]
-    return ids, list(itertools.pairwise(ends))
+        ids, spans = encoded["input_ids"], list(encoded["offset_mapping"])
+    else:
+        ids = chat.encode_text(tokenizer, text)[: MAX_TOKENS + MIN_CHARACTERS * 4]  # bytes of a character
+        spans = list(itertools.pairwise(len(tokenizer.decode(ids[:count])) for count in range(len(ids) + 1)))
+    read = max(MAX_TOKENS, sum(start < MIN_CHARACTERS for start, _ in spans))
+    return tuple(ids[:read]), spans[:read]
 
 
 def content_mask(text: str, spans: Sequence[tuple[int, int]], question: str, common: frozenset[str]) -> list[bool]:

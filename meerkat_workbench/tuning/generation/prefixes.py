@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import DynamicCache
 
 from meerkat_workbench.device import tensors
 from meerkat_workbench.tuning import llm
+from meerkat_workbench.tuning.generation.growing_cache import growing_cache
 
 MIN_PREFIX_TOKENS = 8  # a shorter shared prefix is not worth a forward pass of its own
 MAX_PREFIXES_KEPT = 64  # prefixes whose keys and values stay in memory; others are computed again
@@ -47,7 +47,7 @@ class PrefixStates:
 
     def cache(self, prefixes: Sequence[Prefix], adapters: Sequence[str | None]) -> Any:
         """A cache that holds each row's prefix, padded on the left; empty if no row has one."""
-        cache = DynamicCache(config=llm.text_config(self.model.config))
+        cache = growing_cache(self.model.config)
         rows_of: dict[tuple[Prefix, str | None], list[int]] = {}
         for row, (prefix, adapter) in enumerate(zip(prefixes, adapters, strict=True)):
             if prefix:
@@ -65,7 +65,7 @@ class PrefixStates:
 
     def _compute(self, prefix: Prefix, adapter: str | None) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Keys and values of a prefix in each layer, (1, heads, length, width)."""
-        cache = DynamicCache(config=llm.text_config(self.model.config))
+        cache = growing_cache(self.model.config)
         ids = torch.tensor([prefix], device=self.model.device)
         positions = torch.arange(len(prefix), device=ids.device)[None]
         self.forward(ids, torch.ones_like(ids), positions, cache, [adapter], positions_kept=1)

@@ -6,11 +6,14 @@ import functools
 import io
 import os
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nltk
+from nltk.corpus.reader.wordnet import WordNetCorpusReader
+from nltk.corpus.util import LazyCorpusLoader
 
 from meerkat_workbench.core import files
 
@@ -62,10 +65,18 @@ def _reader() -> Any | None:
         _copy_from_debian() or _download()
     if not _present():
         return None
-    from nltk.corpus import wordnet
-
-    wordnet.ensure_loaded()
+    wordnet = LazyCorpusLoader("wordnet", EnglishReader, None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it knows no other language
+        wordnet.ensure_loaded()
     return wordnet
+
+
+class EnglishReader(WordNetCorpusReader):
+    """nltk's reader without the table that other languages need: building it takes longer than all the rest."""
+
+    def map_wn(self, version: str = "wordnet") -> None:
+        return None
 
 
 @dataclass(frozen=True)
