@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicLayer
 
 from meerkat_workbench.tuning import llm
 
-GROWTH = 64  # tokens of free room that a copy makes
+GROWTH = 128  # tokens of free room that a copy makes; on a CPU free room takes no memory until it is used
 
 
 class GrowingLayer(DynamicLayer):
@@ -38,6 +38,19 @@ class GrowingLayer(DynamicLayer):
         value_room, self.values = _append(self.values, value_states, rooms[1])
         self._room = (key_room, value_room)
         return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep these rows. They stay in the same room, so that memory is not fragmented by copies of another size."""
+        rows, length = len(indices), self.get_seq_length()
+        if self._room is None or not length or rows > len(self._room[0]):
+            self._room = None
+            super().batch_select_indices(indices)
+            return
+        for room, held in zip(self._room, (self.keys, self.values), strict=True):
+            room[:rows, ..., :length, :] = held[indices]
+        key_room, value_room = (room[:rows] for room in self._room)
+        self._room = (key_room, value_room)
+        self.keys, self.values = key_room[..., :length, :], value_room[..., :length, :]
 
     def reset(self) -> None:
         """Free all keys and values."""

@@ -36,6 +36,7 @@ from meerkat_workbench.tuning.generation.questions import Question
 MAX_TOKENS = 24  # of a reference or distractor
 MIN_CHARACTERS = 60  # that are read even if they are more tokens, as in scripts of which a tokenizer has no words
 VERSION = "v2"
+MAX_CACHED_PER_TOKEN = 4  # tokens in the cache for each token that a batch may have
 ANSWER_ONLY = "answer_only"  # in place of a system: the base without the question
 MAX_ANSWER_ONLY = 25  # questions of the answer-only baseline, which describes the distractors and needs no more
 
@@ -186,7 +187,8 @@ def measure(
     with active_adapter(model, adapter), console.Progress("preferences", len(waiting), "questions") as progress:
         scorer = likelihood.Scorer(model, tokenizer.pad_token_id)
         while waiting:
-            size = max(1, likelihood.batch_tokens(model) // waiting[-1].width)
+            tokens, item = likelihood.batch_tokens(model), waiting[-1]
+            size = max(1, min(tokens // item.width, MAX_CACHED_PER_TOKEN * tokens // item.cached))
             batch = [waiting.pop() for _ in range(min(size, len(waiting)))]
             store.add(_score(scorer, batch))
             progress.advance(len(batch))
@@ -210,6 +212,11 @@ class _EncodedItem:
         """Tokens that the model reads, with padding: the prompt once, and every answer."""
         prompt = self.rows[0]
         return len(prompt.prompt_ids) - prompt.prefix_length + len(self.rows) * max(len(row.ids) for row in self.rows)
+
+    @property
+    def cached(self) -> int:
+        """Tokens whose keys and values are held, because every answer has a copy of the whole prompt's."""
+        return sum(len(row.prompt_ids) + len(row.ids) for row in self.rows)
 
 
 def _encode(key: str, item: PreferenceItem, prefix_length: int, tokenizer: Any, common: frozenset[str]) -> _EncodedItem:
