@@ -5,6 +5,7 @@
 
 Every arm answers the same prompts, greedily, for the base and for the adapter, and runs in a process of its own. "plain"
 is the recipe of most scripts: both models loaded, one question at a time. "static" pads batches in the order of the file.
+"packed" leaves weights in NF4 where a CPU would unpack them once.
 "steps" and "rows a step" show what a GPU would gain where a step costs the same for more rows.
 A model with random weights never stops by itself, so its answers end after as many tokens as MedQuAD's do. The output on
 named machines is in benchmarks/results/generation.md.
@@ -30,7 +31,15 @@ from meerkat_workbench.tuning.artifacts import BASE, TUNED, Prediction
 
 ROOT = Path(__file__).resolve().parent.parent
 
-ARMS = ("plain", "static", "ours-in-turn", "ours-together", "ours-in-turn-refilled", "ours-together-refilled")
+ARMS = (
+    "plain",
+    "static",
+    "ours-in-turn-packed",
+    "ours-in-turn",
+    "ours-together",
+    "ours-in-turn-refilled",
+    "ours-together-refilled",
+)
 LENGTH_MU, LENGTH_SIGMA = 4.7, 0.7  # log-normal number of new tokens of an answer with random weights: about 140 in the mean
 
 
@@ -62,7 +71,9 @@ def load(options: argparse.Namespace) -> Any:
     if options.random_weights:
         base = random_weights.build(options.random_weights, load_in_4bit=True)
     else:
-        base = llm.load_base(smollm2.NAME, load_in_4bit=True, precision=devices.native_precision())
+        unpacked = options.arm.startswith("ours") and not options.arm.endswith("packed")
+        load_model = llm.load_for_answers if unpacked else llm.load_base
+        base = load_model(smollm2.NAME, load_in_4bit=True, precision=devices.native_precision())
     if options.adapter:
         return llm.load_adapter(base.eval(), Path(options.adapter), name=TUNED)
     torch.manual_seed(1)

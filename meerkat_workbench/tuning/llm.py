@@ -252,7 +252,7 @@ def load_for_answers(name: str, *, load_in_4bit: bool, precision: Precision) -> 
     """Load a base model that only answers, not trains.
 
     On a CPU that cannot multiply 4-bit weights they are unpacked once, instead of in each product: the results are the same, to the
-    bit, and a small model answers in less time (benchmarks/results/generation.md). It takes more memory, so a model that would fill
+    bit, and a small model answers in less time (EXPERIMENTS.md). It takes more memory, so a model that would fill
     more than half of what is free stays packed.
     """
     model = load_base(name, load_in_4bit=load_in_4bit, precision=precision).eval()
