@@ -8,7 +8,7 @@ from conftest import run_script
 from meerkat_workbench.core.jsonl_store import JsonlStore
 from meerkat_workbench.tuning import chat, llm
 from meerkat_workbench.tuning.artifacts import DatasetManifest, Preference, Split
-from meerkat_workbench.tuning.data import dataset_folders
+from meerkat_workbench.tuning.data import dataset_folders, vocabulary
 from meerkat_workbench.tuning.data.dataset_folders import PreparedRecord
 from meerkat_workbench.tuning.data.records import Record
 from meerkat_workbench.tuning.data.vocabulary import ReferenceVocabulary
@@ -41,6 +41,14 @@ def test_repeating_the_question_is_no_content_and_the_reference_has_all_of_it():
 def test_another_dose_is_less_content_than_the_same_dose_in_another_unit():
     same, other = REFERENCE.replace("500 mg", "0.5 g"), REFERENCE.replace("500 mg", "5,000 mg")
     assert recall(same) == 1 and recall(other) < 1
+
+
+def test_names_with_digits_and_words_after_a_bare_number_are_content_and_units_are_not():
+    assert recall("vitamin D3", "What is lacking?", "Deficiency of vitamin B12.") < recall(
+        "vitamin B12", "What is lacking?", "Deficiency of vitamin B12."
+    )
+    stems = vocabulary.stems("Type 2 diabetes: CYP3A4 inhibitors 5 mg/kg/day for 12 weeks, HbA1c.", english=True)
+    assert stems == {"type", "diabet", "cyp3a4", "inhibitor", "hba1c"}
 
 
 def test_a_reference_with_nothing_beyond_its_question_has_no_score():
@@ -154,10 +162,17 @@ def test_tokens_of_the_question_and_of_common_words_do_not_count(tiny_model):
     tokenizer = llm.load_tokenizer(str(tiny_model))
     text = "Gout usually needs colchicine 500 mg."
     ids, spans = preference.tokens_with_spans(tokenizer, text)
-    mask = preference.content_mask(text, spans, "How is gout treated?", frozenset({"need", "usual"}))
+    mask = preference.content_mask(text, spans, "How is gout treated?", frozenset({"need", "usual"}), english=True)
     counted = "".join(text[start:end] for (start, end), counts in zip(spans, mask, strict=True) if counts)
     assert len(mask) == len(ids) and "colchicine" in counted and "500" in counted
     assert not any(word in counted.lower() for word in ("gout", "usually", "needs"))
+
+
+def test_pairs_of_characters_that_are_common_or_asked_do_not_count_in_a_script_without_spaces():
+    text = "痛风通常用秋水仙碱治疗"
+    spans = [(place, place + 1) for place in range(len(text))]
+    mask = preference.content_mask(text, spans, "痛风怎么治疗？", frozenset({"通常"}), english=False)
+    assert "".join(character for character, counts in zip(text, mask, strict=True) if counts) == "用秋水仙碱"
 
 
 def test_a_preference_is_right_only_if_every_distractor_is_less_likely():

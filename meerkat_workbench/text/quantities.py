@@ -246,6 +246,12 @@ TWO_GROUPS = re.compile(r"\d{1,3} \d{3}")
 DECIMAL_COMMA_SCRIPT = regex.compile(r"[\p{Latin}\p{Cyrillic}\p{Greek}]")
 
 
+def is_unit(word: str) -> bool:
+    """Whether a word is a unit or may follow "per" as one: "mg", "weeks", "kg"."""
+    key = _key(word)
+    return key in ALIASES or key in DENOMINATOR_ALIASES or word in CASE_SENSITIVE_ALIASES
+
+
 def find(text: str) -> tuple[Quantity, ...]:
     """Every number of a text with its unit, in order; the first number of a range takes the unit of the last."""
     text = _plain(text)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from nltk.stem.porter import PorterStemmer
 
 from meerkat_workbench.core import files
-from meerkat_workbench.text import texts
+from meerkat_workbench.text import quantities, texts
 from meerkat_workbench.tuning.data.records import Record
 
 MAX_COMMON_FRACTION, MIN_COMMON_COUNT = 0.05, 3  # a word in more than 5% of the references, and in three of them, is common
@@ -61,17 +61,17 @@ def stem(word: str, *, english: bool) -> str:
 
 @functools.lru_cache(maxsize=16384)
 def stems(text: str, *, english: bool) -> frozenset[str]:
-    """Stems of a text's words without function words, numbers and what follows a number ("mg"), which is a part of it.
+    """Stems of a text's words without function words, numbers and their units. A name with digits ("B12", "CYP3A4") is a word.
 
     If words are not separated by spaces, pairs of characters take the place of words.
     """
     if texts.script_without_spaces(text):
         return frozenset(word for word in texts.words_of(text) if word.isalpha())
     function_words = texts.ENGLISH_FUNCTION_WORDS if english else texts.FOREIGN_FUNCTION_WORDS
-    words, after_number = set(), False
+    words, in_quantity = set(), False  # in_quantity: a number or a unit after one stands before
     for word in texts.tokens(text):
-        is_number = any(map(str.isdigit, word))
-        if len(word) > 1 and not is_number and not after_number:
+        is_number = word[0].isdigit()
+        in_quantity = is_number or (in_quantity and quantities.is_unit(word))
+        if len(word) > 1 and not in_quantity:
             words.add(word)
-        after_number = is_number
     return frozenset(stem(word, english=english) for word in words - function_words)

@@ -227,9 +227,10 @@ def _encode(key: str, item: PreferenceItem, prefix_length: int, tokenizer: Any, 
         common: words that are too common to count.
     """
     rows, counted = [], []
+    english = texts.is_english(item.question.reference) is not False
     for text in item.answers:
         ids, spans = tokens_with_spans(tokenizer, text)
-        mask = content_mask(text, spans, item.question.question, common)
+        mask = content_mask(text, spans, item.question.question, common, english=english)
         length = max((place for place, counts in enumerate(mask, 1) if counts), default=0)
         rows.append(Continuation(item.question.prompt_ids, ids[:length], prefix_length))
         counted.append(tuple(mask[:length]))
@@ -266,14 +267,26 @@ def tokens_with_spans(tokenizer: Any, text: str) -> tuple[tuple[int, ...], list[
     return tuple(ids[:read]), spans[:read]
 
 
-def content_mask(text: str, spans: Sequence[tuple[int, int]], question: str, common: frozenset[str]) -> list[bool]:
-    """Whether each token belongs to a word or number that neither the question nor many references hold."""
-    english = texts.is_english(text) is not False
-    asked = {vocabulary.stem(word, english=english) for word in texts.tokens(question)}
+def content_mask(
+    text: str, spans: Sequence[tuple[int, int]], question: str, common: frozenset[str], *, english: bool
+) -> list[bool]:
+    """Whether each token belongs to a word that neither the question nor many references hold, or to a number that the question lacks.
+
+    Args:
+        common: stems of words that many references hold, or pairs of characters in a script without spaces.
+        english: whether words are stemmed.
+    """
     counted = bytearray(len(text))
+    asked = {vocabulary.stem(word, english=english) for word in texts.tokens(question)} | set(texts.words_of(question))
     for match in texts.TOKEN.finditer(text):
         word = match.group().lower()
         stem = vocabulary.stem(word, english=english)
         if word not in FUNCTION_WORDS and stem not in asked and stem not in common:
             counted[match.start() : match.end()] = b"\1" * (match.end() - match.start())
+    # where characters are not separated, pairs of them are the words
+    for run in texts.UNSPACED_RUN.finditer(text):
+        for one, other in itertools.pairwise(texts.CHARACTERS.finditer(text, run.start(), run.end())):
+            pair = one.group() + other.group()
+            if pair in asked or pair in common:
+                counted[one.start() : other.end()] = bytes(other.end() - one.start())
     return [any(counted[start:end]) for start, end in spans]

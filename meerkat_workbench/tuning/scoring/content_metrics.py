@@ -24,10 +24,10 @@ from meerkat_workbench.tuning.scoring import medical_metrics
 
 SIGNATURES = {
     "content_recall": "words, numbers with units and lexicon terms of the reference beyond the question and the dataset's common words, "
-                      "fraction that the answer holds; Porter stems for English; v1",
-    "content_precision": "the same units of the answer, fraction that the reference holds; v1",
-    "content_f1": "harmonic mean of content_recall and content_precision; v1",
-    "content_above_floor": f"content_recall minus that of the same answer on up to {MAX_OTHERS} other references of the specialty; v1",
+                      "fraction that the answer holds; Porter stems for English; v2",
+    "content_precision": "the same units of the answer, fraction that the reference holds; v2",
+    "content_f1": "harmonic mean of content_recall and content_precision; v2",
+    "content_above_floor": f"content_recall minus that of the same answer on up to {MAX_OTHERS} other references of the specialty; v2",
 }  # fmt: skip
 
 
