@@ -330,6 +330,9 @@ def main() -> None:
     parser.add_argument("--most-words", type=int, default=1_000_000, help="pairs with longer answers are left out")
     parser.add_argument("--pairs", type=int, default=1_000_000, help="of each specialty, the first ones")
     parser.add_argument("--new-tokens", type=int, default=64, help="of an answer")
+    parser.add_argument(
+        "--arms", nargs="+", default=["tuned", "shuffled", "leaked"], help="trainings; tuned also has trials a, b and e"
+    )
     parser.add_argument("--work", type=Path, help="folder to work in, and to go on in; by default a temporary one")
     arguments = parser.parse_args()
     work = arguments.work or Path(tempfile.mkdtemp())
@@ -349,7 +352,7 @@ def main() -> None:
         "shuffled": (shuffled(train_records), 2, "style only"),
         "leaked": (holdout, 6, "knowledge gained"),
     }
-    for name, (records, epochs, expected) in arms.items():
+    for name, (records, epochs, expected) in ((name, arms[name]) for name in arguments.arms):
         folder = data if records is None else work / f"data_{name}"
         if not folder.is_dir() and records is not None:
             with_train_set(data, folder, records)

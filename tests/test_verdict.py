@@ -9,7 +9,20 @@ from meerkat_workbench.core import artifacts
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.stats import significance
 from meerkat_workbench.tuning.allocation import advise
-from meerkat_workbench.tuning.artifacts import BASE, FEW_SHOT, TUNED, ClaimScore, EvaluationVerdict, Finish, Outcome, Split
+from meerkat_workbench.tuning.artifacts import (
+    BASE,
+    FEW_SHOT,
+    TUNED,
+    ClaimMeasure,
+    ClaimScore,
+    EvaluationVerdict,
+    Finish,
+    Outcome,
+    Split,
+    Verdict,
+    VerdictEvidence,
+    VerdictLine,
+)
 from meerkat_workbench.tuning.reporting import summary_text, verdict
 from meerkat_workbench.tuning.scoring.answer_checks import CHECKS
 from meerkat_workbench.tuning.scoring.answer_table import AnswerTable, Column
@@ -79,6 +92,30 @@ def test_answers_that_are_cut_off_show_no_gain_in_content():
     assert found.outcome is Outcome.NO_DIFFERENCE and not [one for one in found.evidence if one.measure == verdict.CONTENT]
     assert "MAX_NEW_TOKENS" in found.sentence
     assert reached({**few_shot, "cut_off": 0.0}, {"content": 0.4}).headline.knowledge.outcome is Outcome.GAINED
+
+
+def line(outcome, measure="content_above_floor", low=-0.1, can_gain=True):
+    evidence = VerdictEvidence(measure=measure, n=20, other=0.1, tuned=0.2, difference=0.1, ci_low=low, ci_high=0.2, p_adjusted=0.2,
+                               verdict=Verdict.NOISE, can_gain=can_gain)  # fmt: skip
+    return VerdictLine(outcome, BASE, "", (evidence,))
+
+
+def test_more_contradicted_claims_are_no_hint_of_a_gain():
+    style = line(Outcome.GAINED)
+    of_gain = verdict._conclusion(line(Outcome.NO_DIFFERENCE, low=0.01), style)
+    of_harm = verdict._conclusion(line(Outcome.NO_DIFFERENCE, str(ClaimMeasure.CONTRADICTED), 0.01, can_gain=False), style)
+    assert "may know more" in of_gain and "may know more" not in of_harm
+
+
+def test_every_outcome_of_style_is_said():
+    said = {style: verdict._conclusion(line(Outcome.NO_DIFFERENCE), line(style)) for style in Outcome}
+    assert len(set(said.values())) == len(said)
+    assert [style for style, words in said.items() if "neither" in words] == [Outcome.NO_DIFFERENCE]
+
+
+def test_a_difference_is_never_printed_as_minus_zero():
+    evidence = msgspec.structs.replace(line(Outcome.GAINED).evidence[0], difference=-0.0001)
+    assert "+0.000" in verdict._in_words(evidence)
 
 
 def test_checks_of_english_words_leave_out_other_languages():

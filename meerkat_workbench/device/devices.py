@@ -129,10 +129,10 @@ def synchronize() -> None:
 
 
 def free_cpu_memory() -> int:
-    """Bytes of the machine's memory that processes can still take without swapping."""
+    """Bytes of the machine's memory that this process can still take without swapping, if its siblings take as much."""
     import psutil
 
-    return int(psutil.virtual_memory().available)
+    return int(psutil.virtual_memory().available) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def free_memory() -> None:

@@ -164,6 +164,7 @@ class VerdictEvidence(msgspec.Struct, frozen=True):
         difference: tuned minus other, with its 95% interval.
         p_adjusted: two-sided, adjusted over the measures that can show a gain, or that can only show harm (Holm).
         verdict: what it shows; NOISE unless p_adjusted is at most 0.05.
+        can_gain: whether a better value shows a gain; if not, the measure can only show harm.
     """
 
     measure: str
@@ -175,6 +176,7 @@ class VerdictEvidence(msgspec.Struct, frozen=True):
     ci_high: float | None
     p_adjusted: float | None
     verdict: Verdict
+    can_gain: bool = True
 
 
 class VerdictLine(msgspec.Struct, frozen=True):

@@ -63,10 +63,10 @@ def arms_of(systems: Sequence[System]) -> tuple[list[ChoiceArm], dict[str, str]]
     """The systems that can be scored, each as it is, and by name why each other one cannot."""
     arms, missing = [], {}
     for system in systems:
-        if system.few_shot:
-            continue  # its examples are in the prefix of an arm of its own
         if not system.is_local:
             missing[system.name] = SERVER
+        elif system.few_shot:
+            continue  # its examples are in the prefix of an arm of its own
         elif system.system_message is not None and system.name != BASE:
             missing[system.name] = SAME_AS_BASE
         else:

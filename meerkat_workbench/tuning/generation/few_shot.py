@@ -99,10 +99,12 @@ class FewShotPrompts:
 
     def _with_style(self, record: PreparedRecord, style: Style, *, plain: bool) -> PreparedRecord:
         message = f"{self.system_message} {style.hint}".strip()
-        turns: Turns = [{"role": "system", "content": message}]
+        turns: Turns = [{"role": "system", "content": message}] if self.system_message else []
         for example in style.examples:
             turns += chat.messages(example.question, example.response, "")
         turns += chat.messages(record.question, record.response, "")
+        if not self.system_message:  # some templates refuse a system message
+            turns[0] = {**turns[0], "content": f"{style.hint}\n\n{turns[0]['content']}"}
         prompt = None if plain else self._chat_prompt(record, style, message)
         return replace(record, messages=turns, formatted_prompt=prompt or self._text_prompt(record, style))
 

@@ -28,6 +28,8 @@ from meerkat_workbench.tuning.generation.questions import RETENTION, Question
 from meerkat_workbench.tuning.generation.systems import Loading, System, load_models
 
 ENGINE = "batches that rows leave when done, v1"  # part of the key of each answer
+# the same for encoder-decoders; before, the base's rows of a mixed batch were answered by the adapter
+ENCODER_DECODER_ENGINE = "transformers' generate, v1"
 MAX_TEXTS = 5000  # texts held at once while likelihoods are measured; more would only take memory
 Batching = Literal["auto", "mixed", "sequential"]  # values of BATCHING
 
@@ -390,11 +392,11 @@ class GenerationRun:
 
 def use_mixed_batches(batching: Batching, model: Any, systems: int) -> bool:
     """Whether base and adapters answer in the same batches; "auto" does so on a GPU, where more rows cost hardly more."""
-    if systems < 2 or batching == "sequential":
+    if systems < 2 or batching == "sequential" or not hasattr(model, "peft_config"):  # without adapters all rows are the base's
         return False
     if not generator.supports_mixed_batches(model):
         if batching == "mixed":
-            fault = "a weight-decomposed adapter (DoRA) cannot share a batch with other models"
+            fault = "an encoder-decoder or a weight-decomposed adapter (DoRA) cannot share a batch with other models"
             raise UserError(fault, where="BATCHING=mixed", remedy="Use BATCHING=auto.")
         return False
     return bool(batching == "mixed" or model.device.type == "cuda")

@@ -18,6 +18,7 @@ from meerkat_workbench.tuning import chat
 from meerkat_workbench.tuning.artifacts import Finish, Prediction
 from meerkat_workbench.tuning.generation.decoding import NO_ADAPTER, Decoded, Decoder, Decoding, PromptRow
 from meerkat_workbench.tuning.generation.endpoint import Endpoint, ServerDecoding
+from meerkat_workbench.tuning.generation.growing_cache import GROWTH
 from meerkat_workbench.tuning.generation.prediction_store import PredictionStore
 from meerkat_workbench.tuning.generation.prefixes import prefix_lengths
 from meerkat_workbench.tuning.generation.questions import Question
@@ -43,7 +44,7 @@ def find_batch_size(device_type: str, questions: Sequence[Question], decoding: D
         return max(1, ROWS_ON_CPU // systems)
     devices.free_memory()
     free, _ = torch.cuda.mem_get_info()
-    longest = max(len(question.prompt_ids) for question in questions) + decoding.max_new_tokens
+    longest = max(len(question.prompt_ids) for question in questions) + decoding.max_new_tokens + GROWTH
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     bytes_per_row = 4 * config.num_hidden_layers * heads * head_width * longest + 12 * config.vocab_size
@@ -296,7 +297,9 @@ def active_adapter(model: Any, adapter: str | None) -> contextlib.AbstractContex
 
 
 def supports_mixed_batches(model: Any) -> bool:
-    """Whether different adapters can answer rows of one batch; DoRA and adapters on bare parameters cannot."""
+    """Whether different adapters can answer rows of one batch; DoRA, adapters on bare parameters and encoder-decoders cannot."""
+    if model.config.is_encoder_decoder:
+        return False
     unsupported = ("use_dora", "target_parameters")
     return not any(getattr(config, name, None) for config in getattr(model, "peft_config", {}).values() for name in unsupported)
 

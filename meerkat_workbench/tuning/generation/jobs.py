@@ -19,7 +19,7 @@ from meerkat_workbench.tuning.generation.decoding import Decoding
 from meerkat_workbench.tuning.generation.distractors import DistractorMaker
 from meerkat_workbench.tuning.generation.endpoint import Endpoint, ServerDecoding
 from meerkat_workbench.tuning.generation.few_shot import FewShotPrompts
-from meerkat_workbench.tuning.generation.generation_run import ENGINE, GenerationJob
+from meerkat_workbench.tuning.generation.generation_run import ENCODER_DECODER_ENGINE, ENGINE, GenerationJob
 from meerkat_workbench.tuning.generation.preference import PreferenceItem, PreferencePlan
 from meerkat_workbench.tuning.generation.questions import RETENTION, answer_key
 from meerkat_workbench.tuning.generation.subject import EvaluationSubject
@@ -98,7 +98,7 @@ def make_jobs(
             if not system.few_shot:
                 questions += systems.questions_for(system, more, tokenizer, None, message)
         system_decoding = decoding.on_server() if tokenizer is None else decoding.on_this_machine(tokenizer)
-        engine = SERVER_ENGINE if tokenizer is None else ENGINE
+        engine = SERVER_ENGINE if tokenizer is None else ENCODER_DECODER_ENGINE if system.encoder_decoder else ENGINE
         keys = [answer_key(question, system.identity, dataclasses.asdict(system_decoding), engine) for question in questions]
         jobs[system.name] = GenerationJob(system, questions, keys, tokenizer, system_decoding)
     return jobs

@@ -125,7 +125,7 @@ def make_items(questions: Sequence[Question], maker: DistractorMaker, count: int
 
 
 def of_answer_only(items: Sequence[PreferenceItem]) -> list[PreferenceItem]:
-    """The items of the answer-only baseline: every second, or fewer of many, so that all specialties are among them."""
+    """The items of the answer-only baseline, spread over the specialties: every second, or fewer of many."""
     return list(items[:: max(2, math.ceil(len(items) / MAX_ANSWER_ONLY))])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import itertools
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from meerkat_workbench.tuning.generation.growing_cache import growing_cache
 MIN_PREFIX_TOKENS = 8  # a shorter shared prefix is not worth a forward pass of its own
 MAX_PREFIXES_KEPT = 64  # prefixes whose keys and values stay in memory; others are computed again
 Prefix = tuple[int, ...]  # token ids
+LayerStates = list[tuple[torch.Tensor, torch.Tensor]]  # keys and values of each layer, (1, heads, length, width)
 
 
 class PrefixStates:
@@ -25,7 +25,8 @@ class PrefixStates:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.full_attention = has_full_attention(model.config)
-        self._states = functools.lru_cache(MAX_PREFIXES_KEPT)(self._compute)
+        # a dictionary, because a cached method would refer to itself and keep the model in memory
+        self._kept: dict[tuple[Prefix, str | None], LayerStates] = {}
         parameters = inspect.signature(type(llm.base_model(model)).forward).parameters
         self._can_keep_some = "logits_to_keep" in parameters
 
@@ -53,6 +54,8 @@ class PrefixStates:
             if prefix:
                 rows_of.setdefault((prefix, adapter), []).append(row)
         states = {key: self._states(*key) for key in rows_of}
+        for key in list(self._kept)[:-MAX_PREFIXES_KEPT]:
+            del self._kept[key]
         longest = max(map(len, prefixes))
         for layer, of_layer in enumerate(zip(*states.values(), strict=True)):
             _, heads, _, width = of_layer[0][0].shape
@@ -63,13 +66,19 @@ class PrefixStates:
             cache.update(keys, values, layer)
         return cache
 
-    def _compute(self, prefix: Prefix, adapter: str | None) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def _states(self, prefix: Prefix, adapter: str | None) -> LayerStates:
+        key = (prefix, adapter)
+        states = self._kept.pop(key) if key in self._kept else self._compute(prefix, adapter)
+        self._kept[key] = states  # the last used stands last
+        return states
+
+    def _compute(self, prefix: Prefix, adapter: str | None) -> LayerStates:
         """Keys and values of a prefix in each layer, (1, heads, length, width)."""
         cache = growing_cache(self.model.config)
         ids = torch.tensor([prefix], device=self.model.device)
         positions = torch.arange(len(prefix), device=ids.device)[None]
         self.forward(ids, torch.ones_like(ids), positions, cache, [adapter], positions_kept=1)
-        return [(layer.keys, layer.values) for layer in cache.layers]
+        return [(layer.keys.clone(), layer.values.clone()) for layer in cache.layers]  # without the room behind them
 
 
 def mask_and_positions(parts: Sequence[Sequence[Sequence[int]]], device: Any) -> tuple[torch.Tensor, torch.Tensor]:

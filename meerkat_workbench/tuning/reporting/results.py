@@ -230,11 +230,20 @@ def _cells(row: MetricComparison, *, few_shot: bool) -> Sequence[str]:
     floor = f"{row.floor_tuned:.3f}" if math.isfinite(row.floor_tuned) else "–"
     over = [_number(row.over_few_shot, "+.3f")] if few_shot else []
     examples = [_number(row.few_shot, ".3f")] if few_shot else []
-    return [f"  {row.metric}", f"{row.base:.3f}", *examples, f"{row.tuned:.3f}", f"{row.difference:+.3f}", *over, interval, floor]
+    return [
+        f"  {row.metric}",
+        f"{row.base:.3f}",
+        *examples,
+        f"{row.tuned:.3f}",
+        _number(row.difference, "+.3f"),
+        *over,
+        interval,
+        floor,
+    ]
 
 
 def _number(value: float, form: str) -> str:
-    return format(value, form) if math.isfinite(value) else "–"
+    return format(round(value, 3) + 0.0, form) if math.isfinite(value) else "–"  # never -0.000
 
 
 def _print_increases(advice: Recommendations, folder: Path) -> None:

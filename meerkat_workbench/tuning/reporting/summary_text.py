@@ -50,8 +50,8 @@ def summary_sentences(
             f"{other} references are not in English. For these, reversed negations and refusals are not checked, METEOR counts "
             "only identical words, and medical_token_f1 needs terms of that language in MEDICAL_LEXICON."
         )
-    for name in (BASE, TUNED):
-        if failed := int(scored.tables[name].failed.sum()):
+    for name, table in scored.tables.items():
+        if failed := int(table.failed.sum()):
             sentences.append(f"{failed} questions got no answer from the {name} model. Run {resume_command()} again to ask them.")
     if split in scored.corpus_bleu:
         bleu = scored.corpus_bleu[split]
@@ -90,10 +90,10 @@ def _preference(rows: Sequence[MetricComparison], facts: PreferenceFacts | None)
     blind = (
         f", and the base without the question {facts.answer_only:.0%} (of {facts.answer_only_n})" if facts.answer_only_n else ""
     )
-    kinds = ", ".join(f"{count} {kind}" for kind, count in facts.kinds.items() if count)
+    kinds = "; ".join(f"{count} answer {kind}" for kind, count in facts.kinds.items() if count)
     return [
         f"The reference is found more likely than all distractors on {row.base:.0%} of {row.n} questions by the base{few_shot}, "
-        f"{row.tuned:.0%} tuned; guessing gives {facts.chance:.0%}{blind}. The distractors answer {kinds}."
+        f"{row.tuned:.0%} tuned; guessing gives {facts.chance:.0%}{blind}. Of the distractors, {kinds}."
     ]
 
 

@@ -187,8 +187,8 @@ def _line(title: str, measures: Sequence[Measure], against: str, note: str = "")
         family = [measure for measure in measured if measure.can_gain == can]
         adjusted = significance.family_adjusted([measure.estimate.p for measure in family])
         evidence += [_evidence(measure, p) for measure, p in zip(family, adjusted, strict=True)]
-    can_gain = {measure.name for measure in measured if measure.can_gain}
-    better = [one for one in evidence if one.verdict is Verdict.BETTER and one.measure in can_gain]
+    can_gain = [one for one in evidence if one.can_gain]
+    better = [one for one in can_gain if one.verdict is Verdict.BETTER]
     worse = [one for one in evidence if one.verdict is Verdict.WORSE]
     if not can_gain:
         outcome = Outcome.NOT_MEASURED
@@ -196,7 +196,7 @@ def _line(title: str, measures: Sequence[Measure], against: str, note: str = "")
         outcome = Outcome.MIXED
     else:
         outcome = Outcome.GAINED if better else Outcome.LOST if worse else Outcome.NO_DIFFERENCE
-    shown = [*better, *worse] or [one for one in evidence if one.measure in can_gain]
+    shown = [*better, *worse] or can_gain
     compared = "" if outcome is Outcome.NOT_MEASURED else f" against {SYSTEM_NAMES.get(against, against)}"
     sentence = f"{title}: {outcome}{compared}." + (f" {note}" if note else "")
     return VerdictLine(outcome, against, sentence, tuple(evidence), tuple(map(_in_words, shown)))
@@ -208,6 +208,7 @@ def _evidence(measure: Measure, p: float) -> VerdictEvidence:
     return VerdictEvidence(
         measure=measure.name, n=estimate.n, other=_known(measure.other), tuned=_known(measure.tuned), difference=_known(estimate.mean),
         ci_low=_known(estimate.low), ci_high=_known(estimate.high), p_adjusted=_known(p), verdict=verdict,
+        can_gain=measure.can_gain,
     )  # fmt: skip
 
 
@@ -221,40 +222,45 @@ def _in_words(one: VerdictEvidence) -> str:
         return f"{name}: no value"
     interval = f" ({one.ci_low:+.{SHOWN_DIGITS}f} to {one.ci_high:+.{SHOWN_DIGITS}f})" if one.ci_low is not None else ""
     p = f", adjusted p {one.p_adjusted:.2g}" if one.p_adjusted is not None else ""
-    values = f"{one.other:.{SHOWN_DIGITS}f} to {one.tuned:.{SHOWN_DIGITS}f}"
-    return f"{name}: {values}, difference {one.difference:+.{SHOWN_DIGITS}f}{interval}{p}, {one.n} questions"
+    values = f"from {one.other:.{SHOWN_DIGITS}f} to {one.tuned:.{SHOWN_DIGITS}f}"
+    difference = round(one.difference, SHOWN_DIGITS) + 0.0  # so that it is never -0
+    return f"{name}: {values}, difference {difference:+.{SHOWN_DIGITS}f}{interval}{p}, {one.n} questions"
+
+
+STYLE_WORDS = {
+    Outcome.GAINED: "its style is closer to the references",
+    Outcome.LOST: "its style is farther from the references",
+    Outcome.MIXED: "its style is closer to the references in one measure and farther in another",
+    Outcome.NO_DIFFERENCE: "its style has not changed beyond noise",
+    Outcome.NOT_MEASURED: "its style was not measured",
+}
 
 
 def _conclusion(knowledge: VerdictLine, style: VerdictLine) -> str:
     """Both lines in one sentence."""
-    closer, farther = style.outcome is Outcome.GAINED, style.outcome is Outcome.LOST
-    but_style = ", but its style is farther from the references" if farther else ""
+    words, closer = STYLE_WORDS[style.outcome], style.outcome is Outcome.GAINED
     match knowledge.outcome:
         case Outcome.GAINED:
-            return f"The tuned model knows more{', and its style is closer to the references' if closer else but_style}."
+            return f"The tuned model knows more, and {words}."
         case Outcome.LOST if closer:
             return "The tuned model learnt to sound right, not to be right: it lost knowledge."
         case Outcome.LOST:
-            return f"The tuned model lost knowledge{', and its style is farther from the references' if farther else ''}."
+            return f"The tuned model lost knowledge, and {words}."
         case Outcome.MIXED:
-            return "The tuned model gained knowledge in one measure and lost it in another: read the answers before you go on."
+            return f"The tuned model gained knowledge in one measure and lost it in another, and {words}: read the answers before you go on."
         case Outcome.NOT_MEASURED:
-            measured = "its style is closer to the references" if closer else "its style is not closer to the references"
-            return f"Whether the tuned model knows more was not measured; {measured}."
+            return f"Whether the tuned model knows more was not measured; {words}."
     if closer and _hints_at_gain(knowledge):
         return (
             "The tuned model's style is closer to the references. It may know more, but these questions are too few to show it."
         )
     if closer:
-        return (
-            "The tuned model learnt to sound right, not to be right: its style is closer to the references, but no gain in knowledge "
-            "can be shown."
-        )
-    if farther:
-        return "No gain in knowledge can be shown, and the tuned model's style is farther from the references."
-    return "Tuning changed neither knowledge nor style beyond noise."
+        return f"The tuned model learnt to sound right, not to be right: {words}, but no gain in knowledge can be shown."
+    if style.outcome is Outcome.NO_DIFFERENCE:
+        return "Tuning changed neither knowledge nor style beyond noise."
+    return f"No gain in knowledge of the tuned model can be shown, and {words}."
 
 
 def _hints_at_gain(knowledge: VerdictLine) -> bool:
     """Whether the interval of a measure that can show a gain lies above zero, although its adjusted p is too large."""
-    return any(one.measure not in HARMS and one.ci_low is not None and one.ci_low > 0 for one in knowledge.evidence)
+    return any(one.can_gain and one.ci_low is not None and one.ci_low > 0 for one in knowledge.evidence)
