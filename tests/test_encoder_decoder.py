@@ -10,9 +10,12 @@ from conftest import ROOT, refusal, run_script
 
 import fine_tuning
 from meerkat_workbench.core import artifacts
+from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.trainers.batch_sampler import EXAMPLES
 from meerkat_workbench.trainers.best_checkpoint import BestCheckpoint
+from meerkat_workbench.tuning import llm
 from meerkat_workbench.tuning.artifacts import BASE, TUNED, EvalPoint, EvaluationManifest
+from meerkat_workbench.tuning.generation import generation_run
 from meerkat_workbench.tuning.scoring.answer_table import AnswerTable
 from meerkat_workbench.tuning.training.eval_loss import LossEvaluator
 from meerkat_workbench.tuning.training.examples import Example
@@ -41,6 +44,17 @@ def prepared(tmp_path_factory):
                       "CHAT_TEMPLATE=plain", "INITIAL_TRAIN_PERCENTAGE=0.8")  # fmt: skip
     assert done.returncode == 0, done.stderr
     return base / "data"
+
+
+def test_rows_of_an_encoder_decoder_and_its_base_never_share_a_batch(tiny_t5):
+    from peft import LoraConfig, get_peft_model
+
+    base = llm.load_base(str(tiny_t5), load_in_4bit=False, precision="fp32")
+    model = get_peft_model(base, LoraConfig(target_modules=["q", "v"], task_type="SEQ_2_SEQ_LM"), adapter_name=TUNED)
+    assert not generation_run.use_mixed_batches("auto", model, 2)
+    with pytest.raises(UserError) as caught:
+        generation_run.use_mixed_batches("mixed", model, 2)
+    assert caught.value.where == "BATCHING=mixed"
 
 
 def train(prepared, tiny_t5, output, *more):

@@ -273,6 +273,17 @@ def test_a_template_without_a_known_turn_gets_its_examples_as_text(prepared):
     assert "Question: Example?\nAnswer: An example." in shown.formatted_prompt and style.hint in shown.formatted_prompt
 
 
+def test_without_a_system_message_the_length_hint_stands_in_the_first_question(prepared):
+    for message in ("", "Be brief."):
+        example = PreparedRecord("e", "s", "Example?", "An example.", [], "", "")
+        record = PreparedRecord("i", "s", "What is gout?", "r", [], "p What is gout? q", "p What is gout? q r")
+        style = few_shot.Style((example,), 20, "words")
+        [shown] = FewShotPrompts({"s": style}, message).apply([record], plain=False)
+        roles = [turn["role"] for turn in shown.messages]
+        assert roles == (["system"] if message else []) + ["user", "assistant", "user", "assistant"]
+        assert style.hint in shown.messages[0]["content"]
+
+
 def test_a_specialty_without_train_records_is_asked_as_it_is():
     record = PreparedRecord("i", "s", "What is gout?", "r", [], "p", "p r")
     assert FewShotPrompts({}, "m").apply([record], plain=False) == [record]
