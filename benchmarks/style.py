@@ -103,7 +103,7 @@ def old_verdict(rows: Sequence[MetricComparison]) -> str:
 def prepare(options: argparse.Namespace, folder: Path) -> Path:
     """Prepare the first short pairs of each specialty."""
     files = folder / "files"
-    files.mkdir(parents=True)
+    files.mkdir(parents=True, exist_ok=True)
     for name in options.specialties:
         file = f"dataset_with_answers_{name}.json"
         pairs = json.loads((options.data / file).read_text(encoding="utf-8"))
@@ -121,12 +121,14 @@ def with_train_set(data: Path, target: Path, records: Iterable[PreparedRecord]) 
     """A copy of a prepared folder with another train set."""
     from datasets import Dataset
 
-    shutil.copytree(data, target)
+    copy = target.with_name(f".{target.name}.tmp")  # a killed copy is not taken for a finished one
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(data, copy)
     rows = [{name: getattr(record, name) for name in dataset_folders.SCHEMA.names} for record in records]
-    folder = target / dataset_folders.FOLDERS[Split.TRAIN]
+    folder = copy / dataset_folders.FOLDERS[Split.TRAIN]
     shutil.rmtree(folder)
     Dataset.from_list(rows).save_to_disk(str(folder))
-    return target
+    return copy.rename(target)
 
 
 def with_answer(record: PreparedRecord, answer: str) -> PreparedRecord:
