@@ -335,6 +335,9 @@ def main() -> None:
     parser.add_argument(
         "--arms", nargs="+", default=["tuned", "shuffled", "leaked"], help="trainings; tuned also has trials a, b and e"
     )
+    parser.add_argument(
+        "--leak-epochs", type=int, default=6, help="over the holdout; long answers need more to be learnt by heart"
+    )
     parser.add_argument("--work", type=Path, help="folder to work in, and to go on in; by default a temporary one")
     arguments = parser.parse_args()
     work = arguments.work or Path(tempfile.mkdtemp())
@@ -352,7 +355,7 @@ def main() -> None:
     arms = {
         "tuned": (None, 2, "as it is"),
         "shuffled": (shuffled(train_records), 2, "style only"),
-        "leaked": (holdout, 6, "knowledge gained"),
+        "leaked": (holdout, arguments.leak_epochs, "knowledge gained"),
     }
     for name, (records, epochs, expected) in ((name, arms[name]) for name in arguments.arms):
         folder = data if records is None else work / f"data_{name}"
