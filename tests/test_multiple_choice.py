@@ -712,6 +712,6 @@ def test_behind_a_server_the_accuracy_is_missing_with_its_reason_and_the_rest_is
         done = run_script(*evaluate_command(folders, *FEW, *more))
     assert done.returncode == 0, done.stderr
     rows = results_of(folders["scores"])
-    assert rows and {(row.model, row.missing) for row in rows} == {(TUNED, choice_scoring.SERVER)}
+    assert rows and {(row.model, row.missing) for row in rows} == {(name, choice_scoring.SERVER) for name in (TUNED, FEW_SHOT)}
     assert all(math.isnan(row.score) and math.isnan(row.base) for row in rows) and choice_scoring.SERVER in done.stdout
     assert not (folders["scores"] / ChoiceScores.FILE).exists()
