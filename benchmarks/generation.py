@@ -31,15 +31,8 @@ from meerkat_workbench.tuning.artifacts import BASE, TUNED, Prediction
 
 ROOT = Path(__file__).resolve().parent.parent
 
-ARMS = (
-    "plain",
-    "static",
-    "ours-in-turn-packed",
-    "ours-in-turn",
-    "ours-together",
-    "ours-in-turn-refilled",
-    "ours-together-refilled",
-)
+ARMS = ("plain", "static", "ours-in-turn-packed", "ours-in-turn", "ours-together", "ours-in-turn-refilled",
+        "ours-together-refilled")  # fmt: skip
 LENGTH_MU, LENGTH_SIGMA = 4.7, 0.7  # log-normal number of new tokens of an answer with random weights: about 140 in the mean
 
 

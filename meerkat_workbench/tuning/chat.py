@@ -333,19 +333,18 @@ def encode(tokenizer: Tokenizer, formatted_prompt: str, formatted_chat: str) -> 
             remedy="Correct apply_chat_template in dataset_preparation.py and prepare the data again.",
         )
     prompt = encode_prompt(tokenizer, formatted_prompt)
-    answer = tokenizer(formatted_chat[len(formatted_prompt) :], add_special_tokens=False)["input_ids"]
+    answer = encode_text(tokenizer, formatted_chat[len(formatted_prompt) :])
     return Encoded([*prompt, *answer], len(prompt))
 
 
 def encode_prompt(tokenizer: Tokenizer, formatted_prompt: str) -> list[int]:
     """Token ids of a stored prompt, without added special tokens."""
-    return list(tokenizer(formatted_prompt, add_special_tokens=False)["input_ids"])
+    return encode_text(tokenizer, formatted_prompt)
 
 
 def encode_source(tokenizer: Tokenizer, text: str) -> list[int]:
     """Token ids of the source or the target of an encoder-decoder model, with the tokenizer's end token."""
-    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    return [*ids, tokenizer.eos_token_id]
+    return [*encode_text(tokenizer, text), tokenizer.eos_token_id]
 
 
 def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -8,18 +8,12 @@ from collections.abc import Mapping
 import msgspec
 
 ALL = "(all)"  # in place of a specialty, in the row of all of them
-
-
 # the metrics that short tables show
 HEADLINE_METRICS = (
     "ROUGE-L", "METEOR", "bertscore_f1", "token_f1", "factual_exact_match", "medical_token_f1", "content_above_floor",
     "preference_accuracy",
 )  # fmt: skip
-
-
 BASE, TUNED = "base", "tuned"  # names of the two systems that every evaluation has
-
-
 FEW_SHOT = "base_few_shot"  # name of the base with a length hint and train pairs in its prompt
 
 

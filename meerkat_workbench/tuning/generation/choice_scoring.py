@@ -20,6 +20,7 @@ from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.core.jsonl_store import JsonlStore
 from meerkat_workbench.device import devices
 from meerkat_workbench.device.distributed import Processes
+from meerkat_workbench.tuning import chat
 from meerkat_workbench.tuning.artifacts import BASE, FEW_SHOT, ChoiceScores
 from meerkat_workbench.tuning.data import multiple_choice
 from meerkat_workbench.tuning.data.multiple_choice import SETTING, Benchmark, ChoiceItem
@@ -230,8 +231,7 @@ def encode_pair(tokenizer: Any, context: str, continuation: str, *, encoder_deco
     if spaces:
         context, continuation = context[:-spaces], context[-spaces:] + continuation
     if encoder_decoder:
-        ids = tokenizer(continuation, add_special_tokens=False)["input_ids"]
-        return tuple(_encode(tokenizer, context)), tuple(ids)
+        return tuple(_encode(tokenizer, context)), tuple(chat.encode_text(tokenizer, continuation))
     before = _encode(tokenizer, context)
     return tuple(before), tuple(_encode(tokenizer, context + continuation)[len(before) :])
 

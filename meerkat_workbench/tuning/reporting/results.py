@@ -230,16 +230,8 @@ def _cells(row: MetricComparison, *, few_shot: bool) -> Sequence[str]:
     floor = f"{row.floor_tuned:.3f}" if math.isfinite(row.floor_tuned) else "–"
     over = [_number(row.over_few_shot, "+.3f")] if few_shot else []
     examples = [_number(row.few_shot, ".3f")] if few_shot else []
-    return [
-        f"  {row.metric}",
-        f"{row.base:.3f}",
-        *examples,
-        f"{row.tuned:.3f}",
-        _number(row.difference, "+.3f"),
-        *over,
-        interval,
-        floor,
-    ]
+    change = _number(row.difference, "+.3f")
+    return [f"  {row.metric}", f"{row.base:.3f}", *examples, f"{row.tuned:.3f}", change, *over, interval, floor]
 
 
 def _number(value: float, form: str) -> str:
