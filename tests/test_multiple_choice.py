@@ -469,7 +469,7 @@ def by_the_harness(model, tokenizer, folder, tmp_path):
             else folder / f"{name}.jsonl"
         )
         files = "".join(f"    {split}: {data}\n" for split in ("train", "validation", "test", "dev"))
-        metrics = "".join(f"  - metric: {metric}\n" for metric in ("acc", "acc_norm", "acc_bytes"))
+        metrics = "".join(f"  - metric: {metric}\n" for metric in ("acc", "acc_norm"))
         (definitions / f"{name}.yaml").write_text(
             f"include: {source}\ntask: ours_{name}\ndataset_path: json\ndataset_name: null\ndataset_kwargs:\n  data_files:\n{files}metric_list:\n{metrics}"
         )
@@ -499,19 +499,19 @@ def test_prompts_log_likelihoods_and_accuracies_are_those_of_lm_evaluation_harne
         )
     )
     for name, (samples, figures) in by_the_harness(model, tokenizer, folder, tmp_path).items():
-        right, right_by_bytes = [], []
+        right, right_by_length = [], []
         assert len(samples) == sum(item.file == f"{name}.jsonl" for item in items)
         for sample in samples:
             item, scores = ours[f"{name}.jsonl", sample["arguments"][0][0]]  # the same prompt, letter for letter
             assert sample["arguments"] == [(item.context, f" {choice}") for choice in item.choices]
             theirs = [float(response[0][0]) for response in sample["resps"]]
             assert scores.log_likelihoods == pytest.approx(theirs, abs=1e-3)
-            picked, by_bytes = results.picks(scores.log_likelihoods, item.choices)
+            picked, by_length = results.picks(scores.log_likelihoods, item.choices)
             right.append(picked == item.answer)
-            right_by_bytes.append(by_bytes == item.answer)
-            assert (sample["acc"], sample["acc_bytes"], sample["acc_norm"]) == (right[-1], right_by_bytes[-1], right_by_bytes[-1])
+            right_by_length.append(by_length == item.answer)
+            assert (sample["acc"], sample["acc_norm"]) == (right[-1], right_by_length[-1])
         assert figures["acc,none"] == pytest.approx(np.mean(right)) and figures["acc_norm,none"] == pytest.approx(
-            np.mean(right_by_bytes)
+            np.mean(right_by_length)
         )
 
 
@@ -527,7 +527,7 @@ def right(values):
     return dict.fromkeys(results.METRICS, np.asarray(values, float))
 
 
-def test_the_likeliest_option_is_picked_and_by_bytes_a_longer_one_may_be():
+def test_the_likeliest_option_is_picked_and_by_length_a_longer_one_may_be():
     assert results.picks([-3.0, -2.0, -2.5], ["yes", "no", "maybe"]) == (1, 2)
     assert results.picks([-6.0, -6.6], ["µµ", "abc"]) == (0, 0)  # by characters it would be the second
 

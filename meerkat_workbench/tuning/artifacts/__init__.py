@@ -50,6 +50,7 @@ from meerkat_workbench.tuning.artifacts.names import (
     Verdict,
     answers_file,
     by_specialty,
+    system_in_words,
 )
 from meerkat_workbench.tuning.artifacts.prepared_data import (
     ContaminationSummary,
@@ -193,4 +194,5 @@ __all__ = [
     "by_specialty",
     "read_ledger",
     "read_recommendations",
+    "system_in_words",
 ]

@@ -17,6 +17,11 @@ BASE, TUNED = "base", "tuned"  # names of the two systems that every evaluation 
 FEW_SHOT = "base_few_shot"  # name of the base with a length hint and train pairs in its prompt
 
 
+def system_in_words(name: str) -> str:
+    """A system's name in a sentence: "the base", "the few-shot base", "the tuned model"."""
+    return {BASE: "the base", FEW_SHOT: "the few-shot base"}.get(name, f"the {name} model")
+
+
 class Split(enum.StrEnum):
     """The splits of the prepared data."""
 

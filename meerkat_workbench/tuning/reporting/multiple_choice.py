@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from meerkat_workbench.core import files
 from meerkat_workbench.output import tables
 from meerkat_workbench.stats import agreement, significance
-from meerkat_workbench.tuning.artifacts import ALL, BASE, BenchmarkResult, OutputFile, TrainingResult, Verdict
+from meerkat_workbench.tuning.artifacts import ALL, BASE, BenchmarkResult, OutputFile, TrainingResult, Verdict, system_in_words
 from meerkat_workbench.tuning.data import benchmark_overlap
 from meerkat_workbench.tuning.data.benchmark_overlap import Overlap
 from meerkat_workbench.tuning.data.multiple_choice import LETTERS, ChoiceItem
@@ -59,16 +59,16 @@ class ChoiceSummary:
 
 
 def picks(log_likelihoods: Sequence[float], choices: Sequence[str]) -> tuple[int, int]:
-    """The options that a model picks: the likeliest (acc), and the likeliest by its bytes (acc_norm).
+    """The options that a model picks: the likeliest (acc), and the likeliest for its length in characters (acc_norm).
 
-    lm-evaluation-harness 0.4.13 calls the second `acc_bytes`; its `acc_norm` divides by characters, which are as many in ASCII.
+    Both are those of lm-evaluation-harness 0.4.13.
 
     Args:
         log_likelihoods: in nats, of each option.
         choices: the continuations, without the space before them.
     """
     sums = np.asarray(log_likelihoods, float)
-    return int(np.argmax(sums)), int(np.argmax(sums / [len(choice.encode()) for choice in choices]))
+    return int(np.argmax(sums)), int(np.argmax(sums / [len(choice) for choice in choices]))
 
 
 def summarise(scoring: ChoiceScoring | None, data_folder: Path, training: TrainingResult) -> ChoiceSummary | None:
@@ -185,11 +185,11 @@ def _item_table(
         }  # fmt: skip
         for model, of_items in scores.items():
             log_likelihoods = of_items[place]
-            picked, by_bytes = picks(log_likelihoods, item.choices) if log_likelihoods else (None, None)
+            picked, by_length = picks(log_likelihoods, item.choices) if log_likelihoods else (None, None)
             row |= {
                 f"{model}_picks": "" if picked is None else LETTERS[picked],
                 f"{model}_right": None if picked is None else picked == item.answer,
-                f"{model}_right_norm": None if by_bytes is None else by_bytes == item.answer,
+                f"{model}_right_norm": None if by_length is None else by_length == item.answer,
                 f"{model}_log_likelihoods": ", ".join(
                     f"{LETTERS[number]} {value:.4f}" for number, value in enumerate(log_likelihoods or ())
                 ),
@@ -207,7 +207,7 @@ def _differs(row: BenchmarkResult, rows: Sequence[BenchmarkResult]) -> bool:
 def _sentences(rows: Sequence[BenchmarkResult]) -> list[str]:
     sentences = []
     for row in tables.where(rows, subject=ALL, metric=ACC, missing=""):
-        text = f"{row.file}: of {row.n} multiple-choice questions, the {row.model} model answers {row.score:.1%} right"
+        text = f"{row.file}: of {row.n} multiple-choice questions, {system_in_words(row.model)} answers {row.score:.1%} right"
         if math.isnan(row.base):
             sentences.append(f"{text} ({row.guessing:.1%} by guessing; the base could not be scored).")
             continue
@@ -239,11 +239,11 @@ def _missing_sentences(missing: Mapping[str, str], cut: Mapping[str, int], right
     for name, count in cut.items():
         if count:
             sentences.append(
-                f"Multiple-choice questions that are longer than the {name} model's input, and lost their beginning: {count}."
+                f"Multiple-choice questions that are longer than the input of {system_in_words(name)}, and lost their beginning: {count}."
             )
     for name, by_metric in right.items():
         if unscored := int(np.isnan(by_metric[ACC]).sum()):
             sentences.append(
-                f"Multiple-choice questions with an option that has no finite log-likelihood for the {name} model: {unscored}."
+                f"Multiple-choice questions with an option that has no finite log-likelihood for {system_in_words(name)}: {unscored}."
             )
     return sentences

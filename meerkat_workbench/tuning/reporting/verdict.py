@@ -31,6 +31,7 @@ from meerkat_workbench.tuning.artifacts import (
     Verdict,
     VerdictEvidence,
     VerdictLine,
+    system_in_words,
 )
 from meerkat_workbench.tuning.scoring import answer_checks, claim_scores
 from meerkat_workbench.tuning.scoring.answer_table import AnswerTable
@@ -51,7 +52,6 @@ NAMES = {
     LENGTH: "distance from the reference's length, |ln ratio|",
     answer_checks.CUT_OFF: "answers cut off",
 }
-SYSTEM_NAMES = {BASE: "the base", FEW_SHOT: "the few-shot base"}
 SHOWN_DIGITS = 3
 MAX_LEFT_OUT = 0.05  # of the questions; if more are left out of the content, the sentence says so
 
@@ -143,7 +143,7 @@ class _Pair:
             return ""
         return (
             f"Content is compared on {len(self.complete) - left_out} of {len(self.complete)} questions, because an answer of "
-            f"{SYSTEM_NAMES.get(against, against)} or the tuned model to the others was cut off: raise MAX_NEW_TOKENS."
+            f"{system_in_words(against)} or the tuned model to the others was cut off: raise MAX_NEW_TOKENS."
         )
 
     def _measure(
@@ -197,7 +197,7 @@ def _line(title: str, measures: Sequence[Measure], against: str, note: str = "")
     else:
         outcome = Outcome.GAINED if better else Outcome.LOST if worse else Outcome.NO_DIFFERENCE
     shown = [*better, *worse] or can_gain
-    compared = "" if outcome is Outcome.NOT_MEASURED else f" against {SYSTEM_NAMES.get(against, against)}"
+    compared = "" if outcome is Outcome.NOT_MEASURED else f" against {system_in_words(against)}"
     sentence = f"{title}: {outcome}{compared}." + (f" {note}" if note else "")
     return VerdictLine(outcome, against, sentence, tuple(evidence), tuple(map(_in_words, shown)))
 
