@@ -117,17 +117,23 @@ def prepare(options: argparse.Namespace, folder: Path) -> Path:
     return output
 
 
-def with_train_set(data: Path, target: Path, records: Iterable[PreparedRecord]) -> Path:
-    """A copy of a prepared folder with another train set."""
+def with_train_set(data: Path, target: Path, records: Iterable[PreparedRecord], *, by_heart: bool) -> Path:
+    """A copy of a prepared folder with another train set.
+
+    Args:
+        by_heart: whether the records are the eval set too. Training keeps the weights that do best on the eval set, and would otherwise
+            keep those of before the records were learnt by heart.
+    """
     from datasets import Dataset
 
     copy = target.with_name(f".{target.name}.tmp")  # a killed copy is not taken for a finished one
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(data, copy)
     rows = [{name: getattr(record, name) for name in dataset_folders.SCHEMA.names} for record in records]
-    folder = copy / dataset_folders.FOLDERS[Split.TRAIN]
-    shutil.rmtree(folder)
-    Dataset.from_list(rows).save_to_disk(str(folder))
+    for split in (Split.TRAIN, *([Split.EVAL] if by_heart else [])):
+        folder = copy / dataset_folders.FOLDERS[split]
+        shutil.rmtree(folder)
+        Dataset.from_list(rows).save_to_disk(str(folder))
     return copy.rename(target)
 
 
@@ -360,7 +366,7 @@ def main() -> None:
     for name, (records, epochs, expected) in ((name, arms[name]) for name in arguments.arms):
         folder = data if records is None else work / f"data_{name}"
         if not folder.is_dir() and records is not None:
-            with_train_set(data, folder, records)
+            with_train_set(data, folder, records, by_heart=name == "leaked")
         train(folder, work / f"adapter_{name}", epochs)
         scored, rows, reached = evaluate(
             data, work / f"adapter_{name}", work / "scores", arguments.new_tokens
