@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 N ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install run iterate test check format clean
+.PHONY: help install run iterate rerank test check format clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 10
@@ -18,8 +18,8 @@ install: $(VENV)/installed  ## .venv with everything in requirements.txt
 # Without compiled modules each start of a script takes three times as long (35 s for 13 on two slow cores). pip would compile every
 # module of torch and its kin, used or not; importing what the scripts import compiles just that, unless the environment forbids it
 unexport PYTHONDONTWRITEBYTECODE
-IMPORTED := import altair, bitsandbytes, datasets, gguf, matplotlib.pyplot, nltk.translate.meteor_score, openai, pandas, peft, \
-  sacrebleu, scipy.stats, statsmodels.api, transformers.generation, transformers.models.llama.modeling_llama, trl.trainer.sft_trainer
+IMPORTED := import altair, bitsandbytes, datasets, gguf, ir_measures, matplotlib.pyplot, onnxruntime, nltk.translate.meteor_score, openai, pandas, peft, \
+  sacrebleu, scipy.stats, sentence_transformers, statsmodels.api, transformers.generation, transformers.models.llama.modeling_llama, trl.trainer.sft_trainer
 PIP = $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
 # $(call TOLD,COMMAND,WHAT): a command that may take minutes on a slow line or machine, and says now and then that it goes on
 define TOLD
@@ -51,6 +51,10 @@ run: install  ## the three scripts on the sample data and a small pretrained mod
 iterate: install  ## prepare, train and evaluate in turn on the sample data, at most N iterations (make iterate N=4)
 	@$(BIN)/python iterate.py --demo N=$(N)
 
+rerank: install  ## the reranker on the sample data: prepare, train a few minutes, evaluate, export, search
+	@for verb in prepare train evaluate export index; do echo "[$$verb]"; $(BIN)/python reranking.py $$verb --demo || exit 1; done
+	@echo "[search]"; $(BIN)/python reranking.py search --demo BACKEND=onnx-int8 --query "How is gout treated?"
+
 # two workers with one thread each took a third of the time of one worker with two threads
 test: $(VENV)/installed-dev  ## every test
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
@@ -65,4 +69,4 @@ format: $(VENV)/installed-dev  ## rewrite the code in the project's format
 	@$(BIN)/ruff check --fix .
 
 clean:  ## remove the demo's outputs and caches, nothing of yours
-	rm -rf datasets/demo results/demo evaluation_results/demo .cache .pytest_cache .mypy_cache .ruff_cache
+	rm -rf datasets/demo* results/demo* evaluation_results/demo* .cache .pytest_cache .mypy_cache .ruff_cache

@@ -29,10 +29,12 @@ if TYPE_CHECKING:
     from meerkat_workbench.core.runs import Run
     from meerkat_workbench.device.devices import Precision
     from meerkat_workbench.tuning.artifacts import GenerationRecord
+    from meerkat_workbench.tuning.data.dataset_folders import PreparedSplit
     from meerkat_workbench.tuning.generation.endpoint import Endpoint
     from meerkat_workbench.tuning.generation.few_shot import FewShotPrompts
     from meerkat_workbench.tuning.generation.generation_run import GenerationRun
     from meerkat_workbench.tuning.generation.jobs import DecodingOptions
+    from meerkat_workbench.tuning.generation.open_book import OpenBook
     from meerkat_workbench.tuning.generation.subject import EvaluationSubject
     from meerkat_workbench.tuning.generation.systems import Loading, System
     from meerkat_workbench.tuning.reporting.results import EvaluationResult
@@ -69,8 +71,9 @@ class EvaluationConfig(settings.Settings):
     MAX_SAMPLES_PER_SPECIALTY: Annotated[int | None, Range(1, 1_000_000), RESULT] = None
     # A text file of medical terms, one per line, for medical_token_f1. Empty uses the built-in word parts and list.
     MEDICAL_LEXICON: Annotated[str, DERIVED] = ""
-    # The steering metric: it ranks the specialties, in charts and for the next iteration's records.
-    STEERING_METRIC: Annotated[str, RESULT] = "ROUGE-L"
+    # The steering metric: it ranks the specialties, in charts and for the next iteration's records. METEOR follows knowledge best, and
+    # style least (benchmarks/results/style.md). Where it is missing, ROUGE-L takes its place.
+    STEERING_METRIC: Annotated[str, RESULT] = "METEOR"
     # How the next records are divided: "proportional" (as in the pool), "learning_curves" (for the largest expected gain),
     # "threshold" (the weakest first, up to 80% of their records) or "uniform". Compared in benchmarks/results/policies.md
     # (simulation) and policy_runs.md (real runs).
@@ -112,6 +115,10 @@ class EvaluationConfig(settings.Settings):
     # A folder of multiple-choice questions (MedQA, MedMCQA, PubMedQA, MMLU, or your own). Base, tuned model and MODELS are scored by
     # the log-likelihood of each option, as in lm-evaluation-harness. It costs one reading of each question by each model.
     BENCHMARKS: Annotated[str, RESULT, Added("")] = ""
+    # Folder of an index that `reranking.py index` made. Base and tuned model are asked a second time with the passages that it gives.
+    RETRIEVAL: Annotated[str, DERIVED] = ""
+    # Passages before each question.
+    RETRIEVAL_PASSAGES: Annotated[int, Range(1, 20), DERIVED] = 3
     # GPUs to use on this machine; they share the questions. None uses all.
     NUM_GPUS: Annotated[int | None, EXECUTION] = None
     RANDOM_SEED: Annotated[int, RESULT] = 42
@@ -199,9 +206,9 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
         base = "" if rescore or config.ENDPOINT else subject.locate_base(loading)
         splits = jobs.read_fixed_splits(subject.data_folder)
         more = {jobs.RETENTION: retention.records_like(jobs.first_record(splits))} if config.RETENTION else {}
-        examples = few_shot_prompts(config, subject)
+        examples, passages = few_shot_prompts(config, subject), ranks.agree(lambda: retrieved_passages(config, splits))
         planned_jobs = jobs.make_jobs(planned, subject, splits, more, decoding_of(config),
-                                      config.MAX_SAMPLES_PER_SPECIALTY, examples)  # fmt: skip
+                                      config.MAX_SAMPLES_PER_SPECIALTY, examples, passages)  # fmt: skip
         ranks.agree(lambda: subject.check_leaks(planned))
         choices = choice_scoring.plan(config.BENCHMARKS, planned, output, ranks, stored_only=rescore, examples=examples)
         preferences = jobs.plan_preferences(planned_jobs, subject.data_folder, config.PREFERENCE_DISTRACTORS)
@@ -212,6 +219,8 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
 
         # 3. Ask the questions that have no answer yet
         run.claim()
+        if passages is not None and ranks.is_main:
+            passages.write(output)
         if run.state is RunState.RESUME and ranks.is_main:
             print("  resuming where the last run stopped")
         requests, continuous = config.ENDPOINT_REQUESTS, config.CONTINUOUS_BATCHING
@@ -224,7 +233,7 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
         record = answers.record
         if earlier and (rescore or run.state is RunState.FINISHED or not record.generated):  # its answers are these answers
             record = record.after(earlier.run)
-        return ranks.agree(lambda: score_and_report(config, run, subject, suite, answers, record, rescore=rescore))
+        return ranks.agree(lambda: score_and_report(config, run, subject, suite, answers, record, passages, rescore=rescore))
 
 
 def plan_and_find_run(
@@ -238,9 +247,11 @@ def plan_and_find_run(
     """
     from meerkat_workbench.device import devices
     from meerkat_workbench.tuning.data import multiple_choice
+    from meerkat_workbench.tuning.generation import open_book
     from meerkat_workbench.tuning.generation.systems import Loading
 
     benchmark = multiple_choice.content_hashes(config.BENCHMARKS)
+    passages = [open_book.index_identity(config.RETRIEVAL), config.RETRIEVAL_PASSAGES] if config.RETRIEVAL else []
     models = rescored.settings.get("MODELS", {}) if rescored else {}
     known = {name: identity for name, identity in (rescored.run.identities if rescored else {}).items()
              if models.get(name) == config.MODELS.get(name)}  # fmt: skip
@@ -248,7 +259,7 @@ def plan_and_find_run(
     def fingerprint(precision: Precision) -> str:
         identities = [system.identity for system in plan_systems(config, subject, precision, known)]
         return files.sha256_of([settings.with_effect(config, RESULT), identities, subject.data.fingerprint, subject.series,
-                                suite.names(), suite.lexicon_hash(), *suite.own_code(), *benchmark])  # fmt: skip
+                                suite.names(), suite.lexicon_hash(), *suite.own_code(), *benchmark, *passages])  # fmt: skip
 
     own = devices.resolve_precision("auto", encoder_decoder=subject.training.encoder_decoder)
     # answers that are only scored again have the precision of their own run
@@ -308,7 +319,13 @@ def plan_systems(
                                   served_as=config.ENDPOINT_MODELS)  # fmt: skip
     _, trained = systems.identities(training, loading, remote=bool(config.ENDPOINT))
     few_shot = [systems.few_shot_base(pair[0])] if config.FEW_SHOT_EXAMPLES else []
-    return pair + few_shot + systems.parse_models(config.MODELS, base=pair[0], trained=trained, loading=loading, known=known)
+    with_passages = [systems.open_book(system) for system in pair] if config.RETRIEVAL else []
+    return (
+        pair
+        + few_shot
+        + with_passages
+        + systems.parse_models(config.MODELS, base=pair[0], trained=trained, loading=loading, known=known)
+    )
 
 
 def few_shot_prompts(config: EvaluationConfig, subject: EvaluationSubject) -> FewShotPrompts | None:
@@ -318,6 +335,16 @@ def few_shot_prompts(config: EvaluationConfig, subject: EvaluationSubject) -> Fe
     if not config.FEW_SHOT_EXAMPLES:
         return None
     return FewShotPrompts.read(subject.data_folder, config.FEW_SHOT_EXAMPLES, subject.data.system_message)
+
+
+def retrieved_passages(config: EvaluationConfig, splits: Mapping[str, PreparedSplit]) -> OpenBook | None:
+    """The passages of each question, if RETRIEVAL names an index."""
+    from meerkat_workbench.tuning.generation import open_book
+
+    if not config.RETRIEVAL:
+        return None
+    records = [record for split in splits.values() for record in split]
+    return open_book.retrieve(config.RETRIEVAL, records, config.RETRIEVAL_PASSAGES)
 
 
 def check_advice(config: EvaluationConfig, subject: EvaluationSubject, suite: MetricSuite) -> None:
@@ -330,12 +357,12 @@ def check_advice(config: EvaluationConfig, subject: EvaluationSubject, suite: Me
 
 def score_and_report(
     config: EvaluationConfig, run: Run[EvaluationManifest], subject: EvaluationSubject, suite: MetricSuite, answers: GenerationRun,
-    record: GenerationRecord, *, rescore: bool,
+    record: GenerationRecord, passages: OpenBook | None, *, rescore: bool,
 ) -> EvaluationResult:  # fmt: skip
     """Score, compare, recommend and write the results; only the main process runs this."""
     from meerkat_workbench.device import devices
     from meerkat_workbench.tuning.allocation import advise, objective
-    from meerkat_workbench.tuning.reporting import comparison, history, multiple_choice, results, summary_text, verdict
+    from meerkat_workbench.tuning.reporting import comparison, history, multiple_choice, open_book, results, summary_text, verdict
     from meerkat_workbench.tuning.scoring import claims, judge, judge_requests, score_run
 
     output, seed, training = Path(config.OUTPUT_DIR), config.RANDOM_SEED, subject.training
@@ -361,7 +388,8 @@ def score_and_report(
         improvement_split=compared.headline[0].split, caution=summary_text.caution(compared.metrics, reached.of(Split.EVAL), metric),
     )  # fmt: skip
     choices = multiple_choice.summarise(answers.multiple_choice, subject.data_folder, training)
-    findings = results.Findings(scored, compared, reached, advice, judged, claimed, choices)
+    with_passages = open_book.summarise(scored, suite, metric, passages.left_out if passages else 0, seed)
+    findings = results.Findings(scored, compared, reached, advice, judged, claimed, choices, with_passages)
     now = results.evaluation_id(subject, key, run.fingerprint, run.started)
     facts = results.facts_of(
         subject, scored, models=config.MODELS, decoding=decoding_of(config), endpoint=config.ENDPOINT,

@@ -4,6 +4,7 @@ meerkat prepare --demo          python dataset_preparation.py --demo
 meerkat train --demo            python fine_tuning.py --demo
 meerkat evaluate --demo         python evaluation.py --demo
 meerkat iterate --demo          python iterate.py --demo
+meerkat rerank VERB --demo      python reranking.py VERB --demo
 meerkat copy-scripts FOLDER     copies of the scripts, to be edited and run there
 """
 
@@ -28,6 +29,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "rescore": ("evaluation", ("--rescore",)),
     "history": ("evaluation", ("--history",)),
     "iterate": ("iterate", ()),
+    "rerank": ("reranking", ()),
 }
 # commands that begin with a value of the user's, and what it is
 FIRST_ARGUMENT = {"ask": "a question", "export": "a folder"}

@@ -184,6 +184,13 @@ def _run_forked(command: Sequence[str], folder: Path | None = None) -> int:
         os._exit(code if isinstance(code, int) else 1)
 
 
+def refused(call: Callable[[], object]) -> str:
+    """The message of the UserError that a call raises."""
+    with pytest.raises(UserError) as caught:
+        call()
+    return str(caught.value)
+
+
 def refusal(script: ModuleType, command: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> UserError:
     """The error with which a script refuses its command, run in this process: loading the libraries anew takes 8 seconds."""
     import torch

@@ -509,7 +509,7 @@ def test_ask_prints_what_both_models_answer(small_run):
 @pytest.mark.parametrize(
     ("argument", "where", "item", "remedy"),
     [
-        ("STEERING_METRIC=ROUGE-9", "STEERING_METRIC=ROUGE-9", "", "ROUGE-L"),
+        ("STEERING_METRIC=ROUGE-9", "STEERING_METRIC=ROUGE-9", "", "METEOR"),
         ("STEERING_METRIC=length_ratio", "STEERING_METRIC=length_ratio", "", ""),
         ("TEMPERATURE=-1", "TEMPERATURE", "", ""),
         ("FINETUNED_MODEL_PATH=absent", "absent", "", "python fine_tuning.py"),

@@ -304,3 +304,14 @@ def test_a_configuration_in_another_encoding_is_read_or_named(tmp_path):
     with pytest.raises(UserError) as caught:
         settings.load(dataset_preparation.DatasetConfig, ["--config", str(file)], "", {})
     assert caught.value.where == str(file)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["LORA_RANK=16", "NUM_EPOCHS=5", "LORA_TARGET_MODULES=a,b"], ["LORA_RANK=16,NUM_EPOCHS=5,LORA_TARGET_MODULES=a,b"],
+        ["LORA_RANK=16 NUM_EPOCHS=5  LORA_TARGET_MODULES=a,b"], ['["LORA_RANK=16", "NUM_EPOCHS=5", "LORA_TARGET_MODULES=a,b"]'],
+    ],
+)  # fmt: skip
+def test_overrides_are_read_one_by_one_by_comma_by_space_and_as_a_json_list(given):
+    assert settings.split_overrides(given) == ["LORA_RANK=16", "NUM_EPOCHS=5", "LORA_TARGET_MODULES=a,b"]

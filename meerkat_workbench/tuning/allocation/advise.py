@@ -37,7 +37,7 @@ def check_steering_metric(wanted: str, suite: MetricSuite) -> None:
     """
     where = f"STEERING_METRIC={wanted}"
     if suite.is_descriptive(wanted):
-        remedy = "For example STEERING_METRIC=ROUGE-L."
+        remedy = "For example STEERING_METRIC=METEOR."
         raise UserError("only describes answers; no value of it is better than another", where=where, remedy=remedy)
     if wanted in MEASURED_ON_HOLDOUT_ONLY:
         fault = "is measured on the holdout only, and recommendations rest on the eval split"

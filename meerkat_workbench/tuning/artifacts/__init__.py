@@ -3,6 +3,7 @@
 JSON is read and written by `core.artifacts`, CSV by `output.tables`. `old_formats` converts what earlier versions wrote.
 """
 
+from meerkat_workbench.stats.verdicts import Verdict
 from meerkat_workbench.tuning.artifacts.answers import (
     ChoiceScores,
     GenerationRecord,
@@ -10,6 +11,8 @@ from meerkat_workbench.tuning.artifacts.answers import (
     LoadRecord,
     Prediction,
     Preference,
+    RetrievedPassage,
+    RetrievedPassages,
 )
 from meerkat_workbench.tuning.artifacts.evaluation import (
     BenchmarkResult,
@@ -20,6 +23,7 @@ from meerkat_workbench.tuning.artifacts.evaluation import (
     EvaluationVerdict,
     HistoryRow,
     MetricComparison,
+    OpenBookRow,
     SpecialtyPerformance,
     SplitVerdict,
     SystemComparison,
@@ -47,9 +51,9 @@ from meerkat_workbench.tuning.artifacts.names import (
     Role,
     Split,
     SystemKind,
-    Verdict,
     answers_file,
     by_specialty,
+    open_book_name,
     system_in_words,
 )
 from meerkat_workbench.tuning.artifacts.prepared_data import (
@@ -153,6 +157,7 @@ __all__ = [
     "LossSummary",
     "MetricAgreement",
     "MetricComparison",
+    "OpenBookRow",
     "Outcome",
     "OutputFile",
     "PolicyDecision",
@@ -164,6 +169,8 @@ __all__ = [
     "RatingResult",
     "RatingSheetRow",
     "Recommendations",
+    "RetrievedPassage",
+    "RetrievedPassages",
     "Role",
     "SampleAnswer",
     "SampleAnswerRow",
@@ -192,6 +199,7 @@ __all__ = [
     "WaitingRecord",
     "answers_file",
     "by_specialty",
+    "open_book_name",
     "read_ledger",
     "read_recommendations",
     "system_in_words",

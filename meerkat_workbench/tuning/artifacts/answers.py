@@ -76,6 +76,38 @@ class LoadRecord(msgspec.Struct, frozen=True):
     batches: str
 
 
+class RetrievedPassage(msgspec.Struct, frozen=True):
+    """A passage that an open-book system was shown.
+
+    Attributes:
+        rank: from 1, in the prompt.
+        score: by which the passages are ordered.
+        first_rank: in the first stage.
+        probability: of the reranker; None without one.
+    """
+
+    rank: int
+    document_id: str
+    text: str
+    score: float
+    first_rank: int
+    probability: float | None
+
+
+class RetrievedPassages(Artifact, frozen=True, kw_only=True):
+    """One line of `passages.jsonl`: the passages of a question.
+
+    Attributes:
+        left_out: passages that repeat a held-out reference word for word.
+    """
+
+    FILE: ClassVar[str] = "passages.jsonl"
+
+    question: str
+    passages: tuple[RetrievedPassage, ...]
+    left_out: int = 0
+
+
 class GenerationRecord(Artifact, frozen=True, kw_only=True):
     """How answers were made: identities of the systems, number of answers made in this run, and each load of a model."""
 

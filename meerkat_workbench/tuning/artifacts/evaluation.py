@@ -9,9 +9,10 @@ import msgspec
 
 from meerkat_workbench.core.artifacts import Artifact
 from meerkat_workbench.output.tables import Row
+from meerkat_workbench.stats.verdicts import Verdict
 from meerkat_workbench.tuning.artifacts.answers import GenerationRecord
 from meerkat_workbench.tuning.artifacts.manifests import TuningManifest
-from meerkat_workbench.tuning.artifacts.names import Outcome, Split, Verdict
+from meerkat_workbench.tuning.artifacts.names import Outcome, Split
 from meerkat_workbench.tuning.artifacts.prepared_data import SplitHashes
 
 
@@ -131,6 +132,31 @@ class SpecialtyPerformance(Row, frozen=True, kw_only=True):
     over_few_shot: float = math.nan
     over_few_shot_low: float = math.nan
     over_few_shot_high: float = math.nan
+
+
+class OpenBookRow(Row, frozen=True, kw_only=True):
+    """One line of `open_book.csv`: a model with passages against the same model without.
+
+    Attributes:
+        closed, open: mean scores without and with passages.
+        p_adjusted: over the specialties (Benjamini-Hochberg); over all specialties together it is p.
+    """
+
+    FILE: ClassVar[str] = "open_book.csv"
+
+    model: str
+    split: str
+    specialty: str
+    metric: str
+    n: int
+    closed: float
+    open: float
+    difference: float
+    ci_low: float
+    ci_high: float
+    p: float
+    p_adjusted: float = math.nan
+    verdict: str = ""
 
 
 class CheckComparison(Row, frozen=True, kw_only=True):

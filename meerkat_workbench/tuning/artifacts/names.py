@@ -17,8 +17,18 @@ BASE, TUNED = "base", "tuned"  # names of the two systems that every evaluation 
 FEW_SHOT = "base_few_shot"  # name of the base with a length hint and train pairs in its prompt
 
 
+OPEN_BOOK = "_open_book"  # ends the name of a system that is asked with passages
+
+
+def open_book_name(name: str) -> str:
+    """Name of a system when it is asked with passages: "tuned_open_book"."""
+    return name + OPEN_BOOK
+
+
 def system_in_words(name: str) -> str:
-    """A system's name in a sentence: "the base", "the few-shot base", "the tuned model"."""
+    """A system's name in a sentence: "the base", "the few-shot base", "the tuned model", "the tuned model with passages"."""
+    if name.endswith(OPEN_BOOK):
+        return f"{system_in_words(name.removesuffix(OPEN_BOOK))} with passages"
     return {BASE: "the base", FEW_SHOT: "the few-shot base"}.get(name, f"the {name} model")
 
 
@@ -59,22 +69,6 @@ class SystemKind(enum.StrEnum):
     ADAPTER = "adapter"
     MODEL = "model"
     ENDPOINT = "endpoint"
-
-
-class Verdict(enum.StrEnum):
-    """What the interval of a difference shows; NONE for metrics that only describe."""
-
-    BETTER = "better"
-    WORSE = "worse"
-    NOISE = "within noise"
-    NONE = ""
-
-    @classmethod
-    def of_test(cls, difference: float, p: float, level: float, *, lower_is_better: bool = False) -> Verdict:
-        """The verdict of a test: noise if p is above the level or unknown (NaN), or if there is no difference."""
-        if not p <= level or not difference:
-            return cls.NOISE
-        return cls.BETTER if (difference < 0) == lower_is_better else cls.WORSE
 
 
 class AnswerCriterion(enum.StrEnum):

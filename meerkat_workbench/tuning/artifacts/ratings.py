@@ -8,6 +8,7 @@ import msgspec
 
 from meerkat_workbench.core.artifacts import Artifact
 from meerkat_workbench.output.tables import Row
+from meerkat_workbench.stats.verdicts import Verdict
 from meerkat_workbench.tuning.artifacts.names import (
     AnswerCriterion,
     AnswerVerdicts,
@@ -15,7 +16,6 @@ from meerkat_workbench.tuning.artifacts.names import (
     ClaimOf,
     ClaimVerdict,
     Judgement,
-    Verdict,
 )
 
 

@@ -66,8 +66,8 @@ def arms_of(systems: Sequence[System]) -> tuple[list[ChoiceArm], dict[str, str]]
     for system in systems:
         if not system.is_local:
             missing[system.name] = SERVER
-        elif system.few_shot:
-            continue  # its examples are in the prefix of an arm of its own
+        elif system.few_shot or system.open_book:
+            continue  # the few-shot examples are in the prefix of an arm of its own; options are not retrieved for
         elif system.system_message is not None and system.name != BASE:
             missing[system.name] = SAME_AS_BASE
         else:

@@ -20,6 +20,7 @@ from meerkat_workbench.tuning.generation.distractors import DistractorMaker
 from meerkat_workbench.tuning.generation.endpoint import Endpoint, ServerDecoding
 from meerkat_workbench.tuning.generation.few_shot import FewShotPrompts
 from meerkat_workbench.tuning.generation.generation_run import ENCODER_DECODER_ENGINE, ENGINE, GenerationJob
+from meerkat_workbench.tuning.generation.open_book import OpenBook
 from meerkat_workbench.tuning.generation.preference import PreferenceItem, PreferencePlan
 from meerkat_workbench.tuning.generation.questions import RETENTION, answer_key
 from meerkat_workbench.tuning.generation.subject import EvaluationSubject
@@ -78,13 +79,15 @@ def make_jobs(
     decoding: DecodingOptions,
     limit: int | None,
     few_shot: FewShotPrompts | None = None,
+    passages: OpenBook | None = None,
 ) -> dict[str, GenerationJob]:
     """The questions of each system, in the same order for all, by the system's name.
 
     Args:
-        more: further records by split, asked without a limit, and not of the few-shot base.
+        more: further records by split, asked without a limit, and not of the few-shot base and the open-book systems.
         limit: the most questions of each specialty and split; None for all.
         few_shot: the examples of the few-shot base; None if it is not asked.
+        passages: of the open-book systems; None if there are none.
     """
     message = subject.data.system_message
     jobs: dict[str, GenerationJob] = {}
@@ -94,8 +97,8 @@ def make_jobs(
         if with_same_prompts is not None:  # they share one list, because there may be many questions
             questions = with_same_prompts.questions
         else:
-            questions = systems.questions_for(system, splits, tokenizer, limit, message, few_shot)
-            if not system.few_shot:
+            questions = systems.questions_for(system, splits, tokenizer, limit, message, few_shot, passages)
+            if not (system.few_shot or system.open_book):
                 questions += systems.questions_for(system, more, tokenizer, None, message)
         system_decoding = decoding.on_server() if tokenizer is None else decoding.on_this_machine(tokenizer)
         engine = SERVER_ENGINE if tokenizer is None else ENCODER_DECODER_ENGINE if system.encoder_decoder else ENGINE
@@ -105,7 +108,8 @@ def make_jobs(
 
 
 def plan_preferences(jobs: Mapping[str, GenerationJob], folder: Path, count: int) -> PreferencePlan:
-    """Choices between reference and distractors, for every system of this machine and for the base without the question.
+    """Choices between reference and distractors, for every system of this machine that is asked without passages, and for the base without
+    the question.
 
     Args:
         folder: the prepared folder; the references of its fixed splits are the distractors.
@@ -113,7 +117,7 @@ def plan_preferences(jobs: Mapping[str, GenerationJob], folder: Path, count: int
     """
     records = dataset_folders.read_fixed_records(folder)
     references = ReferenceVocabulary.of(records)
-    local = {name: job for name, job in jobs.items() if job.system.is_local and count}
+    local = {name: job for name, job in jobs.items() if job.system.is_local and not job.system.open_book and count}
     maker = DistractorMaker(records)
     planned: dict[str, dict[str, PreferenceItem]] = {}
     for name, job in local.items():

@@ -6,20 +6,23 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meerkat_workbench.core import console
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.device import hub
 from meerkat_workbench.device.devices import Precision
 from meerkat_workbench.tuning import chat, llm, model_folders
-from meerkat_workbench.tuning.artifacts import BASE, FEW_SHOT, TUNED, SystemKind, TrainingResult
+from meerkat_workbench.tuning.artifacts import BASE, FEW_SHOT, TUNED, SystemKind, TrainingResult, open_book_name
 from meerkat_workbench.tuning.data.dataset_folders import PreparedRecord
 from meerkat_workbench.tuning.generation.few_shot import FewShotPrompts
 from meerkat_workbench.tuning.generation.questions import Question, questions_of
 
+if TYPE_CHECKING:
+    from meerkat_workbench.tuning.generation.open_book import OpenBook
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,40}")
-RESERVED = {BASE, TUNED, FEW_SHOT, "finetuned"}
+RESERVED = {BASE, TUNED, FEW_SHOT, open_book_name(BASE), open_book_name(TUNED), "finetuned"}
 ADDRESS = re.compile(r"https?://\S+")
 ON_BASE = (SystemKind.BASE, SystemKind.ADAPTER)
 
@@ -34,6 +37,7 @@ class System:
         system_message: replaces the system message of the prepared data; None keeps it.
         served_as: the model's name on its server.
         few_shot: whether its prompts hold a length hint and train pairs (`few_shot.FewShotPrompts`).
+        open_book: whether its prompts hold retrieved passages (`open_book.OpenBook`).
     """
 
     name: str
@@ -44,11 +48,13 @@ class System:
     served_as: str = ""
     encoder_decoder: bool = False
     few_shot: bool = False
+    open_book: bool = False
 
     @property
     def adapter(self) -> str | None:
         """PEFT's name for the adapter; None if the system is not an adapter."""
-        return f"arm_{self.name}" if self.kind is SystemKind.ADAPTER else None
+        name = self.name.removesuffix(open_book_name("")) if self.open_book else self.name  # one load serves both
+        return f"arm_{name}" if self.kind is SystemKind.ADAPTER else None
 
     @property
     def is_local(self) -> bool:
@@ -109,6 +115,11 @@ def base_and_tuned(
 def few_shot_base(base: System) -> System:
     """The base that is shown train pairs in its prompt."""
     return replace(base, name=FEW_SHOT, few_shot=True)
+
+
+def open_book(system: System) -> System:
+    """The same system with retrieved passages in its prompts."""
+    return replace(system, name=open_book_name(system.name), open_book=True)
 
 
 def parse_models(
@@ -172,7 +183,7 @@ def _whole_model(name: str, source: str, loading: Loading, known_identity: str |
 def same_prompts(one: System, other: System) -> bool:
     """Whether two systems get the same prompt ids: both are the base or an adapter of it, with the same system message."""
     both_on_base = one.kind in ON_BASE and other.kind in ON_BASE
-    prompts = [(system.system_message, system.encoder_decoder, system.few_shot) for system in (one, other)]
+    prompts = [(system.system_message, system.encoder_decoder, system.few_shot, system.open_book) for system in (one, other)]
     return both_on_base and prompts[0] == prompts[1]
 
 
@@ -194,6 +205,7 @@ def questions_for(
     limit: int | None,
     prepared_system_message: str,
     few_shot: FewShotPrompts | None = None,
+    passages: OpenBook | None = None,
 ) -> list[Question]:
     """Every question as this system is asked it.
 
@@ -202,6 +214,7 @@ def questions_for(
 
     Args:
         few_shot: the examples of a few-shot system.
+        passages: of an open-book system.
     """
     questions: list[Question] = []
     for split, records in splits.items():
@@ -216,6 +229,8 @@ def questions_for(
             chat.check_texts(records, tokenizer, system.source)
         if system.few_shot and few_shot is not None:
             records = few_shot.apply(records, plain=system.encoder_decoder)
+        if system.open_book and passages is not None:
+            records = passages.apply(records)
         if system.system_message is not None:
             records = [_with_message(record, system, prepared_system_message) for record in records]
         questions += questions_of(split, records, tokenizer, limit, encoder_decoder=system.encoder_decoder)
@@ -244,8 +259,11 @@ def load_models(systems: Sequence[System], base: str, loading: Loading) -> Itera
             yield load(system.source), [system]
     on_base = [system for system in systems if system.kind in ON_BASE]
     if on_base:
-        model = load(base)
+        model, loaded = load(base), set[str]()
         for system in on_base:
             if system.adapter:
+                if system.adapter in loaded:
+                    continue
                 model = llm.load_adapter(model, Path(system.source), name=system.adapter)
+                loaded.add(system.adapter)
         yield model, on_base

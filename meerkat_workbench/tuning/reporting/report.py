@@ -32,6 +32,7 @@ from meerkat_workbench.tuning.artifacts import (
 from meerkat_workbench.tuning.reporting import interactive_plots, question_browser
 from meerkat_workbench.tuning.reporting.comparison import Comparison
 from meerkat_workbench.tuning.reporting.multiple_choice import ChoiceSummary
+from meerkat_workbench.tuning.reporting.open_book import OpenBookSummary
 from meerkat_workbench.tuning.reporting.question_browser import Browser
 from meerkat_workbench.tuning.scoring.answer_table import AnswerTable
 from meerkat_workbench.tuning.scoring.judge import JudgeSummary
@@ -74,6 +75,7 @@ class ReportContents:
     judged: JudgeSummary | None
     seed: int
     choices: ChoiceSummary | None = None
+    open_book: OpenBookSummary | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def write(path: Path, contents: ReportContents) -> None:
         tables={str(split): rows for split in FIXED if (rows := where(comparison.metrics, split=split))},
         models=_models(comparison.systems),
         checks=_headline_checks(comparison),
-        retention=contents.retention, judged=contents.judged, choices=contents.choices, advice=contents.recommendations, metric=metric, history=earlier,
+        retention=contents.retention, judged=contents.judged, choices=contents.choices, open_book=contents.open_book, advice=contents.recommendations, metric=metric, history=earlier,
         specialties=sorted(set(contents.scored.base.specialties)), explorer=browser.to_json(), charts=charts,
         **page.libraries(STYLE, SCRIPT),
     )  # fmt: skip

@@ -28,6 +28,7 @@ from meerkat_workbench.tuning.reporting import history, plots, report, summary_t
 from meerkat_workbench.tuning.reporting.comparison import Comparison, headline
 from meerkat_workbench.tuning.reporting.history import Bounds, EvaluationId
 from meerkat_workbench.tuning.reporting.multiple_choice import ChoiceSummary
+from meerkat_workbench.tuning.reporting.open_book import OpenBookSummary
 from meerkat_workbench.tuning.reporting.report import Heading, ReportContents
 from meerkat_workbench.tuning.scoring import claim_scores, judge, retention
 from meerkat_workbench.tuning.scoring.claims import ClaimFindings
@@ -70,7 +71,8 @@ class EvaluationResult:
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything that an evaluation found; `judged` and `claims` are None without a judge, `choices` without multiple-choice questions."""
+    """Everything that an evaluation found; `judged` and `claims` are None without a judge, `choices` without multiple-choice questions,
+    `open_book` without RETRIEVAL."""
 
     scored: ScoredAnswers
     comparison: Comparison
@@ -79,6 +81,7 @@ class Findings:
     judged: list[JudgedQuestion] | None
     claims: ClaimFindings | None = None
     choices: ChoiceSummary | None = None
+    open_book: OpenBookSummary | None = None
 
     @property
     def failed(self) -> int:
@@ -143,12 +146,15 @@ def write(
     if findings.choices is not None:
         findings.choices.write(output)
         sentences += findings.choices.sentences
+    if findings.open_book is not None:
+        findings.open_book.write(output)
+        sentences += findings.open_book.sentences
     rows = history.extend(output, comparison.metrics, scored.tuned, now, bounds)
     history.write(output, rows)
     plots.progress(output / OutputFile.PROGRESS, rows, metric)
     heading = Heading(subject.iteration, {**facts, "evaluations of this holdout": times}, sentences)
     shown = ReportContents(heading, scored, comparison, findings.verdict, rows, findings.recommendations, retained, judged, seed,
-                           findings.choices)  # fmt: skip
+                           findings.choices, findings.open_book)  # fmt: skip
     report.write(output / OutputFile.REPORT, shown)
     return sentences
 

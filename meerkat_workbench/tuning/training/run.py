@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from meerkat_workbench.core import console, files, runs
-from meerkat_workbench.core.errors import UserError, resume_command
+from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.core.runs import Run
 from meerkat_workbench.core.settings import Settings
 from meerkat_workbench.device import devices, distributed, hub
 from meerkat_workbench.device.devices import ComputeDtype, Precision
 from meerkat_workbench.device.distributed import Processes
 from meerkat_workbench.device.tracking import Tracking
-from meerkat_workbench.trainers import checkpoints
+from meerkat_workbench.trainers import checkpointed
 from meerkat_workbench.trainers.token_budget import TokenBudgetTrainer, time_two_steps
 from meerkat_workbench.tuning import llm, model_folders
-from meerkat_workbench.tuning.artifacts import DatasetManifest, EvalPoint, TrainingInputs, TrainingOutputs, TrainingResult
+from meerkat_workbench.tuning.artifacts import DatasetManifest, TrainingInputs, TrainingOutputs, TrainingResult
 from meerkat_workbench.tuning.training import build, load_examples, results, start
 from meerkat_workbench.tuning.training import plan as plans
 from meerkat_workbench.tuning.training.build import TrainedPart
@@ -172,34 +172,7 @@ def resume_and_train(run: Run[TrainingResult], planned: PlannedTraining) -> None
     Raises:
         SystemExit: a signal stopped training after the current step, with a checkpoint.
     """
-    trainer, folder = planned.trainer, run.folder / build.CHECKPOINTS
-    for name in run.ranks.agree(lambda: checkpoints.remove_incomplete(folder)):
-        if run.ranks.is_main:
-            print(f"  {name} is incomplete, because the run was stopped while writing it; it is not used")
-    checkpoint = checkpoints.latest_complete(folder)
-    if checkpoint is None:
-        run.ranks.agree(lambda: files.remove(run.folder / EvalPoint.FILE))
-        trainer.evaluate()
-    else:
-        if run.ranks.is_main:
-            print(f"  resuming from {checkpoint.name}")
-        run.started -= checkpoints.seconds_at(checkpoint)
-    trainer.started = run.started
-    if run.ranks.is_main:
-        planned.tracking.write_tags()
-    stop = checkpoints.GracefulStop(trainer.accelerator)
-    trainer.add_callback(stop)
-    with stop.listening():
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if stop.agreed and trainer.state.global_step < trainer.state.max_steps:
-        if run.ranks.is_main:
-            done, total = trainer.state.global_step, trainer.state.max_steps
-            print(f"stopped at step {done} of {total}; {resume_command()} resumes from there")
-        raise SystemExit(128 + stop.agreed)
-    if (
-        trainer.best.last_step() < trainer.state.global_step
-    ):  # an earlier run was killed between its last checkpoint and its last evaluation
-        trainer.evaluate()
+    checkpointed.resume_and_train(run, planned.trainer, run.folder / build.CHECKPOINTS, planned.tracking.write_tags)
 
 
 # --- 3. the result

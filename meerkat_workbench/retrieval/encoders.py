@@ -1,0 +1,46 @@
+"""Bi-encoders: texts to unit vectors whose products are cosine similarities, by sentence-transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meerkat_workbench.core import console
+from meerkat_workbench.device import devices, hub
+
+EXAMPLE = "BAAI/bge-small-en-v1.5"  # for messages
+CHUNK = 2048  # texts between two reports of progress
+
+
+class BiEncoder:
+    """A sentence-transformers model.
+
+    Args:
+        name: a Hub name, a folder, or "packaged" for the MiniLM that is installed with the workbench.
+
+    Attributes:
+        identity: hash of the weights, or Hub name and revision; vectors of different identities cannot be compared.
+
+    Raises:
+        UserError: the model is not there or cannot be loaded.
+    """
+
+    def __init__(self, name: str) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        self.name, self.location = name, hub.locate_encoder(name, EXAMPLE)
+        self.identity = hub.weights_hash(self.location)
+        self.model = hub.load(name, lambda: SentenceTransformer(self.location, device=str(devices.device())), any_error=True)
+        self.width = int(self.model.get_embedding_dimension() or 0)
+
+    def embed(self, texts: Sequence[str], *, what: str = "embedding texts") -> NDArray[np.float32]:
+        """(texts, width) unit vectors. Texts longer than the model's input are cut there."""
+        parts = [np.zeros((0, self.width), np.float32)]
+        with console.Progress(what, len(texts), "texts") as progress:
+            for start in range(0, len(texts), CHUNK):
+                chunk = list(texts[start : start + CHUNK])
+                parts.append(self.model.encode(chunk, normalize_embeddings=True, show_progress_bar=False, batch_size=32))
+                progress.advance(len(chunk))
+        return np.concatenate(parts).astype(np.float32)

@@ -1,0 +1,244 @@
+"""An index of documents in a folder, for the first stage of retrieval: BM25 over words, and vectors of a bi-encoder.
+
+The folder holds `index.json`, which is written last and names the present generation, and a subfolder `generation-N` with the documents and
+their vectors. A change writes the next generation and then `index.json`, so that a kill at any moment leaves the last state.
+Chroma and Pinecone keep their vectors elsewhere; when an index is opened, theirs are compared with the documents and completed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meerkat_workbench.core import artifacts, files, runs
+from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.retrieval import fusion, vector_stores
+from meerkat_workbench.retrieval.bm25 import Bm25
+from meerkat_workbench.retrieval.documents import Document, Ranking, ranked, read_documents
+from meerkat_workbench.retrieval.encoders import BiEncoder
+from meerkat_workbench.retrieval.vector_stores import StoreKind, VectorStore
+from meerkat_workbench.text import texts
+
+FirstStageKind = Literal["bm25", "dense", "fused"]
+FIRST_STAGES: tuple[FirstStageKind, ...] = get_args(FirstStageKind)
+FUSED_DEPTH = 100  # documents of each ranking that are fused, at least
+BM25, DENSE = "bm25", "dense"  # names of the first stage's rankers
+
+
+class IndexDescription(artifacts.Artifact, frozen=True, kw_only=True):
+    """`index.json`: what an index was made with.
+
+    Attributes:
+        encoder, encoder_identity: name of the bi-encoder and identity of its weights; empty for an index of words alone.
+        width: of its vectors.
+        pinecone_index: name of the index on Pinecone.
+        reranker: folder of the cross-encoder that this index was made for; empty for none.
+    """
+
+    FILE: ClassVar[str] = "index.json"
+
+    version: int = 1
+    generation: int
+    documents: int
+    first_stage: FirstStageKind
+    encoder: str = ""
+    encoder_identity: str = ""
+    width: int = 0
+    store: StoreKind = "faiss"
+    pinecone_index: str = ""
+    reranker: str = ""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What `DocumentIndex.add` did: documents that are new, have another text than before, or were there already."""
+
+    added: int
+    replaced: int
+    unchanged: int
+
+
+class DocumentIndex:
+    """Documents, their BM25 index and their vectors. Make one with `create`, or open one with `open`."""
+
+    def __init__(self, folder: Path, description: IndexDescription, encoder: BiEncoder | None) -> None:
+        self.folder, self.description, self.encoder = folder, description, encoder
+        path = self._generation(description.generation) / "corpus.jsonl"
+        self.documents: dict[str, Document] = read_documents(path) if path.is_file() else {}
+        self._store = self._open_store() if encoder else None
+        self._bm25: Bm25 | None = None
+        if self._store is not None:
+            self._complete(self._store)
+
+    @classmethod
+    def create(
+        cls, folder: Path, first_stage: FirstStageKind, encoder_name: str, *, store: StoreKind = "faiss", pinecone_index: str = "",
+        reranker: str = "",
+    ) -> DocumentIndex:  # fmt: skip
+        """An empty index, which is written when documents are added.
+
+        Raises:
+            UserError: the folder holds something else.
+        """
+        if folder.is_dir() and any(path.name not in runs.NOT_OF_A_RUN for path in folder.iterdir()):
+            raise UserError("holds other files", where=folder, remedy="Name another INDEX_DIR, or remove this one.")
+        encoder = None if first_stage == BM25 else BiEncoder(encoder_name)
+        description = IndexDescription(
+            generation=0, documents=0, first_stage=first_stage, encoder=encoder_name if encoder else "",
+            encoder_identity=encoder.identity if encoder else "", width=encoder.width if encoder else 0, store=store,
+            pinecone_index=pinecone_index, reranker=reranker,
+        )  # fmt: skip
+        return cls(folder, description, encoder)
+
+    @classmethod
+    def open(cls, folder: Path) -> DocumentIndex:
+        """The index of a folder.
+
+        Raises:
+            UserError: there is none, or its bi-encoder is another one now, so that queries and documents could not be compared.
+        """
+        if not (folder / IndexDescription.FILE).is_file():
+            raise UserError("is not an index", where=folder, remedy="`python reranking.py index` makes one.")
+        description = artifacts.read(IndexDescription, folder / IndexDescription.FILE)
+        encoder = BiEncoder(description.encoder) if description.encoder else None
+        if encoder and encoder.identity != description.encoder_identity:
+            fault = f"was made by other weights of {description.encoder} than those that are there now"
+            raise UserError(fault, where=folder, remedy="Restore that model, or make the index again.")
+        return cls(folder, description, encoder)
+
+    def _generation(self, number: int) -> Path:
+        return self.folder / f"generation-{number}"
+
+    def _open_store(self) -> VectorStore:
+        if self.description.store == "chroma":
+            return vector_stores.ChromaStore(self.folder / "chroma")
+        if self.description.store == "pinecone":
+            return vector_stores.PineconeStore(self.description.pinecone_index)
+        return vector_stores.FaissStore(self._generation(self.description.generation), self.description.width)
+
+    def _complete(self, store: VectorStore) -> None:
+        """Bring a store that was changed by a killed run back to the documents."""
+        there = set(store.ids())
+        if gone := [name for name in there if name not in self.documents]:
+            store.delete(gone)
+        if missing := [document for name, document in self.documents.items() if name not in there]:
+            self._embed_and_add(store, missing)
+
+    def _embed_and_add(self, store: VectorStore, documents: Sequence[Document]) -> None:
+        assert self.encoder is not None
+        store.add(
+            [one.id for one in documents], self.encoder.embed([one.content for one in documents], what="embedding documents")
+        )
+
+    # --- changes
+
+    def add(self, documents: Iterable[Document]) -> Change:
+        """Add documents; one whose id is there already replaces it. Nothing changes if one of them is refused.
+
+        Raises:
+            UserError: an empty text, or an id twice.
+        """
+        new, replaced, unchanged = dict[str, Document](), list[str](), 0
+        for document in documents:
+            if texts.is_blank(document.content):
+                raise UserError("this document has no text", where="documents", item=document.id, remedy="Leave it out.")
+            if document.id in new:
+                raise UserError(
+                    "two documents have this id", where="documents", item=document.id, remedy="Give each an id of its own."
+                )
+            present = self.documents.get(document.id)
+            if present == document:
+                unchanged += 1
+                continue
+            if present is not None:
+                replaced.append(document.id)
+            new[document.id] = document
+        if new:
+            self._change(gone=replaced, new=list(new.values()))
+        return Change(len(new) - len(replaced), len(replaced), unchanged)
+
+    def delete(self, document_ids: Iterable[str]) -> None:
+        """Delete documents.
+
+        Raises:
+            UserError: a document is not there; nothing is deleted then.
+        """
+        gone = list(dict.fromkeys(document_ids))
+        for name in gone:
+            if name not in self.documents:
+                raise UserError("this document is not in the index", where=self.folder, item=name)
+        if gone:
+            self._change(gone=gone, new=[])
+
+    def _change(self, gone: Sequence[str], new: Sequence[Document]) -> None:
+        with runs.locked(self.folder):
+            if self._store is not None:
+                self._store.delete(gone)
+                self._embed_and_add(self._store, new)
+            dropped = set(gone)
+            self.documents = {name: one for name, one in self.documents.items() if name not in dropped} | {
+                one.id: one for one in new
+            }
+            self._bm25 = None
+            number = self.description.generation + 1
+            files.remove(self._generation(number))
+            self._generation(number).mkdir(parents=True)
+            artifacts.write_lines(self._generation(number) / "corpus.jsonl", self.documents.values())
+            if self._store is not None:
+                if isinstance(self._store, vector_stores.FaissStore):
+                    self._store.folder = self._generation(number)
+                self._store.save()
+            fields = {**{name: getattr(self.description, name) for name in self.description.__struct_fields__},
+                      "generation": number, "documents": len(self.documents)}  # fmt: skip
+            self.description = IndexDescription(**fields)
+            artifacts.write(self.folder / IndexDescription.FILE, self.description)
+            files.remove(self._generation(number - 1))
+
+    # --- search
+
+    @property
+    def bm25(self) -> Bm25:
+        if self._bm25 is None:
+            self._bm25 = Bm25(list(self.documents.values()))
+        return self._bm25
+
+    def rankers(self) -> tuple[str, ...]:
+        """Names of the rankers of the first stage."""
+        return {"bm25": (BM25,), "dense": (DENSE,), "fused": (BM25, DENSE)}[self.description.first_stage]
+
+    def search(self, query: str, k: int) -> Ranking:
+        """The k documents that the first stage ranks best."""
+        depth = max(k, FUSED_DEPTH) if self.description.first_stage == "fused" else k
+        rankings = []
+        if BM25 in self.rankers():
+            rankings.append(self.bm25.search(query, depth))
+        if DENSE in self.rankers():
+            rankings += self._dense().search(self._embed_query(query), depth)
+        return rankings[0] if len(rankings) == 1 else fusion.reciprocal_rank_fusion(rankings)[:k]
+
+    def scores(self, query: str, document_ids: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+        """By ranker, (document_ids,) the scores of these documents."""
+        scores = {}
+        if BM25 in self.rankers():
+            scores[BM25] = self.bm25.scores_of(query, document_ids)
+        if DENSE in self.rankers():
+            scores[DENSE] = (self._dense().vectors(document_ids) @ self._embed_query(query)[0]).astype(np.float64)
+        return scores
+
+    def _dense(self) -> VectorStore:
+        assert self._store is not None
+        return self._store
+
+    def _embed_query(self, query: str) -> NDArray[np.float32]:
+        assert self.encoder is not None
+        return self.encoder.embed([query], what="embedding the query")
+
+
+def rank_by(scores: NDArray[np.float64], document_ids: Sequence[str]) -> Ranking:
+    """Documents by their scores."""
+    return ranked(zip(document_ids, map(float, scores), strict=True))
