@@ -160,6 +160,8 @@ DEMO = {
     "MAX_LENGTH": 128,
     "BATCH_SIZE": 16,
     "RERANK_DEPTH": 20,
+    "TEST_SHARE": 0.1,
+    "NEGATIVES_MINED": 2,
     "EVAL_QUERIES": 100,
     "LOGGING_STEPS": 20,
 }

@@ -210,7 +210,7 @@ def test_measures_reach_mlflow_and_tensorboard_under_their_names(folders, base, 
     assert {"train/loss", "val/loss", "val/auroc", "val/f1", "val/nDCG_at_10", "val/first_stage/nDCG_at_10"} <= set(
         run.data.metrics
     )
-    assert run.data.tags["commit"] and run.data.params["learning_rate"] == "0.001"
+    assert run.data.tags["commit"] and run.data.params["settings/LEARNING_RATE"] == "0.001"
     assert list((tmp_path / "reranker" / "tensorboard").rglob("events.*"))
 
 

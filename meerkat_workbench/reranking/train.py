@@ -13,7 +13,7 @@ from datasets import Dataset
 from meerkat_workbench.core import artifacts, console, files, runs
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.core.runs import Run
-from meerkat_workbench.core.settings import Settings
+from meerkat_workbench.core.settings import Settings, as_dict
 from meerkat_workbench.device import devices, hub
 from meerkat_workbench.device.tracking import Tracking
 from meerkat_workbench.reranking import candidates as candidate_lists
@@ -81,7 +81,9 @@ def train(
         model = cross_encoder.build_model(spec.recipe)
     measured = RankingEvaluator(*validation, spec.measures)
     best = _KeepWholeModel(measured, run.folder, run.folder / RankingPoint.FILE, patience=spec.patience)
-    trainer = cross_encoder.build_trainer(model, rows, spec.recipe, best, run.folder / CHECKPOINTS, evaluator.describe)
+    trainer = cross_encoder.build_trainer(
+        model, rows, spec.recipe, best, run.folder / CHECKPOINTS, evaluator.describe, as_dict(config)
+    )
     run.claim()
     if run.ranks.is_main:
         print(f"{spec.recipe.base} on {devices.describe()}, {run.ranks.count} process(es), computing in {spec.recipe.precision}")

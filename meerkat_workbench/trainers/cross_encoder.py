@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -256,6 +256,7 @@ class CheckpointedCrossEncoderTrainer(CheckpointedTrainer, CrossEncoderTrainer):
 def build_trainer(
     model: CrossEncoder, rows: Dataset, recipe: CrossEncoderRecipe, best: BestCheckpoint[Any] | None,
     checkpoints: Path, describe: Callable[[dict[str, float]], str],
+    tracked: Mapping[str, Any] | None = None,
 ) -> CheckpointedCrossEncoderTrainer:  # fmt: skip
     """A trainer that is ready to train.
 
@@ -264,6 +265,7 @@ def build_trainer(
         best: what evaluates the model and keeps the best weights; None trains to the end without evaluations and checkpoints.
         checkpoints: their folder.
         describe: puts the measures of an evaluation into words.
+        tracked: settings of the run, for the trackers.
     """
     arguments = CrossEncoderTrainingArguments(
         output_dir=str(checkpoints), num_train_epochs=recipe.epochs, max_steps=recipe.max_steps or -1,
@@ -283,7 +285,7 @@ def build_trainer(
         loss=make_loss(model, recipe),
     )
     _print_progress(trainer, describe)
-    for callback in reporting.callbacks(recipe.trackers):
+    for callback in reporting.callbacks(recipe.trackers, tracked or {}):
         trainer.add_callback(callback)
     if best is not None:
         trainer.keep_best(best)

@@ -15,6 +15,7 @@ from transformers.integrations import MLflowCallback, TensorBoardCallback, Wandb
 from meerkat_workbench.device.tracking import Tracker
 
 EVALUATION = "eval_"  # transformers' prefix of an evaluation's measures
+MAX_VALUE = 500  # characters of a setting in MLflow
 FORBIDDEN = re.compile(r"[^\w\-. /]")  # in MLflow's names
 
 
@@ -29,11 +30,25 @@ def tracked(logs: Mapping[str, Any]) -> dict[str, float]:
 
 
 class _MLflow(MLflowCallback):
+    settings: Mapping[str, Any] = {}
+
+    def setup(self, args: Any, state: Any, model: Any) -> None:
+        super().setup(args, state, model)
+        if state.is_world_process_zero:
+            self._ml_flow.log_params({f"settings/{name}": str(value)[:MAX_VALUE] for name, value in self.settings.items()})
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Any, model: Any = None, **keywords: Any) -> None:
         super().on_log(args, state, control, tracked(logs), model=model, **keywords)
 
 
 class _Wandb(WandbCallback):
+    settings: Mapping[str, Any] = {}
+
+    def setup(self, args: Any, state: Any, model: Any, **keywords: Any) -> None:
+        super().setup(args, state, model, **keywords)
+        if state.is_world_process_zero:
+            self._wandb.config.update({"settings": dict(self.settings)}, allow_val_change=True)
+
     def on_log(self, args: Any, state: Any, control: Any, model: Any = None, logs: Any = None, **_: Any) -> None:
         if not self._initialized:
             self.setup(args, state, model)
@@ -42,6 +57,13 @@ class _Wandb(WandbCallback):
 
 
 class _TensorBoard(TensorBoardCallback):
+    settings: Mapping[str, Any] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+        super().on_train_begin(args, state, control, **keywords)
+        if state.is_world_process_zero and self.tb_writer is not None:
+            self.tb_writer.add_text("settings", "  \n".join(f"{name}: {value}" for name, value in self.settings.items()))
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if state.is_world_process_zero:
             if self.tb_writer is None:
@@ -51,7 +73,16 @@ class _TensorBoard(TensorBoardCallback):
             self.tb_writer.flush()
 
 
-def callbacks(trackers: Sequence[Tracker | str]) -> list[TrainerCallback]:
-    """A callback for each tracker; the trainer itself is then made with report_to="none"."""
+def callbacks(trackers: Sequence[Tracker | str], settings: Mapping[str, Any]) -> list[TrainerCallback]:
+    """A callback for each tracker; the trainer itself is then made with report_to="none".
+
+    Args:
+        settings: of the run, which the trackers store beside those of the library.
+    """
     kinds = {"mlflow": _MLflow, "wandb": _Wandb, "tensorboard": _TensorBoard}
-    return [kinds[name]() for name in trackers]
+    made: list[TrainerCallback] = []
+    for name in trackers:
+        callback: Any = kinds[name]()
+        callback.settings = settings
+        made.append(callback)
+    return made
