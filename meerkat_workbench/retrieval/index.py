@@ -70,10 +70,10 @@ class DocumentIndex:
         self.folder, self.description, self.encoder = folder, description, encoder
         path = self._generation(description.generation) / "corpus.jsonl"
         self.documents: dict[str, Document] = read_documents(path) if path.is_file() else {}
-        self._store = self._open_store() if encoder else None
+        self.store = self._open_store() if encoder else None
         self._bm25: Bm25 | None = None
-        if self._store is not None:
-            self._complete(self._store)
+        if self.store is not None:
+            self._complete(self.store)
 
     @classmethod
     def create(
@@ -177,9 +177,9 @@ class DocumentIndex:
 
     def _change(self, gone: Sequence[str], new: Sequence[Document]) -> None:
         with runs.locked(self.folder):
-            if self._store is not None:
-                self._store.delete(gone)
-                self._embed_and_add(self._store, new)
+            if self.store is not None:
+                self.store.delete(gone)
+                self._embed_and_add(self.store, new)
             dropped = set(gone)
             self.documents = {name: one for name, one in self.documents.items() if name not in dropped} | {
                 one.id: one for one in new
@@ -189,10 +189,10 @@ class DocumentIndex:
             files.remove(self._generation(number))
             self._generation(number).mkdir(parents=True)
             artifacts.write_lines(self._generation(number) / "corpus.jsonl", self.documents.values())
-            if self._store is not None:
-                if isinstance(self._store, vector_stores.FaissStore):
-                    self._store.folder = self._generation(number)
-                self._store.save()
+            if self.store is not None:
+                if isinstance(self.store, vector_stores.FaissStore):
+                    self.store.folder = self._generation(number)
+                self.store.save()
             fields = {**{name: getattr(self.description, name) for name in self.description.__struct_fields__},
                       "generation": number, "documents": len(self.documents)}  # fmt: skip
             self.description = IndexDescription(**fields)
@@ -231,8 +231,8 @@ class DocumentIndex:
         return scores
 
     def _dense(self) -> VectorStore:
-        assert self._store is not None
-        return self._store
+        assert self.store is not None
+        return self.store
 
     def _embed_query(self, query: str) -> NDArray[np.float32]:
         assert self.encoder is not None
