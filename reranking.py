@@ -18,6 +18,7 @@ A verb comes first, then settings (KEY=VALUE) and options. Outputs are described
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from meerkat_workbench.reranking.loaders import QuestionAnswer
     from meerkat_workbench.reranking.prepare import PreparationSpec
     from meerkat_workbench.reranking.train import TrainingSpec
+    from meerkat_workbench.retrieval.cross_encoder import CrossEncoder
     from meerkat_workbench.retrieval.documents import JudgedQueries
 
 VERBS = ("prepare", "train", "evaluate", "mine", "export", "score", "rerank", "index", "search", "list")
@@ -54,7 +56,8 @@ class RerankerConfig(settings.Settings):
     )
     # Passages without a judgement that are kept of a large collection (MS MARCO has 8.8 million), as unrelated negatives.
     MORE_DOCUMENTS: Annotated[int, Range(0, 100_000_000), RESULT] = 10_000
-    # The least label that counts as relevant. None takes what is usual: grade 3 of 4 in MEDIQA, 2 in TREC DL, 1 elsewhere.
+    # The least relevance that counts as relevant. None takes what is usual: 2 in TREC DL and in MEDIQA, whose grades 1 to 4 are stored as
+    # 0 to 3, and 1 elsewhere.
     RELEVANT_FROM: Annotated[int | None, Range(1, 1000), RESULT] = None
     # Folder of the prepared data.
     DATASET_DIR: Annotated[str, DERIVED] = "datasets/reranking"
@@ -72,7 +75,8 @@ class RerankerConfig(settings.Settings):
     # Ranks of the first stage from which hard negatives are taken.
     MINE_FIRST_RANK: Annotated[int, Range(1, 10_000), RESULT] = 1
     MINE_LAST_RANK: Annotated[int, Range(1, 10_000), RESULT] = 50
-    # A candidate whose cosine comes within this fraction of the answer's is skipped as a likely false negative.
+    # A candidate whose cosine comes within this fraction of the answer's is skipped as a likely false negative. FIRST_STAGE=bm25 knows no
+    # cosine, so there only copies of answers and TEACHER skip.
     MINE_MARGIN: Annotated[float, Range(0, 1), RESULT] = 0.05
     # A reranker that skips candidates whose probability reaches TEACHER_BELOW. Empty for none; `mine` takes the trained one.
     TEACHER: Annotated[str, RESULT] = ""
@@ -89,7 +93,7 @@ class RerankerConfig(settings.Settings):
     MODEL_NAME: Annotated[str, DERIVED] = "cross-encoder/ms-marco-MiniLM-L6-v2"
     # "classifier" keeps the base's own head, "mean" puts a new one on the mean of all tokens. "auto" keeps a head that was trained.
     HEAD: Annotated[Literal["auto", "mean", "classifier"], RESULT] = "auto"
-    # bce, weighted-bce (hard negatives count more), mse and margin-mse (grades or a teacher's scores), cached-mnrl, lambda, ranknet.
+    # bce, weighted-bce (hard negatives count more), mse and margin-mse (grades), cached-mnrl, lambda, ranknet.
     LOSS: Annotated[Literal["bce", "weighted-bce", "mse", "margin-mse", "cached-mnrl", "lambda", "ranknet"], RESULT] = (
         "weighted-bce"
     )
@@ -169,10 +173,14 @@ DEMO = {
 
 def check(config: RerankerConfig) -> None:
     """Raise UserError if settings contradict each other."""
+    from meerkat_workbench.retrieval import measures
+
     if config.MINE_FIRST_RANK > config.MINE_LAST_RANK:
         raise UserError(f"is above MINE_LAST_RANK={config.MINE_LAST_RANK}", where=f"MINE_FIRST_RANK={config.MINE_FIRST_RANK}")
     if not config.MEASURES:
         raise UserError("is empty", where="MEASURES", remedy="For example MEASURES=nDCG@10,AP.")
+    for name in config.MEASURES:
+        measures.parse(name, 1)
     if config.VECTOR_STORE == "pinecone" and not config.PINECONE_INDEX:
         raise UserError("needs the name of an index", where="VECTOR_STORE=pinecone", remedy="Set PINECONE_INDEX.")
 
@@ -190,7 +198,9 @@ def read_judged(config: RerankerConfig) -> JudgedQueries:
         judged = loaders.from_question_answers(read_specialties(path))
     else:
         judged = loaders.load(path, form, more_documents=config.MORE_DOCUMENTS, seed=config.RANDOM_SEED)
-    return judged.with_threshold(config.RELEVANT_FROM) if config.RELEVANT_FROM else judged
+    judged = judged.with_threshold(config.RELEVANT_FROM) if config.RELEVANT_FROM else judged
+    loaders.check_answered(judged, config.DATA)
+    return judged
 
 
 def read_specialties(folder: Path) -> list[QuestionAnswer]:
@@ -223,17 +233,23 @@ def prepare(config: RerankerConfig, *, fresh: bool = False) -> PreparedManifest:
     from meerkat_workbench.device import hub
     from meerkat_workbench.reranking import prepare as preparation
     from meerkat_workbench.reranking.artifacts import PreparedManifest
+    from meerkat_workbench.retrieval import cross_encoder
 
     check(config)
     spec = preparation_spec(config)
     names = ("FORMAT", "MORE_DOCUMENTS", "RELEVANT_FROM", "VALIDATION_SHARE", "TEST_SHARE", "NEGATIVES_OTHER", "NEGATIVES_UNRELATED",
              "NEGATIVES_MINED", "MINE_FIRST_RANK", "MINE_LAST_RANK", "MINE_MARGIN", "TEACHER", "TEACHER_BELOW", "FIRST_STAGE", "ENCODER",
              "RANDOM_SEED")  # fmt: skip
-    fingerprint = files.sha256_of([{name: getattr(config, name) for name in names}, sorted(spec.inputs.values())])
+    models = []
     if config.NEGATIVES_MINED or config.TEACHER:
         hub.silence_libraries()
+        dense = config.NEGATIVES_MINED and config.FIRST_STAGE != "bm25"
+        models = [hub.weights_hash(hub.locate_encoder(config.ENCODER, "")) if dense else "",
+                  cross_encoder.identity(config.TEACHER) if config.TEACHER else ""]  # fmt: skip
+    source = sorted(spec.inputs.values()) if Path(config.DATA).exists() else config.DATA
+    fingerprint = files.sha256_of([{name: getattr(config, name) for name in names}, source, models])
     with Run(Path(config.DATASET_DIR), PreparedManifest, fresh=fresh) as run:
-        return preparation.prepare(run, read_judged(config), spec, config, fingerprint)
+        return preparation.prepare(run, lambda: read_judged(config), spec, config, fingerprint)
 
 
 # --- training
@@ -273,7 +289,8 @@ def train(config: RerankerConfig, *, fresh: bool = False) -> RerankerManifest:
         tracking.choose_mlflow_store(config.MLFLOW_URI)
     weights = hub.weights_hash(hub.locate_encoder(config.MODEL_NAME, "microsoft/deberta-v3-small"))
     recipe = {name: value for name, value in settings.with_effect(config, RESULT).items() if name not in ("SPLIT", "BACKEND")}
-    fingerprint = files.sha256_of([recipe, data.manifest.fingerprint, weights, spec.recipe.precision, ranks.count])
+    encoder = "" if config.FIRST_STAGE == "bm25" else hub.weights_hash(hub.locate_encoder(config.ENCODER, ""))
+    fingerprint = files.sha256_of([recipe, data.manifest.fingerprint, weights, encoder, spec.recipe.precision, ranks.count])
     with Run(Path(config.OUTPUT_DIR), RerankerManifest, ranks=ranks, fresh=fresh) as run:
         if run.find(fingerprint, spec.recipe.precision) is RunState.FINISHED:
             if ranks.is_main:
@@ -290,7 +307,7 @@ def evaluation_spec(config: RerankerConfig, model: str) -> EvaluationSpec:
     from meerkat_workbench.reranking.splits import RankingSplit
 
     return EvaluationSpec(model, config.BACKEND, RankingSplit(config.SPLIT), config.FIRST_STAGE, config.ENCODER, config.RERANK_DEPTH,
-                          config.MEASURES, config.SCORE_BATCH_SIZE)  # fmt: skip
+                          config.MEASURES, config.SCORE_BATCH_SIZE, config.FUSION)  # fmt: skip
 
 
 def model_folder(config: RerankerConfig) -> Path:
@@ -313,17 +330,20 @@ def evaluate(config: RerankerConfig, *, run_file: Path | None = None, fresh: boo
     from meerkat_workbench.core.runs import Run, RunState
     from meerkat_workbench.device import hub
     from meerkat_workbench.reranking import evaluate as evaluation
-    from meerkat_workbench.reranking.artifacts import RankingEvaluationManifest
+    from meerkat_workbench.reranking.artifacts import RankingEvaluationManifest, RerankerManifest
     from meerkat_workbench.reranking.prepared import PreparedData
+    from meerkat_workbench.reranking.splits import RankingSplit
+    from meerkat_workbench.retrieval import cross_encoder
 
     check(config)
     hub.silence_libraries()
     model = "" if run_file else str(model_folder(config))
     data = PreparedData.open(Path(config.DATASET_DIR))
-    weights = files.sha256_file(run_file) if run_file else hub.weights_hash(model)
-    names = ("SPLIT", "FIRST_STAGE", "ENCODER", "RERANK_DEPTH", "MEASURES", "BACKEND")
+    weights = files.sha256_file(run_file) if run_file else cross_encoder.identity(model)
+    names = ("SPLIT", "FIRST_STAGE", "ENCODER", "RERANK_DEPTH", "MEASURES", "BACKEND", "FUSION")
     fingerprint = files.sha256_of([data.manifest.fingerprint, weights, {name: getattr(config, name) for name in names}])
-    spec = evaluation_spec(config, model)
+    trained = None if run_file else RerankerManifest.find(Path(config.OUTPUT_DIR))
+    spec = replace(evaluation_spec(config, model), caution=evaluation.caution(data.manifest, trained, RankingSplit(config.SPLIT)))
     with Run(Path(config.EVALUATION_DIR), RankingEvaluationManifest, fresh=fresh) as run:
         if run.find(fingerprint) is RunState.FINISHED:
             print(f"{run.folder}: up to date")
@@ -404,6 +424,15 @@ def run_export(config: RerankerConfig, arguments: argparse.Namespace) -> None:
     )
 
 
+def load_reranker(config: RerankerConfig) -> CrossEncoder:
+    """The trained reranker, for scoring by BACKEND."""
+    from meerkat_workbench.retrieval import cross_encoder
+
+    model = cross_encoder.load(str(model_folder(config)), config.BACKEND)
+    model.batch_size = config.SCORE_BATCH_SIZE
+    return model
+
+
 def run_score(config: RerankerConfig, arguments: argparse.Namespace) -> None:
     from meerkat_workbench.device import hub
     from meerkat_workbench.retrieval import cross_encoder
@@ -414,10 +443,10 @@ def run_score(config: RerankerConfig, arguments: argparse.Namespace) -> None:
             raise UserError("is missing or empty", where=f"--{name}", remedy='Give both: score --query "…" --document "…".')
     ensure_data(config)
     hub.silence_libraries()
-    model = cross_encoder.load(str(model_folder(config)), config.BACKEND)
+    model = load_reranker(config)
     [logit] = model.logits([(arguments.query, arguments.document)])
     if model.truncated:
-        print(f"the pair is longer than {model.max_length} tokens, so its document was cut", file=sys.stderr)
+        print(f"the pair is longer than {model.max_length} tokens, so its longer text was cut", file=sys.stderr)
     print(f"{cross_encoder.probability(logit):.6f}")
 
 
@@ -425,13 +454,12 @@ def run_rerank(config: RerankerConfig, arguments: argparse.Namespace) -> None:
     """Reorder the first RERANK_DEPTH documents of each query of a TREC run; those below keep their order."""
     from meerkat_workbench.device import hub
     from meerkat_workbench.reranking import rerank_run
-    from meerkat_workbench.retrieval import cross_encoder
 
     for name in ("run", "queries", "corpus", "output"):
         if getattr(arguments, name) is None:
             raise UserError("is missing", where=f"--{name}", remedy="rerank takes --run, --queries, --corpus and --output.")
     hub.silence_libraries()
-    model = cross_encoder.load(str(model_folder(config)), config.BACKEND)
+    model = load_reranker(config)
     rerank_run.rerank_file(arguments.run, arguments.queries, arguments.corpus, arguments.output, model, config.RERANK_DEPTH)
 
 
@@ -439,19 +467,25 @@ def run_index(config: RerankerConfig, arguments: argparse.Namespace) -> None:
     """Add the documents of the prepared data, or of --corpus, to INDEX_DIR, or delete some of it."""
     from meerkat_workbench.device import hub
     from meerkat_workbench.reranking import listing
-    from meerkat_workbench.reranking.artifacts import CORPUS, MODEL, RerankerManifest
+    from meerkat_workbench.reranking.artifacts import CORPUS, RerankerManifest
     from meerkat_workbench.reranking.prepared import PreparedData
     from meerkat_workbench.retrieval.documents import read_documents
     from meerkat_workbench.retrieval.index import DocumentIndex, IndexDescription
 
     hub.silence_libraries()
     folder, output = Path(config.INDEX_DIR), Path(config.OUTPUT_DIR)
+    trained = (
+        RerankerManifest.find(output) is not None or (output / "config.json").is_file() or (output / "modules.json").is_file()
+    )
+    reranker = str(model_folder(config).resolve()) if trained else ""
     if (folder / IndexDescription.FILE).is_file():
         index = DocumentIndex.open(folder)
+        listing.check_settings(index, config.FIRST_STAGE, config.ENCODER, config.VECTOR_STORE)
+        if reranker and reranker != index.description.reranker:
+            index.use_reranker(reranker)
     else:
-        reranker = output / MODEL if RerankerManifest.find(output) else None
         index = DocumentIndex.create(folder, config.FIRST_STAGE, config.ENCODER, store=config.VECTOR_STORE,
-                                     pinecone_index=config.PINECONE_INDEX, reranker=str(reranker.resolve()) if reranker else "")  # fmt: skip
+                                     pinecone_index=config.PINECONE_INDEX, reranker=reranker)  # fmt: skip
     if arguments.delete:
         index.delete(arguments.delete)
         print(f"{folder}: {len(arguments.delete)} documents deleted, {len(index.documents):,} left")
@@ -472,6 +506,8 @@ def run_search(config: RerankerConfig, arguments: argparse.Namespace) -> None:
         raise UserError("is missing", where="--query", remedy='For example search --query "How is gout treated?"')
     hub.silence_libraries()
     pipeline = RetrievalPipeline.open(Path(config.INDEX_DIR), config.BACKEND, config.RERANK_DEPTH)
+    if pipeline.reranker:
+        pipeline.reranker.batch_size = config.SCORE_BATCH_SIZE
     listing.print_passages(pipeline.retrieve_and_rerank(arguments.query, config.TOP_K), pipeline.reranker is not None)
 
 
@@ -486,7 +522,7 @@ QUERIES_CHECKED = 20  # whose candidates an export is compared on
 
 def ensure_data(config: RerankerConfig) -> None:
     """With DATA_VERSIONING=dvc, have the prepared data: pulled, or made and then stored."""
-    if config.DATA_VERSIONING == "dvc":
+    if config.DATA_VERSIONING == "dvc" and console.is_main_process():
         from meerkat_workbench.reranking import versioning
 
         versioning.ensure(Path(config.DATASET_DIR), lambda: prepare(config))

@@ -44,8 +44,8 @@ def main() -> None:
     index = corpus_index.of(judged.documents.values(), "fused", arguments.encoder)
     runs: dict[str, Run] = {"BM25": {}, "bi-encoder": {}, "fused": {}}
     vectors = index.encoder.embed([query.text for query in asked.queries.values()]) if index.encoder else None
-    assert vectors is not None and index.store is not None
-    dense = index.store.search(vectors, DEPTH)
+    assert vectors is not None
+    dense = index.search_vectors(vectors, DEPTH)
     for (name, query), ranking in zip(asked.queries.items(), dense, strict=True):
         runs["BM25"][name] = index.bm25.search(query.text, DEPTH)
         runs["bi-encoder"][name] = ranking

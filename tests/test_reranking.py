@@ -203,6 +203,10 @@ def test_measures_reach_mlflow_and_tensorboard_under_their_names(folders, base, 
     mlflow = pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # mlflow-skinny has no database
+    monkeypatch.setenv(
+        "TENSORBOARD_LOGGING_DIR", str(tmp_path / "reranker" / "tensorboard")
+    )  # undone after this test, as are the tags
+    monkeypatch.setenv("MLFLOW_TAGS", json.dumps({"commit": "abc"}))
     config = settings_of(tmp_path, base, DATASET_DIR=folders.DATASET_DIR, REPORT_TO=["mlflow", "tensorboard"], LOGGING_STEPS=1)
     reranking.train(config)
     mlflow.end_run()
@@ -404,3 +408,76 @@ def test_data_are_made_pushed_and_pulled_with_dvc(tmp_path, base, monkeypatch):
     monkeypatch.setattr(reranking, "prepare", lambda _: pytest.fail("made again, though the remote has it"))
     reranking.ensure_data(config)
     assert (project / "data" / PairRow.FILE).read_bytes() == wanted
+
+
+# --- what could go wrong
+
+
+def test_a_kill_while_the_fusion_is_learnt_keeps_the_best_weights(folders, base, tmp_path, monkeypatch):
+    config = settings_of(tmp_path, base, DATASET_DIR=folders.DATASET_DIR, DATA=folders.DATA)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train, "learn_fusions", killed)
+        with pytest.raises(KeyboardInterrupt):
+            reranking.train(config)
+    result = reranking.train(config)
+    assert result.weights == RerankerManifest.require(Path(folders.OUTPUT_DIR)).weights and result.fused
+
+
+def test_questions_that_were_trained_on_are_pointed_out(folders, base, tmp_path):
+    config = settings_of(
+        tmp_path, base, DATASET_DIR=str(tmp_path / "data"), DATA=folders.DATA, RANDOM_SEED=7, OUTPUT_DIR=folders.OUTPUT_DIR
+    )
+    reranking.prepare(config)
+    assert "trained on other data or another split" in reranking.evaluate(config).sentence
+    assert "Caution" not in RankingEvaluationManifest.require(Path(folders.EVALUATION_DIR)).sentence
+    again = reranking.RerankerConfig(**{**vars(folders), "SPLIT": "validation", "EVALUATION_DIR": str(tmp_path / "scores")})
+    assert "chosen and fused on these validation questions" in reranking.evaluate(again).sentence
+
+
+def test_another_fusion_or_data_set_is_another_run(folders, tmp_path, capsys):
+    config = reranking.RerankerConfig(**{**vars(folders), "EVALUATION_DIR": str(tmp_path / "scores")})
+    with_fusion = reranking.evaluate(config).fingerprint
+    assert reranking.evaluate(reranking.RerankerConfig(**{**vars(config), "FUSION": False})).fingerprint != with_fusion
+    assert "up to date" not in capsys.readouterr().out
+
+
+def test_an_evaluation_without_auroc_is_read_back(tmp_path):
+    from meerkat_workbench.core import artifacts
+    from meerkat_workbench.reranking import evaluator
+
+    point = RankingPoint(step=0, epoch=0.0, queries=1, pairs=2, loss=0.5, auroc=evaluator._auroc(np.zeros(2), np.ones(2, bool)), f1=1.0,
+                         measures={"AP": 1.0}, first_stage={"AP": 1.0})  # fmt: skip
+    artifacts.write(tmp_path / "point.json", point)
+    assert artifacts.read(RankingPoint, tmp_path / "point.json") == point and point.auroc is None
+
+
+def test_more_tokens_than_the_base_has_positions_for_are_not_read(tmp_path):
+    for kind in ("bert", "roberta"):
+        model = training.build_model(CrossEncoderRecipe(base=save_bert(tmp_path / kind, kind), loss="bce", max_length=1024))
+        scorer = cross_encoder.TorchCrossEncoder(model)
+        assert scorer.max_length == 128 and np.isfinite(scorer.logits([("long", "word " * 500)])).all() and scorer.truncated == 1
+
+
+def test_list_passes_over_folders_of_other_programs(folders, tmp_path, monkeypatch, capsys):
+    import shutil
+
+    shutil.copytree(folders.OUTPUT_DIR, tmp_path / "results" / "reranker")
+    (tmp_path / "results" / "adapter").mkdir()
+    (tmp_path / "results" / "adapter" / "manifest.json").write_text('{"fingerprint": "x", "stage": "training"}', encoding="utf-8")
+    run_verb(reranking.RerankerConfig(**{**vars(folders), "OUTPUT_DIR": str(tmp_path / "results" / "any")}), "list", monkeypatch)
+    said = capsys.readouterr().out
+    assert "reranker" in said and "adapter" not in said
+
+
+def test_an_index_takes_a_new_reranker_and_no_other_first_stage(folders, tmp_path, monkeypatch, capsys):
+    config = reranking.RerankerConfig(**{**vars(folders), "INDEX_DIR": str(tmp_path / "index")})
+    run_verb(reranking.RerankerConfig(**{**vars(config), "OUTPUT_DIR": str(tmp_path / "none")}), "index", monkeypatch)
+    assert "no reranker" in capsys.readouterr().out
+    run_verb(config, "index", monkeypatch)
+    assert str(reranking.model_folder(folders)) in capsys.readouterr().out
+    with pytest.raises(UserError, match="FIRST_STAGE=bm25"):
+        run_verb(config, "index", monkeypatch, "FIRST_STAGE=dense")

@@ -290,3 +290,71 @@ def test_a_model_without_a_head_is_refused(tmp_path, encoder):
     assert "bi-encoder" in refused(lambda: cross_encoder.load(encoder))
     with pytest.raises(UserError, match="onnx"):
         cross_encoder.load(save_bert(tmp_path / "head", classifier=True), "onnx-int8")
+
+
+def test_two_runs_on_one_index_do_not_lose_each_other_s_documents(tmp_path):
+    DocumentIndex.create(tmp_path / "index", "bm25", "").add([GOUT])
+    one, other = DocumentIndex.open(tmp_path / "index"), DocumentIndex.open(tmp_path / "index")
+    one.add([ASTHMA])
+    assert "another run" in refused(lambda: other.add([ACNE]))
+    DocumentIndex.open(tmp_path / "index").add([ACNE])
+    assert set(DocumentIndex.open(tmp_path / "index").documents) == {"gout", "asthma", "acne"}
+
+
+def test_an_index_that_lost_its_documents_is_refused(tmp_path):
+    DocumentIndex.create(tmp_path / "index", "bm25", "").add([GOUT])
+    (tmp_path / "index" / "generation-1" / "corpus.jsonl").unlink()
+    assert "corpus.jsonl" in refused(lambda: DocumentIndex.open(tmp_path / "index"))
+
+
+@pytest.mark.skipif(not _installed("chromadb"), reason="chromadb is not installed")
+def test_vectors_of_a_killed_change_are_brought_back_to_the_documents(tmp_path, encoder):
+    index = DocumentIndex.create(tmp_path / "index", "dense", encoder, store="chroma")
+    index.add([GOUT, ASTHMA])
+    wanted = set(index.store.ids())
+    index.store.delete([name for name in wanted if name.endswith(":gout")])
+    index.store.add(["0000:gout"], index.encoder.embed(["another text"]))  # a replacement that was never finished
+    opened = DocumentIndex.open(tmp_path / "index")
+    assert set(opened.store.ids()) == wanted
+    assert opened.scores(GOUT.content, ["gout"])["dense"][0] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_equal_scores_of_a_run_are_ordered_as_trec_eval_orders_them(tmp_path):
+    import pytrec_eval
+
+    path = tmp_path / "a.run"
+    path.write_text("q Q0 a 1 2.0 x\nq Q0 z 2 2.0 x\nq Q0 m 3 2.00000001 x\n", encoding="utf-8")
+    for relevant in "azm":
+        theirs = pytrec_eval.RelevanceEvaluator({"q": {relevant: 1}}, {"P_1"}).evaluate(
+            {"q": {"a": 2.0, "z": 2.0, "m": 2.00000001}}
+        )
+        data = judged({"q": {name: int(name == relevant) for name in "azm"}})
+        assert measures.score(documents.read_run(path), data, ["P@1"]).mean("P@1") == theirs["q"]["P_1"]
+
+
+def test_an_id_with_a_space_is_not_written_into_a_run_and_a_line_with_one_is_refused(tmp_path):
+    assert "white space" in refused(lambda: documents.write_run(tmp_path / "a.run", {"q": [Scored("doc 1", 1.0)]}, "x"))
+    (tmp_path / "b.run").write_text("q Q0 doc 1 1 0.5 x\n", encoding="utf-8")
+    assert "line 1" in refused(lambda: documents.read_run(tmp_path / "b.run"))
+
+
+def test_the_first_stage_that_is_measured_is_the_one_that_is_served(tmp_path, encoder):
+    from meerkat_workbench.reranking import candidates
+
+    index = DocumentIndex.create(tmp_path / "index", "fused", encoder)
+    index.add([GOUT, ASTHMA, ACNE])
+    for text in ("How is gout treated?", "Behandlung?"):  # the second shares no word with any document
+        data = JudgedQueries({"q": Query(id="q", text=text)}, index.documents, {"q": {"acne": 1}})
+        [found] = candidates.of_first_stage(data, index, 3)
+        assert found.ranking("first_stage") == index.search(text, 3)
+        given = JudgedQueries(
+            data.queries,
+            data.documents,
+            data.judgements,
+            candidates={"q": [Scored("acne", 3), Scored("gout", 2), Scored("asthma", 1)]},
+        )
+        [found] = candidates.of_first_stage(given, index, 3)
+        assert set(found.scores) == {"system", "bm25", "dense", "first_stage"}
+        if text == "Behandlung?":
+            joined = fusion.reciprocal_rank_fusion([found.ranking("system"), found.ranking("dense")])
+            assert [one.document_id for one in found.ranking("first_stage")] == [one.document_id for one in joined]

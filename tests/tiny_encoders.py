@@ -16,7 +16,7 @@ def save_bert(folder: Path, kind: str = "bert", *, classifier: bool = False) -> 
 
     tokenizer = AutoTokenizer.from_pretrained(_packaged())
     width = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": len(tokenizer),
-             "max_position_embeddings": 130 if kind == "roberta" else 128, "pad_token_id": tokenizer.pad_token_id, "num_labels": 1}  # fmt: skip
+             "max_position_embeddings": 129 if kind == "roberta" else 128, "pad_token_id": tokenizer.pad_token_id, "num_labels": 1}  # fmt: skip
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **width)
     model = (AutoModelForSequenceClassification if classifier else AutoModel).from_config(config)

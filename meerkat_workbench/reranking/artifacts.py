@@ -62,7 +62,7 @@ class PreparedCounts(Artifact, frozen=True, kw_only=True):
 
     Attributes:
         unanswered: queries without a relevant document, which are left out.
-        groups: groups of queries that say nearly the same or share a judged document; each is in one split.
+        groups: groups of queries that say nearly the same or share a relevant document; each is in one split.
         pairs: of the training, by kind.
         skipped: candidates that are likely false negatives, by reason.
         candidates: queries whose candidates are given with the data.
@@ -103,7 +103,7 @@ class RankingPoint(Evaluation, frozen=True, kw_only=True):
 
     Attributes:
         loss: mean binary cross-entropy of the candidates.
-        auroc, f1: over all pairs; f1 at a probability of .5.
+        auroc, f1: over all pairs; f1 at a probability of .5. AUROC is None if all candidates are relevant, or none.
         measures: ranking measures of the cross-encoder alone.
         first_stage: the same of the first stage alone.
     """
@@ -113,7 +113,7 @@ class RankingPoint(Evaluation, frozen=True, kw_only=True):
     queries: int
     pairs: int
     loss: float
-    auroc: float
+    auroc: float | None
     f1: float
     measures: dict[str, float]
     first_stage: dict[str, float]
@@ -171,7 +171,7 @@ class RankingEvaluationManifest(Manifest, frozen=True, kw_only=True):
     """The manifest of an evaluation.
 
     Attributes:
-        data, weights: fingerprint of the prepared data, and hash of the reranker's weights (empty for a run made elsewhere).
+        data, weights: fingerprint of the prepared data, and hash of the reranker, or of a run made elsewhere.
         measures: of each ranker, by measure.
         sentence: whether the reranker helped.
     """

@@ -13,7 +13,7 @@ from meerkat_workbench.retrieval import fusion
 from meerkat_workbench.retrieval.cross_encoder import CrossEncoder
 from meerkat_workbench.retrieval.documents import JudgedQueries, Ranking, Run, ranked
 from meerkat_workbench.retrieval.fusion import LinearFusion
-from meerkat_workbench.retrieval.index import DocumentIndex
+from meerkat_workbench.retrieval.index import BM25, DocumentIndex
 from meerkat_workbench.retrieval.pipeline import RERANKER
 
 SYSTEM = "system"  # the order in which a system gave the candidates
@@ -62,7 +62,8 @@ def of_first_stage(judged: JudgedQueries, index: DocumentIndex, depth: int) -> l
             ids = [one.document_id for one in ranking]
             scores = {SYSTEM: np.array([one.score for one in given])} if given else {}
             scores |= index.scores(query.text, ids)
-            scores[FIRST_STAGE] = _reciprocal_ranks(ids, scores)
+            # without given candidates the first stage is the index's own ranking, which is what a search serves
+            scores[FIRST_STAGE] = _reciprocal_ranks(ids, scores) if given else np.array([one.score for one in ranking])
             relevant, judgements = judged.relevant(name), judged.judgements[name]
             found.append(Candidates(name, ids, scores, np.array([one in relevant for one in ids], bool),
                                     np.array([max(0, judgements.get(one, 0)) for one in ids], np.int64)))  # fmt: skip
@@ -70,10 +71,13 @@ def of_first_stage(judged: JudgedQueries, index: DocumentIndex, depth: int) -> l
 
 
 def _reciprocal_ranks(ids: Sequence[str], scores: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-    """(candidates,) the scores of reciprocal rank fusion."""
-    joined = fusion.reciprocal_rank_fusion([ranked(zip(ids, map(float, one), strict=True)) for one in scores.values()])
-    by_id = {one.document_id: one.score for one in joined}
-    return np.array([by_id[name] for name in ids])
+    """(candidates,) the scores of reciprocal rank fusion. BM25 does not rank documents without a common word, whose scores are 0."""
+    rankings = [
+        ranked((document, float(score)) for document, score in zip(ids, one, strict=True) if ranker != BM25 or score > 0)
+        for ranker, one in scores.items()
+    ]
+    by_id = {one.document_id: one.score for one in fusion.reciprocal_rank_fusion(rankings)}
+    return np.array([by_id.get(name, 0.0) for name in ids])
 
 
 def rerank(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
+
+from filelock import FileLock
 
 from meerkat_workbench.core import files
 from meerkat_workbench.device import hub
@@ -19,6 +22,12 @@ def of(documents: Iterable[Document], first_stage: FirstStageKind, encoder: str)
     identity = "" if first_stage == "bm25" else hub.weights_hash(hub.locate_encoder(encoder, EXAMPLE))
     name = files.sha256_of([[(one.id, one.title, one.text) for one in corpus], first_stage, identity])[:24]
     folder = files.cache_folder() / "indexes" / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f"{name}.lock")):  # another run that needs the same index waits
+        return _open_or_make(folder, corpus, first_stage, encoder)
+
+
+def _open_or_make(folder: Path, corpus: list[Document], first_stage: FirstStageKind, encoder: str) -> DocumentIndex:
     if (folder / IndexDescription.FILE).is_file():
         index = DocumentIndex.open(folder)
     else:

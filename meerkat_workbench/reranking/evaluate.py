@@ -16,7 +16,7 @@ from meerkat_workbench.core.settings import Settings
 from meerkat_workbench.output import tables
 from meerkat_workbench.reranking import candidates as candidate_lists
 from meerkat_workbench.reranking import corpus_index, plots
-from meerkat_workbench.reranking.artifacts import MeasureRow, RankingEvaluationManifest
+from meerkat_workbench.reranking.artifacts import MeasureRow, PreparedManifest, RankingEvaluationManifest, RerankerManifest
 from meerkat_workbench.reranking.candidates import FIRST_STAGE, FUSED, Candidates
 from meerkat_workbench.reranking.prepared import PreparedData
 from meerkat_workbench.reranking.splits import RankingSplit
@@ -45,7 +45,8 @@ class EvaluationSpec:
     Attributes:
         model: folder of the reranker; empty measures the first stage alone.
         names: measures; the sentence at the end is about the first.
-        recall: a measure over all documents, such as R@100, which reordering cannot change; shown for the first stage.
+        fusion: whether the cross-encoder is fused with the first stage, if its folder has a fusion.
+        caution: what makes the figures flatter, for the last sentence; empty for nothing.
     """
 
     model: str
@@ -56,6 +57,8 @@ class EvaluationSpec:
     depth: int
     names: Sequence[str]
     batch_size: int | None
+    fusion: bool = True
+    caution: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def rank_all(data: PreparedData, spec: EvaluationSpec) -> Measured:
         model = cross_encoder.load(spec.model, spec.backend)
         found = candidate_lists.rerank(found, judged, model, batch_size=spec.batch_size)
         truncated = model.truncated
-        learnt = fusion.read(spec.model)
+        learnt = fusion.read(spec.model) if spec.fusion else None
         weights = learnt.for_rankers([*found[0].first_stage_rankers, RERANKER]) if learnt else None
         if weights:
             found = candidate_lists.fuse(found, weights, FUSED)
@@ -156,6 +159,21 @@ def verdict_sentence(rows: Sequence[MeasureRow], final: str, measure: str) -> st
     return said
 
 
+def caution(data: PreparedManifest, trained: RerankerManifest | None, split: RankingSplit) -> str:
+    """What makes the figures of a split flatter than those on new questions; empty for nothing that is known.
+
+    Args:
+        trained: the manifest of the reranker; None if it was trained elsewhere.
+    """
+    if trained is None:
+        return ""
+    if trained.data_splits.get(RankingSplit.TRAIN) != data.split_hashes[RankingSplit.TRAIN]:
+        return "Caution: the reranker was trained on other data or another split, so it may have learnt these questions."
+    if split is RankingSplit.VALIDATION:
+        return "Caution: the weights were chosen and fused on these validation questions, so new ones will do worse."
+    return "Caution: the reranker was trained on these questions." if split is RankingSplit.TRAIN else ""
+
+
 def evaluate(
     run: Run[RankingEvaluationManifest],
     data: PreparedData,
@@ -172,7 +190,8 @@ def evaluate(
     """
     measured = rank_all(data, spec)
     if run_file is not None:
-        measured = measured.with_run(RERANKER, read_run(run_file), spec.names)
+        given = {query: ranking[: spec.depth] for query, ranking in read_run(run_file).items()}  # as deep as the first stage
+        measured = measured.with_run(RERANKER, given, spec.names)
     run.claim()
     return report(run, measured, spec, config, data.manifest.fingerprint, weights)
 
@@ -182,7 +201,7 @@ def report(
 ) -> RankingEvaluationManifest:
     """Write what was measured into the run's folder, and print it."""
     rows = compare(measured, spec.names)
-    sentence = verdict_sentence(rows, measured.final, spec.names[0])
+    sentence = " ".join(filter(None, [verdict_sentence(rows, measured.final, spec.names[0]), spec.caution]))
     tables.write_rows(run.folder / MeasureRow.FILE, rows, MeasureRow)
     for name, ranking in measured.runs.items():
         write_run(run.folder / RUNS / f"{name}.run", ranking, name)

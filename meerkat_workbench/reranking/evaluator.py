@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,7 +57,8 @@ class RankingEvaluator:
 
     def logged(self, evaluation: RankingPoint) -> dict[str, float]:
         beside = {f"first_stage/{name}": value for name, value in evaluation.first_stage.items()}
-        return {"loss": evaluation.loss, "auroc": evaluation.auroc, "f1": evaluation.f1, **evaluation.measures, **beside}
+        auroc = {} if evaluation.auroc is None else {"auroc": evaluation.auroc}
+        return {"loss": evaluation.loss, **auroc, "f1": evaluation.f1, **evaluation.measures, **beside}
 
 
 def describe(logged: dict[str, float]) -> str:
@@ -66,7 +66,8 @@ def describe(logged: dict[str, float]) -> str:
     values = {name.removeprefix("eval_"): value for name, value in logged.items()}
     ranked = [f"{name} {value:.3f} (first stage {values[f'first_stage/{name}']:.3f})"
               for name, value in values.items() if f"first_stage/{name}" in values]  # fmt: skip
-    return ", ".join([f"loss {values['loss']:.3f}", f"AUROC {values['auroc']:.3f}", *ranked])
+    auroc = [f"AUROC {values['auroc']:.3f}"] if "auroc" in values else []
+    return ", ".join([f"loss {values['loss']:.3f}", *auroc, *ranked])
 
 
 def _cross_entropy(logits: np.ndarray, relevant: np.ndarray) -> float:
@@ -74,10 +75,10 @@ def _cross_entropy(logits: np.ndarray, relevant: np.ndarray) -> float:
     return round(float(np.mean(np.logaddexp(0, logits) - logits * relevant)), 6)
 
 
-def _auroc(logits: np.ndarray, relevant: np.ndarray) -> float:
+def _auroc(logits: np.ndarray, relevant: np.ndarray) -> float | None:
     from sklearn.metrics import roc_auc_score
 
-    return round(float(roc_auc_score(relevant, logits)), 6) if 0 < relevant.sum() < len(relevant) else math.nan
+    return round(float(roc_auc_score(relevant, logits)), 6) if 0 < relevant.sum() < len(relevant) else None
 
 
 def _f1(logits: np.ndarray, relevant: np.ndarray) -> float:

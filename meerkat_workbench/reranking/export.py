@@ -54,7 +54,8 @@ def export(model_folder: Path, found: Sequence[Candidates], judged: JudgedQuerie
     building.rename(target)
     checked = _compare(model_folder, torch_scorer, described, found, judged)
     artifacts.write(target / ExportedModel.FILE, checked)
-    if checked.largest_difference["onnx"] > MAX_FP32_DIFFERENCE:
+    if not checked.largest_difference["onnx"] <= MAX_FP32_DIFFERENCE:  # NaN too
+        files.remove(target)
         raise CheckFailedError(f"the ONNX model's logits differ from torch's by up to {checked.largest_difference['onnx']}")
     return checked
 

@@ -6,7 +6,8 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from meerkat_workbench.core import console
+from meerkat_workbench.core import console, files
+from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.core.runs import MANIFEST
 from meerkat_workbench.reranking.artifacts import MODEL, RerankerManifest
 from meerkat_workbench.retrieval.index import Change, DocumentIndex
@@ -23,8 +24,9 @@ def print_training(folder: Path, result: RerankerManifest) -> None:
             [f"reranker, step {result.kept.step}", *(f"{result.kept.measures[name]:.3f}" for name in names)]]  # fmt: skip
     if result.fused:
         rows.append(["fused (fitted on these queries)", *(f"{result.fused[name]:.3f}" for name in names)])
+    auroc = "" if result.kept.auroc is None else f"AUROC {result.kept.auroc:.3f}, "
     console.print_table([f"{result.kept.queries} validation queries", *names], rows)
-    print(f"  AUROC {result.kept.auroc:.3f}, F1 {result.kept.f1:.3f}, loss {result.kept.loss:.3f}; {result.seconds:.0f} s")
+    print(f"  {auroc}F1 {result.kept.f1:.3f}, loss {result.kept.loss:.3f}; {result.seconds:.0f} s")
     print(f"{folder / MODEL}: the reranker")
 
 
@@ -38,6 +40,18 @@ def print_index(folder: Path, index: DocumentIndex, change: Change) -> None:
         *([f"encoder {described.encoder}, vectors in {described.store}"] if described.encoder else []),
     ]
     print(f"  {', '.join(parts)}; {'reranker ' + described.reranker if described.reranker else 'no reranker'}")
+
+
+def check_settings(index: DocumentIndex, first_stage: str, encoder: str, store: str) -> None:
+    """Raise UserError if an index was made with other settings than these, which it cannot take on any more."""
+    made = index.description
+    wanted: dict[str, tuple[str, str]] = {"FIRST_STAGE": (first_stage, made.first_stage)}
+    if made.encoder:
+        wanted |= {"ENCODER": (encoder, made.encoder), "VECTOR_STORE": (store, made.store)}
+    for name, (asked, present) in wanted.items():
+        if asked != present:
+            remedy = f"Leave {name} as it was, or name another INDEX_DIR."
+            raise UserError(f"was made with {name}={present}", where=index.folder, item=f"{name}={asked}", remedy=remedy)
 
 
 def print_passages(passages: Sequence[Passage], reranked: bool) -> None:
@@ -54,8 +68,9 @@ def print_passages(passages: Sequence[Passage], reranked: bool) -> None:
 
 def print_rerankers(folder: Path) -> None:
     """Print every trained reranker below a folder, the newest first, with its measures on its own validation queries."""
-    found = [(path.parent, manifest) for path in sorted(folder.rglob(MANIFEST))
-             if (manifest := RerankerManifest.find(path.parent)) is not None]  # fmt: skip
+    # other programs' folders lie beside them
+    folders = [path.parent for path in sorted(folder.rglob(MANIFEST)) if _is_of_reranker(path)]
+    found = [(one, RerankerManifest.require(one)) for one in folders]
     if not found:
         print(f"{folder}: no trained reranker")
         return
@@ -69,6 +84,11 @@ def print_rerankers(folder: Path) -> None:
     print(
         "  reranker alone → fused with the first stage, on the validation queries of its data; compare only where data are the same"
     )
+
+
+def _is_of_reranker(path: Path) -> bool:
+    value = files.read_json(path)
+    return isinstance(value, dict) and value.get("stage") == RerankerManifest.STAGE
 
 
 def _cell(one: RerankerManifest, name: str) -> str:

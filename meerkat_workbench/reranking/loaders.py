@@ -76,6 +76,8 @@ def detect(path: Path) -> Form:
 def _detect_table(path: Path) -> Form:
     first = next(iter(_lines(path)), (1, ""))[1]
     cells = [input_files.normalized_field(cell) for cell in first.split("\t")]
+    if {"question1", "is_duplicate"} <= {input_files.normalized_field(cell) for cell in first.split(",")}:
+        return "quora"
     if "question1" in cells and "is_duplicate" in cells:
         return "quora"
     if len(cells) == 3 and not set(cells) & {*QUERY_NAMES, *DOCUMENT_NAMES} and not first.lstrip().startswith("{"):
@@ -98,10 +100,21 @@ def load(path: Path, form: Form, *, more_documents: int, seed: int) -> JudgedQue
         "table": lambda: read_table(path),
         "hub": lambda: read_beir(download(str(path))),
     }
-    judged = readers[form]()
+    kind = "file" if form in ("triples", "quora", "table") else "folder" if form in ("msmarco", "beir") else ""
+    if (kind == "file" and not path.is_file()) or (kind == "folder" and not path.is_dir()):
+        raise UserError(
+            f"is not a {kind}",
+            where=f"DATA={path}",
+            item=f"FORMAT={form}",
+            remedy=f"Name a {kind} of this form, or another form.",
+        )
+    return readers[form]()
+
+
+def check_answered(judged: JudgedQueries, where: str) -> None:
+    """Raise UserError if no query has a relevant document."""
     if not any(judged.relevant(name) for name in judged.queries):
-        raise UserError("has no query with a relevant document", where=path, remedy="Check the labels and RELEVANT_FROM.")
-    return judged
+        raise UserError("has no query with a relevant document", where=where, remedy="Check the labels and RELEVANT_FROM.")
 
 
 # --- builders
@@ -187,8 +200,11 @@ def read_mediqa(path: Path) -> JudgedQueries:
                     raise UserError(
                         fault, where=f"{where}, answer {answer.get('AID')}", remedy="Use the training or validation files."
                     ) from None
-                if not 1 <= grade <= 4:
-                    raise UserError(f"has the grade {grade}; grades are 1 to 4", where=f"{where}, answer {answer.get('AID')}")
+                if not 1 <= grade <= 4 or rank < 1:
+                    raise UserError(
+                        f"has the grade {grade} and the rank {rank}; grades are 1 to 4, ranks 1 and more",
+                        where=f"{where}, answer {answer.get('AID')}",
+                    )
                 if texts.is_blank(body):
                     raise UserError("has no AnswerText", where=f"{where}, answer {answer.get('AID')}")
                 documents[name] = Document(id=name, text=body)

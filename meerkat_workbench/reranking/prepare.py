@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,12 +42,13 @@ class PreparationSpec:
 
 
 def prepare(
-    run: Run[PreparedManifest], judged: JudgedQueries, spec: PreparationSpec, config: Settings, fingerprint: str
+    run: Run[PreparedManifest], read: Callable[[], JudgedQueries], spec: PreparationSpec, config: Settings, fingerprint: str
 ) -> PreparedManifest:
     """Split, choose negatives, and write the folder; a finished one with the same fingerprint is left as it is."""
     if run.find(fingerprint) is RunState.FINISHED:
         print(f"{run.folder}: up to date")
         return run.finished()
+    judged = read()
     with console.working("grouping questions"):
         split_of = query_splits.split(judged, spec.shares, spec.seed)
     train = prepared.without_documents_of_others(

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from meerkat_workbench.core import artifacts, files
 from meerkat_workbench.reranking.artifacts import (
     CANDIDATES,
@@ -146,8 +144,3 @@ class PreparedData:
         """
         return [Group(rows[0].query, [Candidate(row.document, row.label if graded else float(row.kind is PairKind.POSITIVE), row.kind is PairKind.MINED)
                                       for row in rows]) for rows in grouped(self.pairs())]  # fmt: skip
-
-
-def brief(counts: PreparedCounts) -> dict[str, int]:
-    """The pairs by kind, for printing."""
-    return dict(msgspec.structs.asdict(counts)["pairs"])

@@ -37,6 +37,7 @@ def rerank_file(run: Path, queries: Path, corpus: Path, output: Path, model: Cro
             Scored(one.document_id, lowest - place) for place, one in enumerate(given[query][depth:], start=1)
         ]
     write_run(output, reordered, "reranked")
-    print(f"{output}: {len(reordered):,} queries, {len(pairs):,} pairs scored")
+    print(f"{output}: {len(reordered):,} queries, {len(pairs):,} pairs scored, ordered by the cross-encoder alone")
+    print("  a small cross-encoder may lose to its first stage: `evaluate --run` tells, where there are judgements")
     if model.truncated:
         print(f"  {model.truncated:,} pairs are longer than {model.max_length} tokens and were cut")

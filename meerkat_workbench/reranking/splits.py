@@ -1,6 +1,6 @@
 """Splitting judged queries by group, so that no question of the test set was learnt in other words.
 
-A group holds queries that say nearly the same, or that share a judged document. It goes into one split as a whole. Splitting by row would put
+A group holds queries that say nearly the same, that share a relevant document, or whose relevant document is another query (Quora). It goes into one split as a whole. Splitting by row would put
 "What is gout?" into training and "What is gout ?" into the test set.
 """
 
@@ -58,12 +58,13 @@ def group_queries(judged: JudgedQueries) -> dict[str, str]:
     """The group of each query, named by the smallest id in it."""
     names = sorted(judged.queries)
     groups = _Groups(names)
-    holders: dict[str, str] = {}  # a document's words to the first query that is judged with it
+    holders: dict[str, str] = {}  # a text's words to the first query that says it, or that it is relevant to
     keys: dict[str, str] = {}
     for name in names:
-        for document in judged.judgements.get(name, {}):
+        groups.join(holders.setdefault(_key(judged.queries[name].text), name), name)
+        for document in sorted(judged.relevant(name)):
             if document not in keys:
-                keys[document] = files.short_hash(" ".join(texts.words_of(judged.documents[document].content)))
+                keys[document] = _key(judged.documents[document].content)
             groups.join(holders.setdefault(keys[document], name), name)
     questions = [_QuestionText(judged.queries[name].text) for name in names]
     prints = near_duplicates.fingerprint(questions, near=True)
@@ -71,6 +72,10 @@ def group_queries(judged: JudgedQueries) -> dict[str, str]:
         if one < other and _nearly_same(questions[one].left, questions[other].left):
             groups.join(names[one], names[other])
     return {name: groups.root(name) for name in names}
+
+
+def _key(text: str) -> str:
+    return files.short_hash(" ".join(texts.words_of(text)))
 
 
 def _nearly_same(one: str, other: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from meerkat_workbench.retrieval.fusion import Fusions
 from meerkat_workbench.retrieval.index import FirstStageKind
 from meerkat_workbench.retrieval.pipeline import RERANKER
 from meerkat_workbench.trainers import checkpointed, cross_encoder
-from meerkat_workbench.trainers.best_checkpoint import BEST_FOLDER, BestCheckpoint
+from meerkat_workbench.trainers.best_checkpoint import BEST_EVALUATION, BEST_FOLDER, BestCheckpoint
 from meerkat_workbench.trainers.cross_encoder import CrossEncoderRecipe
 
 GRADED = ("mse", "margin-mse", "lambda", "ranknet")  # losses that take grades as they are
@@ -76,6 +77,8 @@ def train(
     if not len(rows):
         raise UserError("has no pairs that this loss can learn from", where=data.folder, item=f"LOSS={spec.recipe.loss}",
                         remedy="Choose another loss, or more negatives.")  # fmt: skip
+    # one process makes the index of the corpus, and the others find it in the cache
+    run.ranks.agree(lambda: validation_candidates(data, spec.first_stage, spec.encoder, 1, 1) and None)
     validation = validation_candidates(data, spec.first_stage, spec.encoder, spec.eval_queries, spec.depth)
     with console.working(f"loading {spec.recipe.base}"):
         model = cross_encoder.build_model(spec.recipe)
@@ -116,9 +119,10 @@ def _finish(
     run: Run[RerankerManifest], data: PreparedData, spec: TrainingSpec, config: Settings, trainer: Any,
     validation: tuple[list[Candidates], JudgedQueries],
 ) -> RerankerManifest:  # fmt: skip
-    model_folder = run.folder / MODEL
+    model_folder, best_folder = run.folder / MODEL, run.folder / BEST_FOLDER
     files.remove(model_folder)
-    (run.folder / BEST_FOLDER).rename(model_folder)
+    shutil.copytree(best_folder, model_folder)  # a copy, because a kill until the manifest is written comes back to here
+    (model_folder / BEST_EVALUATION).unlink()
     fused: dict[str, float] = {}
     if spec.fusion:
         fusions, fused = learn_fusions(model_folder, *validation, spec.measures)
@@ -127,11 +131,12 @@ def _finish(
     history = best.history
     manifest = run.manifest(
         config, iteration=1, device=devices.describe(), data=data.manifest.fingerprint, data_splits=data.manifest.split_hashes,
-        base_weights=hub.weights_hash(hub.locate_encoder(spec.recipe.base, "")), weights=files.sha256_folder(model_folder, "*.safetensors"),
-        kept=best.best(), before=history[0], fused=fused, steps=trainer.state.global_step, processes=run.ranks.count,
+        base_weights=hub.weights_hash(hub.locate_encoder(spec.recipe.base, "")), weights=scoring.identity(model_folder),
+        kept=best.read_best(), before=history[0], fused=fused, steps=trainer.state.global_step, processes=run.ranks.count,
     )  # fmt: skip
     run.finish(manifest)
-    files.remove(run.folder / CHECKPOINTS)
+    for folder in (run.folder / CHECKPOINTS, best_folder):
+        files.remove(folder)
     return manifest
 
 

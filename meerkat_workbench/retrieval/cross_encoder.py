@@ -7,6 +7,7 @@ logits 40 and 41 are shown alike, but not ranked alike.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,11 +28,11 @@ EXAMPLE = "cross-encoder/ms-marco-MiniLM-L6-v2"  # for messages
 # tokens of a batch, with padding: small batches stay in a CPU's cache, a GPU needs large ones
 MAX_BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
 MAX_TOKENS = 512  # of a pair, where neither the model nor the user sets a limit
-MAX_BATCH = 256  # pairs
+MAX_BATCH, CHUNK = 256, 4096  # pairs of a batch, and pairs whose tokens are in memory at once
 
 
 class ExportedModel(artifacts.Artifact, frozen=True, kw_only=True):
-    """`onnx/export.json`: what is needed to run the exported models, and what the check against torch found.
+    """`onnx/onnx_export.json`: what is needed to run the exported models, and what the check against torch found.
 
     Attributes:
         max_length: tokens of a pair; longer documents are cut.
@@ -43,7 +44,7 @@ class ExportedModel(artifacts.Artifact, frozen=True, kw_only=True):
         ndcg_at_10: of torch and each exported model, over the queries of these pairs.
     """
 
-    FILE: ClassVar[str] = "export.json"
+    FILE: ClassVar[str] = "onnx_export.json"
     MODELS: ClassVar[dict[Backend, str]] = {"onnx": "model.onnx", "onnx-int8": "model-int8.onnx"}
 
     max_length: int
@@ -62,9 +63,11 @@ class CrossEncoder:
     Attributes:
         max_length: tokens of a pair. Of longer pairs the longer text is cut at its end.
         truncated: pairs that were cut so far.
+        batch_size: pairs at a time, at most; None takes what suits the device.
     """
 
     def __init__(self, tokenizer: Any, max_length: int, pad_id: int, max_batch_tokens: int) -> None:
+        self.batch_size: int | None = None
         self._tokenizer = tokenizer  # a `tokenizers.Tokenizer`
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length)
@@ -74,23 +77,26 @@ class CrossEncoder:
         """(pairs,) logits.
 
         Args:
-            batch_size: pairs at a time, at most; None takes what suits the device.
+            batch_size: pairs at a time, at most; None takes the attribute's.
             what: name of the step, for its progress; empty reports nothing.
         """
+        parts = [np.zeros(0)]
+        with console.Progress(what, len(pairs), "pairs") if what else contextlib.nullcontext() as progress:
+            for start in range(0, len(pairs), CHUNK):  # the tokens of a pair take 66 KB at 256 tokens
+                chunk = pairs[start : start + CHUNK]
+                parts.append(self._logits_of_chunk(chunk, batch_size or self.batch_size, progress))
+        return np.concatenate(parts)
+
+    def _logits_of_chunk(
+        self, pairs: Sequence[Pair], batch_size: int | None, progress: console.Progress | None
+    ) -> NDArray[np.float64]:
         encodings = self._tokenizer.encode_batch([(query, document) for query, document in pairs])
         self.truncated += sum(bool(encoding.overflowing) for encoding in encodings)
         result = np.zeros(len(pairs))
-        progress = console.Progress(what, len(pairs), "pairs") if what else None
-        if progress:
-            progress.__enter__()
-        try:
-            for rows in self._batches([len(encoding.ids) for encoding in encodings], batch_size):
-                result[rows] = self._forward(*_padded([encodings[row] for row in rows], self._pad_id))
-                if progress:
-                    progress.advance(len(rows))
-        finally:
+        for rows in self._batches([len(encoding.ids) for encoding in encodings], batch_size):
+            result[rows] = self._forward(*_padded([encodings[row] for row in rows], self._pad_id))
             if progress:
-                progress.__exit__(None, None, None)
+                progress.advance(len(rows))
         return result
 
     def _batches(self, lengths: Sequence[int], batch_size: int | None) -> Iterator[list[int]]:
@@ -197,6 +203,18 @@ def load(name: str, backend: Backend = "torch") -> CrossEncoder:
         raise UserError(f"has no {ONNX_FOLDER}/{ExportedModel.MODELS[backend]}", where=location, item=f"BACKEND={backend}",
                         remedy="Run `python reranking.py export` first.")  # fmt: skip
     return OnnxCrossEncoder(Path(location), backend)
+
+
+def identity(name: str | Path) -> str:
+    """Hash of a reranker: its weights, those of its head, and its fusions; the revision of a model of the Hub."""
+    from meerkat_workbench.core import files
+    from meerkat_workbench.retrieval.fusion import Fusions
+
+    folder = Path(name)
+    if not folder.is_dir():
+        return hub.weights_hash(str(name))
+    parts = [*sorted(folder.rglob("*.safetensors")), folder / Fusions.FILE]
+    return files.sha256_of([(str(path.relative_to(folder)), files.sha256_file(path)) for path in parts if path.is_file()])
 
 
 def load_torch(location: str) -> Any:

@@ -186,16 +186,24 @@ def read_judgements(path: Path) -> Judgements:
 
 
 def write_run(path: Path, run: Run, name: str) -> None:
-    """Write rankings in TREC's form, with scores that give every tool the same order."""
+    """Write rankings in TREC's form, with scores that give every tool the same order.
+
+    Raises:
+        UserError: an id holds white space, which the form cannot express.
+    """
     lines = []
     for query, ranking in run.items():
+        for identifier in (query, *(one.document_id for one in ranking)):
+            if len(identifier.split()) != 1:
+                fault = "is an id with white space, which a TREC run cannot hold"
+                raise UserError(fault, where=path, item=repr(identifier), remedy="Rename it.")
         for rank, (one, score) in enumerate(zip(ranking, decreasing_scores(ranking), strict=True), start=1):
             lines.append(f"{query} Q0 {one.document_id} {rank} {score:.9g} {name}")
     files.write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def read_run(path: Path) -> Run:
-    """Rankings in TREC's form, ordered by score as trec_eval orders them, whatever the ranks say.
+    """Rankings in TREC's form, ordered as trec_eval orders them, whatever the ranks say: by score in 32 bits, equal scores by id from the last.
 
     Raises:
         UserError: no such file, a line of another form, or a document twice for a query.
@@ -203,8 +211,8 @@ def read_run(path: Path) -> Run:
     scores: dict[str, dict[str, float]] = {}
     for number, line in _lines(path):
         try:
-            query, _, document, _, text, *_ = line.split()
-            score = float(text)
+            query, _, document, rank, text, _ = line.split()
+            score, _ = float(text), int(rank)
         except ValueError:
             remedy = "Write query, Q0, document, rank, score and name, separated by spaces."
             raise UserError("is not a line of a TREC run", where=f"{path}, line {number}", remedy=remedy) from None
@@ -213,7 +221,12 @@ def read_run(path: Path) -> Run:
                 "ranks this document twice", where=f"{path}, line {number}", item=f"query {query}, document {document}"
             )
         scores[query][document] = score
-    return {query: ranked(found) for query, found in scores.items()}
+    return {query: _as_trec_eval(found) for query, found in scores.items()}
+
+
+def _as_trec_eval(scores: Mapping[str, float]) -> Ranking:
+    by_id = sorted(scores.items(), reverse=True)
+    return [Scored(name, score) for name, score in sorted(by_id, key=lambda pair: -np.float32(pair[1]))]
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:

@@ -7,11 +7,13 @@ Chroma and Pinecone keep their vectors elsewhere; when an index is opened, their
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,15 +21,15 @@ from meerkat_workbench.core import artifacts, files, runs
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.retrieval import fusion, vector_stores
 from meerkat_workbench.retrieval.bm25 import Bm25
-from meerkat_workbench.retrieval.documents import Document, Ranking, ranked, read_documents
+from meerkat_workbench.retrieval.documents import Document, Ranking, Scored, read_documents
 from meerkat_workbench.retrieval.encoders import BiEncoder
 from meerkat_workbench.retrieval.vector_stores import StoreKind, VectorStore
 from meerkat_workbench.text import texts
 
 FirstStageKind = Literal["bm25", "dense", "fused"]
-FIRST_STAGES: tuple[FirstStageKind, ...] = get_args(FirstStageKind)
 FUSED_DEPTH = 100  # documents of each ranking that are fused, at least
 BM25, DENSE = "bm25", "dense"  # names of the first stage's rankers
+CHROMA = "chroma"  # subfolder of Chroma's vectors
 
 
 class IndexDescription(artifacts.Artifact, frozen=True, kw_only=True):
@@ -69,11 +71,9 @@ class DocumentIndex:
     def __init__(self, folder: Path, description: IndexDescription, encoder: BiEncoder | None) -> None:
         self.folder, self.description, self.encoder = folder, description, encoder
         path = self._generation(description.generation) / "corpus.jsonl"
-        self.documents: dict[str, Document] = read_documents(path) if path.is_file() else {}
+        self.documents: dict[str, Document] = read_documents(path) if description.documents or path.is_file() else {}
         self.store = self._open_store() if encoder else None
         self._bm25: Bm25 | None = None
-        if self.store is not None:
-            self._complete(self.store)
 
     @classmethod
     def create(
@@ -85,15 +85,24 @@ class DocumentIndex:
         Raises:
             UserError: the folder holds something else.
         """
-        if folder.is_dir() and any(path.name not in runs.NOT_OF_A_RUN for path in folder.iterdir()):
-            raise UserError("holds other files", where=folder, remedy="Name another INDEX_DIR, or remove this one.")
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if path.name.startswith("generation-") or path.name == CHROMA:  # of a run that was killed before its first index.json
+                files.remove(path)
+            elif path.name not in runs.NOT_OF_A_RUN:
+                raise UserError(
+                    "holds other files", where=folder, item=path.name, remedy="Name another INDEX_DIR, or remove this one."
+                )
         encoder = None if first_stage == BM25 else BiEncoder(encoder_name)
         description = IndexDescription(
             generation=0, documents=0, first_stage=first_stage, encoder=encoder_name if encoder else "",
             encoder_identity=encoder.identity if encoder else "", width=encoder.width if encoder else 0, store=store,
             pinecone_index=pinecone_index, reranker=reranker,
         )  # fmt: skip
-        return cls(folder, description, encoder)
+        made = cls(folder, description, encoder)
+        if made.store is not None and made.store.ids():
+            fault = f"holds {len(made.store.ids())} vectors already, which an index would delete"
+            raise UserError(fault, where=pinecone_index or folder, remedy="Name another PINECONE_INDEX.")
+        return made
 
     @classmethod
     def open(cls, folder: Path) -> DocumentIndex:
@@ -109,31 +118,34 @@ class DocumentIndex:
         if encoder and encoder.identity != description.encoder_identity:
             fault = f"was made by other weights of {description.encoder} than those that are there now"
             raise UserError(fault, where=folder, remedy="Restore that model, or make the index again.")
-        return cls(folder, description, encoder)
+        opened = cls(folder, description, encoder)
+        if opened.store is not None and description.store != "faiss":
+            with contextlib.suppress(UserError), runs.locked(folder):  # a run that is changing it completes it itself
+                opened._complete(opened.store)
+        return opened
 
     def _generation(self, number: int) -> Path:
         return self.folder / f"generation-{number}"
 
     def _open_store(self) -> VectorStore:
         if self.description.store == "chroma":
-            return vector_stores.ChromaStore(self.folder / "chroma")
+            return vector_stores.ChromaStore(self.folder / CHROMA)
         if self.description.store == "pinecone":
             return vector_stores.PineconeStore(self.description.pinecone_index)
         return vector_stores.FaissStore(self._generation(self.description.generation), self.description.width)
 
     def _complete(self, store: VectorStore) -> None:
         """Bring a store that was changed by a killed run back to the documents."""
-        there = set(store.ids())
-        if gone := [name for name in there if name not in self.documents]:
+        there, wanted = set(store.ids()), {_key(document): document for document in self.documents.values()}
+        if gone := [key for key in there if key not in wanted]:
             store.delete(gone)
-        if missing := [document for name, document in self.documents.items() if name not in there]:
+        if missing := [document for key, document in wanted.items() if key not in there]:
             self._embed_and_add(store, missing)
 
     def _embed_and_add(self, store: VectorStore, documents: Sequence[Document]) -> None:
         assert self.encoder is not None
-        store.add(
-            [one.id for one in documents], self.encoder.embed([one.content for one in documents], what="embedding documents")
-        )
+        vectors = self.encoder.embed([one.content for one in documents], what="embedding documents")
+        store.add([_key(one) for one in documents], vectors)
 
     # --- changes
 
@@ -177,8 +189,9 @@ class DocumentIndex:
 
     def _change(self, gone: Sequence[str], new: Sequence[Document]) -> None:
         with runs.locked(self.folder):
+            self._check_unchanged()
             if self.store is not None:
-                self.store.delete(gone)
+                self.store.delete([_key(self.documents[name]) for name in gone])
                 self._embed_and_add(self.store, new)
             dropped = set(gone)
             self.documents = {name: one for name, one in self.documents.items() if name not in dropped} | {
@@ -193,11 +206,25 @@ class DocumentIndex:
                 if isinstance(self.store, vector_stores.FaissStore):
                     self.store.folder = self._generation(number)
                 self.store.save()
-            fields = {**{name: getattr(self.description, name) for name in self.description.__struct_fields__},
-                      "generation": number, "documents": len(self.documents)}  # fmt: skip
-            self.description = IndexDescription(**fields)
-            artifacts.write(self.folder / IndexDescription.FILE, self.description)
+            self._describe(generation=number, documents=len(self.documents))
             files.remove(self._generation(number - 1))
+
+    def _check_unchanged(self) -> None:
+        """Raise UserError if another run has changed the index since this one read it."""
+        path = self.folder / IndexDescription.FILE
+        present = artifacts.read(IndexDescription, path).generation if path.is_file() else 0
+        if present != self.description.generation:
+            raise UserError("was changed by another run meanwhile", where=self.folder, remedy="Run the command again.")
+
+    def _describe(self, **changed: Any) -> None:
+        self.description = msgspec.structs.replace(self.description, **changed)
+        artifacts.write(self.folder / IndexDescription.FILE, self.description)
+
+    def use_reranker(self, folder: str) -> None:
+        """Name the cross-encoder that reorders what this index finds."""
+        with runs.locked(self.folder):
+            self._check_unchanged()
+            self._describe(reranker=folder)
 
     # --- search
 
@@ -218,8 +245,13 @@ class DocumentIndex:
         if BM25 in self.rankers():
             rankings.append(self.bm25.search(query, depth))
         if DENSE in self.rankers():
-            rankings += self._dense().search(self._embed_query(query), depth)
+            rankings += self.search_vectors(self._embed_query(query), depth)
         return rankings[0] if len(rankings) == 1 else fusion.reciprocal_rank_fusion(rankings)[:k]
+
+    def search_vectors(self, queries: NDArray[np.float32], k: int) -> list[Ranking]:
+        """For each query's vector, (queries, width), the k documents with the largest cosines."""
+        found = self._dense().search(queries, k)
+        return [[Scored(_id_of(one.document_id), one.score) for one in ranking] for ranking in found]
 
     def scores(self, query: str, document_ids: Sequence[str]) -> dict[str, NDArray[np.float64]]:
         """By ranker, (document_ids,) the scores of these documents."""
@@ -227,7 +259,8 @@ class DocumentIndex:
         if BM25 in self.rankers():
             scores[BM25] = self.bm25.scores_of(query, document_ids)
         if DENSE in self.rankers():
-            scores[DENSE] = (self._dense().vectors(document_ids) @ self._embed_query(query)[0]).astype(np.float64)
+            vectors = self._dense().vectors([_key(self.documents[name]) for name in document_ids])
+            scores[DENSE] = (vectors @ self._embed_query(query)[0]).astype(np.float64)
         return scores
 
     def _dense(self) -> VectorStore:
@@ -239,6 +272,10 @@ class DocumentIndex:
         return self.encoder.embed([query], what="embedding the query")
 
 
-def rank_by(scores: NDArray[np.float64], document_ids: Sequence[str]) -> Ranking:
-    """Documents by their scores."""
-    return ranked(zip(document_ids, map(float, scores), strict=True))
+def _key(document: Document) -> str:
+    """A document's id in a store. It begins with a hash of the text, so that a vector of an earlier text is noticed."""
+    return f"{files.short_hash(document.content)}:{document.id}"
+
+
+def _id_of(key: str) -> str:
+    return key.partition(":")[2]

@@ -1,7 +1,7 @@
 """Where an index keeps its vectors: FAISS in a file (the default), Chroma in a folder, or Pinecone on its servers.
 
 FAISS searches exactly; its file holds numbers alone, no pickle. Chroma searches approximately (HNSW). Pinecone needs PINECONE_API_KEY and
-a network.
+a network; its part follows its client's documentation and has not been tried.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,6 @@ from meerkat_workbench.device import hub
 from meerkat_workbench.retrieval.documents import Ranking, ranked
 
 StoreKind = Literal["faiss", "chroma", "pinecone"]
-STORE_KINDS: tuple[StoreKind, ...] = get_args(StoreKind)
 BATCH = 1000  # vectors of one request to Chroma or Pinecone
 CHROMA_COLLECTION = "passages"
 Vectors = NDArray[np.float32]  # (texts, width), unit vectors

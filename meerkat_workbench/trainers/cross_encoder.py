@@ -96,16 +96,27 @@ def build_model(recipe: CrossEncoderRecipe) -> CrossEncoder:
     location = hub.locate_encoder(recipe.base, "microsoft/MiniLM-L12-H384-uncased")
     torch.manual_seed(recipe.seed)  # a new head is drawn
     device = str(devices.device())
+    length = min(recipe.max_length, _positions(location))
     if _use_own_head(recipe.head, location):
         model = hub.load(
-            recipe.base, lambda: CrossEncoder(location, num_labels=1, max_length=recipe.max_length, device=device), any_error=True
+            recipe.base, lambda: CrossEncoder(location, num_labels=1, max_length=length, device=device), any_error=True
         )
     else:
-        model = hub.load(recipe.base, lambda: _with_mean_head(location, recipe.max_length, device), any_error=True)
+        model = hub.load(recipe.base, lambda: _with_mean_head(location, length, device), any_error=True)
     model.activation_fn = torch.nn.Sigmoid()
     if recipe.lora:
         _add_adapter(model, recipe.lora)
     return model
+
+
+def _positions(location: str) -> int:
+    """The most tokens that an encoder has positions for. RoBERTa and its kin count them from the padding token's id on."""
+    config = hub.load_config(location)
+    positions = getattr(config, "max_position_embeddings", None) or 1_000_000
+    offset = (
+        (config.pad_token_id or 0) + 1 if "roberta" in config.model_type or config.model_type in ("camembert", "mpnet") else 0
+    )
+    return int(positions) - offset if positions > 0 else 1_000_000
 
 
 def _use_own_head(head: Head, location: str) -> bool:
@@ -217,8 +228,9 @@ def make_loss(model: CrossEncoder, recipe: CrossEncoderRecipe) -> torch.nn.Modul
     makers: dict[Loss, Callable[[], torch.nn.Module]] = {
         "bce": lambda: losses.BinaryCrossEntropyLoss(model, pos_weight=pos_weight),
         "weighted-bce": lambda: WeightedBinaryCrossEntropy(model, pos_weight=pos_weight),
-        "mse": lambda: losses.MSELoss(model),
-        "margin-mse": lambda: losses.MarginMSELoss(model),
+        # of probabilities, so that a score of such a model is one: its labels are grades from 0 to 1
+        "mse": lambda: losses.MSELoss(model, activation_fn=torch.nn.Sigmoid()),
+        "margin-mse": lambda: losses.MarginMSELoss(model, activation_fn=torch.nn.Sigmoid()),
         "cached-mnrl": lambda: losses.CachedMultipleNegativesRankingLoss(
             model, num_negatives=recipe.negatives, mini_batch_size=MINI_BATCH
         ),
@@ -276,6 +288,8 @@ def build_trainer(
         logging_steps=recipe.logging_steps, report_to="none", run_name=recipe.run_name or None,
         seed=recipe.seed, bf16=recipe.precision == "bf16", fp16=recipe.precision == "fp16", use_cpu=devices.device().type == "cpu",
         disable_tqdm=True, dataloader_num_workers=0,
+        # in-batch negatives of cached-mnrl must not be the positive of another row
+        batch_sampler="no_duplicates" if recipe.loss == "cached-mnrl" else "batch_sampler",
     )  # fmt: skip
     trainer = CheckpointedCrossEncoderTrainer(
         model=model,

@@ -11,7 +11,7 @@ class Candidate:
     """A document of a group.
 
     Attributes:
-        label: 1 for relevant and 0 for not; graded labels between are allowed, and for mse and margin-mse any score of a teacher.
+        label: 1 for relevant and 0 for not; graded labels between are allowed.
         hard: whether it is a hard negative, which weighted-bce counts more.
     """
 

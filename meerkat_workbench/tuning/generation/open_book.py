@@ -12,6 +12,7 @@ from pathlib import Path
 
 from meerkat_workbench.core import artifacts, console, files
 from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.retrieval import cross_encoder
 from meerkat_workbench.retrieval.index import IndexDescription
 from meerkat_workbench.retrieval.pipeline import Passage, RetrievalPipeline
 from meerkat_workbench.text import texts
@@ -21,6 +22,7 @@ from meerkat_workbench.tuning.generation.questions import with_question
 
 INTRODUCTION = "Passages that may help; some may not be about the question:"
 MAX_CHARACTERS = 1000  # of a passage in a prompt; longer ones are cut at a word
+SAVED_EVERY = 25  # questions; a kill loses no more
 CANDIDATES = 3  # times as many passages are retrieved as are shown, because some may be references
 
 
@@ -68,7 +70,7 @@ def index_identity(folder: str) -> str:
         raise UserError("is not an index", where=f"RETRIEVAL={folder}", remedy="`python reranking.py index` makes one.")
     described = artifacts.read(IndexDescription, path / IndexDescription.FILE)
     corpus = files.sha256_file(path / f"generation-{described.generation}" / "corpus.jsonl")
-    reranker = files.sha256_folder(Path(described.reranker), "*.safetensors") if described.reranker else ""
+    reranker = cross_encoder.identity(described.reranker) if described.reranker else ""
     return files.sha256_of([corpus, described.encoder_identity, described.first_stage, reranker])
 
 
@@ -95,6 +97,8 @@ def retrieve(folder: str, records: Sequence[PreparedRecord], count: int) -> Open
             kept = [one for one in ranking if " ".join(texts.words_of(one.document.text)) not in references]
             passages = tuple(_stored(one, rank) for rank, one in enumerate(kept[:count], start=1))
             found.append(RetrievedPassages(question=question, passages=passages, left_out=len(ranking) - len(kept)))
+            if len(found) % SAVED_EVERY == 0:
+                artifacts.write_lines(path, found)
             progress.advance()
     artifacts.write_lines(path, found)
     return OpenBook(found)
