@@ -52,6 +52,7 @@ class Candidates:
 def of_first_stage(judged: JudgedQueries, index: DocumentIndex, depth: int) -> list[Candidates]:
     """The candidates of every query that has a relevant document: those of the data, or the first stage's best `depth`."""
     found = []
+    index.embed_queries([query.text for query in judged.queries.values()])
     with console.Progress("first stage", len(judged.queries), "queries") as progress:
         for name, query in judged.queries.items():
             progress.advance()

@@ -84,6 +84,8 @@ def choose(
     chosen = ChosenNegatives()
     answers = _AnswerKeys(judged)
     pools = _Pools(judged)
+    if index is not None and counts.mined:
+        index.embed_queries([query.text for query in judged.queries.values()])
     with console.Progress("choosing negatives", len(judged.queries), "queries") as progress:
         for query in judged.queries:
             draw = random.Random(files.sha256_of([seed, query]))

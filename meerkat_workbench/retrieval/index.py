@@ -74,6 +74,7 @@ class DocumentIndex:
         self.documents: dict[str, Document] = read_documents(path) if description.documents or path.is_file() else {}
         self.store = self._open_store() if encoder else None
         self._bm25: Bm25 | None = None
+        self._query_vectors: dict[str, NDArray[np.float32]] = {}
 
     @classmethod
     def create(
@@ -267,9 +268,16 @@ class DocumentIndex:
         assert self.store is not None
         return self.store
 
+    def embed_queries(self, queries: Sequence[str]) -> None:
+        """Embed queries that will be searched, all at once, which is many times as fast as one by one."""
+        if self.encoder is not None:
+            new = [query for query in dict.fromkeys(queries) if query not in self._query_vectors]
+            self._query_vectors |= dict(zip(new, self.encoder.embed(new, what="embedding queries"), strict=True))
+
     def _embed_query(self, query: str) -> NDArray[np.float32]:
-        assert self.encoder is not None
-        return self.encoder.embed([query], what="embedding the query")
+        if query not in self._query_vectors:
+            self.embed_queries([query])
+        return self._query_vectors[query][None]
 
 
 def _key(document: Document) -> str:
