@@ -42,7 +42,8 @@ def test_the_question_comes_after_its_passages_in_prompt_and_turns_and_stays_its
     for record, asked in zip(holdout, found.apply(holdout), strict=True):
         assert asked.question == record.question and asked.response == record.response
         assert asked.formatted_prompt.index("[1] ") < asked.formatted_prompt.index(f"Question: {record.question}")
-        assert asked.formatted_prompt.count("[2] ") == 1 and "[3] " not in asked.formatted_prompt
+        shown = len(found.by_question[record.question])  # BM25 finds none without a common word
+        assert 1 <= shown <= 2 and all((f"[{rank}] " in asked.formatted_prompt) == (rank <= shown) for rank in (1, 2, 3))
         [user] = [turn["content"] for turn in asked.messages if turn["role"] == "user"]
         assert user in asked.formatted_prompt and user.endswith(f"Question: {record.question}")
         assert len(user) < 2 * open_book.MAX_CHARACTERS + 500
@@ -83,7 +84,7 @@ def test_the_script_asks_with_passages_compares_and_reports(cache, index, small_
     assert row.n == len(change) == 12 and row.difference == pytest.approx(float(np.mean(change)), abs=1e-5)
     assert {one.specialty for one in rows} == {ALL, *closed.specialties}
     stored = artifacts.read_lines(RetrievedPassages, folders["scores"] / RetrievedPassages.FILE)
-    assert all(len(one.passages) == 2 for one in stored)
+    assert stored and all(1 <= len(one.passages) <= 2 for one in stored)
     report = (folders["scores"] / OutputFile.REPORT).read_text(encoding="utf-8")
     assert 'id="open-book"' in report and "tuned_open_book" in report
     run_here(evaluate_command(folders, "MAX_SAMPLES_PER_SPECIALTY=3", "FEW_SHOT_EXAMPLES=0", "PREFERENCE_DISTRACTORS=0", "RETENTION=False",

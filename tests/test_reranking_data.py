@@ -34,7 +34,9 @@ def write(path: Path, text: str) -> Path:
 
 
 def load(path: Path, more: int = 0) -> JudgedQueries:
-    return loaders.load(path, loaders.detect(path), more_documents=more, seed=1)
+    data = loaders.load(path, loaders.detect(path), more_documents=more, seed=1)
+    loaders.check_answered(data, str(path))
+    return data
 
 
 # --- the forms
