@@ -84,7 +84,7 @@ def test_the_script_asks_with_passages_compares_and_reports(cache, index, small_
     assert row.n == len(change) == 12 and row.difference == pytest.approx(float(np.mean(change)), abs=1e-5)
     assert {one.specialty for one in rows} == {ALL, *closed.specialties}
     stored = artifacts.read_lines(RetrievedPassages, folders["scores"] / RetrievedPassages.FILE)
-    assert stored and all(1 <= len(one.passages) <= 2 for one in stored)
+    assert any(one.passages for one in stored) and all(len(one.passages) <= 2 for one in stored)
     report = (folders["scores"] / OutputFile.REPORT).read_text(encoding="utf-8")
     assert 'id="open-book"' in report and "tuned_open_book" in report
     run_here(evaluate_command(folders, "MAX_SAMPLES_PER_SPECIALTY=3", "FEW_SHOT_EXAMPLES=0", "PREFERENCE_DISTRACTORS=0", "RETENTION=False",
