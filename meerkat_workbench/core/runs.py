@@ -42,8 +42,9 @@ ARCHIVE = "archive"
 BUILDING = ".building"  # subfolder for a run whose files replace the present ones when it is finished
 MOVING = "moving"  # marks an archived run whose files are still being moved
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
-# not part of a run: the archive, the lock, and the README that is committed with the folder
-NOT_OF_A_RUN = frozenset([ARCHIVE, LOCK, f"{LOCK}.pid", "README.md"])
+# not part of a run: the archive, the lock, the README that is committed with the folder, and what DVC writes beside a folder in it
+NOT_OF_A_RUN = frozenset([ARCHIVE, LOCK, f"{LOCK}.pid", "README.md", ".gitignore"])
+DVC_SUFFIX = ".dvc"
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "pyarrow", "rensa",
              "numpy", "scipy", "statsmodels", "nltk", "rouge-score", "sacrebleu")  # fmt: skip
 
@@ -394,7 +395,7 @@ def run_files(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         return []
-    entries = sorted(path for path in folder.iterdir() if path.name not in NOT_OF_A_RUN)
+    entries = sorted(path for path in folder.iterdir() if path.name not in NOT_OF_A_RUN and path.suffix != DVC_SUFFIX)
     return [path for path in entries if not path.is_dir() or (any(path.iterdir()) and not (path / LOCK).exists())]
 
 
