@@ -54,6 +54,8 @@ class RerankerConfig(settings.Settings):
     FORMAT: Annotated[Literal["auto", "specialty", "mediqa", "msmarco", "triples", "beir", "quora", "table", "hub"], RESULT] = (
         "auto"
     )
+    # The specialties that are read of specialty files. Empty reads all.
+    SPECIALTIES: Annotated[list[str], RESULT] = []
     # Passages without a judgement that are kept of a large collection (MS MARCO has 8.8 million), as unrelated negatives.
     MORE_DOCUMENTS: Annotated[int, Range(0, 100_000_000), RESULT] = 10_000
     # The least relevance that counts as relevant. None takes what is usual: 2 in TREC DL and in MEDIQA, whose grades 1 to 4 are stored as
@@ -155,6 +157,16 @@ class RerankerConfig(settings.Settings):
 
 DEMO = {
     "DATA": str(recipes.sample_specialties()),
+    "SPECIALTIES": [
+        "cardiology",
+        "dermatology",
+        "gastroenterology",
+        "nephrology",
+        "neurology",
+        "oncology",
+        "psychiatry",
+        "rheumatology",
+    ],
     "DATASET_DIR": "datasets/demo_reranking",
     "OUTPUT_DIR": "results/demo_reranking",
     "EVALUATION_DIR": "evaluation_results/demo_reranking",
@@ -166,6 +178,7 @@ DEMO = {
     "RERANK_DEPTH": 20,
     "TEST_SHARE": 0.1,
     "NEGATIVES_MINED": 2,
+    "SAVE_STEPS": 50,
     "EVAL_QUERIES": 100,
     "LOGGING_STEPS": 20,
 }
@@ -195,7 +208,7 @@ def read_judged(config: RerankerConfig) -> JudgedQueries:
     path = Path(config.DATA)
     form = loaders.detect(path) if config.FORMAT == "auto" else config.FORMAT
     if form == "specialty":
-        judged = loaders.from_question_answers(read_specialties(path))
+        judged = loaders.from_question_answers(read_specialties(path, config.SPECIALTIES))
     else:
         judged = loaders.load(path, form, more_documents=config.MORE_DOCUMENTS, seed=config.RANDOM_SEED)
     judged = judged.with_threshold(config.RELEVANT_FROM) if config.RELEVANT_FROM else judged
@@ -203,12 +216,12 @@ def read_judged(config: RerankerConfig) -> JudgedQueries:
     return judged
 
 
-def read_specialties(folder: Path) -> list[QuestionAnswer]:
-    """The pairs of a folder of specialty files, which the tuning task reads."""
+def read_specialties(folder: Path, only: list[str]) -> list[QuestionAnswer]:
+    """The pairs of a folder of specialty files, which the tuning task reads; of some specialties, or of all."""
     from meerkat_workbench.reranking.loaders import QuestionAnswer
     from meerkat_workbench.tuning.data import specialty_files
 
-    loaded = specialty_files.read_folder(folder, skip_invalid=False)
+    loaded = specialty_files.read_folder(folder, skip_invalid=False, only=only)
     return [QuestionAnswer(record.question, record.response) for records in loaded.records.values() for record in records]
 
 
@@ -237,7 +250,7 @@ def prepare(config: RerankerConfig, *, fresh: bool = False) -> PreparedManifest:
 
     check(config)
     spec = preparation_spec(config)
-    names = ("FORMAT", "MORE_DOCUMENTS", "RELEVANT_FROM", "VALIDATION_SHARE", "TEST_SHARE", "NEGATIVES_OTHER", "NEGATIVES_UNRELATED",
+    names = ("FORMAT", "SPECIALTIES", "MORE_DOCUMENTS", "RELEVANT_FROM", "VALIDATION_SHARE", "TEST_SHARE", "NEGATIVES_OTHER", "NEGATIVES_UNRELATED",
              "NEGATIVES_MINED", "MINE_FIRST_RANK", "MINE_LAST_RANK", "MINE_MARGIN", "TEACHER", "TEACHER_BELOW", "FIRST_STAGE", "ENCODER",
              "RANDOM_SEED")  # fmt: skip
     models = []
