@@ -77,8 +77,8 @@ def choose(
     """Negatives of each query.
 
     Args:
-        judged: the queries to train on.
-        index: the first stage over the corpus; None if no negatives are mined.
+        judged: the queries to train on, over the documents that may be their negatives.
+        index: the first stage over these documents and perhaps others; None if no negatives are mined.
         teacher: a cross-encoder that filters false negatives; None for none.
     """
     chosen = ChosenNegatives()
@@ -154,7 +154,10 @@ def _mined(
 ) -> list[tuple[str, PairKind]]:  # fmt: skip
     """The hardest candidates of the first stage that are not likely to be false negatives."""
     text = judged.queries[query].text
-    ranking = [one.document_id for one in index.search(text, rules.last_rank)]
+    # the index may hold more than the documents to train on
+    ranking = [one.document_id for one in index.search(text, 2 * rules.last_rank) if one.document_id in judged.documents][
+        : rules.last_rank
+    ]
     names = [name for name in ranking[rules.first_rank - 1 :] if name not in taken]
     right = answers.answers(query)
     copies = [name for name in names if answers.key(name) in right]

@@ -55,7 +55,8 @@ def prepare(
         judged, {name for name, place in split_of.items() if place is RankingSplit.TRAIN}
     )
     run.claim()
-    index = corpus_index.of(train.documents.values(), spec.first_stage, spec.encoder) if spec.counts.mined else None
+    # over the whole corpus, so that training and evaluation find the same index in the cache
+    index = corpus_index.of(judged.documents.values(), spec.first_stage, spec.encoder) if spec.counts.mined else None
     teacher = cross_encoder.load(spec.teacher) if spec.teacher else None
     chosen = negative_sampling.choose(train, spec.counts, spec.rules, index, teacher, spec.seed)
     counts = prepared.write(run.folder, judged, split_of, list(prepared.training_pairs(train, chosen)), chosen.skipped)
