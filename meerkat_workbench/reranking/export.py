@@ -5,7 +5,10 @@ sentence-transformers' own export needs optimum-onnx, which cannot be installed 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +44,13 @@ def export(model_folder: Path, found: Sequence[Candidates], judged: JudgedQuerie
     target, building = model_folder / ONNX_FOLDER, model_folder / f".{ONNX_FOLDER}.tmp"
     files.remove(building)
     building.mkdir(parents=True)
-    with console.working("exporting to ONNX"):
+    with console.working("exporting to ONNX"), _without_advice():
         _write_onnx(torch_scorer, building / ExportedModel.MODELS["onnx"])
-    with console.working("quantising to 8 bits"):
+    with console.working("quantising to 8 bits"), _without_advice():
         _write_int8(building / ExportedModel.MODELS["onnx"], building / ExportedModel.MODELS["onnx-int8"])
     described = ExportedModel(
         max_length=torch_scorer.max_length, inputs=torch_scorer.input_names, pad_id=torch_scorer._pad_id,
-        weights=files.sha256_folder(model_folder, "*.safetensors"),
+        weights=cross_encoder.identity(model_folder),
     )  # fmt: skip
     artifacts.write(building / ExportedModel.FILE, described)
     files.remove(target)
@@ -58,6 +61,19 @@ def export(model_folder: Path, found: Sequence[Candidates], judged: JudgedQuerie
         files.remove(target)
         raise CheckFailedError(f"the ONNX model's logits differ from torch's by up to {checked.largest_difference['onnx']}")
     return checked
+
+
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    """Without the libraries' remarks on torchvision, deprecations and preprocessing, on which a user of the script cannot act."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
 
 
 def _write_onnx(scorer: cross_encoder.TorchCrossEncoder, path: Path) -> None:
@@ -77,7 +93,7 @@ def _write_onnx(scorer: cross_encoder.TorchCrossEncoder, path: Path) -> None:
     example = tuple(torch.ones((2, 16), dtype=torch.int64) for _ in scorer.input_names)
     batch, tokens = torch.export.Dim("batch", min=1, max=4096), torch.export.Dim("tokens", min=2, max=max(17, scorer.max_length))
     program = torch.onnx.export(
-        Scores(model, scorer.input_names), example, input_names=scorer.input_names, output_names=["scores"], opset_version=OPSET,
+        Scores(model, scorer.input_names).eval(), example, input_names=scorer.input_names, output_names=["scores"], opset_version=OPSET,
         dynamo=True, dynamic_shapes=(tuple({0: batch, 1: tokens} for _ in scorer.input_names),), verbose=False,
     )  # fmt: skip
     assert program is not None
@@ -114,7 +130,7 @@ def _compare(
     for name in ExportedModel.MODELS:
         exported: Backend = name
         given, quality = scored(cross_encoder.load(str(folder), exported), name)
-        differences[name], qualities[name] = round(float(np.abs(given - wanted).max()), 6), round(quality, 6)
+        differences[name], qualities[name] = float(f"{np.abs(given - wanted).max():.3g}"), round(quality, 6)
         correlations[name] = round(float(stats.spearmanr(given, wanted).statistic), 6) if len(wanted) > 2 else 1.0
     return msgspec.structs.replace(
         described, pairs_checked=len(wanted), largest_difference=differences, rank_correlation=correlations, ndcg_at_10=qualities

@@ -163,6 +163,12 @@ class OnnxCrossEncoder(CrossEncoder):
 
         folder = location / ONNX_FOLDER
         exported = artifacts.read(ExportedModel, folder / ExportedModel.FILE)
+        if exported.weights != identity(location):
+            raise UserError(
+                "was exported from other weights than it holds now",
+                where=location,
+                remedy="Run `python reranking.py export` again.",
+            )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         file = folder / ExportedModel.MODELS[backend]
