@@ -246,7 +246,7 @@ def prepare(config: RerankerConfig, *, fresh: bool = False) -> PreparedManifest:
     from meerkat_workbench.device import hub
     from meerkat_workbench.reranking import prepare as preparation
     from meerkat_workbench.reranking.artifacts import PreparedManifest
-    from meerkat_workbench.retrieval import cross_encoder
+    from meerkat_workbench.retrieval import cross_encoder, encoders
 
     check(config)
     spec = preparation_spec(config)
@@ -257,7 +257,7 @@ def prepare(config: RerankerConfig, *, fresh: bool = False) -> PreparedManifest:
     if config.NEGATIVES_MINED or config.TEACHER:
         hub.silence_libraries()
         dense = config.NEGATIVES_MINED and config.FIRST_STAGE != "bm25"
-        models = [hub.weights_hash(hub.locate_encoder(config.ENCODER, "")) if dense else "",
+        models = [encoders.identity(config.ENCODER) if dense else "",
                   cross_encoder.identity(config.TEACHER) if config.TEACHER else ""]  # fmt: skip
     source = sorted(spec.inputs.values()) if Path(config.DATA).exists() else config.DATA
     fingerprint = files.sha256_of([{name: getattr(config, name) for name in names}, source, models])
@@ -293,6 +293,7 @@ def train(config: RerankerConfig, *, fresh: bool = False) -> RerankerManifest:
     from meerkat_workbench.reranking import train as training
     from meerkat_workbench.reranking.artifacts import RerankerManifest
     from meerkat_workbench.reranking.prepared import PreparedData
+    from meerkat_workbench.retrieval import encoders
 
     check(config)
     hub.silence_libraries()
@@ -302,7 +303,7 @@ def train(config: RerankerConfig, *, fresh: bool = False) -> RerankerManifest:
         tracking.choose_mlflow_store(config.MLFLOW_URI)
     weights = hub.weights_hash(hub.locate_encoder(config.MODEL_NAME, "microsoft/deberta-v3-small"))
     recipe = {name: value for name, value in settings.with_effect(config, RESULT).items() if name not in ("SPLIT", "BACKEND")}
-    encoder = "" if config.FIRST_STAGE == "bm25" else hub.weights_hash(hub.locate_encoder(config.ENCODER, ""))
+    encoder = "" if config.FIRST_STAGE == "bm25" else encoders.identity(config.ENCODER)
     fingerprint = files.sha256_of([recipe, data.manifest.fingerprint, weights, encoder, spec.recipe.precision, ranks.count])
     with Run(Path(config.OUTPUT_DIR), RerankerManifest, ranks=ranks, fresh=fresh) as run:
         if run.find(fingerprint, spec.recipe.precision) is RunState.FINISHED:
@@ -323,12 +324,17 @@ def evaluation_spec(config: RerankerConfig, model: str) -> EvaluationSpec:
                           config.MEASURES, config.SCORE_BATCH_SIZE, config.FUSION)  # fmt: skip
 
 
+def is_model(folder: Path) -> bool:
+    """Whether a folder is a model's own, not the output of a training."""
+    return (folder / "config.json").is_file() or (folder / "modules.json").is_file()
+
+
 def model_folder(config: RerankerConfig) -> Path:
     """The trained reranker of OUTPUT_DIR; OUTPUT_DIR may also be a reranker's own folder."""
     from meerkat_workbench.reranking.artifacts import MODEL, RerankerManifest
 
     output = Path(config.OUTPUT_DIR)
-    if (output / "config.json").is_file() or (output / "modules.json").is_file():
+    if is_model(output):
         return output
     RerankerManifest.require(output)
     return output / MODEL
@@ -487,9 +493,7 @@ def run_index(config: RerankerConfig, arguments: argparse.Namespace) -> None:
 
     hub.silence_libraries()
     folder, output = Path(config.INDEX_DIR), Path(config.OUTPUT_DIR)
-    trained = (
-        RerankerManifest.find(output) is not None or (output / "config.json").is_file() or (output / "modules.json").is_file()
-    )
+    trained = RerankerManifest.find(output) is not None or is_model(output)
     reranker = str(model_folder(config).resolve()) if trained else ""
     if (folder / IndexDescription.FILE).is_file():
         index = DocumentIndex.open(folder)

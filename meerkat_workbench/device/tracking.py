@@ -62,7 +62,7 @@ class Tracking:
 
 
 def choose_mlflow_store(address: str, folder: Path = Path("mlruns")) -> str:
-    """Send MLflow's runs to the server at `address`, or, where nothing listens there, to a file store; returns which.
+    """Send MLflow's runs to the server at `address`, or, where nothing listens there, to a store in `folder`; returns its address.
 
     MLFLOW_TRACKING_URI, if the user has set it, decides instead.
     """

@@ -147,8 +147,8 @@ class MeasureRow(Row, frozen=True, kw_only=True):
     """A line of `ranking_measures.csv`: one measure of one ranker, with its paired difference from the first stage.
 
     Attributes:
-        p_adjusted: sign-flip permutation, adjusted for the measures of the table (Holm).
-        verdict: "better", "worse" or "no difference beyond noise"; empty for the first stage and its parts.
+        p_adjusted: sign-flip permutation, adjusted over all comparisons of the table (Holm).
+        verdict: against the first stage (`stats.verdicts.Verdict`); empty for the first stage itself.
     """
 
     FILE: ClassVar[str] = "ranking_measures.csv"

@@ -8,9 +8,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from meerkat_workbench.core import files
-from meerkat_workbench.device import hub
+from meerkat_workbench.retrieval import encoders
 from meerkat_workbench.retrieval.documents import Document
-from meerkat_workbench.retrieval.encoders import EXAMPLE
 from meerkat_workbench.retrieval.index import DocumentIndex, FirstStageKind, IndexDescription
 
 CHUNK = 2000  # documents that a kill loses at most
@@ -19,7 +18,7 @@ CHUNK = 2000  # documents that a kill loses at most
 def of(documents: Iterable[Document], first_stage: FirstStageKind, encoder: str) -> DocumentIndex:
     """The index of exactly these documents, from the cache if it is there, and else made and kept there."""
     corpus = list(documents)
-    identity = "" if first_stage == "bm25" else hub.weights_hash(hub.locate_encoder(encoder, EXAMPLE))
+    identity = "" if first_stage == "bm25" else encoders.identity(encoder)
     name = files.sha256_of([[(one.id, one.title, one.text) for one in corpus], first_stage, identity])[:24]
     folder = files.cache_folder() / "indexes" / name
     folder.parent.mkdir(parents=True, exist_ok=True)

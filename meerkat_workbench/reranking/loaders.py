@@ -75,10 +75,8 @@ def detect(path: Path) -> Form:
 
 def _detect_table(path: Path) -> Form:
     first = next(iter(_lines(path)), (1, ""))[1]
-    cells = [input_files.normalized_field(cell) for cell in first.split("\t")]
-    if {"question1", "is_duplicate"} <= {input_files.normalized_field(cell) for cell in first.split(",")}:
-        return "quora"
-    if "question1" in cells and "is_duplicate" in cells:
+    cells, by_comma = ([input_files.normalized_field(cell) for cell in first.split(delimiter)] for delimiter in ("\t", ","))
+    if any({"question1", "is_duplicate"} <= set(header) for header in (cells, by_comma)):
         return "quora"
     if len(cells) == 3 and not set(cells) & {*QUERY_NAMES, *DOCUMENT_NAMES} and not first.lstrip().startswith("{"):
         return "triples"
@@ -158,9 +156,9 @@ class _Builder:
 def from_question_answers(pairs: Iterable[QuestionAnswer]) -> JudgedQueries:
     """Each answer is a document, relevant to its question. Equal questions are one query with several answers, and equal answers one document."""
     builder = _Builder()
-    by_words: dict[str, str] = {}  # a question's words to the query that stands for it
+    by_words: dict[int, str] = {}  # a question's words to the query that stands for it
     for pair in pairs:
-        key = " ".join(texts.words_of(pair.question))
+        key = texts.key_of_words(texts.words_of(pair.question))
         query = by_words.get(key) or builder.query(pair.question, "question")
         by_words[key] = query
         builder.judge(query, builder.document(pair.answer, "answer"), 1)
@@ -222,13 +220,19 @@ def read_beir(folder: Path) -> JudgedQueries:
         raise UserError(
             "holds no judgements", where=folder / "qrels", remedy="BEIR keeps them in qrels/train.tsv, dev.tsv and test.tsv."
         )
+    judgements = _judgements_of(paths)
+    known, documents = read_queries(queries), read_documents(corpus)
+    _check_known(judgements, known, documents, folder / "qrels")
+    return JudgedQueries({name: known[name] for name in judgements}, documents, judgements)
+
+
+def _judgements_of(paths: Sequence[Path]) -> Judgements:
+    """The judgements of several files together; of two for the same pair the later file's counts."""
     judgements: Judgements = {}
     for path in paths:
         for query, found in read_judgements(path).items():
             judgements.setdefault(query, {}).update(found)
-    known, documents = read_queries(queries), read_documents(corpus)
-    _check_known(judgements, known, documents, folder / "qrels")
-    return JudgedQueries({name: known[name] for name in judgements}, documents, judgements)
+    return judgements
 
 
 def _check_known(judgements: Judgements, queries: dict[str, Query], documents: dict[str, Document], where: Path) -> None:
@@ -245,7 +249,6 @@ def read_msmarco(folder: Path, more_documents: int, seed: int) -> JudgedQueries:
 
     The folder has `collection*.tsv` (id, text), one or more `*queries*.tsv` (id, text), and one or more `*qrels*` in TREC's form.
     """
-    judgements: Judgements = {}
     qrels = [path for path in sorted(folder.iterdir()) if "qrels" in path.name.lower() and path.is_file()]
     topics = [path for path in sorted(folder.iterdir()) if "queries" in path.name.lower() and path.is_file()]
     for paths, what in (
@@ -254,9 +257,7 @@ def read_msmarco(folder: Path, more_documents: int, seed: int) -> JudgedQueries:
     ):
         if not paths:
             raise UserError(f"holds no {what}", where=folder)
-    for path in qrels:
-        for query, found in read_judgements(path).items():
-            judgements.setdefault(query, {}).update(found)
+    judgements = _judgements_of(qrels)
     queries = {name: Query(id=name, text=text) for path in topics for name, text in _two_columns(path) if name in judgements}
     wanted = {document for name in queries for document in judgements[name]}
     documents: dict[str, Document] = {}

@@ -106,14 +106,14 @@ class _AnswerKeys:
 
     def __init__(self, judged: JudgedQueries) -> None:
         self.judged = judged
-        self._key_of: dict[str, str] = {}
+        self._key_of: dict[str, int] = {}
 
-    def key(self, document: str) -> str:
+    def key(self, document: str) -> int:
         if document not in self._key_of:
-            self._key_of[document] = " ".join(texts.words_of(self.judged.documents[document].content))
+            self._key_of[document] = texts.key_of_words(texts.words_of(self.judged.documents[document].content))
         return self._key_of[document]
 
-    def answers(self, query: str) -> set[str]:
+    def answers(self, query: str) -> set[int]:
         return {self.key(name) for name in self.judged.relevant(query)}
 
 

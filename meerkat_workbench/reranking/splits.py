@@ -58,13 +58,13 @@ def group_queries(judged: JudgedQueries) -> dict[str, str]:
     """The group of each query, named by the smallest id in it."""
     names = sorted(judged.queries)
     groups = _Groups(names)
-    holders: dict[str, str] = {}  # a text's words to the first query that says it, or that it is relevant to
-    keys: dict[str, str] = {}
+    holders: dict[int, str] = {}  # a text's words to the first query that says it, or that it is relevant to
+    keys: dict[str, int] = {}
     for name in names:
-        groups.join(holders.setdefault(_key(judged.queries[name].text), name), name)
+        groups.join(holders.setdefault(texts.key_of_words(texts.words_of(judged.queries[name].text)), name), name)
         for document in sorted(judged.relevant(name)):
             if document not in keys:
-                keys[document] = _key(judged.documents[document].content)
+                keys[document] = texts.key_of_words(texts.words_of(judged.documents[document].content))
             groups.join(holders.setdefault(keys[document], name), name)
     questions = [_QuestionText(judged.queries[name].text) for name in names]
     prints = near_duplicates.fingerprint(questions, near=True)
@@ -72,10 +72,6 @@ def group_queries(judged: JudgedQueries) -> dict[str, str]:
         if one < other and _nearly_same(questions[one].left, questions[other].left):
             groups.join(names[one], names[other])
     return {name: groups.root(name) for name in names}
-
-
-def _key(text: str) -> str:
-    return files.short_hash(" ".join(texts.words_of(text)))
 
 
 def _nearly_same(one: str, other: str) -> bool:

@@ -14,6 +14,11 @@ EXAMPLE = "BAAI/bge-small-en-v1.5"  # for messages
 CHUNK = 2048  # texts between two reports of progress
 
 
+def identity(name: str) -> str:
+    """Hash of a bi-encoder's weights, or its Hub name and revision; vectors of different identities cannot be compared."""
+    return hub.weights_hash(hub.locate_encoder(name, EXAMPLE))
+
+
 class BiEncoder:
     """A sentence-transformers model.
 
@@ -21,7 +26,7 @@ class BiEncoder:
         name: a Hub name, a folder, or "packaged" for the MiniLM that is installed with the workbench.
 
     Attributes:
-        identity: hash of the weights, or Hub name and revision; vectors of different identities cannot be compared.
+        identity: see the function `identity`.
 
     Raises:
         UserError: the model is not there or cannot be loaded.
@@ -31,7 +36,7 @@ class BiEncoder:
         from sentence_transformers import SentenceTransformer
 
         self.name, self.location = name, hub.locate_encoder(name, EXAMPLE)
-        self.identity = hub.weights_hash(self.location)
+        self.identity = identity(name)
         self.model = hub.load(name, lambda: SentenceTransformer(self.location, device=str(devices.device())), any_error=True)
         self.width = int(self.model.get_embedding_dimension() or 0)
 

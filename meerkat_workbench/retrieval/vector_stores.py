@@ -57,6 +57,7 @@ class FaissStore:
         import faiss
 
         self.folder, self._ids = folder, list[str]()
+        self._row: dict[str, int] = {}  # of each id
         self._index: Any = faiss.IndexFlatIP(width)
         if (folder / "vectors.faiss").is_file():
             self._index = hub.load(str(folder), lambda: faiss.read_index(str(folder / "vectors.faiss")), any_error=True)
@@ -66,20 +67,24 @@ class FaissStore:
                     f"holds {self._index.ntotal} vectors of width {self._index.d} for {len(self._ids)} documents of width {width}"
                 )
                 raise UserError(fault, where=folder, remedy="Remove the index and make it again.")
+            self._take(self._ids)
+
+    def _take(self, ids: Sequence[str]) -> None:
+        self._ids, self._row = list(ids), {name: place for place, name in enumerate(ids)}
 
     def ids(self) -> list[str]:
         return self._ids
 
     def add(self, ids: Sequence[str], vectors: Vectors) -> None:
         self._index.add(np.ascontiguousarray(vectors, np.float32))
-        self._ids = [*self._ids, *ids]
+        self._take([*self._ids, *ids])
 
     def delete(self, ids: Sequence[str]) -> None:
         gone = set(ids)
         rows = np.array([row for row, name in enumerate(self._ids) if name in gone], np.int64)
         if len(rows):
             self._index.remove_ids(rows)  # a flat index moves the others up, in order
-            self._ids = [name for name in self._ids if name not in gone]
+            self._take([name for name in self._ids if name not in gone])
 
     def search(self, queries: Vectors, k: int) -> list[Ranking]:
         k = min(k, len(self._ids))
@@ -92,8 +97,11 @@ class FaissStore:
         ]
 
     def vectors(self, ids: Sequence[str]) -> Vectors:
-        row = {name: place for place, name in enumerate(self._ids)}
-        return np.stack([self._index.reconstruct(row[name]) for name in ids]) if ids else np.zeros((0, self._index.d), np.float32)
+        return (
+            np.stack([self._index.reconstruct(self._row[name]) for name in ids])
+            if ids
+            else np.zeros((0, self._index.d), np.float32)
+        )
 
     def save(self) -> None:
         import faiss

@@ -88,13 +88,13 @@ def retrieve(folder: str, records: Sequence[PreparedRecord], count: int) -> Open
     missing = [one for one in dict.fromkeys(record.question for record in records) if one not in known]
     if not missing:
         return OpenBook(found)
-    references = {" ".join(texts.words_of(record.response)) for record in records}
+    references = {texts.key_of_words(texts.words_of(record.response)) for record in records}
     with console.working(f"loading the index {folder}"):
         pipeline = RetrievalPipeline.open(Path(folder))
     with console.Progress("retrieving passages", len(missing), "questions") as progress:
         for question in missing:
             ranking = pipeline.retrieve_and_rerank(question, CANDIDATES * count)
-            kept = [one for one in ranking if " ".join(texts.words_of(one.document.text)) not in references]
+            kept = [one for one in ranking if texts.key_of_words(texts.words_of(one.document.text)) not in references]
             passages = tuple(_stored(one, rank) for rank, one in enumerate(kept[:count], start=1))
             found.append(RetrievedPassages(question=question, passages=passages, left_out=len(ranking) - len(kept)))
             if len(found) % SAVED_EVERY == 0:
