@@ -93,8 +93,9 @@ class RerankerConfig(settings.Settings):
     RERANK_DEPTH: Annotated[int, Range(1, 10_000), RESULT] = 50
     # Base of the cross-encoder: a trained reranker or any BERT, RoBERTa, DeBERTa, … by Hub name or folder, or "packaged".
     MODEL_NAME: Annotated[str, DERIVED] = "cross-encoder/ms-marco-MiniLM-L6-v2"
-    # "classifier" keeps the base's own head, "mean" puts a new one on the mean of all tokens. "auto" keeps a head that was trained.
-    HEAD: Annotated[Literal["auto", "mean", "classifier"], RESULT] = "auto"
+    # "classifier" keeps the base's own head. "compare" puts a new one on the means of query and document, which begins as a bi-encoder's cosine;
+    # "mean" on the mean of all tokens. "auto" keeps a head that was trained, and gives a bi-encoder "compare" and any other base "mean".
+    HEAD: Annotated[Literal["auto", "compare", "mean", "classifier"], RESULT] = "auto"
     # bce, weighted-bce (hard negatives count more), mse and margin-mse (grades), cached-mnrl, lambda, ranknet.
     LOSS: Annotated[Literal["bce", "weighted-bce", "mse", "margin-mse", "cached-mnrl", "lambda", "ranknet"], RESULT] = (
         "weighted-bce"

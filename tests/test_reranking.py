@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, refused, run_script
-from tiny_encoders import save_bert
+from tiny_encoders import save_bert, save_bi_encoder
 
 import reranking
 from meerkat_workbench.core.errors import UserError
@@ -112,7 +112,7 @@ def test_hard_negatives_weigh_as_much_more_as_their_setting_says(base):
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "deberta-v2"])
-@pytest.mark.parametrize("head", ["mean", "classifier"])
+@pytest.mark.parametrize("head", ["compare", "mean", "classifier"])
 def test_an_adapter_keeps_its_head_when_it_is_saved_and_loaded(tmp_path, kind, head):
     """The head of an encoder that never had one is trained with the adapter, and must not come back as random numbers."""
     import torch
@@ -132,6 +132,40 @@ def test_an_adapter_keeps_its_head_when_it_is_saved_and_loaded(tmp_path, kind, h
     training.merged_copy(model).save_pretrained(str(tmp_path / "saved"))
     assert cross_encoder.load(str(tmp_path / "saved")).logits(pairs) == pytest.approx(wanted, abs=1e-4)
     assert cross_encoder.TorchCrossEncoder(model).logits(pairs) == pytest.approx(wanted, abs=1e-6)  # training can go on
+
+
+def test_a_bi_encoder_becomes_a_cross_encoder_that_orders_by_the_cosine_of_the_halves(tmp_path):
+    import torch
+
+    base = save_bi_encoder(tmp_path)
+    model = training.build_model(CrossEncoderRecipe(base=base, loss="bce", max_length=64))
+    pairs = [("gout", "allopurinol for gout"), ("gout", "a rash"), ("fever in children", "paracetamol")]
+    given = cross_encoder.TorchCrossEncoder(model).logits(pairs)
+    expected = []
+    for query, document in pairs:
+        features = model.tokenizer(query, document, return_tensors="pt")
+        with torch.inference_mode():
+            vectors = model[0].model(**features).last_hidden_state[0]
+        end = features["input_ids"][0].tolist().index(model.tokenizer.sep_token_id)
+        cosine = torch.nn.functional.cosine_similarity(vectors[:end].mean(0), vectors[end:].mean(0), dim=0)
+        expected.append(20 * (float(cosine) - 0.75))
+    assert given == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_comparing_head_is_kept_when_training_goes_on_from_its_folder(tmp_path):
+    import torch
+
+    base = save_bi_encoder(tmp_path)
+    model = training.build_model(CrossEncoderRecipe(base=base, loss="bce", max_length=64))
+    with torch.no_grad():
+        model[2].linear.weight.mul_(0.5)
+    model.save_pretrained(str(tmp_path / "reranker"))
+    again = training.build_model(CrossEncoderRecipe(base=str(tmp_path / "reranker"), loss="bce", max_length=32))
+    pairs = [("gout", "allopurinol for gout"), ("gout", "a rash")]
+    assert again.max_seq_length == 32
+    assert cross_encoder.TorchCrossEncoder(again).logits(pairs) == pytest.approx(
+        cross_encoder.load(str(tmp_path / "reranker")).logits(pairs), abs=1e-5
+    )
 
 
 def test_pairs_and_triples_are_files_that_hold_texts(folders):

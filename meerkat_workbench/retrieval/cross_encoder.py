@@ -232,7 +232,13 @@ def load_torch(location: str) -> Any:
     check_head(location)
     from sentence_transformers import CrossEncoder as Model
 
-    model = hub.load(location, lambda: Model(location, device=str(devices.device())), any_error=True)
+    from meerkat_workbench.retrieval import heads
+
+    device = str(devices.device())
+    if heads.compares_halves(Path(location)):
+        model = hub.load(location, lambda: heads.load_comparing(Path(location), device), any_error=True)
+    else:
+        model = hub.load(location, lambda: Model(location, device=device), any_error=True)
     if model.num_labels != 1:
         raise UserError(f"gives {model.num_labels} scores for a pair, not one", where=location, remedy="Name a reranker.")
     return model

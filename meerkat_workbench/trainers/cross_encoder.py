@@ -22,6 +22,7 @@ from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncode
 from meerkat_workbench.core.errors import UserError, one_line
 from meerkat_workbench.device import devices, hub
 from meerkat_workbench.device.devices import Precision
+from meerkat_workbench.retrieval import heads
 from meerkat_workbench.trainers import reporting
 from meerkat_workbench.trainers.best_checkpoint import BestCheckpoint
 from meerkat_workbench.trainers.checkpointed import CheckpointedTrainer
@@ -30,7 +31,7 @@ from meerkat_workbench.trainers.progress import ProgressCallback
 
 Loss = Literal["bce", "weighted-bce", "mse", "cached-mnrl", "margin-mse", "lambda", "ranknet"]
 LOSSES: tuple[Loss, ...] = get_args(Loss)
-Head = Literal["auto", "mean", "classifier"]
+Head = Literal["auto", "compare", "mean", "classifier"]
 WEIGHTS = "model.safetensors"  # of a checkpoint: every weight, so that adapters and heads are restored alike
 MINI_BATCH = 32  # pairs that the cached and listwise losses read at a time
 
@@ -50,8 +51,9 @@ class CrossEncoderRecipe:
 
     Attributes:
         base: a model's folder or Hub name, or "packaged".
-        head: "classifier" is the base's own head over its first token, "mean" a new one over the mean of all tokens. "auto" keeps a head
-            that was trained, and gives any other base the mean: a new head over an untrained first token learns much more slowly.
+        head: "classifier" is the base's own head over its first token, "mean" a new one over the mean of all tokens, "compare" a new one
+            over the means of the two halves (`retrieval.heads`). "auto" keeps a head that was trained, and gives a bi-encoder
+            "compare" and any other base "mean".
         pos_weight: weight of relevant pairs in bce and weighted-bce.
         hard_weight: weight of hard negatives in weighted-bce.
         negatives: of each positive, in cached-mnrl and margin-mse.
@@ -97,12 +99,12 @@ def build_model(recipe: CrossEncoderRecipe) -> CrossEncoder:
     torch.manual_seed(recipe.seed)  # a new head is drawn
     device = str(devices.device())
     length = min(recipe.max_length, _positions(location))
-    if _use_own_head(recipe.head, location):
-        model = hub.load(
-            recipe.base, lambda: CrossEncoder(location, num_labels=1, max_length=length, device=device), any_error=True
-        )
-    else:
-        model = hub.load(recipe.base, lambda: _with_mean_head(location, length, device), any_error=True)
+    makers: dict[Head, Callable[[], CrossEncoder]] = {
+        "classifier": lambda: _with_own_head(location, length, device),
+        "mean": lambda: _with_mean_head(location, length, device),
+        "compare": lambda: heads.with_comparing_head(location, length, device),
+    }
+    model = hub.load(recipe.base, makers[_choose_head(location) if recipe.head == "auto" else recipe.head], any_error=True)
     model.activation_fn = torch.nn.Sigmoid()
     if recipe.lora:
         _add_adapter(model, recipe.lora)
@@ -119,14 +121,21 @@ def _positions(location: str) -> int:
     return int(positions) - offset if positions > 0 else 1_000_000
 
 
-def _use_own_head(head: Head, location: str) -> bool:
-    if head != "auto":
-        return head == "classifier"
+def _choose_head(location: str) -> Head:
     folder = Path(location)
     if (folder / "modules.json").is_file():  # a sentence-transformers model: a cross-encoder has a module that gives scores
-        return any('"scores"' in path.read_text(encoding="utf-8") for path in folder.glob("*/config.json"))
+        trained = any('"scores"' in path.read_text(encoding="utf-8") for path in folder.glob("*/config.json"))
+        return "classifier" if trained else "compare"
     names = getattr(hub.load_config(location), "architectures", None) or []
-    return any(name.endswith("ForSequenceClassification") for name in names)
+    return "classifier" if any(name.endswith("ForSequenceClassification") for name in names) else "mean"
+
+
+def _with_own_head(location: str, max_length: int, device: str) -> CrossEncoder:
+    if heads.compares_halves(Path(location)):
+        model = heads.load_comparing(Path(location), device)
+        model.max_seq_length = max_length
+        return model
+    return CrossEncoder(location, num_labels=1, max_length=max_length, device=device)
 
 
 def _with_mean_head(location: str, max_length: int, device: str) -> CrossEncoder:
