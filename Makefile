@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 N ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install run iterate rerank test check format clean
+.PHONY: help install run iterate rerank link test check format clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 10
@@ -54,6 +54,11 @@ iterate: install  ## prepare, train and evaluate in turn on the sample data, at 
 rerank: install  ## the reranker on the sample data: prepare, train a few minutes, evaluate, export, search
 	@for verb in prepare train evaluate export index; do echo "[$$verb]"; $(BIN)/python reranking.py $$verb --demo || exit 1; done
 	@echo "[search]"; $(BIN)/python reranking.py search --demo BACKEND=onnx-int8 --query "How is gout treated?"
+
+link: install  ## the entity linker on the sample data: prepare, train a few minutes, calibrate, evaluate, link
+	@$(BIN)/python entity_linking.py pipeline --demo
+	@echo "[link]"; $(BIN)/python entity_linking.py link --demo --mention "MI" --context "A blowing murmur at the apex: MI was found, with an enlarged left atrium."
+	@echo "[statistics]"; $(BIN)/python entity_linking.py statistics --demo
 
 # two workers with one thread each took a third of the time of one worker with two threads
 test: $(VENV)/installed-dev  ## every test

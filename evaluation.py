@@ -119,6 +119,8 @@ class EvaluationConfig(settings.Settings):
     RETRIEVAL: Annotated[str, DERIVED] = ""
     # Passages before each question.
     RETRIEVAL_PASSAGES: Annotated[int, Range(1, 20), DERIVED] = 3
+    # Folder of a linker that `entity_linking.py calibrate` made. Answers then also get concept precision, recall and F1 against their references.
+    LINKER: Annotated[str, DERIVED] = ""
     # GPUs to use on this machine; they share the questions. None uses all.
     NUM_GPUS: Annotated[int | None, EXECUTION] = None
     RANDOM_SEED: Annotated[int, RESULT] = 42
@@ -136,7 +138,7 @@ DEMO = {
 }
 
 
-def make_metrics(bertscore_model: str, lexicon: str = "") -> MetricSuite:
+def make_metrics(bertscore_model: str, lexicon: str = "", linker: str = "") -> MetricSuite:
     """The metrics of the evaluation: the built-in ones, and yours."""
     from meerkat_workbench.tuning.scoring.metric_suite import MetricSuite
 
@@ -150,7 +152,7 @@ def make_metrics(bertscore_model: str, lexicon: str = "") -> MetricSuite:
         An edited metric makes another evaluation; --rescore scores the stored answers by it.
         """
 
-    return AutomaticMetrics(bertscore_model, lexicon)
+    return AutomaticMetrics(bertscore_model, lexicon, linker)
 
 
 def check(config: EvaluationConfig) -> None:
@@ -188,7 +190,7 @@ def evaluate(config: EvaluationConfig, *, fresh: bool = False, rescore: bool = F
     from meerkat_workbench.tuning.scoring import retention
 
     check(config)
-    suite = make_metrics(config.BERTSCORE_MODEL, config.MEDICAL_LEXICON)
+    suite = make_metrics(config.BERTSCORE_MODEL, config.MEDICAL_LEXICON, config.LINKER)
     ranks, output = distributed.join(), Path(config.OUTPUT_DIR)
     with Run(output, EvaluationManifest, ranks=ranks, fresh=fresh) as run, contextlib.closing(suite):
         # 1. Models and data: is this evaluation already finished, or started?
@@ -259,7 +261,7 @@ def plan_and_find_run(
     def fingerprint(precision: Precision) -> str:
         identities = [system.identity for system in plan_systems(config, subject, precision, known)]
         return files.sha256_of([settings.with_effect(config, RESULT), identities, subject.data.fingerprint, subject.series,
-                                suite.names(), suite.lexicon_hash(), *suite.own_code(), *benchmark, *passages])  # fmt: skip
+                                suite.names(), suite.lexicon_hash(), *suite.linker_hash(), *suite.own_code(), *benchmark, *passages])  # fmt: skip
 
     own = devices.resolve_precision("auto", encoder_decoder=subject.training.encoder_decoder)
     # answers that are only scored again have the precision of their own run

@@ -5,6 +5,7 @@ meerkat train --demo            python fine_tuning.py --demo
 meerkat evaluate --demo         python evaluation.py --demo
 meerkat iterate --demo          python iterate.py --demo
 meerkat rerank VERB --demo      python reranking.py VERB --demo
+meerkat link VERB --demo        python entity_linking.py VERB --demo
 meerkat copy-scripts FOLDER     copies of the scripts, to be edited and run there
 """
 
@@ -30,6 +31,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "history": ("evaluation", ("--history",)),
     "iterate": ("iterate", ()),
     "rerank": ("reranking", ()),
+    "link": ("entity_linking", ()),
 }
 # commands that begin with a value of the user's, and what it is
 FIRST_ARGUMENT = {"ask": "a question", "export": "a folder"}

@@ -18,7 +18,7 @@ from meerkat_workbench.tuning.scoring.answer_table import Column
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "meerkat_workbench"
-SCRIPTS = ("dataset_preparation", "fine_tuning", "evaluation", "iterate", "reranking")
+SCRIPTS = ("dataset_preparation", "fine_tuning", "evaluation", "iterate", "reranking", "entity_linking")
 # shared capabilities: a package may import those before it
 SHARED = ("core", "text", "stats", "output", "device", "retrieval", "trainers")
 # the rooms of the tuning task, in the order of the work: a room may import those before it

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-SCRIPTS = ("dataset_preparation", "fine_tuning", "evaluation", "iterate", "reranking")
+SCRIPTS = ("dataset_preparation", "fine_tuning", "evaluation", "iterate", "reranking", "entity_linking")
 _here = Path(__file__).resolve().parent
 _root = _here.parent.parent
 FOLDER = _here if (_here / "fine_tuning.py").is_file() else _root
@@ -19,8 +19,13 @@ if _here != FOLDER:
 
 def sample_specialties() -> Path:
     """Folder of the sample specialty files; a relative path where the present folder is the checkout."""
-    relative = Path("examples", "specialties")
-    return relative if relative.is_dir() else FOLDER / relative
+    return example("specialties")
+
+
+def example(*parts: str) -> Path:
+    """A file or folder of `examples`; a relative path where the present folder is the checkout."""
+    relative = Path("examples", *parts)
+    return relative if relative.exists() else FOLDER / relative
 
 
 def load(path: Path) -> ModuleType:

@@ -11,9 +11,10 @@ from meerkat_workbench.reranking import candidates as candidate_lists
 from meerkat_workbench.reranking.artifacts import RankingPoint
 from meerkat_workbench.reranking.candidates import FIRST_STAGE, Candidates
 from meerkat_workbench.retrieval import measures
-from meerkat_workbench.retrieval.cross_encoder import TorchCrossEncoder, probability
+from meerkat_workbench.retrieval.cross_encoder import TorchCrossEncoder
 from meerkat_workbench.retrieval.documents import JudgedQueries
 from meerkat_workbench.retrieval.pipeline import RERANKER
+from meerkat_workbench.stats import binary
 
 
 class RankingEvaluator:
@@ -48,7 +49,7 @@ class RankingEvaluator:
         relevant = np.concatenate([one.relevant for one in self.scored])
         return RankingPoint(
             step=trainer.state.global_step, epoch=round(trainer.state.epoch or 0.0, 4), queries=len(self.scored), pairs=len(logits),
-            loss=_cross_entropy(logits, relevant), auroc=_auroc(logits, relevant), f1=_f1(logits, relevant),
+            loss=binary.cross_entropy(logits, relevant), auroc=binary.auroc(logits, relevant), f1=binary.f1(logits, relevant),
             measures=self.measures(self.scored, RERANKER), first_stage=self.first_stage,
         )  # fmt: skip
 
@@ -68,20 +69,3 @@ def describe(logged: dict[str, float]) -> str:
               for name, value in values.items() if f"first_stage/{name}" in values]  # fmt: skip
     auroc = [f"AUROC {values['auroc']:.3f}"] if "auroc" in values else []
     return ", ".join([f"loss {values['loss']:.3f}", *auroc, *ranked])
-
-
-def _cross_entropy(logits: np.ndarray, relevant: np.ndarray) -> float:
-    """Mean binary cross-entropy in nats, from logits without overflow."""
-    return round(float(np.mean(np.logaddexp(0, logits) - logits * relevant)), 6)
-
-
-def _auroc(logits: np.ndarray, relevant: np.ndarray) -> float | None:
-    from sklearn.metrics import roc_auc_score
-
-    return round(float(roc_auc_score(relevant, logits)), 6) if 0 < relevant.sum() < len(relevant) else None
-
-
-def _f1(logits: np.ndarray, relevant: np.ndarray) -> float:
-    from sklearn.metrics import f1_score
-
-    return round(float(f1_score(relevant, probability(logits) >= 0.5, zero_division=0.0)), 6)

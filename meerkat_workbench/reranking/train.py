@@ -31,7 +31,7 @@ from meerkat_workbench.retrieval.fusion import Fusions
 from meerkat_workbench.retrieval.index import FirstStageKind
 from meerkat_workbench.retrieval.pipeline import RERANKER
 from meerkat_workbench.trainers import checkpointed, cross_encoder
-from meerkat_workbench.trainers.best_checkpoint import BEST_EVALUATION, BEST_FOLDER, BestCheckpoint
+from meerkat_workbench.trainers.best_checkpoint import BEST_EVALUATION, BEST_FOLDER
 from meerkat_workbench.trainers.cross_encoder import CrossEncoderRecipe
 
 GRADED = ("mse", "margin-mse", "lambda", "ranknet")  # losses that take grades as they are
@@ -58,13 +58,6 @@ class TrainingSpec:
     fusion: bool
 
 
-class _KeepWholeModel(BestCheckpoint[RankingPoint]):
-    """Keeps the best weights as a whole model, its adapter merged into a copy."""
-
-    def _save(self, model: Any, evaluation: RankingPoint) -> None:
-        super()._save(cross_encoder.merged_copy(model), evaluation)
-
-
 def train(
     run: Run[RerankerManifest], data: PreparedData, spec: TrainingSpec, config: Settings, trackers: Sequence[str]
 ) -> RerankerManifest:
@@ -83,7 +76,7 @@ def train(
     with console.working(f"loading {spec.recipe.base}"):
         model = cross_encoder.build_model(spec.recipe)
     measured = RankingEvaluator(*validation, spec.measures)
-    best = _KeepWholeModel(measured, run.folder, run.folder / RankingPoint.FILE, patience=spec.patience)
+    best = cross_encoder.BestWholeModel(measured, run.folder, run.folder / RankingPoint.FILE, patience=spec.patience)
     trainer = cross_encoder.build_trainer(
         model, rows, spec.recipe, best, run.folder / CHECKPOINTS, evaluator.describe, as_dict(config)
     )

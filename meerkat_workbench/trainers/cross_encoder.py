@@ -26,6 +26,7 @@ from meerkat_workbench.retrieval import heads
 from meerkat_workbench.trainers import reporting
 from meerkat_workbench.trainers.best_checkpoint import BestCheckpoint
 from meerkat_workbench.trainers.checkpointed import CheckpointedTrainer
+from meerkat_workbench.trainers.evaluator import E
 from meerkat_workbench.trainers.pair_groups import Group
 from meerkat_workbench.trainers.progress import ProgressCallback
 
@@ -172,6 +173,13 @@ def merged_copy(model: CrossEncoder) -> CrossEncoder:
     inner: Any = copied[0].model
     copied[0].model = inner.merge_and_unload()
     return copied
+
+
+class BestWholeModel(BestCheckpoint[E]):
+    """Keeps the best weights as a whole model, its adapter merged into a copy."""
+
+    def _save(self, model: Any, evaluation: E) -> None:
+        super()._save(merged_copy(model), evaluation)
 
 
 # --- the rows

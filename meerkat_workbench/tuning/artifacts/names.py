@@ -11,7 +11,7 @@ ALL = "(all)"  # in place of a specialty, in the row of all of them
 # the metrics that short tables show
 HEADLINE_METRICS = (
     "ROUGE-L", "METEOR", "bertscore_f1", "token_f1", "factual_exact_match", "medical_token_f1", "content_above_floor",
-    "preference_accuracy",
+    "preference_accuracy", "concept_f1",
 )  # fmt: skip
 BASE, TUNED = "base", "tuned"  # names of the two systems that every evaluation has
 FEW_SHOT = "base_few_shot"  # name of the base with a length hint and train pairs in its prompt

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from meerkat_workbench.concepts import artifacts as linkers
+from meerkat_workbench.concepts.artifacts import CONCEPT_METRICS, LinkerDescription
 from meerkat_workbench.core import console, files, subprocesses
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.tuning.data.records import Record
@@ -23,6 +25,7 @@ from meerkat_workbench.tuning.scoring.wordnet import WordNetMissingError
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
 
+    from meerkat_workbench.concepts.answer_concepts import AnswerConcepts
     from meerkat_workbench.tuning.scoring.bertscore import BertScorer
 
 PREFIX = "compute_"
@@ -39,6 +42,7 @@ REASONS_WITHOUT_VALUE = {  # why a metric has no value for any answer
     "length_ratio": "every reference is empty",
     **dict.fromkeys(("content_recall", "content_precision", "content_f1"), "no reference holds anything beyond its question"),
     "content_above_floor": "no specialty has two references that hold anything beyond the questions",
+    **dict.fromkeys(CONCEPT_METRICS, "no reference names a concept of the linker's vocabulary"),
 }
 NOT_MEASURED = "no model on this machine was available to measure it, or it was not asked for"
 # metrics that a model measures, and their signatures
@@ -89,18 +93,25 @@ class MetricSuite:
     Args:
         bertscore_model: see `BertScorer`.
         lexicon: a file of medical terms for `medical_token_f1`; empty for the built-in terms.
+        linker: folder of a calibrated entity linker, which adds the metrics of `concepts.answer_concepts`; empty for none.
 
     Raises:
-        UserError: the lexicon cannot be read, or an added metric has the name of a built-in one.
+        UserError: the lexicon or the linker cannot be read, or an added metric has the name of a built-in one.
     """
 
-    def __init__(self, bertscore_model: str = "packaged", lexicon: str = "") -> None:
-        self.bertscore_model, self.lexicon = bertscore_model, lexicon
+    def __init__(self, bertscore_model: str = "packaged", lexicon: str = "", linker: str = "") -> None:
+        self.bertscore_model, self.lexicon, self.linker = bertscore_model, lexicon, linker
+        if linker and not (Path(linker) / LinkerDescription.FILE).is_file():
+            raise UserError(
+                f"holds no {LinkerDescription.FILE}",
+                where=f"LINKER={linker}",
+                remedy="Name a LINKER_DIR of entity_linking.py calibrate.",
+            )
         if lexicon:
             medical_metrics.read_lexicon(lexicon)  # read now, so that a faulty file is refused before any question is asked
         self._bert: BertScorer | None = None
         self._bert_fault = ""  # why the encoder could not be loaded; loading is tried only once
-        built_in = {_plain(name) for name in BUILT_IN}
+        built_in = {_plain(name) for name in (*BUILT_IN, *CONCEPT_METRICS)}
         for name in self.own_metrics():
             if _plain(name) in built_in:
                 where = f"AutomaticMetrics.{PREFIX}{name}"
@@ -109,6 +120,10 @@ class MetricSuite:
     def lexicon_hash(self) -> str:
         """The start of the lexicon's SHA-256; empty for the built-in terms."""
         return files.sha256_file(Path(self.lexicon))[:12] if self.lexicon else ""
+
+    def linker_hash(self) -> list[str]:
+        """Hash of the entity linker, for fingerprints; empty without one."""
+        return [linkers.identity(Path(self.linker))] if self.linker else []
 
     def own_metrics(self) -> list[str]:
         """Names of the metrics that a subclass adds, sorted."""
@@ -124,7 +139,7 @@ class MetricSuite:
 
     def names(self) -> list[str]:
         """Every metric, in the order of tables and charts."""
-        return [*BUILT_IN, *self.own_metrics()]
+        return [*BUILT_IN, *(CONCEPT_METRICS if self.linker else ()), *self.own_metrics()]
 
     def lower_is_better(self, name: str) -> bool:
         return bool(getattr(getattr(self, PREFIX + name, None), "lower_is_better", False))
@@ -165,6 +180,8 @@ class MetricSuite:
             for name, value in scores_by_pair[pair].items():
                 table.scores[name][row] = value
         self._bertscore(table, pairs, rows)
+        if self.linker:
+            self._score_concepts(table, present)
         for name, signature in MEASURED.items():
             table.scores[name] = list((measured or {}).get(name, table.scores[name]))
             table.signatures[name] = signature
@@ -227,6 +244,21 @@ class MetricSuite:
                 break
         table.scores[name] = [None] * len(pairs) if name in table.missing else values
 
+    @functools.cached_property
+    def _concepts(self) -> AnswerConcepts:
+        from meerkat_workbench.concepts.answer_concepts import AnswerConcepts
+
+        return AnswerConcepts(Path(self.linker))
+
+    def _score_concepts(self, table: MetricScores, present: Mapping[int, ScoredPair]) -> None:
+        scores = self._concepts.scores([(pair.reference, pair.answer) for pair in present.values()])
+        for row, one in zip(present, scores, strict=True):
+            values = (one.precision, one.recall, one.f1) if one else (None, None, None)
+            for name, value in zip(CONCEPT_METRICS, values, strict=True):
+                table.scores[name][row] = value
+        for name in CONCEPT_METRICS:
+            table.signatures[name] = f"{name.removeprefix('concept_')} {self._concepts.signature}"
+
     def _bertscore(self, table: MetricScores, pairs: Sequence[ScoredPair | None], rows: list[int]) -> None:
         from meerkat_workbench.tuning.scoring.bertscore import BertScorer
 
@@ -278,7 +310,7 @@ def bounds_of(name: str) -> tuple[float, float]:
     """The smallest and largest possible value of a built-in metric; infinite for any other metric."""
     if name in DESCRIPTIVE:
         return 0.0, math.inf
-    if name in BUILT_IN:
+    if name in BUILT_IN or name in CONCEPT_METRICS:
         return (-1.0, 1.0) if name in ("bertscore_f1", "content_above_floor") else (0.0, 1.0)
     return -math.inf, math.inf
 

@@ -1,0 +1,209 @@
+"""Candidate concepts of mentions: from equal names, character n-grams, word vectors and training mentions, with the evidence for each."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meerkat_workbench.concepts import abbreviations, name_index
+from meerkat_workbench.concepts.name_index import NameIndex, Similar
+from meerkat_workbench.concepts.pubtator import AnnotatedDocument, Mention
+from meerkat_workbench.concepts.vocabulary import Vocabulary
+from meerkat_workbench.core.artifacts import Artifact
+
+# what speaks for a candidate, in the order of the columns
+EVIDENCE = (
+    "equal_name", "preferred_name", "name_unshared", "ngrams", "cosine", "ngrams_behind", "cosine_behind", "trained", "trained_share",
+    "prior", "in_document", "type_agrees", "words_covered",
+)  # fmt: skip
+CONTEXT = 100  # characters before and after a mention
+
+
+@dataclass(frozen=True)
+class MentionInContext:
+    """A mention as the linker sees it.
+
+    Attributes:
+        text: as written.
+        long_form: with the abbreviations that its document defines written out; equal to `text` where there are none.
+        type: of the corpus or the user; empty if unknown.
+        others: long forms of the document's other mentions.
+    """
+
+    text: str
+    long_form: str
+    left: str = ""
+    right: str = ""
+    type: str = ""
+    document_id: str = ""
+    others: tuple[str, ...] = ()
+
+
+class TrainingName(Artifact, frozen=True, kw_only=True):
+    """A line of `training_names.jsonl`: how often training mentions with this key mean this concept."""
+
+    FILE = "training_names.jsonl"
+
+    key: str
+    concept_id: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The candidates of a mention, and (candidates, EVIDENCE) what speaks for each."""
+
+    mention: MentionInContext
+    concept_ids: list[str]
+    evidence: NDArray[np.float64]
+
+    def first(self, k: int, scores: NDArray[np.float64]) -> Candidates:
+        """The k candidates of the highest scores, the best first."""
+        order = np.argsort(-scores, kind="stable")[:k]
+        return replace(self, concept_ids=[self.concept_ids[place] for place in order], evidence=self.evidence[order])
+
+
+def in_context(document: AnnotatedDocument, mentions: Sequence[Mention] | None = None) -> list[MentionInContext]:
+    """The mentions of a document as the linker sees them; of all its mentions, or of some."""
+    long_forms = abbreviations.find(document.text)
+    expanded = [abbreviations.expand(one.text, long_forms) for one in document.mentions]
+    others = tuple(dict.fromkeys(expanded))
+    found = []
+    for one in document.mentions if mentions is None else mentions:
+        left, right = document.context(one, CONTEXT)
+        found.append(
+            MentionInContext(one.text, abbreviations.expand(one.text, long_forms), left, right, one.type, document.id, others)
+        )
+    return found
+
+
+class TrainingNames:
+    """Names that training mentions gave to concepts."""
+
+    def __init__(self, rows: Iterable[TrainingName]) -> None:
+        self.rows = list(rows)
+        self.by_key: dict[str, Counter[str]] = {}
+        self.by_concept: Counter[str] = Counter()
+        for row in self.rows:
+            self.by_key.setdefault(row.key, Counter())[row.concept_id] += row.count
+            self.by_concept[row.concept_id] += row.count
+
+    @classmethod
+    def count(cls, documents: Iterable[AnnotatedDocument], vocabulary: Vocabulary) -> TrainingNames:
+        """The names in annotated documents. Of a composite each concept counts for its part."""
+        counts: Counter[tuple[str, str]] = Counter()
+        for document in documents:
+            for one, mention in zip(in_context(document), document.mentions, strict=True):
+                if not mention.composite:
+                    counts.update((name_index.key(one.long_form), vocabulary.resolve(concept)) for concept in mention.concept_ids)
+        return cls(TrainingName(key=key, concept_id=concept, count=count) for (key, concept), count in sorted(counts.items()))
+
+
+class CandidateGenerator:
+    """Finds candidates.
+
+    Args:
+        depth: names that n-grams and vectors each give.
+        limit: candidates of a mention at most.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, index: NameIndex, training: TrainingNames, *, depth: int = 40, limit: int = 64
+    ) -> None:
+        self.vocabulary, self.index, self.training, self.depth, self.limit = vocabulary, index, training, depth, limit
+
+    def find(self, mentions: Sequence[MentionInContext]) -> list[Candidates]:
+        """The candidates of each mention; none where no name is similar at all. Equal long forms are looked up once."""
+        texts = list(dict.fromkeys(one.long_form for one in mentions))
+        ngrams = dict(zip(texts, self.index.by_ngrams(texts, self.depth), strict=True))
+        vectors = dict(zip(texts, self.index.by_vectors(texts, self.depth), strict=True)) if self.index.encoder else {}
+        return [self._of_mention(one, ngrams[one.long_form], vectors.get(one.long_form)) for one in mentions]
+
+    def of_concepts(self, mention: MentionInContext, concept_ids: Sequence[str]) -> Candidates:
+        """Concepts that are given as the candidates of a mention, with the same evidence."""
+        [found] = self.find([mention])
+        rows = dict(zip(found.concept_ids, found.evidence, strict=True))
+        missing = [one for one in concept_ids if one not in rows]
+        rows |= dict(zip(missing, self._evidence(mention, missing, {}, {}), strict=True))
+        ids = list(dict.fromkeys(concept_ids))
+        return Candidates(mention, ids, np.array([rows[one] for one in ids]))
+
+    def _of_mention(self, mention: MentionInContext, ngrams: Similar, vectors: Similar | None) -> Candidates:
+        by_ngrams, by_vectors = self._best_of_concepts(ngrams), self._best_of_concepts(vectors) if vectors else {}
+        equal = {self.index.owners[row] for row in self.index.equal(mention.long_form)}
+        trained = self.training.by_key.get(name_index.key(mention.long_form), Counter())
+        near = sorted({*by_ngrams, *by_vectors}, key=lambda one: (-by_ngrams.get(one, 0.0) - by_vectors.get(one, 0.0), one))
+        ids = [one for one in dict.fromkeys([*sorted(equal), *sorted(trained), *near]) if one in self.vocabulary.concepts]
+        return Candidates(mention, ids[: self.limit], self._evidence(mention, ids[: self.limit], by_ngrams, by_vectors))
+
+    def _evidence(
+        self, mention: MentionInContext, ids: Sequence[str], by_ngrams: Mapping[str, float], by_vectors: Mapping[str, float]
+    ) -> NDArray[np.float64]:
+        """(ids, EVIDENCE)."""
+        key = name_index.key(mention.long_form)
+        equal = {self.index.owners[row] for row in self.index.equal(mention.long_form)}
+        trained = self.training.by_key.get(key, Counter())
+        top = [max(found.values(), default=0.0) for found in (by_ngrams, by_vectors)]
+        in_document, total, words = self._concepts_of(mention.others, key), sum(trained.values()), set(key.split())
+        rows = [
+            [
+                float(one in equal),
+                float(name_index.key(self.vocabulary.concepts[one].name) == key),
+                1 / len(equal) if one in equal else 0.0,
+                by_ngrams.get(one, 0.0), by_vectors.get(one, 0.0),
+                by_ngrams.get(one, 0.0) - top[0], by_vectors.get(one, 0.0) - top[1],
+                math.log1p(trained[one]), trained[one] / total if total else 0.0,
+                math.log1p(self.training.by_concept[one]),
+                float(one in in_document),
+                float(self._agrees(mention.type, one)),
+                self._covered(words, one),
+            ]
+            for one in ids
+        ]  # fmt: skip
+        return np.array(rows, float).reshape(len(ids), len(EVIDENCE))
+
+    def _best_of_concepts(self, similar: Similar) -> dict[str, float]:
+        best: dict[str, float] = {}
+        for row, score in zip(similar.rows.tolist(), similar.scores.tolist(), strict=True):
+            if score > 0:
+                best.setdefault(self.index.owners[row], score)
+        return best
+
+    def _concepts_of(self, names: Sequence[str], except_key: str) -> set[str]:
+        """Concepts of the document's other mentions, by equal names and training mentions."""
+        found: set[str] = set()
+        for name in names:
+            if name_index.key(name) != except_key:
+                found.update(self.index.owners[row] for row in self.index.equal(name))
+                found.update(self.training.by_key.get(name_index.key(name), ()))
+        return found
+
+    def _agrees(self, mention_type: str, concept_id: str) -> bool:
+        concept = self.vocabulary.concepts.get(concept_id)
+        return bool(mention_type and concept and mention_type in concept.types)
+
+    def _covered(self, words: set[str], concept_id: str) -> float:
+        """Largest share of common words, of the mention's and a name's words together (Jaccard)."""
+        concept = self.vocabulary.concepts.get(concept_id)
+        shares = [len(words & there) / len(words | there) for name in (concept.names if concept else [])
+                  if (there := set(name_index.key(name).split())) | words]  # fmt: skip
+        return max(shares, default=0.0)
+
+
+def gold(mention: Mention, vocabulary: Vocabulary) -> set[str]:
+    """The ids that are right for a mention, as the vocabulary has them."""
+    return {vocabulary.resolve(one) for one in mention.concept_ids}
+
+
+def recall(
+    found: Sequence[Candidates], wanted: Sequence[set[str]], ks: Sequence[int], scores: Sequence[NDArray[np.float64]]
+) -> Mapping[int, float]:
+    """Fraction of mentions whose right concept is among the first k candidates."""
+    hits = {k: [bool(wanted_one & set(one.first(k, score).concept_ids)) for one, score, wanted_one in zip(found, scores, wanted, strict=True)]
+            for k in ks}  # fmt: skip
+    return {k: float(np.mean(values)) if values else math.nan for k, values in hits.items()}

@@ -1,0 +1,260 @@
+"""Linking mentions to concepts: candidates, a cross-encoder on the best of them, one calibrated probability each, and a threshold.
+
+The folder of a linker holds `linker.json`, the vocabulary, the names of training mentions, and, if it has one, the cross-encoder in `model`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meerkat_workbench.concepts import fusion, thresholds, vocabulary
+from meerkat_workbench.concepts.artifacts import MODEL, LinkerDescription
+from meerkat_workbench.concepts.candidates import (
+    EVIDENCE,
+    CandidateGenerator,
+    Candidates,
+    MentionInContext,
+    TrainingName,
+    TrainingNames,
+    in_context,
+)
+from meerkat_workbench.concepts.name_index import NameIndex
+from meerkat_workbench.concepts.pubtator import AnnotatedDocument, Mention
+from meerkat_workbench.concepts.thresholds import Decision, Tier
+from meerkat_workbench.concepts.vocabulary import Vocabulary
+from meerkat_workbench.core import artifacts
+from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.retrieval import cross_encoder, encoders
+from meerkat_workbench.retrieval.cross_encoder import Backend, CrossEncoder
+from meerkat_workbench.retrieval.encoders import BiEncoder
+from meerkat_workbench.stats import calibration
+from meerkat_workbench.text import texts
+
+CROSS = "cross_encoder"  # the evidence that the cross-encoder adds
+SYNONYMS_SHOWN = 3  # of a concept, to the cross-encoder
+CONTEXT_SHOWN = 60  # characters before and after a mention, to the cross-encoder
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A concept that a mention may mean, with its probability."""
+
+    concept_id: str
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Link:
+    """What the linker says about a mention.
+
+    Attributes:
+        candidates: best first.
+        concept_id: the best candidate's if its probability reaches the threshold, else empty: the linker abstains.
+        margin: probability of the best minus that of the second.
+        type: that chose the threshold.
+    """
+
+    mention: MentionInContext
+    candidates: list[Candidate]
+    concept_id: str
+    tier: Tier
+    margin: float
+    decision: Decision
+    type: str
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The first candidates of a mention in their final order.
+
+    Attributes:
+        probabilities: (candidates,) softmax over the mention's candidates, not calibrated.
+    """
+
+    candidates: Candidates
+    probabilities: NDArray[np.float64]
+
+    @property
+    def top_log_odds(self) -> float:
+        return float(calibration.log_odds_of(self.probabilities[:1])[0]) if len(self.probabilities) else -20.0
+
+
+def describe_mention(mention: MentionInContext) -> str:
+    """A mention in its context, as the cross-encoder reads it: the long form first, then the sentence with the mention in brackets."""
+    left, right = mention.left[-CONTEXT_SHOWN:], mention.right[:CONTEXT_SHOWN]
+    sentence = " ".join(f"{left}[{mention.text}]{right}".split()) if left or right else ""
+    return f"{mention.long_form} ; {sentence}" if sentence else mention.long_form
+
+
+def describe_concept(concept: vocabulary.Concept, found: Vocabulary, *, without: str = "") -> str:
+    """A concept as the cross-encoder reads it: name ; synonyms ; type. `without` is a synonym that is left out."""
+    names = [name for name in concept.names if name != without] or concept.names
+    parts = [names[0], *sorted(names[1:], key=len)[:SYNONYMS_SHOWN]]
+    return " ; ".join([*parts, *(found.type_name(one) for one in concept.types[:1])])
+
+
+class Linker:
+    """Links mentions.
+
+    Attributes:
+        reranker: the cross-encoder; None for none.
+    """
+
+    def __init__(self, description: LinkerDescription, generator: CandidateGenerator, reranker: CrossEncoder | None) -> None:
+        self.description, self.generator, self.reranker = description, generator, reranker
+        self.vocabulary = generator.vocabulary
+
+    @classmethod
+    def load(cls, folder: Path, backend: Backend = "torch") -> Self:
+        """The linker of a folder.
+
+        Raises:
+            UserError: there is none, it is not calibrated, or a part of it is another than the one with which it was calibrated.
+        """
+        path = folder / LinkerDescription.FILE
+        if not path.is_file():
+            raise UserError(
+                f"holds no {LinkerDescription.FILE}", where=folder, remedy="Run `python entity_linking.py train` and `calibrate`."
+            )
+        description = artifacts.read(LinkerDescription, path)
+        words = vocabulary.read(folder)
+        if words.fingerprint != description.vocabulary:
+            raise UserError("has another vocabulary than the one with which it was calibrated", where=folder,
+                            remedy="Run `python entity_linking.py calibrate` again.")  # fmt: skip
+        reranker = None
+        if description.cross_encoder_identity:
+            if cross_encoder.identity(folder / MODEL) != description.cross_encoder_identity:
+                raise UserError("was calibrated with another model than the one it holds", where=folder,
+                                remedy="Run `python entity_linking.py calibrate` again.")  # fmt: skip
+            reranker = cross_encoder.load(str(folder / MODEL), backend)
+        encoder = load_encoder(description.encoder)
+        if encoder and encoder.identity != description.encoder_identity:
+            raise UserError(f"was calibrated with other weights of {description.encoder}", where=folder,
+                            remedy="Run `python entity_linking.py calibrate` again.")  # fmt: skip
+        training = TrainingNames(artifacts.read_lines(TrainingName, folder / TrainingName.FILE))
+        return cls(description, CandidateGenerator(words, NameIndex(words, encoder), training), reranker)
+
+    # --- scores
+
+    def score(self, mentions: Sequence[MentionInContext], *, what: str = "") -> list[Scored]:
+        """The candidates of each mention in their final order."""
+        return self.score_candidates(self.generator.find(mentions), what=what)
+
+    def score_candidates(self, found: Sequence[Candidates], *, what: str = "") -> list[Scored]:
+        """The same for candidates that are given."""
+        weights = self.description
+        first = [one.first(weights.read, weights.first.scores(one.evidence)) for one in found]
+        tables = (
+            with_cross_encoder(first, self.reranker, self.vocabulary, what) if self.reranker else [one.evidence for one in first]
+        )
+        return [ordered(one, weights.final.scores(table)) for one, table in zip(first, tables, strict=True)]
+
+    def links(self, mentions: Sequence[MentionInContext], *, what: str = "") -> list[Link]:
+        """A link, or an abstention, for each mention."""
+        return [self.decide(one) for one in self.score(mentions, what=what)]
+
+    def decide(self, scored: Scored) -> Link:
+        """What the linker says about scored candidates.
+
+        Raises:
+            UserError: the linker is not calibrated.
+        """
+        calibrator, limits = self.description.calibrator, self.description.thresholds
+        if calibrator is None or limits is None:
+            raise UserError("is not calibrated", where=LinkerDescription.FILE, remedy="Run `python entity_linking.py calibrate`.")
+        values = calibrator.probabilities(calibration.log_odds_of(scored.probabilities))
+        candidates = [
+            Candidate(one, self.vocabulary.concepts[one].name, float(value))
+            for one, value in zip(scored.candidates.concept_ids, values, strict=True)
+        ]
+        best = candidates[0].probability if candidates else 0.0
+        margin = best - (candidates[1].probability if len(candidates) > 1 else 0.0)
+        kind = type_of(scored, self.vocabulary)
+        decision = limits.decide(kind, self.vocabulary)
+        tier = thresholds.tier_of(best, margin, decision.value) if candidates else "none"
+        return Link(
+            scored.candidates.mention,
+            candidates,
+            candidates[0].concept_id if tier != "none" else "",
+            tier,
+            margin,
+            decision,
+            kind,
+        )
+
+    # --- for people
+
+    def link(self, text: str, mention: str | tuple[int, int], entity_type: str = "") -> Link:
+        """Link one mention of a text, given by its words or its span.
+
+        Raises:
+            UserError: the mention is empty, or does not occur in the text.
+        """
+        start, end = mention if isinstance(mention, tuple) else (text.find(mention), text.find(mention) + len(mention))
+        if texts.is_blank(text[start:end] if isinstance(mention, tuple) else mention):
+            raise UserError("is empty", where="the mention", remedy="Name the words that are to be linked.")
+        if start < 0:
+            raise UserError("does not occur in the text", where=f"the mention {mention!r}", remedy="Write it as the text does.")
+        span = Mention("", start, end, text[start:end], entity_type)
+        return self.links(in_context(AnnotatedDocument("", text, [span])))[0]
+
+    def rerank(self, mention: str | MentionInContext, candidates: Sequence[str], entity_type: str = "") -> list[Candidate]:
+        """Concepts that are given, the likeliest first, each with its calibrated probability.
+
+        Raises:
+            UserError: no candidate, or one that the vocabulary lacks.
+        """
+        if not candidates:
+            raise UserError("is empty", where="the list of candidates", remedy="Name at least one concept.")
+        for one in candidates:
+            if one not in self.vocabulary.concepts:
+                raise UserError("is no concept of the vocabulary", where=one, remedy="Name concepts by their ids.")
+        asked = mention if isinstance(mention, MentionInContext) else MentionInContext(mention, mention, type=entity_type)
+        found = self.generator.of_concepts(asked, candidates)
+        return self.decide(self.score_candidates([found])[0]).candidates
+
+
+def ordered(candidates: Candidates, scores: NDArray[np.float64]) -> Scored:
+    """Candidates in the order of their scores, with the softmax of these."""
+    order = np.argsort(-scores, kind="stable")
+    kept = Candidates(candidates.mention, [candidates.concept_ids[place] for place in order], candidates.evidence[order])
+    return Scored(kept, fusion.probabilities(scores[order]))
+
+
+def with_cross_encoder(
+    found: Sequence[Candidates], reranker: CrossEncoder, words: Vocabulary, what: str = ""
+) -> list[NDArray[np.float64]]:
+    """For each mention, its candidates' evidence with the cross-encoder's logit as one more column."""
+    pairs = [
+        (describe_mention(one.mention), describe_concept(words.concepts[concept], words))
+        for one in found
+        for concept in one.concept_ids
+    ]
+    distinct = list(dict.fromkeys(pairs))  # equal mentions in equal contexts, as a text may repeat itself
+    logit_of = dict(zip(distinct, reranker.logits(distinct, what=what).tolist(), strict=True))
+    logits = iter(pairs)
+    return [np.column_stack([one.evidence, [logit_of[next(logits)] for _ in one.concept_ids]]) if one.concept_ids
+            else np.zeros((0, len(EVIDENCE) + 1)) for one in found]  # fmt: skip
+
+
+def type_of(scored: Scored, words: Vocabulary) -> str:
+    """The type that chooses a mention's threshold: that of the best concept, or the mention's own if the vocabulary has no types."""
+    best = words.type_of(scored.candidates.concept_ids[0]) if scored.candidates.concept_ids else ""
+    return best or scored.candidates.mention.type
+
+
+def load_encoder(name: str) -> BiEncoder | None:
+    """The bi-encoder of a setting; None for an empty name."""
+    return BiEncoder(name) if name else None
+
+
+def encoder_identity(name: str) -> str:
+    """Hash of the bi-encoder of a setting; empty for none."""
+    return encoders.identity(name) if name else ""

@@ -1,0 +1,78 @@
+"""Mentions of documents with their candidates and their right concepts, scored by any ranker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meerkat_workbench.concepts import candidates as candidate_lists
+from meerkat_workbench.concepts.candidates import EVIDENCE, CandidateGenerator, Candidates
+from meerkat_workbench.concepts.pubtator import AnnotatedDocument, Mention
+from meerkat_workbench.concepts.vocabulary import Vocabulary
+from meerkat_workbench.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class GoldMentions:
+    """Mentions with right concepts.
+
+    Attributes:
+        wanted: for each mention, the ids that are right; empty if nobody knows one.
+        found: for each mention, its candidates.
+    """
+
+    mentions: list[Mention]
+    wanted: list[set[str]]
+    found: list[Candidates]
+
+    @property
+    def documents(self) -> list[str]:
+        """(mentions,) the document of each."""
+        return [one.document_id for one in self.mentions]
+
+    def right(self) -> list[NDArray[np.bool_]]:
+        """For each mention, (candidates,) which are right."""
+        return [
+            np.array([one in wanted for one in found.concept_ids], bool)
+            for wanted, found in zip(self.wanted, self.found, strict=True)
+        ]
+
+    def where(self, chosen: Sequence[bool]) -> GoldMentions:
+        """The chosen mentions."""
+        kept = [number for number, one in enumerate(chosen) if one]
+        return GoldMentions(
+            [self.mentions[one] for one in kept], [self.wanted[one] for one in kept], [self.found[one] for one in kept]
+        )
+
+    def linkable(self, words: Vocabulary) -> NDArray[np.bool_]:
+        """(mentions,) whether the vocabulary has a right concept."""
+        return np.array([any(one in words.concepts for one in wanted) for wanted in self.wanted], bool)
+
+
+def gold_mentions(documents: Sequence[AnnotatedDocument], generator: CandidateGenerator, where: str) -> GoldMentions:
+    """The mentions of documents with their candidates.
+
+    Raises:
+        UserError: the documents have no mention.
+    """
+    mentions = [mention for document in documents for mention in document.mentions]
+    if not mentions:
+        raise UserError("have no mention", where=f"the documents for {where}", remedy="Give this split more documents.")
+    seen = [one for document in documents for one in candidate_lists.in_context(document)]
+    return GoldMentions(mentions, [candidate_lists.gold(one, generator.vocabulary) for one in mentions], generator.find(seen))
+
+
+def hits(scores: Sequence[NDArray[np.float64]], right: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    """(mentions,) whether a right candidate has the highest score. Where a wrong one ties with it, the mention counts as an error."""
+    return np.array(
+        [bool(len(one)) and bool(rows[one == one.max()].all()) for one, rows in zip(scores, right, strict=True)], bool
+    )
+
+
+def single_evidence(found: Sequence[Candidates], name: str) -> list[NDArray[np.float64]]:
+    """For each mention, (candidates,) one kind of evidence alone."""
+    column = EVIDENCE.index(name)
+    return [one.evidence[:, column] for one in found]

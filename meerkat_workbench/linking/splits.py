@@ -1,0 +1,125 @@
+"""Documents of annotated corpora, divided into disjoint splits."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from meerkat_workbench.concepts import pubtator
+from meerkat_workbench.concepts.pubtator import AnnotatedDocument
+from meerkat_workbench.core import files, input_files
+from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.text import texts
+
+
+class LinkSplit(enum.StrEnum):
+    """What a document is for. Each choice is made on documents that no earlier choice has seen."""
+
+    TRAIN = "train"  # pairs of the cross-encoder, and names of training mentions
+    VALIDATION = "validation"  # the best weights of the cross-encoder, and the weights of the evidence
+    CALIBRATE = "calibrate"  # the calibrator
+    TUNE = "tune"  # thresholds
+    TEST = "test"  # figures
+
+
+@dataclass(frozen=True)
+class SplitRules:
+    """How documents are divided.
+
+    Attributes:
+        ids: for some splits, a file with a document's id on each line, as corpora are published.
+        test_corpus: corpora whose documents are all for the test.
+        shares: fractions of the remaining documents; TRAIN gets the rest.
+    """
+
+    ids: Mapping[LinkSplit, Path]
+    test_corpus: Sequence[Path]
+    shares: Mapping[LinkSplit, float]
+    seed: int
+
+
+def read_corpora(paths: Sequence[Path], types: Sequence[str]) -> list[AnnotatedDocument]:
+    """The documents of PubTator files, each once: a later document with the same id or the same text is dropped.
+
+    Args:
+        types: mention types that are kept; empty for all.
+    """
+    by_id: dict[str, AnnotatedDocument] = {}
+    seen: set[str] = set()
+    for path in paths:
+        for document in pubtator.read_pubtator(path):
+            text = texts.comparable(document.text)
+            if document.id not in by_id and text not in seen:
+                kept = [one for one in document.mentions if not types or one.type in types]
+                by_id[document.id] = msgspec.structs.replace(document, mentions=kept)
+                seen.add(text)
+    return list(by_id.values())
+
+
+def divide(
+    documents: Sequence[AnnotatedDocument], test: Sequence[AnnotatedDocument], rules: SplitRules
+) -> dict[LinkSplit, list[AnnotatedDocument]]:
+    """The documents of each split, in the order of the corpora. Documents of `test` that are in both are for the test.
+
+    Raises:
+        UserError: a list names a document that another list names too, or TRAIN is left without documents.
+    """
+    divided: dict[LinkSplit, list[AnnotatedDocument]] = {one: [] for one in LinkSplit}
+    divided[LinkSplit.TEST] += test
+    tested, test_texts = {one.id for one in test}, {texts.comparable(one.text) for one in test}
+    listed = _listed(rules.ids)
+    free = []
+    for one in documents:
+        if one.id in tested or texts.comparable(one.text) in test_texts:
+            continue
+        if one.id in listed:
+            divided[listed[one.id]].append(one)
+        else:
+            free.append(one)
+    if not listed or set(rules.ids) != set(LinkSplit):
+        _share(free, [one for one in LinkSplit if one not in rules.ids and not (one is LinkSplit.TEST and test)], rules, divided)
+    if not divided[LinkSplit.TRAIN]:
+        raise UserError(
+            "leaves no documents for training", where="the division of CORPUS", remedy="Lower the shares of the other splits."
+        )
+    return divided
+
+
+def _share(
+    free: Sequence[AnnotatedDocument],
+    targets: Sequence[LinkSplit],
+    rules: SplitRules,
+    divided: dict[LinkSplit, list[AnnotatedDocument]],
+) -> None:
+    """Divide documents by their ids' hashes, so that a document keeps its split when others are added. Where the training documents are listed,
+    unlisted ones are left out."""
+    order = sorted(free, key=lambda one: files.sha256_of([rules.seed, one.id]))
+    chosen: dict[str, LinkSplit] = {}
+    start = 0
+    for target in targets:
+        if target is LinkSplit.TRAIN:
+            continue
+        count = round(rules.shares.get(target, 0.0) * len(order))
+        chosen |= {one.id: target for one in order[start : start + count]}
+        start += count
+    for one in free:
+        target = chosen.get(one.id, LinkSplit.TRAIN)
+        if target is not LinkSplit.TRAIN or LinkSplit.TRAIN in targets:
+            divided[target].append(one)
+
+
+def _listed(ids: Mapping[LinkSplit, Path]) -> dict[str, LinkSplit]:
+    found: dict[str, LinkSplit] = {}
+    for split, path in ids.items():
+        if not path.is_file():
+            raise UserError("there is no such file", where=path)
+        for line in input_files.read_text(path).split():
+            if found.setdefault(line, split) is not split:
+                raise UserError(
+                    f"is in the lists of {found[line]} and {split}", where=path, item=f"document {line}", remedy="Name it once."
+                )
+    return found

@@ -1,0 +1,189 @@
+"""Training the linker: the cross-encoder on pairs, then the weights of all evidence on the validation documents."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset
+
+from meerkat_workbench.concepts import fusion, linker, vocabulary
+from meerkat_workbench.concepts.artifacts import MODEL, LinkerDescription
+from meerkat_workbench.concepts.candidates import EVIDENCE, CandidateGenerator, TrainingName, TrainingNames
+from meerkat_workbench.concepts.fusion import EvidenceWeights
+from meerkat_workbench.concepts.linker import CROSS
+from meerkat_workbench.concepts.name_index import NameIndex
+from meerkat_workbench.core import artifacts, console, files, runs
+from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.core.runs import Run
+from meerkat_workbench.core.settings import Settings, as_dict
+from meerkat_workbench.device import devices
+from meerkat_workbench.device.tracking import Tracking
+from meerkat_workbench.linking import evaluator, scoring
+from meerkat_workbench.linking.artifacts import CHECKPOINTS, UNCALIBRATED, LinkingPoint, LinkTrainingManifest
+from meerkat_workbench.linking.evaluator import LinkingEvaluator
+from meerkat_workbench.linking.prepared import LinkingData
+from meerkat_workbench.linking.scoring import GoldMentions
+from meerkat_workbench.linking.splits import LinkSplit
+from meerkat_workbench.retrieval import cross_encoder as cross_encoders
+from meerkat_workbench.trainers import checkpointed, cross_encoder
+from meerkat_workbench.trainers.best_checkpoint import BEST_EVALUATION, BEST_FOLDER
+from meerkat_workbench.trainers.cross_encoder import CrossEncoderRecipe
+
+
+@dataclass(frozen=True)
+class LinkTrainingSpec:
+    """What is trained.
+
+    Attributes:
+        recipe: of the cross-encoder; None trains none, so that names, vectors and training mentions decide alone.
+        read: candidates of a mention that the cross-encoder reads.
+        eval_mentions: validation mentions that each evaluation scores; 0 for all.
+    """
+
+    recipe: CrossEncoderRecipe | None
+    encoder: str
+    read: int
+    eval_mentions: int
+    patience: int
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The validation mentions with all candidates, and the weights that order them without a cross-encoder."""
+
+    mentions: GoldMentions
+    first: EvidenceWeights
+
+    def first_candidates(self, read: int) -> GoldMentions:
+        ordered = [one.first(read, self.first.scores(one.evidence)) for one in self.mentions.found]
+        return evaluator.first_candidates(self.mentions, ordered)
+
+
+def train(
+    run: Run[LinkTrainingManifest], data: LinkingData, spec: LinkTrainingSpec, config: Settings, trackers: Sequence[str]
+) -> LinkTrainingManifest:
+    """Train from the last complete checkpoint, and write the linker's parts."""
+    run.ranks.agree(
+        lambda: _generator(data, spec.encoder) and None
+    )  # one process embeds the names, the others find them in the cache
+    generator = _generator(data, spec.encoder)
+    mentions = scoring.gold_mentions(data.documents(LinkSplit.VALIDATION), generator, LinkSplit.VALIDATION)
+    validation = Validation(mentions, fusion.fit([one.evidence for one in mentions.found], mentions.right(), EVIDENCE))
+    run.claim()
+    points = _train_model(run, data, spec, config, trackers, validation) if spec.recipe else None
+    return run.ranks.agree(lambda: _finish(run, data, spec, config, validation, generator, points))
+
+
+def _generator(data: LinkingData, encoder: str) -> CandidateGenerator:
+    """Candidates from the vocabulary and the names of the training documents."""
+    names = TrainingNames.count(data.documents(LinkSplit.TRAIN), data.vocabulary)
+    return CandidateGenerator(data.vocabulary, NameIndex(data.vocabulary, linker.load_encoder(encoder)), names)
+
+
+@dataclass(frozen=True)
+class _Points:
+    """The evaluations that a training's record keeps, and its steps."""
+
+    kept: LinkingPoint
+    before: LinkingPoint
+    steps: int
+
+
+def _train_model(
+    run: Run[LinkTrainingManifest], data: LinkingData, spec: LinkTrainingSpec, config: Settings, trackers: Sequence[str], validation: Validation
+) -> _Points:  # fmt: skip
+    recipe = spec.recipe
+    assert recipe is not None
+    tags = {"commit": (runs.git_state().commit or "none")[:12], "dataset": data.manifest.fingerprint[:12]}
+    tracking = Tracking(trackers, run.folder, tags)
+    tracking.set_environment()
+    rows = _rows(data, recipe, run.folder)
+    with console.working(f"loading {recipe.base}"):
+        model = cross_encoder.build_model(recipe)
+    measured = LinkingEvaluator(_some(validation.first_candidates(spec.read), spec.eval_mentions), data.vocabulary)
+    best = cross_encoder.BestWholeModel(measured, run.folder, run.folder / LinkingPoint.FILE, patience=spec.patience)
+    trainer = cross_encoder.build_trainer(
+        model, rows, recipe, best, run.folder / CHECKPOINTS, evaluator.describe, as_dict(config)
+    )
+    if run.ranks.is_main:
+        print(f"{recipe.base} on {devices.describe()}, {run.ranks.count} process(es), computing in {recipe.precision}")
+        print(f"{len(rows):,} rows of {recipe.loss}, {cross_encoder.steps_in_all(len(rows), recipe, run.ranks.count):,} steps")
+    checkpointed.resume_and_train(run, trainer, run.folder / CHECKPOINTS, tracking.write_tags)
+    return _Points(best.read_best(), best.history[0], trainer.state.global_step)
+
+
+def _rows(data: LinkingData, recipe: CrossEncoderRecipe, folder: Path) -> Dataset:
+    """The training rows, in a file that is mapped into memory: a large corpus has millions."""
+    made = Dataset.from_generator(
+        lambda: cross_encoder.training_rows(data.groups(), recipe), cache_dir=str(folder / CHECKPOINTS / "rows"), keep_in_memory=False,
+        fingerprint=files.short_hash(f"{data.manifest.fingerprint} {recipe}"),
+    )  # fmt: skip
+    if not len(made):
+        raise UserError(
+            "has no pairs that this loss can learn from",
+            where=data.folder,
+            item=f"LOSS={recipe.loss}",
+            remedy="Choose another loss.",
+        )
+    return made
+
+
+def _some(mentions: GoldMentions, count: int) -> GoldMentions:
+    """Some mentions, the same each time."""
+    if not count or count >= len(mentions.mentions):
+        return mentions
+    keys = [files.sha256_of([one.document_id, one.start, one.end]) for one in mentions.mentions]
+    last = sorted(keys)[count - 1]
+    return mentions.where([key <= last for key in keys])
+
+
+def _finish(
+    run: Run[LinkTrainingManifest], data: LinkingData, spec: LinkTrainingSpec, config: Settings, validation: Validation,
+    generator: CandidateGenerator, points: _Points | None,
+) -> LinkTrainingManifest:  # fmt: skip
+    parts, best_folder = run.folder / UNCALIBRATED, run.folder / BEST_FOLDER
+    files.remove(parts)
+    parts.mkdir(parents=True)
+    if points:
+        shutil.copytree(best_folder, parts / MODEL)  # a copy, because a kill until the manifest is written comes back to here
+        (parts / MODEL / BEST_EVALUATION).unlink()
+    vocabulary.write(parts, data.vocabulary)
+    artifacts.write_lines(parts / TrainingName.FILE, generator.training.rows)
+    first = validation.first_candidates(spec.read)
+    reranker = cross_encoders.load(str(parts / MODEL)) if points else None
+    tables = linker.with_cross_encoder(first.found, reranker, data.vocabulary, "weighing the evidence") if reranker else [
+        one.evidence for one in first.found]  # fmt: skip
+    final = fusion.fit(tables, first.right(), [*EVIDENCE, CROSS] if reranker else EVIDENCE)
+    encoder = generator.index.encoder
+    artifacts.write(parts / LinkerDescription.FILE, LinkerDescription(
+        encoder=spec.encoder, encoder_identity=encoder.identity if encoder else "", vocabulary=data.vocabulary.fingerprint,
+        cross_encoder_identity=cross_encoders.identity(parts / MODEL) if reranker else "", read=spec.read, first=validation.first, final=final,
+    ))  # fmt: skip
+    accuracy = [float(scoring.hits(scores, rows).mean()) for scores, rows in (
+        ([validation.first.scores(one.evidence) for one in validation.mentions.found], validation.mentions.right()),
+        ([final.scores(table) for table in tables], first.right()),
+    )]  # fmt: skip
+    manifest = run.manifest(
+        config, iteration=1, device=devices.describe(), data=data.manifest.fingerprint,
+        weights=cross_encoders.identity(parts / MODEL) if reranker else "", kept=points.kept if points else None,
+        before=points.before if points else None, first_stage=round(accuracy[0], 6), fused=round(accuracy[1], 6),
+        steps=points.steps if points else 0, processes=run.ranks.count,
+    )  # fmt: skip
+    run.finish(manifest)
+    for folder in (run.folder / CHECKPOINTS, best_folder):
+        files.remove(folder)
+    return manifest
+
+
+def print_training(folder: Path, result: LinkTrainingManifest) -> None:
+    """Print accuracy on the validation mentions."""
+    rows = [["first stage (fitted on these mentions)", f"{result.first_stage:.3f}"]]
+    if result.kept and result.before:
+        rows += [["cross-encoder before training", f"{result.before.accuracy:.3f}"],
+                 [f"cross-encoder, step {result.kept.step}", f"{result.kept.accuracy:.3f}"]]  # fmt: skip
+        rows.append(["all evidence together (fitted on these mentions)", f"{result.fused:.3f}"])
+    console.print_table(["validation mentions", "accuracy@1"], rows)
+    print(f"{folder / UNCALIBRATED}: the linker, not calibrated yet")

@@ -1,0 +1,285 @@
+"""Concepts: vocabularies and PubTator in their published forms, abbreviations, candidates, calibration, thresholds."""
+
+import gzip
+import math
+
+import numpy as np
+import pytest
+from conftest import SHARED_DATA, refused
+
+from meerkat_workbench.concepts import (
+    abbreviations,
+    candidates,
+    fusion,
+    mention_finder,
+    name_index,
+    pubtator,
+    thresholds,
+    vocabulary,
+    vocabulary_files,
+)
+from meerkat_workbench.concepts.candidates import CandidateGenerator, MentionInContext, TrainingNames
+from meerkat_workbench.concepts.name_index import NameIndex
+from meerkat_workbench.concepts.pubtator import AnnotatedDocument, Mention
+from meerkat_workbench.concepts.vocabulary import Concept, SemanticType, Vocabulary
+from meerkat_workbench.stats import calibration
+
+RRF = {
+    "MRCONSO.RRF": (
+        "C1|ENG|P|L1|PF|S1|Y|A1||||MSH|MH|D1|Gout|0|N|256|\n"
+        "C1|ENG|S|L2|PF|S2|Y|A2||||SNOMEDCT_US|SY|D1|Podagra|9|N|256|\n"
+        "C1|GER|P|L3|PF|S3|Y|A3||||MSHGER|MH|D1|Gicht|0|N||\n"
+        "C1|ENG|S|L4|PF|S4|Y|A4||||OLD|SY|D1|Old gout|9|O||\n"
+        "C2|ENG|S|L5|VO|S5|N|A5||||MSH|ET|D2|asthmas|0|N||\n"
+        "C2|ENG|P|L6|PF|S6|Y|A6||||MSH|MH|D2|Asthma|0|N||\n"
+    ),
+    "MRSTY.RRF": "C1|T047|B2.2.1.2.1|Disease or Syndrome|AT1|256|\nC2|T047|B2.2.1.2.1|Disease or Syndrome|AT2|256|\n",
+}
+MESH_XML = """<?xml version="1.0"?><DescriptorRecordSet><DescriptorRecord><DescriptorUI>D006073</DescriptorUI>
+<DescriptorName><String>Gout</String></DescriptorName><TreeNumberList><TreeNumber>C05.550.354</TreeNumber></TreeNumberList>
+<ConceptList><Concept><TermList><Term><String>Gout</String></Term><Term><String>Gouts</String></Term></TermList></Concept></ConceptList>
+</DescriptorRecord></DescriptorRecordSet>"""
+MESH_ASCII = "*NEWRECORD\nRECTYPE = D\nMH = Gout\nENTRY = Podagra|T047|NON\nMN = C05.550.354\nUI = D006073\n"
+CTD = "# Fields:\n# DiseaseName,DiseaseID,AltDiseaseIDs,Definition,ParentIDs,TreeNumbers,ParentTreeNumbers,Synonyms,SlimMappings\nGout,MESH:D006073,OMIM:138900|DO:DOID:1,,,,,Gouts|Podagra,\n"
+PUBTATOR = "1|t|Gout in men\n1|a|Gout hurts. Breast and ovarian cancer.\n1\t0\t4\tGout\tDisease\tD006073\n1\t12\t16\tGout\tDisease\tMESH:D006073\n1\t24\t49\tBreast and ovarian cancer\tDisease\tD001943|D010051\tBreast cancer|ovarian cancer\n1\tCID\tD1\tD2\n\n2|t|Second\n2|a|Text.\n"
+
+
+def words(*concepts: Concept, types: tuple[SemanticType, ...] = ()) -> Vocabulary:
+    return vocabulary.build(concepts, types, "here")
+
+
+def concept(identifier: str, *names: str, types: tuple[str, ...] = ()) -> Concept:
+    return Concept(id=identifier, name=names[0], synonyms=list(names[1:]), types=list(types))
+
+
+# --- files
+
+
+def test_umls_tables_give_english_names_that_are_not_obsolete_the_preferred_first(tmp_path):
+    for name, text in RRF.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    found = vocabulary_files.read(tmp_path)
+    assert {one.id: (one.names, one.types) for one in found.concepts.values()} == {
+        "C1": (["Gout", "Podagra"], ["T047"]), "C2": (["Asthma", "asthmas"], ["T047"]),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("medic.txt", "D006073|138900||Gout|Gouts\n", ("D006073", ["Gout", "Gouts"], ["OMIM:138900"])),
+        ("CTD_diseases.csv", CTD, ("D006073", ["Gout", "Gouts", "Podagra"], ["OMIM:138900", "DO:DOID:1"])),
+        ("desc2026.xml", MESH_XML, ("D006073", ["Gout", "Gouts"], [])),
+        ("d2026.bin", MESH_ASCII, ("D006073", ["Gout", "Podagra"], [])),
+        (
+            "v.jsonl",
+            '{"cui": "D006073", "names": ["Gout", "Podagra"], "semantic_types": ["T047"]}\n',
+            ("D006073", ["Gout", "Podagra"], []),
+        ),
+        ("v.csv", "id,name,synonyms,aliases\nD006073,Gout,Podagra|gout,X1\n", ("D006073", ["Gout", "Podagra", "gout"], ["X1"])),
+    ],
+)
+def test_each_form_of_a_vocabulary_is_told_by_its_file_and_read(tmp_path, name, text, expected):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    [one] = vocabulary_files.read(tmp_path / name).concepts.values()
+    assert (one.id, one.names, one.aliases) == expected
+
+
+def test_mesh_branches_become_types(tmp_path):
+    (tmp_path / "desc.xml").write_text(MESH_XML, encoding="utf-8")
+    assert vocabulary_files.read(tmp_path / "desc.xml").concepts["D006073"].types == ["C05"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "fault"),
+    [
+        ("v.jsonl", '{"id": "a", "name": "x"}\n{"id": "a", "name": "y"}\n', "this id occurs twice"),
+        ("v.jsonl", '{"id": "a", "name": " "}\n', "this concept has no name"),
+        ("v.jsonl", '{"id": "a"}\n', "line 1"),
+        ("medic.txt", "D1||Gout\nD2||\n", "line 2"),
+        ("desc.xml", "<a><b></a>", "is not valid XML"),
+        ("v.csv", "id,title\na,b\n", "has no column name"),
+        ("v.bin.txt", "nothing known", "is in no form that is known"),
+    ],
+)
+def test_a_faulty_vocabulary_is_refused_with_its_fault(tmp_path, name, text, fault):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert fault in refused(lambda: vocabulary_files.read(tmp_path / name))
+
+
+def test_pubtator_is_read_with_composites_prefixes_and_relations(tmp_path):
+    path = tmp_path / "corpus.PubTator"
+    path.write_text(PUBTATOR, encoding="utf-8")
+    first, second = pubtator.read_pubtator(path)
+    assert [one.concept_ids for one in first.mentions] == [("D006073",), ("D006073",), ("D001943", "D010051")]
+    assert first.mentions[2].composite and first.mentions[2].parts == ("Breast cancer", "ovarian cancer")
+    assert second.mentions == []
+    packed = tmp_path / "corpus.txt.gz"
+    packed.write_bytes(gzip.compress((PUBTATOR + PUBTATOR).replace("\n", "\r\n").encode()))
+    assert pubtator.read_pubtator(packed) == [first, second]
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("1\t0\t4\tgout\tDisease\tD1", "line 3: 0 to 4: says 'gout', but the text there is 'Gout'"),
+        ("1\t0\t400\tGout\tDisease\tD1", "lies outside the text"),
+        ("1\tx\t4\tGout\tDisease\tD1", "is not a mention of PubTator"),
+        ("7\t0\t4\tGout\tDisease\tD1", "is a mention of document 7"),
+        ("nonsense", "is not a mention of PubTator"),
+    ],
+)
+def test_a_malformed_pubtator_line_is_refused_with_file_and_line(tmp_path, line, fault):
+    path = tmp_path / "corpus.PubTator"
+    path.write_text(f"1|t|Gout\n1|a|Text.\n{line}\n", encoding="utf-8")
+    message = refused(lambda: pubtator.read_pubtator(path))
+    assert "line 3" in message and fault in message
+
+
+# --- names
+
+
+def test_a_document_defines_its_abbreviations():
+    text = "Cystic fibrosis (CF) and adenomatous polyposis coli (APC) tumours (see Table 2) in 40 patients (30%)."
+    found = abbreviations.find(text)
+    assert found == {"CF": "Cystic fibrosis", "APC": "adenomatous polyposis coli"}
+    assert abbreviations.expand("CF", found) == "Cystic fibrosis"
+    assert abbreviations.expand("APC tumours", found) == "adenomatous polyposis coli tumours"
+    assert abbreviations.expand("MS", found) == "MS"
+
+
+def test_names_are_equal_without_case_order_plural_and_punctuation():
+    assert name_index.key("Breast Cancers") == name_index.key("cancer, breast") == name_index.key("cancer of the breast")
+    assert name_index.key("Lungenentzündung") != name_index.key("Lunge")
+    assert name_index.key("肺炎") == name_index.key("肺炎 ")
+
+
+def test_candidates_carry_the_evidence_of_names_training_and_document():
+    vocab = words(concept("A", "Multiple Sclerosis", "MS"), concept("B", "Mitral Stenosis", "MS"), concept("C", "Gout"))
+    index = NameIndex(vocab, None)
+    training = TrainingNames.count([AnnotatedDocument("1", "MS now", [Mention("1", 0, 2, "MS", "d", ("B",))])], vocab)
+    generator = CandidateGenerator(vocab, index, training)
+    [found] = generator.find([MentionInContext("MS", "MS", others=("MS", "multiple sclerosis"))])
+    evidence = {
+        name: dict(zip(found.concept_ids, found.evidence[:, candidates.EVIDENCE.index(name)], strict=True))
+        for name in candidates.EVIDENCE
+    }
+    assert set(found.concept_ids) == {"A", "B"}
+    assert evidence["equal_name"] == {"A": 1, "B": 1} and evidence["name_unshared"] == {"A": 0.5, "B": 0.5}
+    assert evidence["trained"] == {"A": 0, "B": pytest.approx(math.log(2))}
+    assert evidence["in_document"] == {"A": 1, "B": 0}
+
+
+def test_a_mention_like_no_name_has_no_candidate():
+    vocab = words(concept("A", "Gout"))
+    [found] = CandidateGenerator(vocab, NameIndex(vocab, None), TrainingNames([])).find([MentionInContext("xyz", "xyz")])
+    assert found.concept_ids == [] and found.evidence.shape == (0, len(candidates.EVIDENCE))
+
+
+def test_learnt_weights_put_the_right_candidate_first():
+    draw = np.random.default_rng(0)
+    tables, right = [], []
+    for _ in range(200):
+        table, rows = draw.normal(size=(5, 2)), np.zeros(5, bool)
+        rows[draw.integers(5)] = True
+        table[rows, 0] += 3
+        tables.append(table)
+        right.append(rows)
+    found = fusion.fit(tables, right, ["useful", "noise"])
+    assert found.weights[0] > 1 and abs(found.weights[1]) < 0.5
+    assert np.mean([rows[np.argmax(found.scores(table))] for table, rows in zip(tables, right, strict=True)]) > 0.9
+
+
+def test_mentions_are_found_by_the_longest_name_and_abbreviations_by_their_case():
+    vocab = words(concept("A", "Leukemia", "ALL"), concept("B", "Acute Leukemia"), concept("C", "Heart Failure", "HF"))
+    found = mention_finder.find("All patients had acute leukemia. Failure: heart. Then HF and ALL came.", NameIndex(vocab, None))
+    assert [one.text for one in found.mentions] == ["acute leukemia", "HF", "ALL"]
+
+
+# --- probabilities
+
+
+@pytest.mark.parametrize(("slope", "shift"), [(2.0, 0.0), (0.5, 1.5)])
+def test_a_calibrator_mends_slope_and_bias_on_data_that_it_has_not_seen(slope, shift):
+    draw = np.random.default_rng(1)
+    log_odds = draw.normal(0, 2, 4000)
+    right = draw.random(4000) < 1 / (1 + np.exp(-(slope * log_odds + shift)))
+    found = calibration.choose(log_odds[:2000], right[:2000], [str(number // 10) for number in range(2000)])
+    before = calibration.measure(1 / (1 + np.exp(-log_odds[2000:])), right[2000:])
+    after = calibration.measure(found.probabilities(log_odds[2000:]), right[2000:])
+    assert after.ece_width < 0.03 < before.ece_width and after.nll < before.nll
+    assert set(found.losses) == {"temperature", "platt", "isotonic"} and found.losses[found.method] == min(found.losses.values())
+
+
+@pytest.mark.parametrize("method", calibration.METHODS)
+def test_a_calibrator_is_a_rising_map_that_survives_json(method, tmp_path):
+    from meerkat_workbench.core import artifacts
+
+    draw = np.random.default_rng(2)
+    log_odds = draw.normal(0, 2, 300)
+    right = draw.random(300) < 1 / (1 + np.exp(-log_odds))
+    found = calibration.fit(method, log_odds, right)
+    artifacts.write(tmp_path / "c.json", found)
+    again = artifacts.read(calibration.Calibrator, tmp_path / "c.json")
+    grid = np.linspace(-8, 8, 200)
+    values = again.probabilities(grid)
+    assert np.array_equal(values, found.probabilities(grid))
+    assert (np.diff(values) >= 0).all() and values.min() > 0 and values.max() < 1
+
+
+def test_calibration_error_agrees_with_a_count_by_hand():
+    probabilities = np.array([0.1, 0.1, 0.9, 0.9])
+    right = np.array([False, True, True, True])
+    found = calibration.measure(probabilities, right)
+    assert found.ece_width == pytest.approx(0.5 * abs(0.1 - 0.5) + 0.5 * abs(0.9 - 1.0))
+    assert found.brier == pytest.approx((0.01 + 0.81 + 0.01 + 0.01) / 4)
+    assert [one.n for one in calibration.reliability(probabilities, right)] == [2, 2]
+
+
+def test_population_stability_is_small_for_equal_and_large_for_moved_scores():
+    draw = np.random.default_rng(3)
+    reference = draw.normal(size=2000)
+    assert calibration.population_stability(reference, draw.normal(size=2000)) < 0.05
+    assert calibration.population_stability(reference, draw.normal(1, 1, 2000)) > 0.25
+
+
+TYPES = (SemanticType(id="top", name="Top"), SemanticType(id="mid", name="Mid", parent="top"), SemanticType(id="a", name="A", parent="mid"),
+         SemanticType(id="b", name="B", parent="mid"), SemanticType(id="z", name="Z"))  # fmt: skip
+
+
+def test_a_type_without_support_takes_its_parents_threshold_and_then_the_default():
+    vocab = words(concept("A", "x"), types=TYPES)
+    types = ["a"] * 40 + ["b"] * 5 + ["z"] * 5
+    probabilities = np.concatenate([np.linspace(0, 1, 40), np.linspace(0, 1, 5), np.linspace(0, 1, 5)])
+    right = np.concatenate([np.linspace(0, 1, 40) > 0.6, np.linspace(0, 1, 10) > 0.3])
+    found = thresholds.fit(types, probabilities, right, right, vocab, min_support=20)
+    decisions = [found.decide(one, vocab) for one in ("a", "b", "z", "unknown", "")]
+    assert [one.level for one in decisions] == ["type", "parent", "default", "default", "default"]
+    assert decisions[1].type == "mid"
+    assert found.by_type["a"].value == pytest.approx(0.615, abs=0.01) and found.by_type["a"].f1 == 1.0
+
+
+def test_a_threshold_reaches_the_precision_asked_for_or_links_nothing():
+    probabilities, right = np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, False, True, True])
+    reached = thresholds.best(probabilities, right, 3, precision=0.75)
+    assert (reached.value, reached.precision, reached.recall) == (0.6, 0.75, 1.0)
+    assert thresholds.best(probabilities, ~right, 1, precision=0.9).recall == 0
+
+
+def test_equal_probabilities_are_linked_together():
+    found = thresholds.best(np.array([0.5, 0.5, 0.5]), np.array([True, False, False]), 1, None)
+    assert found.precision == pytest.approx(1 / 3, abs=1e-6)
+
+
+@pytest.mark.skipif(not SHARED_DATA.exists(), reason="needs ../shared/data")
+def test_real_corpora_and_vocabularies_are_read():
+    medic = vocabulary_files.read(SHARED_DATA / "medic" / "medic_06Jul2012.txt")
+    assert len(medic.concepts) == 11_915
+    ncbi = pubtator.read_pubtator(SHARED_DATA / "ncbi_disease" / "NCBItrainset_corpus.txt")
+    assert len(ncbi) == 592  # one of the 593 occurs twice
+    known = [medic.resolve(name) in medic.concepts for document in ncbi for one in document.mentions for name in one.concept_ids]
+    assert all(known)
+    umls = vocabulary_files.read(SHARED_DATA / "medquad_concepts.jsonl", types=SHARED_DATA / "medmentions" / "semantic_types.csv")
+    assert umls.ancestors("T047") == ["T046", "T038", "T070", "T067", "T051"]
+    [first, *_] = pubtator.read_pubtator(SHARED_DATA / "medmentions" / "sample_pubtator.txt")
+    assert first.mentions[0].concept_ids == ("C4308010",)
