@@ -6,6 +6,7 @@
     python entity_linking.py calibrate --demo      probabilities, and thresholds by semantic type
     python entity_linking.py evaluate --demo       accuracy, candidates and calibration on test documents, with charts
     python entity_linking.py pipeline --demo       the four above in turn; after a kill it goes on where it was
+    python entity_linking.py export --demo         the linker's cross-encoder as ONNX, in 32 and 8 bits, for BACKEND=onnx-int8
     python entity_linking.py link --demo --mention "MI" --context "He had an acute MI last year." --type disease
     python entity_linking.py link --demo --input FILE --output FILE.jsonl
     python entity_linking.py statistics --demo     what one would monitor: confidence, margins, drift, calibration error
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from meerkat_workbench.linking.prepare import LinkPreparationSpec
     from meerkat_workbench.linking.train import LinkTrainingSpec
 
-VERBS = ("prepare", "train", "calibrate", "evaluate", "pipeline", "link", "statistics")
+VERBS = ("prepare", "train", "calibrate", "evaluate", "pipeline", "export", "link", "statistics")
 
 # --- settings
 
@@ -65,6 +66,7 @@ class LinkerConfig(settings.Settings):
     OUTPUT_DIR: Annotated[str, DERIVED] = "results/linking"
     LINKER_DIR: Annotated[str, DERIVED] = "results/linker"
     EVALUATION_DIR: Annotated[str, EXECUTION] = "evaluation_results/linking"
+    STATISTICS_DIR: Annotated[str, EXECUTION] = "evaluation_results/linking_statistics"
     # Fractions of the documents for choosing weights, for calibration, for thresholds, and for the test. The rest is for training.
     VALIDATION_SHARE: Annotated[float, Range(0, 0.5, exclude_low=True), RESULT] = 0.1
     CALIBRATE_SHARE: Annotated[float, Range(0, 0.5, exclude_low=True), RESULT] = 0.1
@@ -76,11 +78,11 @@ class LinkerConfig(settings.Settings):
     NEGATIVES_RANDOM: Annotated[int, Range(0, 1000), RESULT] = 2
     # Names of the vocabulary that are trained on as if they were mentions without context, drawn at random.
     SYNONYM_MENTIONS: Annotated[int, Range(0, 100_000_000), RESULT] = 0
-    # The bi-encoder that finds candidates: a Hub name such as cambridgeltl/SapBERT-from-PubMedBERT-fulltext, a folder, "packaged" for the MiniLM
+    # The bi-encoder that finds candidates: a Hub name such as cambridgeltl/SapBERT-from-PubMedBERT-fulltext-mean-token, a folder, "packaged" for the MiniLM
     # that is installed with the workbench, or empty for character n-grams alone.
     ENCODER: Annotated[str, RESULT] = "packaged"
     # Candidates of a mention that the cross-encoder reads. More costs time in proportion.
-    READ: Annotated[int, Range(1, 1000), RESULT] = 8
+    READ: Annotated[int, Range(2, 64), RESULT] = 8
     # False trains no cross-encoder: names, vectors and training mentions decide alone.
     CROSS_ENCODER: Annotated[bool, RESULT] = True
     # Base of the cross-encoder: any BERT by Hub name or folder, or "packaged".
@@ -139,6 +141,7 @@ DEMO = {
     "OUTPUT_DIR": "results/demo_linking",
     "LINKER_DIR": "results/demo_linker",
     "EVALUATION_DIR": "evaluation_results/demo_linking",
+    "STATISTICS_DIR": "evaluation_results/demo_linking_statistics",
     "MODEL_NAME": "packaged",
     "LEARNING_RATE": 1e-4,
     "GRADIENT_ACCUMULATION_STEPS": 1,
@@ -169,6 +172,7 @@ def check(config: LinkerConfig) -> None:
 
 
 def preparation_spec(config: LinkerConfig) -> LinkPreparationSpec:
+    from meerkat_workbench.concepts import vocabulary_files
     from meerkat_workbench.linking.pairs import LinkNegatives
     from meerkat_workbench.linking.prepare import LinkPreparationSpec
     from meerkat_workbench.linking.splits import LinkSplit, SplitRules
@@ -185,7 +189,7 @@ def preparation_spec(config: LinkerConfig) -> LinkPreparationSpec:
             raise UserError(
                 "there is no such file", where=name, remedy="Check CORPUS, TEST_CORPUS, VOCABULARY, TYPES and SPLIT_IDS."
             )
-    paths = [file for name in named for file in (sorted(Path(name).glob("*.RRF")) if Path(name).is_dir() else [Path(name)])]
+    paths = [path for name in named for path in vocabulary_files.tables_of(Path(name))]
     shares = {LinkSplit.VALIDATION: config.VALIDATION_SHARE, LinkSplit.CALIBRATE: config.CALIBRATE_SHARE, LinkSplit.TUNE: config.TUNE_SHARE,
               LinkSplit.TEST: config.TEST_SHARE}  # fmt: skip
     rules = SplitRules({LinkSplit(name): Path(path) for name, path in config.SPLIT_IDS.items()}, [Path(one) for one in config.TEST_CORPUS],
@@ -210,7 +214,13 @@ def prepare(config: LinkerConfig, *, fresh: bool = False) -> LinkingDataManifest
     names = ("MENTION_TYPES", "VOCABULARY_FORMAT", "VALIDATION_SHARE", "CALIBRATE_SHARE", "TUNE_SHARE", "TEST_SHARE", "NEGATIVES_SEMANTIC",
              "NEGATIVES_SAME_TYPE", "NEGATIVES_RANDOM", "SYNONYM_MENTIONS", "RANDOM_SEED")  # fmt: skip
     # each file with its role, so that files that change places are another run
-    roles = {"corpus": config.CORPUS, "test": config.TEST_CORPUS, "ids": config.SPLIT_IDS}
+    roles = {
+        "corpus": config.CORPUS,
+        "test": config.TEST_CORPUS,
+        "ids": config.SPLIT_IDS,
+        "vocabulary": config.VOCABULARY,
+        "types": config.TYPES,
+    }
     fingerprint = files.sha256_of(
         [{name: getattr(config, name) for name in names}, roles, spec.inputs, linker.encoder_identity(config.ENCODER)]
     )
@@ -247,6 +257,7 @@ def training_spec(config: LinkerConfig) -> LinkTrainingSpec:
 def train(config: LinkerConfig, *, fresh: bool = False) -> LinkTrainingManifest:
     """Train on the prepared pairs, from the last complete checkpoint if there is one, and write the linker's parts to OUTPUT_DIR."""
     from meerkat_workbench.concepts import linker
+    from meerkat_workbench.concepts.candidates import EVIDENCE_VERSION
     from meerkat_workbench.core.runs import Run, RunState
     from meerkat_workbench.device import distributed, hub, tracking
     from meerkat_workbench.linking import train as training
@@ -265,9 +276,8 @@ def train(config: LinkerConfig, *, fresh: bool = False) -> LinkTrainingManifest:
         if name not in ("MIN_SUPPORT", "PRECISION", "BACKEND")
     }
     precision = spec.recipe.precision if spec.recipe else ""
-    fingerprint = files.sha256_of(
-        [recipe, data.manifest.fingerprint, weights, linker.encoder_identity(config.ENCODER), precision, ranks.count]
-    )
+    fingerprint = files.sha256_of([recipe, data.manifest.fingerprint, weights, linker.encoder_identity(config.ENCODER), EVIDENCE_VERSION, precision,
+                                   ranks.count])  # fmt: skip
     with Run(Path(config.OUTPUT_DIR), LinkTrainingManifest, ranks=ranks, fresh=fresh) as run:
         if run.find(fingerprint, precision) is RunState.FINISHED:
             if ranks.is_main:
@@ -359,7 +369,7 @@ def main() -> None:
     check(config)
     {
         "prepare": run_prepare, "train": run_train, "calibrate": run_calibrate, "evaluate": run_evaluate, "pipeline": run_pipeline,
-        "link": run_link, "statistics": run_statistics,
+        "export": run_export, "link": run_link, "statistics": run_statistics,
     }[verb](config, arguments)  # fmt: skip
 
 
@@ -402,6 +412,29 @@ def run_pipeline(config: LinkerConfig, arguments: argparse.Namespace) -> None:
         evaluate(config, fresh=arguments.fresh)
 
 
+def run_export(config: LinkerConfig, arguments: argparse.Namespace) -> None:
+    """Export the linker's cross-encoder, and compare it with torch on candidates of validation mentions."""
+    from meerkat_workbench.concepts.artifacts import MODEL
+    from meerkat_workbench.device import hub
+    from meerkat_workbench.linking import scoring
+    from meerkat_workbench.linking.prepared import LinkingData
+    from meerkat_workbench.retrieval import onnx_export
+
+    hub.silence_libraries()
+    config.BACKEND = "torch"
+    found, folder = load_linker(config), Path(config.LINKER_DIR) / MODEL
+    if found.reranker is None:
+        raise UserError("has no cross-encoder to export", where=config.LINKER_DIR, remedy="Train with CROSS_ENCODER=true.")
+    pairs = scoring.validation_pairs(LinkingData.open(Path(config.DATASET_DIR)), found, PAIRS_CHECKED)
+    onnx_export.print_export(folder, onnx_export.export(folder, pairs))
+    print(
+        f"use it with BACKEND=onnx-int8, for example: {command_of('entity_linking.py', 'evaluate', *demo_flag(arguments), 'BACKEND=onnx-int8')}"
+    )
+
+
+PAIRS_CHECKED = 400  # on which an export is compared
+
+
 def run_link(config: LinkerConfig, arguments: argparse.Namespace) -> None:
     from meerkat_workbench.device import hub
     from meerkat_workbench.linking import link_files, listing
@@ -411,9 +444,7 @@ def run_link(config: LinkerConfig, arguments: argparse.Namespace) -> None:
         if arguments.output is None:
             raise UserError("is missing", where="--output", remedy="Name the JSON lines to write.")
         mentions = link_files.read(arguments.input)
-        made = list(link_files.link(load_linker(config), mentions))
-        link_files.write(arguments.output, made)
-        listing.print_linked(arguments.output, [link for _, link in made])
+        listing.print_linked(arguments.output, link_files.write(arguments.output, link_files.link(load_linker(config), mentions)))
         return
     if not arguments.mention:
         raise UserError(
@@ -440,8 +471,8 @@ def run_statistics(config: LinkerConfig, arguments: argparse.Namespace) -> None:
         mentions = link_files.of_documents(LinkingData.open(Path(config.DATASET_DIR)).documents(LinkSplit.TEST))
     found = load_linker(config)
     made = list(link_files.link(found, mentions))
-    numbers = statistics.of_links([link for _, link in made], found.description.reference, link_files.right(found, made))
-    folder = Path(config.EVALUATION_DIR)
+    numbers = statistics.of_links([link for _, link in made], found.description.reference, link_files.judged(found, made))
+    folder = Path(config.STATISTICS_DIR)
     artifacts.write(folder / LinkStatistics.FILE, numbers)
     files.write_text(folder / statistics.PROMETHEUS, statistics.to_prometheus(numbers))
     statistics.print_statistics(numbers)

@@ -434,11 +434,12 @@ def run_export(config: RerankerConfig, arguments: argparse.Namespace) -> None:
     from meerkat_workbench.reranking import export as exporting
     from meerkat_workbench.reranking.prepared import PreparedData
     from meerkat_workbench.reranking.train import validation_candidates
+    from meerkat_workbench.retrieval import onnx_export
 
     hub.silence_libraries()
     folder, data = model_folder(config), PreparedData.open(Path(config.DATASET_DIR))
     found, judged = validation_candidates(data, config.FIRST_STAGE, config.ENCODER, QUERIES_CHECKED, config.RERANK_DEPTH)
-    exporting.print_export(folder, exporting.export(folder, found, judged))
+    onnx_export.print_export(folder, exporting.export(folder, found, judged))
     print(
         f"use it with BACKEND=onnx-int8, for example: {command_of('reranking.py', 'evaluate', *demo_flag(arguments), 'BACKEND=onnx-int8')}"
     )

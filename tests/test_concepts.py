@@ -10,6 +10,7 @@ from conftest import SHARED_DATA, refused
 from meerkat_workbench.concepts import (
     abbreviations,
     candidates,
+    coordination,
     fusion,
     mention_finder,
     name_index,
@@ -146,19 +147,23 @@ def test_a_document_defines_its_abbreviations():
     assert abbreviations.expand("CF", found) == "Cystic fibrosis"
     assert abbreviations.expand("APC tumours", found) == "adenomatous polyposis coli tumours"
     assert abbreviations.expand("MS", found) == "MS"
+    assert abbreviations.expand("cystic fibrosis (CF) lungs", found) == "cystic fibrosis lungs"
+    assert (
+        abbreviations.expand("BOS syndrome", {"BOS": "bronchiolitis obliterans syndrome"}) == "bronchiolitis obliterans syndrome"
+    )
 
 
 def test_names_are_equal_without_case_order_plural_and_punctuation():
     assert name_index.key("Breast Cancers") == name_index.key("cancer, breast") == name_index.key("cancer of the breast")
+    assert name_index.key("tumour of the oesophagus") == name_index.key("esophagus tumors")
     assert name_index.key("Lungenentzündung") != name_index.key("Lunge")
     assert name_index.key("肺炎") == name_index.key("肺炎 ")
 
 
 def test_candidates_carry_the_evidence_of_names_training_and_document():
     vocab = words(concept("A", "Multiple Sclerosis", "MS"), concept("B", "Mitral Stenosis", "MS"), concept("C", "Gout"))
-    index = NameIndex(vocab, None)
     training = TrainingNames.count([AnnotatedDocument("1", "MS now", [Mention("1", 0, 2, "MS", "d", ("B",))])], vocab)
-    generator = CandidateGenerator(vocab, index, training)
+    generator = CandidateGenerator(vocab, NameIndex(vocab, None), training)
     [found] = generator.find([MentionInContext("MS", "MS", others=("MS", "multiple sclerosis"))])
     evidence = {
         name: dict(zip(found.concept_ids, found.evidence[:, candidates.EVIDENCE.index(name)], strict=True))
@@ -168,6 +173,19 @@ def test_candidates_carry_the_evidence_of_names_training_and_document():
     assert evidence["equal_name"] == {"A": 1, "B": 1} and evidence["name_unshared"] == {"A": 0.5, "B": 0.5}
     assert evidence["trained"] == {"A": 0, "B": pytest.approx(math.log(2))}
     assert evidence["in_document"] == {"A": 1, "B": 0}
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("breast and ovarian cancer", ["breast cancer", "ovarian cancer"]),
+        ("breast, ovarian, or colon cancer", ["breast cancer", "ovarian cancer", "colon cancer"]),
+        ("hearing loss and blindness", ["hearing loss", "blindness"]),
+        ("gout", ["gout"]),
+    ],
+)
+def test_a_coordination_is_divided_into_its_names(text, names):
+    assert coordination.conjuncts(text) == names
 
 
 def test_a_mention_like_no_name_has_no_candidate():

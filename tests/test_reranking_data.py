@@ -171,12 +171,16 @@ def questions(count):
 SHARES = {RankingSplit.TEST: 0.2, RankingSplit.VALIDATION: 0.1}
 
 
+def split_of(data: JudgedQueries, seed: int) -> dict[str, RankingSplit]:
+    return splits.split(data, splits.group_queries(data), SHARES, seed)
+
+
 def test_every_split_has_its_share_and_the_order_of_the_data_does_not_matter():
     pairs = questions(100)
-    split = splits.split(loaders.from_question_answers(pairs), SHARES, seed=1)
+    split = split_of(loaders.from_question_answers(pairs), seed=1)
     assert [list(split.values()).count(one) for one in (RankingSplit.TEST, RankingSplit.VALIDATION)] == [20, 10]
-    assert splits.split(loaders.from_question_answers(pairs[::-1]), SHARES, seed=1) == split
-    assert splits.split(loaders.from_question_answers(pairs), SHARES, seed=2) != split
+    assert split_of(loaders.from_question_answers(pairs[::-1]), seed=1) == split
+    assert split_of(loaders.from_question_answers(pairs), seed=2) != split
 
 
 def test_near_same_questions_and_shared_answers_are_never_divided():
@@ -194,12 +198,12 @@ def test_near_same_questions_and_shared_answers_are_never_divided():
     assert group[name_of[near[0].question]] == group[name_of[near[1].question]]
     assert group[name_of[shared[0].question]] == group[name_of[shared[1].question]]
     for seed in range(5):
-        split = splits.split(data, SHARES, seed)
+        split = split_of(data, seed)
         assert all(len({split[name] for name in data.queries if group[name] == one}) == 1 for one in set(group.values()))
 
 
 def test_too_few_groups_are_refused():
-    assert "too few" in refused(lambda: splits.split(loaders.from_question_answers(questions(2)), SHARES, seed=1))
+    assert "too few" in refused(lambda: split_of(loaders.from_question_answers(questions(2)), seed=1))
 
 
 # --- negatives

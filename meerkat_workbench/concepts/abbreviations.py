@@ -46,10 +46,15 @@ def _longest_match(short: str, text: str) -> str:
 
 
 def expand(mention: str, long_forms: dict[str, str]) -> str:
-    """A mention with the abbreviations that the document defines written out: "CF patients" to "cystic fibrosis patients"."""
+    """A mention with the abbreviations that the document defines written out: "CF patients" to "cystic fibrosis patients". A definition in
+    the mention itself is taken out: "cystic fibrosis (CF)" is "cystic fibrosis"."""
     if mention in long_forms:
         return long_forms[mention]
-    return regex.sub(r"[\w-]+", lambda match: _long_form(match[0], long_forms), mention)
+    for short in long_forms:
+        mention = mention.replace(f" ({short})", "")
+    words = regex.sub(r"[\w-]+", lambda match: _long_form(match[0], long_forms), mention).split()
+    # "HPT-JT syndrome", where the long form of HPT-JT ends with syndrome too
+    return " ".join(word for place, word in enumerate(words) if not place or word.lower() != words[place - 1].lower())
 
 
 def _long_form(word: str, long_forms: dict[str, str]) -> str:

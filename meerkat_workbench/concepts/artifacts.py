@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from meerkat_workbench.concepts.fusion import EvidenceWeights
 from meerkat_workbench.concepts.thresholds import Thresholds
-from meerkat_workbench.core import files
+from meerkat_workbench.core import artifacts, files
 from meerkat_workbench.core.artifacts import Artifact
+from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.stats.calibration import Calibrator
 
 MODEL = "model"  # subfolder of the cross-encoder
@@ -22,6 +23,7 @@ class LinkerDescription(Artifact, frozen=True, kw_only=True):
     Attributes:
         encoder, encoder_identity: the bi-encoder that finds candidates; empty for none.
         cross_encoder_identity: hash of the cross-encoder in `model`; empty for none.
+        vocabulary, training_names: hashes of the two tables.
         read: candidates of a mention that the cross-encoder reads.
         first: weights that order all candidates, without the cross-encoder.
         final: weights that order the first `read`.
@@ -35,6 +37,7 @@ class LinkerDescription(Artifact, frozen=True, kw_only=True):
     encoder_identity: str
     cross_encoder_identity: str
     vocabulary: str
+    training_names: str
     read: int
     first: EvidenceWeights
     final: EvidenceWeights
@@ -46,3 +49,16 @@ class LinkerDescription(Artifact, frozen=True, kw_only=True):
 def identity(folder: Path) -> str:
     """Short hash of a linker: its vocabulary, weights, calibrator and thresholds."""
     return files.sha256_file(folder / LinkerDescription.FILE)[:12]
+
+
+def check(folder: Path) -> None:
+    """Raise UserError if a folder holds no calibrated linker. Loads no model."""
+    remedy = "Name a LINKER_DIR that `python entity_linking.py calibrate` wrote."
+    path = folder / LinkerDescription.FILE
+    if not path.is_file():
+        raise UserError(f"holds no {LinkerDescription.FILE}", where=f"LINKER={folder}", remedy=remedy)
+    found = artifacts.read(LinkerDescription, path)
+    if found.calibrator is None or found.thresholds is None:
+        raise UserError("holds a linker that is not calibrated", where=f"LINKER={folder}", remedy=remedy)
+    if found.cross_encoder_identity and not (folder / MODEL).is_dir():
+        raise UserError("holds a linker without its cross-encoder", where=f"LINKER={folder}", remedy=remedy)

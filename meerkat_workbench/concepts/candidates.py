@@ -10,18 +10,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from meerkat_workbench.concepts import abbreviations, name_index
-from meerkat_workbench.concepts.name_index import NameIndex, Similar
+from meerkat_workbench.concepts import abbreviations, coordination, name_index
+from meerkat_workbench.concepts.name_index import NGRAMS, NameIndex, Similar
 from meerkat_workbench.concepts.pubtator import AnnotatedDocument, Mention
 from meerkat_workbench.concepts.vocabulary import Vocabulary
+from meerkat_workbench.core import files
 from meerkat_workbench.core.artifacts import Artifact
 
 # what speaks for a candidate, in the order of the columns
 EVIDENCE = (
-    "equal_name", "preferred_name", "name_unshared", "ngrams", "cosine", "ngrams_behind", "cosine_behind", "trained", "trained_share",
-    "prior", "in_document", "type_agrees", "words_covered",
+    "equal_name", "preferred_name", "name_unshared", "part_equal", "ngrams", "cosine", "ngrams_behind", "cosine_behind", "trained", "trained_share",
+    "prior", "in_document", "type_agrees", "type_differs", "words_covered",
 )  # fmt: skip
 CONTEXT = 100  # characters before and after a mention
+DEPTH, LIMIT = 60, 64
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,19 @@ class MentionInContext:
 
 
 class TrainingName(Artifact, frozen=True, kw_only=True):
-    """A line of `training_names.jsonl`: how often training mentions with this key mean this concept."""
+    """A line of `training_names.jsonl`: how often training mentions with this key mean this concept. `name` is one of them."""
 
     FILE = "training_names.jsonl"
 
     key: str
+    name: str
     concept_id: str
     count: int
+
+
+def without_type(mention: MentionInContext) -> MentionInContext:
+    """A mention whose type nobody knows. Corpora give the type of the right concept, which a user does not have."""
+    return replace(mention, type="")
 
 
 @dataclass(frozen=True)
@@ -95,27 +103,37 @@ class TrainingNames:
 
     @classmethod
     def count(cls, documents: Iterable[AnnotatedDocument], vocabulary: Vocabulary) -> TrainingNames:
-        """The names in annotated documents. Of a composite each concept counts for its part."""
+        """The names in annotated documents, without composites."""
         counts: Counter[tuple[str, str]] = Counter()
+        name_of_key: dict[str, str] = {}
         for document in documents:
             for one, mention in zip(in_context(document), document.mentions, strict=True):
                 if not mention.composite:
-                    counts.update((name_index.key(one.long_form), vocabulary.resolve(concept)) for concept in mention.concept_ids)
-        return cls(TrainingName(key=key, concept_id=concept, count=count) for (key, concept), count in sorted(counts.items()))
+                    key = name_index.key(one.long_form)
+                    name_of_key.setdefault(key, one.long_form)
+                    counts.update((key, vocabulary.resolve(concept)) for concept in mention.concept_ids)
+        return cls(TrainingName(key=key, name=name_of_key[key], concept_id=concept, count=count)
+                   for (key, concept), count in sorted(counts.items()))  # fmt: skip
+
+    def names(self, vocabulary: Vocabulary) -> list[tuple[str, str]]:
+        """(name, concept id) of the names whose concepts the vocabulary has."""
+        return [(row.name, row.concept_id) for row in self.rows if row.concept_id in vocabulary.concepts]
 
 
 class CandidateGenerator:
-    """Finds candidates.
+    """Finds candidates by the names of a vocabulary and of training mentions.
 
     Args:
+        names: the index of the vocabulary's names.
         depth: names that n-grams and vectors each give.
         limit: candidates of a mention at most.
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, index: NameIndex, training: TrainingNames, *, depth: int = 40, limit: int = 64
+        self, vocabulary: Vocabulary, names: NameIndex, training: TrainingNames, *, depth: int = DEPTH, limit: int = LIMIT
     ) -> None:
-        self.vocabulary, self.index, self.training, self.depth, self.limit = vocabulary, index, training, depth, limit
+        self.names, self.index = names, names.with_more(training.names(vocabulary))
+        self.vocabulary, self.training, self.depth, self.limit = vocabulary, training, depth, limit
 
     def find(self, mentions: Sequence[MentionInContext]) -> list[Candidates]:
         """The candidates of each mention; none where no name is similar at all. Equal long forms are looked up once."""
@@ -124,21 +142,26 @@ class CandidateGenerator:
         vectors = dict(zip(texts, self.index.by_vectors(texts, self.depth), strict=True)) if self.index.encoder else {}
         return [self._of_mention(one, ngrams[one.long_form], vectors.get(one.long_form)) for one in mentions]
 
-    def of_concepts(self, mention: MentionInContext, concept_ids: Sequence[str]) -> Candidates:
-        """Concepts that are given as the candidates of a mention, with the same evidence."""
+    def with_concepts(self, mention: MentionInContext, concept_ids: Sequence[str]) -> Candidates:
+        """The candidates of a mention, and concepts that are given among them."""
+        ngrams = self._best_of_concepts(self.index.by_ngrams([mention.long_form], self.depth)[0])
+        vectors = self._best_of_concepts(self.index.by_vectors([mention.long_form], self.depth)[0]) if self.index.encoder else {}
         [found] = self.find([mention])
-        rows = dict(zip(found.concept_ids, found.evidence, strict=True))
-        missing = [one for one in concept_ids if one not in rows]
-        rows |= dict(zip(missing, self._evidence(mention, missing, {}, {}), strict=True))
-        ids = list(dict.fromkeys(concept_ids))
-        return Candidates(mention, ids, np.array([rows[one] for one in ids]))
+        ids = list(dict.fromkeys([*found.concept_ids, *concept_ids]))
+        return Candidates(mention, ids, self._evidence(mention, ids, ngrams, vectors))
 
     def _of_mention(self, mention: MentionInContext, ngrams: Similar, vectors: Similar | None) -> Candidates:
         by_ngrams, by_vectors = self._best_of_concepts(ngrams), self._best_of_concepts(vectors) if vectors else {}
         equal = {self.index.owners[row] for row in self.index.equal(mention.long_form)}
         trained = self.training.by_key.get(name_index.key(mention.long_form), Counter())
         near = sorted({*by_ngrams, *by_vectors}, key=lambda one: (-by_ngrams.get(one, 0.0) - by_vectors.get(one, 0.0), one))
-        ids = [one for one in dict.fromkeys([*sorted(equal), *sorted(trained), *near]) if one in self.vocabulary.concepts]
+        ids = [
+            one
+            for one in dict.fromkeys(
+                [*sorted(equal), *sorted(trained), *sorted(self._concepts_of_parts(mention.long_form)), *near]
+            )
+            if one in self.vocabulary.concepts
+        ]
         return Candidates(mention, ids[: self.limit], self._evidence(mention, ids[: self.limit], by_ngrams, by_vectors))
 
     def _evidence(
@@ -148,6 +171,7 @@ class CandidateGenerator:
         key = name_index.key(mention.long_form)
         equal = {self.index.owners[row] for row in self.index.equal(mention.long_form)}
         trained = self.training.by_key.get(key, Counter())
+        of_parts = self._concepts_of_parts(mention.long_form)
         top = [max(found.values(), default=0.0) for found in (by_ngrams, by_vectors)]
         in_document, total, words = self._concepts_of(mention.others, key), sum(trained.values()), set(key.split())
         rows = [
@@ -155,12 +179,14 @@ class CandidateGenerator:
                 float(one in equal),
                 float(name_index.key(self.vocabulary.concepts[one].name) == key),
                 1 / len(equal) if one in equal else 0.0,
+                float(one in of_parts),
                 by_ngrams.get(one, 0.0), by_vectors.get(one, 0.0),
                 by_ngrams.get(one, 0.0) - top[0], by_vectors.get(one, 0.0) - top[1],
                 math.log1p(trained[one]), trained[one] / total if total else 0.0,
                 math.log1p(self.training.by_concept[one]),
                 float(one in in_document),
-                float(self._agrees(mention.type, one)),
+                float(bool(mention.type) and mention.type in self.vocabulary.concepts[one].types),
+                float(bool(mention.type and self.vocabulary.concepts[one].types) and mention.type not in self.vocabulary.concepts[one].types),
                 self._covered(words, one),
             ]
             for one in ids
@@ -183,9 +209,14 @@ class CandidateGenerator:
                 found.update(self.training.by_key.get(name_index.key(name), ()))
         return found
 
-    def _agrees(self, mention_type: str, concept_id: str) -> bool:
-        concept = self.vocabulary.concepts.get(concept_id)
-        return bool(mention_type and concept and mention_type in concept.types)
+    def _concepts_of_parts(self, name: str) -> set[str]:
+        """Concepts whose names equal a part of a coordination, in the vocabulary or in training mentions."""
+        parts = coordination.conjuncts(name)
+        found: set[str] = set()
+        for part in parts if len(parts) > 1 else []:
+            found.update(self.index.owners[row] for row in self.index.equal(part))
+            found.update(one for one, _ in self.training.by_key.get(name_index.key(part), Counter()).most_common(1))
+        return found
 
     def _covered(self, words: set[str], concept_id: str) -> float:
         """Largest share of common words, of the mention's and a name's words together (Jaccard)."""
@@ -195,15 +226,9 @@ class CandidateGenerator:
         return max(shares, default=0.0)
 
 
+EVIDENCE_VERSION = files.sha256_of([EVIDENCE, DEPTH, LIMIT, NGRAMS])[:12]  # weights of one version do not fit another's evidence
+
+
 def gold(mention: Mention, vocabulary: Vocabulary) -> set[str]:
     """The ids that are right for a mention, as the vocabulary has them."""
     return {vocabulary.resolve(one) for one in mention.concept_ids}
-
-
-def recall(
-    found: Sequence[Candidates], wanted: Sequence[set[str]], ks: Sequence[int], scores: Sequence[NDArray[np.float64]]
-) -> Mapping[int, float]:
-    """Fraction of mentions whose right concept is among the first k candidates."""
-    hits = {k: [bool(wanted_one & set(one.first(k, score).concept_ids)) for one, score, wanted_one in zip(found, scores, wanted, strict=True)]
-            for k in ks}  # fmt: skip
-    return {k: float(np.mean(values)) if values else math.nan for k, values in hits.items()}

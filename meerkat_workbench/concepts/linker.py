@@ -28,7 +28,7 @@ from meerkat_workbench.concepts.name_index import NameIndex
 from meerkat_workbench.concepts.pubtator import AnnotatedDocument, Mention
 from meerkat_workbench.concepts.thresholds import Decision, Tier
 from meerkat_workbench.concepts.vocabulary import Vocabulary
-from meerkat_workbench.core import artifacts
+from meerkat_workbench.core import artifacts, files
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.retrieval import cross_encoder, encoders
 from meerkat_workbench.retrieval.cross_encoder import Backend, CrossEncoder
@@ -38,6 +38,7 @@ from meerkat_workbench.text import texts
 
 CROSS = "cross_encoder"  # the evidence that the cross-encoder adds
 SYNONYMS_SHOWN = 3  # of a concept, to the cross-encoder
+MOST_LOGITS = 200_000  # of pairs, in memory
 CONTEXT_SHOWN = 60  # characters before and after a mention, to the cross-encoder
 
 
@@ -110,6 +111,7 @@ class Linker:
     def __init__(self, description: LinkerDescription, generator: CandidateGenerator, reranker: CrossEncoder | None) -> None:
         self.description, self.generator, self.reranker = description, generator, reranker
         self.vocabulary = generator.vocabulary
+        self._logits: dict[tuple[str, str], float] = {}  # of pairs that were read already, as documents repeat their mentions
 
     @classmethod
     def load(cls, folder: Path, backend: Backend = "torch") -> Self:
@@ -124,6 +126,10 @@ class Linker:
                 f"holds no {LinkerDescription.FILE}", where=folder, remedy="Run `python entity_linking.py train` and `calibrate`."
             )
         description = artifacts.read(LinkerDescription, path)
+        with_logit = [CROSS] if description.cross_encoder_identity else []
+        if (description.first.names, description.final.names) != ([*EVIDENCE], [*EVIDENCE, *with_logit]):
+            raise UserError("was made by another version, which knew other evidence", where=path,
+                            remedy="Run `python entity_linking.py train` and `calibrate` again.")  # fmt: skip
         words = vocabulary.read(folder)
         if words.fingerprint != description.vocabulary:
             raise UserError("has another vocabulary than the one with which it was calibrated", where=folder,
@@ -138,30 +144,50 @@ class Linker:
         if encoder and encoder.identity != description.encoder_identity:
             raise UserError(f"was calibrated with other weights of {description.encoder}", where=folder,
                             remedy="Run `python entity_linking.py calibrate` again.")  # fmt: skip
-        training = TrainingNames(artifacts.read_lines(TrainingName, folder / TrainingName.FILE))
-        return cls(description, CandidateGenerator(words, NameIndex(words, encoder), training), reranker)
+        names = folder / TrainingName.FILE
+        if not names.is_file() or files.sha256_file(names) != description.training_names:
+            raise UserError("has other names of training mentions than those with which it was calibrated", where=names,
+                            remedy="Run `python entity_linking.py calibrate` again.")  # fmt: skip
+        return cls(
+            description,
+            CandidateGenerator(words, NameIndex(words, encoder), TrainingNames(artifacts.read_lines(TrainingName, names))),
+            reranker,
+        )
 
     # --- scores
 
-    def score(self, mentions: Sequence[MentionInContext], *, what: str = "") -> list[Scored]:
-        """The candidates of each mention in their final order."""
-        return self.score_candidates(self.generator.find(mentions), what=what)
+    def first(self, found: Sequence[Candidates], given: Sequence[str] = ()) -> list[Candidates]:
+        """The candidates that the cross-encoder reads: the best by all other evidence, and concepts that are given."""
+        kept = []
+        for one in found:
+            scores = self.description.first.scores(one.evidence)
+            best = one.first(self.description.read, scores)
+            more = [name for name in given if name not in best.concept_ids]
+            chosen = [one.concept_ids.index(name) for name in (*best.concept_ids, *more)]
+            kept.append(Candidates(one.mention, [one.concept_ids[place] for place in chosen], one.evidence[chosen]))
+        return kept
 
-    def score_candidates(self, found: Sequence[Candidates], *, what: str = "") -> list[Scored]:
-        """The same for candidates that are given."""
-        weights = self.description
-        first = [one.first(weights.read, weights.first.scores(one.evidence)) for one in found]
-        tables = (
-            with_cross_encoder(first, self.reranker, self.vocabulary, what) if self.reranker else [one.evidence for one in first]
-        )
-        return [ordered(one, weights.final.scores(table)) for one, table in zip(first, tables, strict=True)]
+    def evidence(self, first: Sequence[Candidates], *, what: str = "") -> list[NDArray[np.float64]]:
+        """For each mention, all evidence for its first candidates, the cross-encoder's logit last if there is one."""
+        if self.reranker is None:
+            return [one.evidence for one in first]
+        return with_cross_encoder(first, self.reranker, self.vocabulary, what, self._logits)
+
+    def score(self, found: Sequence[Candidates], given: Sequence[str] = (), *, what: str = "") -> list[Scored]:
+        """The first candidates of each mention in their final order."""
+        first = self.first(found, given)
+        tables = self.evidence(first, what=what)
+        return [ordered(one, self.description.final.scores(table)) for one, table in zip(first, tables, strict=True)]
 
     def links(self, mentions: Sequence[MentionInContext], *, what: str = "") -> list[Link]:
         """A link, or an abstention, for each mention."""
-        return [self.decide(one) for one in self.score(mentions, what=what)]
+        return [self.decide(one) for one in self.score(self.generator.find(mentions), what=what)]
 
     def decide(self, scored: Scored) -> Link:
         """What the linker says about scored candidates.
+
+        The best candidate's probability is calibrated. What is left of 1 is divided among the others in proportion to their softmax; none gets
+        more than the best.
 
         Raises:
             UserError: the linker is not calibrated.
@@ -169,14 +195,19 @@ class Linker:
         calibrator, limits = self.description.calibrator, self.description.thresholds
         if calibrator is None or limits is None:
             raise UserError("is not calibrated", where=LinkerDescription.FILE, remedy="Run `python entity_linking.py calibrate`.")
-        values = calibrator.probabilities(calibration.log_odds_of(scored.probabilities))
+        values = scored.probabilities.copy()
+        if len(values):
+            best = float(calibrator.probabilities(np.array([scored.top_log_odds]))[0])
+            others = values[1:].sum()
+            values[1:] = np.minimum(best, (1 - best) * values[1:] / others) if others > 0 else 0.0
+            values[0] = best
         candidates = [
             Candidate(one, self.vocabulary.concepts[one].name, float(value))
             for one, value in zip(scored.candidates.concept_ids, values, strict=True)
         ]
         best = candidates[0].probability if candidates else 0.0
         margin = best - (candidates[1].probability if len(candidates) > 1 else 0.0)
-        kind = type_of(scored, self.vocabulary)
+        kind = self.vocabulary.type_of(candidates[0].concept_id) if candidates else ""
         decision = limits.decide(kind, self.vocabulary)
         tier = thresholds.tier_of(best, margin, decision.value) if candidates else "none"
         return Link(
@@ -206,7 +237,7 @@ class Linker:
         return self.links(in_context(AnnotatedDocument("", text, [span])))[0]
 
     def rerank(self, mention: str | MentionInContext, candidates: Sequence[str], entity_type: str = "") -> list[Candidate]:
-        """Concepts that are given, the likeliest first, each with its calibrated probability.
+        """Concepts that are given, the likeliest first, each with its probability among all concepts that the mention may mean.
 
         Raises:
             UserError: no candidate, or one that the vocabulary lacks.
@@ -217,8 +248,8 @@ class Linker:
             if one not in self.vocabulary.concepts:
                 raise UserError("is no concept of the vocabulary", where=one, remedy="Name concepts by their ids.")
         asked = mention if isinstance(mention, MentionInContext) else MentionInContext(mention, mention, type=entity_type)
-        found = self.generator.of_concepts(asked, candidates)
-        return self.decide(self.score_candidates([found])[0]).candidates
+        found = self.generator.with_concepts(asked, candidates)
+        return [one for one in self.decide(self.score([found], candidates)[0]).candidates if one.concept_id in candidates]
 
 
 def ordered(candidates: Candidates, scores: NDArray[np.float64]) -> Scored:
@@ -229,25 +260,27 @@ def ordered(candidates: Candidates, scores: NDArray[np.float64]) -> Scored:
 
 
 def with_cross_encoder(
-    found: Sequence[Candidates], reranker: CrossEncoder, words: Vocabulary, what: str = ""
-) -> list[NDArray[np.float64]]:
-    """For each mention, its candidates' evidence with the cross-encoder's logit as one more column."""
+    found: Sequence[Candidates], reranker: CrossEncoder, words: Vocabulary, what: str = "", known: dict[tuple[str, str], float] | None = None
+) -> list[NDArray[np.float64]]:  # fmt: skip
+    """For each mention, its candidates' evidence with the cross-encoder's logit as one more column.
+
+    Args:
+        what: name of the step, for its progress.
+        known: logits of pairs that were read already; gets the new ones.
+    """
+    logit_of = {} if known is None else known
+    if len(logit_of) > MOST_LOGITS:
+        logit_of.clear()
     pairs = [
         (describe_mention(one.mention), describe_concept(words.concepts[concept], words))
         for one in found
         for concept in one.concept_ids
     ]
-    distinct = list(dict.fromkeys(pairs))  # equal mentions in equal contexts, as a text may repeat itself
-    logit_of = dict(zip(distinct, reranker.logits(distinct, what=what).tolist(), strict=True))
+    new = [pair for pair in dict.fromkeys(pairs) if pair not in logit_of]
+    logit_of.update(zip(new, reranker.logits(new, what=what if new else "").tolist(), strict=True))
     logits = iter(pairs)
     return [np.column_stack([one.evidence, [logit_of[next(logits)] for _ in one.concept_ids]]) if one.concept_ids
             else np.zeros((0, len(EVIDENCE) + 1)) for one in found]  # fmt: skip
-
-
-def type_of(scored: Scored, words: Vocabulary) -> str:
-    """The type that chooses a mention's threshold: that of the best concept, or the mention's own if the vocabulary has no types."""
-    best = words.type_of(scored.candidates.concept_ids[0]) if scored.candidates.concept_ids else ""
-    return best or scored.candidates.mention.type
 
 
 def load_encoder(name: str) -> BiEncoder | None:

@@ -40,9 +40,11 @@ def _longest_name(text: str, words: list[regex.Match[str]], index: NameIndex, lo
 
 
 def _is_name(span: str, index: NameIndex, long_forms: dict[str, str]) -> bool:
+    if name_index.EDGES.search(span):
+        return False
     if span in long_forms:
         return bool(index.equal(long_forms[span]))
-    rows = index.with_key(name_index.key(span)) if span.lower() not in texts.ENGLISH_FUNCTION_WORDS else []
+    rows = index.equal(span) if span.lower() not in texts.ENGLISH_FUNCTION_WORDS else []
     # "ALL" is a leukemia and "all" is not, so an abbreviation must be written as the vocabulary writes it
     return any(not _is_abbreviation(index.names[row]) or index.names[row] in (span, span.removesuffix("s")) for row in rows)
 

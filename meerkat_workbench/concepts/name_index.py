@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,23 +16,37 @@ from numpy.typing import NDArray
 
 from meerkat_workbench.concepts.vocabulary import Vocabulary
 from meerkat_workbench.core import files
+from meerkat_workbench.core.chunks import chunks
 from meerkat_workbench.retrieval.encoders import BiEncoder
 from meerkat_workbench.text import texts
 
 NGRAMS = (2, 4)  # characters
-CHUNK = 256  # mentions that are compared with all names at a time
+UNCOUNTED = ("of", "the", "and")  # words of a name that make no difference
+AMERICAN = {"aemi": "emi", "haem": "hem", "oedem": "edem", "tumour": "tumor", "oesoph": "esoph", "paed": "ped", "gynaec": "gynec", "caec": "cec",
+            "coeli": "celi", "anaes": "anes", "orrhoea": "orrhea", "leuco": "leuko", "foet": "fet", "fibre": "fiber", "colour": "color"}  # fmt: skip
+BRITISH = re.compile("|".join(AMERICAN))
+EDGES = re.compile(
+    rf"^(?:{'|'.join(UNCOUNTED)})\b|\b(?:{'|'.join(UNCOUNTED)})$", re.IGNORECASE
+)  # a mention neither begins nor ends with them
+CHUNK = 256  # mentions that are compared with all names at a time, at most
+MOST_SIMILARITIES = 20_000_000  # of mentions with names, in memory
 _stemmer = PorterStemmer()
 
 
 @functools.lru_cache(maxsize=200_000)
 def _stem(word: str) -> str:
-    return str(_stemmer.stem(word)) if word.isascii() and word.isalpha() else word
+    return str(_stemmer.stem(american(word))) if word.isascii() and word.isalpha() else word
+
+
+def american(text: str) -> str:
+    """A text in lower case with American spelling of the word parts that medicine spells in two ways: "tumour" and "haemophilia"."""
+    return BRITISH.sub(lambda match: AMERICAN[match[0]], text.lower())
 
 
 @functools.lru_cache(maxsize=200_000)
 def key(name: str) -> str:
     """A name without case, punctuation and word order, its words stemmed: equal for "Breast Cancers" and "cancer, breast"."""
-    return " ".join(sorted(_stem(word) for word in texts.tokens(name) if word not in ("of", "the", "and")))
+    return " ".join(sorted(_stem(word) for word in texts.tokens(name) if word not in UNCOUNTED))
 
 
 @dataclass(frozen=True)
@@ -47,52 +63,76 @@ class Similar:
 
 
 class NameIndex:
-    """Every name of a vocabulary.
+    """Every name of a vocabulary, and further names of its concepts that only similarity finds.
 
     Attributes:
-        names, owners: (names,) each name and the concept that it belongs to.
+        names, owners: (names,) each name and the concept that it belongs to, those of the vocabulary first.
     """
 
     def __init__(self, vocabulary: Vocabulary, encoder: BiEncoder | None) -> None:
         pairs = list(vocabulary.names())
-        self.names, self.owners = [name for name, _ in pairs], [owner for _, owner in pairs]
-        self.encoder = encoder
+        self.names, self.owners, self.encoder = [name for name, _ in pairs], [owner for _, owner in pairs], encoder
         self._rows_of_key: dict[str, list[int]] = {}
         for row, name in enumerate(self.names):
             self._rows_of_key.setdefault(key(name), []).append(row)
-        self.vectors = _cached_vectors(self.names, encoder) if encoder else None
+        self._vectors = [_cached_vectors(self.names, encoder)] if encoder else []
+        self._first: NameIndex | None = None  # the index of the vocabulary alone
+
+    def with_more(self, more: Sequence[tuple[str, str]]) -> NameIndex:
+        """The same with further names, (name, concept id) each, such as those of training mentions. They are no names of the vocabulary, so
+        `equal` and `with_key` do not find them."""
+        if not more:
+            return self
+        made = copy.copy(self)
+        made._first = self
+        made.names, made.owners = [*self.names, *(name for name, _ in more)], [*self.owners, *(owner for _, owner in more)]
+        if self.encoder:
+            made._vectors = [*self._vectors, _cached_vectors([name for name, _ in more], self.encoder)]
+        made.__dict__.pop("_ngrams", None)
+        return made
 
     def equal(self, mention: str) -> list[int]:
-        """Rows of the names whose key is the mention's."""
+        """Rows of the vocabulary's names whose key is the mention's."""
         return self.with_key(key(mention))
 
     def with_key(self, name_key: str) -> list[int]:
-        """Rows of the names with this key."""
-        return self._rows_of_key.get(name_key, [])
+        """Rows of the vocabulary's names with this key."""
+        return self._rows_of_key.get(name_key, []) if name_key else []
 
     @functools.cached_property
     def _ngrams(self) -> tuple[Any, Any]:
+        from scipy.sparse import hstack
         from sklearn.feature_extraction.text import TfidfVectorizer
 
+        if self._first is not None:  # the weights are those of the vocabulary's names
+            vectorizer, columns = self._first._ngrams
+            more = vectorizer.transform([american(texts.comparable(name)) for name in self.names[len(self._first.names) :]])
+            return vectorizer, hstack([columns, more.T]).tocsr()
         vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=NGRAMS, sublinear_tf=True, dtype=np.float32)
-        return vectorizer, vectorizer.fit_transform([texts.comparable(name) for name in self.names]).T.tocsr()
+        return vectorizer, vectorizer.fit_transform([american(texts.comparable(name)) for name in self.names]).T.tocsr()
+
+    @property
+    def _chunk(self) -> int:
+        """Mentions that are compared with all names at a time: their similarities take 80 MB at most."""
+        return max(1, min(CHUNK, MOST_SIMILARITIES // len(self.names)))
 
     def by_ngrams(self, mentions: Sequence[str], k: int) -> list[Similar]:
         """The k most similar names of each mention, by the cosine of TF-IDF weights of character n-grams."""
         vectorizer, columns = self._ngrams
         found: list[Similar] = []
-        for start in range(0, len(mentions), CHUNK):
-            weights = vectorizer.transform([texts.comparable(one) for one in mentions[start : start + CHUNK]])
+        for part in chunks(mentions, self._chunk):
+            weights = vectorizer.transform([american(texts.comparable(one)) for one in part])
             found += [_best(row, k) for row in (weights @ columns).toarray()]
         return found
 
     def by_vectors(self, mentions: Sequence[str], k: int) -> list[Similar]:
         """The k most similar names of each mention, by the cosine of the encoder's vectors."""
-        assert self.encoder is not None and self.vectors is not None
+        assert self.encoder is not None
         found: list[Similar] = []
         vectors = self.encoder.embed(list(mentions), what="embedding mentions" if len(mentions) > CHUNK else "")
-        for start in range(0, len(mentions), CHUNK):
-            found += [_best(row, k) for row in vectors[start : start + CHUNK] @ self.vectors.T]
+        for start in range(0, len(mentions), self._chunk):
+            part = vectors[start : start + self._chunk]
+            found += [_best(row, k) for row in np.concatenate([part @ block.T for block in self._vectors], axis=1)]
         return found
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import msgspec
 
+from meerkat_workbench.concepts.vocabulary import bare_id
 from meerkat_workbench.core import input_files
 from meerkat_workbench.core.artifacts import Artifact
 from meerkat_workbench.core.errors import UserError
 
 TEXT_LINE = re.compile(r"([^|\t]+)\|([ta])\|(.*)")
 NO_CONCEPT = ("-1", "-")
-PREFIXES = ("MESH:", "UMLS:")  # before ids, and not part of them
 SHOWN = 60  # characters of a text in a message
 
 
@@ -102,13 +102,16 @@ def _read_block(block: list[tuple[int, str]], path: Path) -> AnnotatedDocument:
         raise UserError("is not a line of PubTator", where=f"{path}, line {first}", item=line[:SHOWN],
                         remedy="A document begins with `pmid|t|title`.")  # fmt: skip
     abstract = TEXT_LINE.match(block[1][1]) if len(block) > 1 else None
+    if abstract and abstract[1] != title[1]:
+        raise UserError(f"is the abstract of document {abstract[1]}", where=f"{path}, line {block[1][0]}", item=f"document {title[1]}",
+                        remedy="Give title and abstract the same id.")  # fmt: skip
     parts = [title[3]] + ([abstract[3]] if abstract and abstract[2] == "a" else [])
     document = AnnotatedDocument(title[1], " ".join(parts))
     mentions = []
     for number, line in block[len(parts) :]:
         cells = line.split("\t")
-        if len(cells) == 4 and not cells[1].strip().isdigit():
-            continue  # a relation between two concepts, as BC5CDR has them
+        if len(cells) in (4, 5) and cells[0] == document.id and not cells[1].strip().isdigit():
+            continue  # a relation between two concepts, as BC5CDR and BioRED have them
         mentions.append(_read_mention(cells, document, f"{path}, line {number}"))
     return msgspec.structs.replace(document, mentions=sorted(mentions, key=lambda one: (one.start, one.end)))
 
@@ -138,9 +141,7 @@ def parse_concepts(cell: str) -> tuple[tuple[str, ...], bool]:
     """The concept ids of an annotation, and whether it names several."""
     ids = []
     for part in re.split(r"[|+;,]", cell):
-        one = part.strip()
-        for prefix in PREFIXES:
-            one = one.removeprefix(prefix)
+        one = bare_id(part)
         if one and one not in NO_CONCEPT and one not in ids:
             ids.append(one)
     return tuple(ids), len(ids) > 1

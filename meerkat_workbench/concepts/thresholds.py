@@ -62,10 +62,11 @@ def best(probabilities: NDArray[np.float64], right: NDArray[np.bool_], linkable:
     """The threshold of the largest F1, or of the largest recall among those that reach a precision (1.0 where none does, which links nothing).
 
     Args:
-        probabilities, right: (n,) of each mention's best candidate.
+        probabilities, right: (n,) of each mention's best candidate; 0 for a mention without one.
         linkable: mentions that have a right concept in the vocabulary, for recall.
         precision: that links must reach; None maximises F1.
     """
+    probabilities, right = probabilities[probabilities > 0], right[probabilities > 0]
     order = np.argsort(-probabilities, kind="stable")
     values, hits = probabilities[order], np.cumsum(right[order])
     last_of_equal = np.append(np.diff(values) != 0, True) if len(values) else np.zeros(0, bool)

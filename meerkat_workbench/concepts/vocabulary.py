@@ -13,6 +13,16 @@ from meerkat_workbench.core.artifacts import Artifact
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.text import texts
 
+PREFIXES = ("MESH:", "UMLS:")  # that some files write before ids, and others do not
+
+
+def bare_id(text: str) -> str:
+    """An id without the prefix of its vocabulary: "MESH:D003920" is "D003920"."""
+    one = text.strip()
+    for prefix in PREFIXES:
+        one = one.removeprefix(prefix)
+    return one
+
 
 class Concept(Artifact, frozen=True, kw_only=True):
     """A line of `vocabulary.jsonl`.
@@ -98,14 +108,21 @@ def build(concepts: Iterable[Concept], types: Iterable[SemanticType], where: Pat
     """
     found: dict[str, Concept] = {}
     for one in concepts:
-        if one.id in found:
-            raise UserError("this id occurs twice", where=where, item=one.id, remedy="Join its names in one concept.")
+        identifier = bare_id(one.id)
+        if identifier in found:
+            raise UserError("this id occurs twice", where=where, item=identifier, remedy="Join its names in one concept.")
         names = list(dict.fromkeys(text for name in one.names if not texts.is_blank(text := texts.clean(name))))
         if not names or texts.is_blank(one.name):
             raise UserError(
                 "this concept has no name", where=where, item=one.id or "(no id)", remedy="Give it one, or remove it."
             )
-        found[one.id] = Concept(id=one.id, name=names[0], synonyms=names[1:], types=list(one.types), aliases=list(one.aliases))
+        found[identifier] = Concept(
+            id=identifier,
+            name=names[0],
+            synonyms=names[1:],
+            types=list(one.types),
+            aliases=[bare_id(alias) for alias in one.aliases],
+        )
     if not found:
         raise UserError("holds no concept", where=where, remedy="Name the vocabulary's file or folder.")
     return Vocabulary(found, {one.id: one for one in types})

@@ -25,6 +25,7 @@ from meerkat_workbench.core.errors import UserError
 
 Form = Literal["umls", "medic", "mesh", "jsonl", "csv"]
 FORMS: tuple[Form, ...] = get_args(Form)
+UMLS_TABLES = ("MRCONSO.RRF", "MRSTY.RRF")
 # columns of MRCONSO.RRF and MRSTY.RRF (UMLS Reference Manual, chapter 3)
 CUI, LANGUAGE, STATUS, FORM, PREFERRED, SOURCE, NAME, SUPPRESSED = 0, 1, 2, 4, 6, 11, 14, 16
 CTD_COMMENT, CTD_HEADER = "#", "DiseaseName"
@@ -70,6 +71,11 @@ def read(path: Path, form: Form | None = None, types: Path | None = None) -> Voc
     }  # fmt: skip
     found = form or detect(path)
     return vocabulary.build(readers[found](path), read_types(types) if types else [], path)
+
+
+def tables_of(path: Path) -> list[Path]:
+    """The files that are read of a path: of UMLS' folder two tables, because others have many gigabytes."""
+    return [table for name in UMLS_TABLES if (table := path / name).is_file()] if path.is_dir() else [path]
 
 
 def read_types(path: Path) -> list[SemanticType]:
@@ -164,7 +170,7 @@ def _ctd(text: str) -> Iterator[Concept]:
 
 def _bare(concept_id: str) -> str:
     """An id as corpora write it: "MESH:D003920" is "D003920", and ids of OMIM are numbers with the prefix."""
-    one = concept_id.strip().removeprefix("MESH:")
+    one = vocabulary.bare_id(concept_id)
     return f"OMIM:{one}" if one.isdigit() and len(one) == 6 else one
 
 
@@ -213,16 +219,23 @@ def _branches(tree_numbers: list[str]) -> list[str]:
 
 def _jsonl(path: Path) -> Iterator[Concept]:
     try:
-        values = input_files.json_lines(_text(path))
+        values = input_files.numbered_json_lines(_text(path))
     except UserError as error:
         raise error.within(path) from None
-    for number, value in enumerate(values, start=1):
+    for number, value in values:
         yield _concept_of(value, f"{path}, line {number}")
 
 
 def _concept_of(value: Any, where: str) -> Concept:
     if isinstance(value, dict) and "cui" in value:
-        names = value.get("names") or [""]
+        names = value.get("names")
+        if not isinstance(names, list) or not names:
+            raise UserError(
+                "has no list of names",
+                where=where,
+                item=str(value["cui"]),
+                remedy="Write names as a list, the preferred one first.",
+            )
         value = {"id": value["cui"], "name": names[0], "synonyms": names[1:], "types": value.get("semantic_types", [])}
     return artifacts.from_json(Concept, value, where)
 

@@ -119,11 +119,16 @@ def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def json_lines(text: str) -> list[Any]:
     """The value of each line that is not empty; UserError names the first invalid line."""
+    return [value for _, value in numbered_json_lines(text)]
+
+
+def numbered_json_lines(text: str) -> list[tuple[int, Any]]:
+    """The same with the number of each line, from 1."""
     rows = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                rows.append(parse_json(line.rstrip().removesuffix(",")))
+                rows.append((number, parse_json(line.rstrip().removesuffix(","))))
             except UserError as error:
                 raise UserError(error.fault, item=f"line {number}") from None
     return rows

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from meerkat_workbench.concepts import linker, thresholds, vocabulary
+from meerkat_workbench.concepts import thresholds, vocabulary
 from meerkat_workbench.concepts.artifacts import MODEL, LinkerDescription
 from meerkat_workbench.concepts.candidates import TrainingName, TrainingNames
 from meerkat_workbench.concepts.linker import Linker, Scored
@@ -61,7 +61,7 @@ class Judged:
 
     @classmethod
     def of(cls, found: Linker, mentions: GoldMentions, what: str) -> Judged:
-        scored = found.score_candidates(mentions.found, what=what)
+        scored = found.score(mentions.found, what=what)
         return cls(mentions, scored, np.array([one.top_log_odds for one in scored]), judge(mentions, scored))
 
 
@@ -92,9 +92,16 @@ def calibrate(
                         remedy="Give CALIBRATE_SHARE more documents.") from None  # fmt: skip
     tuned = _judged(found, data, LinkSplit.TUNE)
     values = calibrator.probabilities(tuned.log_odds)
-    types = [linker.type_of(one, data.vocabulary) for one in tuned.scored]
+    some = np.array([bool(one.candidates.concept_ids) for one in tuned.scored])  # a mention without a candidate is never linked
+    types = [data.vocabulary.type_of(one.candidates.concept_ids[0]) if one.candidates.concept_ids else "" for one in tuned.scored]
     limits = thresholds.fit(
-        types, values, tuned.right, tuned.mentions.linkable(data.vocabulary), data.vocabulary, spec.min_support, spec.precision
+        types,
+        np.where(some, values, 0.0),
+        tuned.right,
+        tuned.mentions.linkable(data.vocabulary),
+        data.vocabulary,
+        spec.min_support,
+        spec.precision,
     )
     report = CalibrationReport(
         method=calibrator.method, losses=calibrator.losses,
@@ -117,7 +124,9 @@ def calibrate(
 
 
 def _judged(found: Linker, data: LinkingData, split: LinkSplit) -> Judged:
-    return Judged.of(found, scoring.gold_mentions(data.documents(split), found.generator, split), f"linking, {split}")
+    return Judged.of(
+        found, scoring.gold_mentions(data.documents(split), found.generator, split, half_typed=True), f"linking, {split}"
+    )
 
 
 def _write(
@@ -130,16 +139,20 @@ def _write(
     names = TrainingNames.count(data.documents(*(one for one in LinkSplit if one is not LinkSplit.TEST)), data.vocabulary)
     artifacts.write_lines(folder / TrainingName.FILE, names.rows)
     described = msgspec.structs.replace(
-        found.description, calibrator=calibrator, thresholds=limits, reference=[round(value, 6) for value in reference.tolist()]
+        found.description,
+        calibrator=calibrator,
+        thresholds=limits,
+        training_names=files.sha256_file(folder / TrainingName.FILE),
+        reference=[round(value, 6) for value in reference.tolist()],
     )
     artifacts.write(folder / LinkerDescription.FILE, described)
 
 
 def threshold_rows(limits: Thresholds, words: Vocabulary) -> list[ThresholdRow]:
     """The thresholds as a table, the default first."""
-    parents = {ancestor for one in words.types for ancestor in words.ancestors(one)}
+    own = {one for concept in words.concepts.values() for one in concept.types[:1]}
     found = [("", "all other types", "default", limits.default)]
-    found += [(one, words.type_name(one), "parent" if one in parents else "type", limit) for one, limit in limits.by_type.items()]
+    found += [(one, words.type_name(one), "type" if one in own else "parent", limit) for one, limit in limits.by_type.items()]
     return [ThresholdRow(type_id=type_id, name=name, level=level, threshold=one.value, n=one.n, precision=one.precision, recall=one.recall, f1=one.f1)
             for type_id, name, level, one in found]  # fmt: skip
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 
+from meerkat_workbench.concepts import coordination
 from meerkat_workbench.concepts.pubtator import AnnotatedDocument, Mention
-
-SEPARATOR = re.compile(r"\s*(?:,|/|\band\b|\bor\b|\bas well as\b)\s*")
 
 
 def divide(document: AnnotatedDocument) -> AnnotatedDocument:
@@ -22,9 +19,7 @@ def parts_of(mention: Mention) -> list[Mention]:
     if mention.parts:
         return [msgspec.structs.replace(mention, text=part, concept_ids=(concept,), composite=False, parts=())
                 for part, concept in zip(mention.parts, mention.concept_ids, strict=True)]  # fmt: skip
-    pieces = [piece for piece in SEPARATOR.split(mention.text) if piece]
-    if len(pieces) != len(mention.concept_ids):
+    names = coordination.conjuncts(mention.text)
+    if len(names) != len(mention.concept_ids):
         return [mention]
-    head = pieces[-1].split()[1:]  # "ovarian cancer" gives "cancer" to "breast"
-    texts = [piece if len(piece.split()) > 1 else " ".join([piece, *head]) for piece in pieces]
-    return [msgspec.structs.replace(mention, text=text, composite=False) for text in texts]
+    return [msgspec.structs.replace(mention, text=name, composite=False) for name in names]

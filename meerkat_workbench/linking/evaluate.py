@@ -19,7 +19,7 @@ from meerkat_workbench.core.runs import Run
 from meerkat_workbench.core.settings import Settings
 from meerkat_workbench.linking import composites, plots, scoring, statistics
 from meerkat_workbench.linking.artifacts import AccuracyRow, LinkingEvaluationManifest, LinkRow, LinkStatistics, RecallRow
-from meerkat_workbench.linking.calibrate import RELIABILITY
+from meerkat_workbench.linking.calibrate import RELIABILITY, judge
 from meerkat_workbench.linking.prepared import LinkingData
 from meerkat_workbench.linking.scoring import GoldMentions
 from meerkat_workbench.linking.splits import LinkSplit
@@ -45,7 +45,8 @@ class Ranked:
     """The test mentions, and for each ranker whether its first candidate is right.
 
     Attributes:
-        log_odds: (mentions,) of the linker's best candidates, before calibration.
+        first_scores: for each mention, (candidates,) by all evidence but the cross-encoder's.
+        scored: for each mention, the linker's candidates in their final order.
     """
 
     mentions: GoldMentions
@@ -64,18 +65,13 @@ def rank(found: Linker, documents: Sequence[AnnotatedDocument], generator: Candi
         alone[COSINE] = scoring.single_evidence(mentions.found, "cosine")
     alone[FIRST_STAGE] = first_scores
     hits = {name: scoring.hits(scores, right) for name, scores in alone.items()}
-    read = [one.first(described.read, scores) for one, scores in zip(mentions.found, first_scores, strict=True)]
-    rows = [_right(one, wanted) for one, wanted in zip(read, mentions.wanted, strict=True)]
+    read = found.first(mentions.found)
+    tables = found.evidence(read, what="linking")
     if found.reranker:
-        evidence = linker.with_cross_encoder(read, found.reranker, found.vocabulary, "linking")
-        hits[CROSS_ENCODER] = scoring.hits([table[:, -1] for table in evidence], rows)
-    else:
-        evidence = [one.evidence for one in read]
-    scored = [linker.ordered(one, described.final.scores(table)) for one, table in zip(read, evidence, strict=True)]
-    hits[LINKER] = scoring.hits(
-        [one.probabilities for one in scored],
-        [_right(one.candidates, wanted) for one, wanted in zip(scored, mentions.wanted, strict=True)],
-    )
+        rows = [_right(one, wanted) for one, wanted in zip(read, mentions.wanted, strict=True)]
+        hits[CROSS_ENCODER] = scoring.hits([table[:, -1] for table in tables], rows)
+    scored = [linker.ordered(one, described.final.scores(table)) for one, table in zip(read, tables, strict=True)]
+    hits[LINKER] = judge(mentions, scored)
     return Ranked(mentions, hits, first_scores, scored)
 
 
@@ -88,17 +84,20 @@ def _right(one: Candidates, wanted: set[str]) -> NDArray[np.bool_]:
     return np.array([name in wanted for name in one.concept_ids], bool)
 
 
-def accuracy_rows(ranked: Ranked, seen: NDArray[np.bool_], protocol: str, training_names: bool) -> list[AccuracyRow]:
-    """Accuracy of each ranker on all, seen and unseen concepts, and its difference from the first stage by document."""
+def accuracy_rows(
+    ranked: Ranked, seen: NDArray[np.bool_], linkable: NDArray[np.bool_], protocol: str, training_names: bool
+) -> list[AccuracyRow]:
+    """Accuracy of each ranker, and its difference from the first stage by document: on all mentions, and on concepts of the vocabulary that training
+    mentions mean (seen) or do not (unseen)."""
     documents = np.array(ranked.mentions.documents)
     rows = []
-    for group, chosen in (("all", np.ones(len(seen), bool)), ("seen", seen), ("unseen", ~seen)):
+    for group, chosen in (("all", np.ones(len(seen), bool)), ("seen", seen & linkable), ("unseen", ~seen & linkable)):
+        names, places = np.unique(documents[chosen], return_inverse=True)
         for name in IN_WORDS:
             if name not in ranked.hits:
                 continue
             hit, first = ranked.hits[name][chosen].astype(float), ranked.hits[FIRST_STAGE][chosen].astype(float)
-            mean = significance.mean_interval(hit.tolist()).within(0, 1)
-            names, places = np.unique(documents[chosen], return_inverse=True)
+            mean = significance.clustered_mean(hit.tolist(), documents[chosen].tolist()).within(0, 1)
             counts = np.maximum(np.bincount(places, minlength=len(names)), 1)
             by_document = np.bincount(places, hit - first, len(names)) / counts
             paired = significance.paired(by_document.tolist())
@@ -160,37 +159,46 @@ class Measured:
 
 def measure(found: Linker, documents: Sequence[AnnotatedDocument]) -> Measured:
     """Measure a linker on documents, in both protocols, with and without the names of training mentions."""
-    words, with_names = found.vocabulary, found.generator
-    without = CandidateGenerator(words, with_names.index, TrainingNames([]), depth=with_names.depth, limit=with_names.limit)
-    known = set(with_names.training.by_concept)
-    accuracy, recall = list[AccuracyRow](), list[RecallRow]()
-    strict: Ranked | None = None
+    words, known = found.vocabulary, set(found.generator.training.by_concept)
+    accuracy, recall, strict = list[AccuracyRow](), list[RecallRow](), list[Ranked]()
     divided = [composites.divide(one) for one in documents]
-    for training_names, generator in ((True, with_names), (False, without)):
-        for protocol, asked in (("strict", documents), ("published", divided)):
-            ranked = rank(found, asked, generator)
-            linkable = ranked.mentions.linkable(words)
-            if protocol == "published":
-                ranked = _only(ranked, linkable)
-                linkable = linkable[linkable]
-            seen = np.array([bool(wanted & known) for wanted in ranked.mentions.wanted], bool)
-            accuracy += accuracy_rows(ranked, seen, protocol, training_names)
-            if protocol == "strict":
-                recall += recall_rows(ranked, seen, linkable, training_names)
-                strict = strict or ranked
-    assert strict is not None
-    links = [found.decide(one) for one in strict.scored]
-    return Measured(accuracy, recall, links, strict, np.array([bool(wanted & known) for wanted in strict.mentions.wanted], bool))
+    for training_names, generator in (
+        (True, found.generator),
+        (False, CandidateGenerator(words, found.generator.names, TrainingNames([]))),
+    ):
+        ranked = rank(found, documents, generator)
+        strict.append(ranked)
+        seen, linkable = _seen(ranked, known), ranked.mentions.linkable(words)
+        accuracy += accuracy_rows(ranked, seen, linkable, "strict", training_names)
+        recall += recall_rows(ranked, seen, linkable, training_names)
+        parts = rank(found, divided, generator)
+        whole = _as_published(parts, parts.mentions.linkable(words))
+        accuracy += accuracy_rows(
+            whole, _seen(whole, known), np.ones(len(whole.mentions.mentions), bool), "published", training_names
+        )
+    return Measured(accuracy, recall, [found.decide(one) for one in strict[0].scored], strict[0], _seen(strict[0], known))
 
 
-def _only(ranked: Ranked, chosen: NDArray[np.bool_]) -> Ranked:
-    keep = np.flatnonzero(chosen).tolist()
-    return Ranked(ranked.mentions.where(chosen.tolist()), {name: hit[chosen] for name, hit in ranked.hits.items()},
-                  [ranked.first_scores[one] for one in keep], [ranked.scored[one] for one in keep])  # fmt: skip
+def _seen(ranked: Ranked, known: set[str]) -> NDArray[np.bool_]:
+    """(mentions,) whether a training mention means one of the right concepts."""
+    return np.array([bool(wanted & known) for wanted in ranked.mentions.wanted], bool)
+
+
+def _as_published(parts: Ranked, linkable: NDArray[np.bool_]) -> Ranked:
+    """Mentions without a concept in the vocabulary left out, and a divided composite right if all of its parts are, as BioSyn counts."""
+    rows_of: dict[tuple[str, int, int], list[int]] = {}
+    for row, one in enumerate(parts.mentions.mentions):
+        if linkable[row]:
+            rows_of.setdefault((one.document_id, one.start, one.end), []).append(row)
+    first = [rows[0] for rows in rows_of.values()]
+    hits = {name: np.array([bool(hit[rows].all()) for rows in rows_of.values()], bool) for name, hit in parts.hits.items()}
+    chosen = set(first)
+    return Ranked(parts.mentions.where([row in chosen for row in range(len(linkable))]), hits,
+                  [parts.first_scores[row] for row in first], [parts.scored[row] for row in first])  # fmt: skip
 
 
 def evaluate(
-    run: Run[LinkingEvaluationManifest], data: LinkingData, found: Linker, config: Settings, weights: str
+    run: Run[LinkingEvaluationManifest], data: LinkingData, found: Linker, config: Settings, linker_fingerprint: str
 ) -> LinkingEvaluationManifest:
     """Measure, and write the tables, the charts and the links."""
     measured = measure(found, data.documents(LinkSplit.TEST))
@@ -202,14 +210,16 @@ def evaluate(
     tables.write_rows(run.folder / AccuracyRow.FILE, measured.accuracy, AccuracyRow)
     tables.write_rows(run.folder / RecallRow.FILE, measured.recall, RecallRow)
     tables.write_rows(run.folder / LinkRow.FILE, link_rows(measured), LinkRow)
-    found_statistics = statistics.of_links(measured.links, found.description.reference, measured.right)
+    found_statistics = statistics.of_links(
+        measured.links, found.description.reference, list(zip(measured.links, measured.right.tolist(), strict=True))
+    )
     artifacts.write(run.folder / LinkStatistics.FILE, found_statistics)
     plots.accuracy(run.folder / CHART, measured.accuracy, IN_WORDS)
     plots.reliability(run.folder / RELIABILITY, {
         "before": calibration.reliability(measured.uncalibrated, measured.right), "after": calibration.reliability(measured.probabilities, measured.right),
     })  # fmt: skip
     manifest = run.manifest(
-        config, iteration=1, data=data.manifest.fingerprint, linker=weights, calibration=after, sentence=sentence,
+        config, iteration=1, data=data.manifest.fingerprint, linker=linker_fingerprint, calibration=after, sentence=sentence,
         accuracy={name: round(float(hit.mean()), 6) for name, hit in measured.ranked.hits.items()},
         high_share=round(float(high.mean()), 6), high_precision=round(float(measured.right[high].mean()), 6) if high.any() else 0.0,
     )  # fmt: skip

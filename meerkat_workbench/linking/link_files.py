@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from meerkat_workbench.concepts import abbreviations, pubtator
 from meerkat_workbench.concepts import candidates as candidate_lists
 from meerkat_workbench.concepts.candidates import MentionInContext
 from meerkat_workbench.concepts.linker import Link, Linker
 from meerkat_workbench.concepts.pubtator import AnnotatedDocument
+from meerkat_workbench.concepts.thresholds import Tier
 from meerkat_workbench.core import artifacts, files, input_files
 from meerkat_workbench.core.artifacts import Artifact
 from meerkat_workbench.core.chunks import chunks
@@ -39,7 +39,7 @@ class MentionRow(Artifact, frozen=True, kw_only=True):
     left: str = ""
     right: str = ""
     type: str = ""
-    concept_ids: list[str] = []
+    concept_ids: list[str] | None = None
 
 
 class LinkedMention(Artifact, frozen=True, kw_only=True):
@@ -86,10 +86,10 @@ def _of_jsonl(path: Path) -> list[tuple[MentionRow, MentionInContext]]:
     if not path.is_file():
         raise UserError("there is no such file", where=path)
     try:
-        values = input_files.json_lines(input_files.read_text(path))
+        values = input_files.numbered_json_lines(input_files.read_text(path))
     except UserError as error:
         raise error.within(path) from None
-    rows = [_row(value, f"{path}, line {number}") for number, value in enumerate(values, start=1)]
+    rows = [_row(value, f"{path}, line {number}") for number, value in values]
     by_document: dict[str, list[MentionRow]] = {}
     for row in rows:
         by_document.setdefault(row.doc_id, []).append(row)
@@ -128,9 +128,26 @@ def link(found: Linker, mentions: list[tuple[MentionRow, MentionInContext]]) -> 
         yield from ((row, made) for (row, _), made in zip(chunk, links, strict=True))
 
 
-def write(path: Path, linked: Iterable[tuple[MentionRow, Link]]) -> None:
-    """Write JSON lines; the file is complete or not there."""
-    files.write_json_lines(path, (artifacts.to_json(_linked(row, made)) for row, made in linked))
+@dataclass
+class LinkCount:
+    """What was written; filled while links are made."""
+
+    tiers: Counter[Tier] = field(default_factory=Counter)
+    without_candidate: int = 0
+
+
+def write(path: Path, linked: Iterable[tuple[MentionRow, Link]]) -> LinkCount:
+    """Write JSON lines as the links are made; the file is complete or not there."""
+    count = LinkCount()
+
+    def rows() -> Iterator[Any]:
+        for row, made in linked:
+            count.tiers[made.tier] += 1
+            count.without_candidate += not made.candidates
+            yield artifacts.to_json(_linked(row, made))
+
+    files.write_json_lines(path, rows())
+    return count
 
 
 def _linked(row: MentionRow, made: Link) -> LinkedMention:
@@ -139,9 +156,13 @@ def _linked(row: MentionRow, made: Link) -> LinkedMention:
                          candidates=shown, tier=made.tier, threshold=round(made.decision.value, 6), threshold_level=made.decision.level)  # fmt: skip
 
 
-def right(found: Linker, linked: list[tuple[MentionRow, Link]]) -> NDArray[np.bool_] | None:
-    """(mentions,) whether each best candidate is right; None if no mention says what it means."""
-    if not any(row.concept_ids for row, _ in linked):
-        return None
-    return np.array([bool(made.candidates) and made.candidates[0].concept_id in {found.vocabulary.resolve(one) for one in row.concept_ids}
-                     for row, made in linked], bool)  # fmt: skip
+def judged(found: Linker, linked: Iterable[tuple[MentionRow, Link]]) -> list[tuple[Link, bool]]:
+    """The links of mentions that say what they mean, and whether each best candidate is right; one that ties with a wrong one is not."""
+    rows = []
+    for row, made in linked:
+        if row.concept_ids is None:
+            continue
+        wanted = {found.vocabulary.resolve(one) for one in row.concept_ids}
+        best = [one.concept_id for one in made.candidates if one.probability == made.candidates[0].probability]
+        rows.append((made, bool(best) and all(one in wanted for one in best)))
+    return rows

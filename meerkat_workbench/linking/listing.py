@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 from meerkat_workbench.concepts.linker import Link
 from meerkat_workbench.concepts.vocabulary import Vocabulary
 from meerkat_workbench.core import console
+from meerkat_workbench.linking.link_files import LinkCount
+from meerkat_workbench.linking.statistics import TIERS
 
 SHOWN = 5  # candidates of a mention
 
@@ -32,13 +32,9 @@ def print_link(link: Link, words: Vocabulary) -> None:
     )
 
 
-def print_linked(path: Path, links: Sequence[Link]) -> None:
+def print_linked(path: Path, count: LinkCount) -> None:
     """Print how many mentions of a file were linked."""
-    tiers = Counter(link.tier for link in links)
-    empty = sum(not link.candidates for link in links)
-    print(
-        f"{path}: {len(links):,} mentions; confidence "
-        + ", ".join(f"{tier} {tiers[tier]:,}" for tier in ("high", "medium", "low", "none"))
-    )
-    if empty:
-        print(f"  {empty:,} mentions resemble no name of the vocabulary, so they have no candidate")
+    tiers = ", ".join(f"{tier} {count.tiers[tier]:,}" for tier in TIERS)
+    print(f"{path}: {sum(count.tiers.values()):,} mentions; confidence {tiers}")
+    if count.without_candidate:
+        print(f"  {count.without_candidate:,} mentions resemble no name of the vocabulary, so they have no candidate")

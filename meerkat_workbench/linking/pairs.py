@@ -1,7 +1,7 @@
 """Training pairs of the cross-encoder: each mention with its concept, and with concepts that it does not mean.
 
-Pairs are made and written a few hundred mentions at a time, so that memory does not grow with the corpus. A concept is one text with all of
-its names, so no synonym of the right concept can become a negative. A concept that shares a name with the right one is not taken either.
+Pairs are made and written a few hundred mentions at a time, so that memory does not grow with the corpus. A concept is one
+text with its names, so no synonym of the right concept can become a negative. A concept that shares a name with the right one is not taken either.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from meerkat_workbench.linking.artifacts import LinkPairKind, LinkPairRow
 
 CHUNK = 512  # mentions whose candidates are found at a time
 DEPTH = 60  # names that are looked at for similar concepts
+MOST_KEPT = 50_000  # mentions whose similar concepts stay in memory
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class PairMaker:
         self.counts = PairCounts()
         self._draw = random.Random(rules.seed)
         self._ids = list(vocabulary.concepts)
+        self._near: dict[str, list[str]] = {}  # similar concepts of the mentions so far: a corpus repeats its mentions
         self._of_type: dict[str, list[str]] = {}
         for concept in vocabulary.concepts.values():
             for one in concept.types:
@@ -80,7 +82,9 @@ class PairMaker:
     def _mentions(self, documents: Iterable[AnnotatedDocument]) -> Iterator[_Positive]:
         for document in documents:
             for one, mention in zip(candidate_lists.in_context(document), document.mentions, strict=True):
-                found = tuple(sorted(candidate_lists.gold(mention, self.vocabulary) & set(self.vocabulary.concepts)))
+                found = tuple(
+                    sorted(name for name in candidate_lists.gold(mention, self.vocabulary) if name in self.vocabulary.concepts)
+                )
                 if len(found) == 1 and not mention.composite:
                     yield _Positive(one, found)
 
@@ -92,11 +96,15 @@ class PairMaker:
             yield _Positive(MentionInContext(name, name), (self.index.owners[row],), name)
 
     def _of_chunk(self, chunk: Sequence[_Positive]) -> Iterator[LinkPairRow]:
-        texts = [one.mention.long_form for one in chunk]
+        texts = [text for text in dict.fromkeys(one.mention.long_form for one in chunk) if text not in self._near]
+        if len(self._near) + len(texts) > MOST_KEPT:
+            self._near.clear()
+            texts = list(dict.fromkeys(one.mention.long_form for one in chunk))
         similar = self.index.by_vectors(texts, DEPTH) if self.index.encoder else self.index.by_ngrams(texts, DEPTH)
-        for one, names in zip(chunk, similar, strict=True):
-            near = list(dict.fromkeys(self.index.owners[row] for row in names.rows.tolist()))
-            yield from self._of_mention(one, near)
+        for text, names in zip(texts, similar, strict=True):
+            self._near[text] = list(dict.fromkeys(self.index.owners[row] for row in names.rows.tolist()))
+        for one in chunk:
+            yield from self._of_mention(one, self._near[one.mention.long_form])
 
     def _of_mention(self, positive: _Positive, near: Sequence[str]) -> Iterator[LinkPairRow]:
         group = self.counts.groups

@@ -69,19 +69,21 @@ def prepare(
 
 
 def check_linked(divided: Mapping[LinkSplit, Sequence[AnnotatedDocument]], words: Vocabulary, spec: LinkPreparationSpec) -> None:
-    """Raise UserError if no training mention has a concept of the vocabulary, which would leave nothing to learn."""
-    size = prepared.size_of(divided[LinkSplit.TRAIN], words)
-    if not size.mentions:
-        found = sorted({mention.type for one in splits.read_corpora(spec.corpora, []) for mention in one.mentions})
-        raise UserError("have no mentions of these types", where="the training documents", item=f"MENTION_TYPES={','.join(spec.types)}",
-                        remedy=f"The corpora have {', '.join(found)}.")  # fmt: skip
-    if size.unknown == size.mentions:
-        example = next(iter(words.concepts))
-        given = next(
-            name for one in divided[LinkSplit.TRAIN] for mention in one.mentions for name in (*mention.concept_ids, "none")
-        )
-        raise UserError("know no concept of the training mentions", where="the ids of the vocabulary", item=f"{example}, but {given}",
-                        remedy="Name the vocabulary that the corpora were annotated with.")  # fmt: skip
+    """Raise UserError if a split has no mention with a concept of the vocabulary, which a later step would need."""
+    for split, documents in divided.items():
+        size = prepared.size_of(documents, words)
+        if not size.mentions and not any(one.mentions for found in divided.values() for one in found):
+            found_types = sorted({mention.type for one in splits.read_corpora(spec.corpora, []) for mention in one.mentions})
+            raise UserError("have no mentions of these types", where="the documents", item=f"MENTION_TYPES={','.join(spec.types)}",
+                            remedy=f"The corpora have {', '.join(found_types) or 'no mentions'}.")  # fmt: skip
+        if not size.mentions:
+            raise UserError(f"has no mention in its {size.documents} documents", where=f"the split {split}",
+                            remedy="Add documents, or change its share, its list or its corpus.")  # fmt: skip
+        if size.unknown == size.mentions:
+            example = next(iter(words.concepts))
+            given = next((name for one in documents for mention in one.mentions for name in mention.concept_ids), "none")
+            raise UserError(f"know no concept of the mentions of the split {split}", where="the ids of the vocabulary", item=f"{example}, but {given}",
+                            remedy="Name the vocabulary that the corpora were annotated with.")  # fmt: skip
 
 
 def with_progress(maker: PairMaker, documents: Sequence[AnnotatedDocument]) -> Iterator[LinkPairRow]:

@@ -24,7 +24,7 @@ def write_documents(folder: Path, divided: Mapping[LinkSplit, Sequence[Annotated
 
 def size_of(documents: Sequence[AnnotatedDocument], words: Vocabulary) -> LinkSplitSize:
     mentions = [one for document in documents for one in document.mentions]
-    unknown = sum(not candidate_lists.gold(one, words) & set(words.concepts) for one in mentions)
+    unknown = sum(not any(name in words.concepts for name in candidate_lists.gold(one, words)) for one in mentions)
     return LinkSplitSize(len(documents), len(mentions), sum(one.composite for one in mentions), unknown)
 
 

@@ -9,10 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meerkat_workbench.concepts import candidates as candidate_lists
+from meerkat_workbench.concepts import linker
 from meerkat_workbench.concepts.candidates import EVIDENCE, CandidateGenerator, Candidates
+from meerkat_workbench.concepts.linker import Linker
 from meerkat_workbench.concepts.pubtator import AnnotatedDocument, Mention
 from meerkat_workbench.concepts.vocabulary import Vocabulary
 from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.linking.prepared import LinkingData
+from meerkat_workbench.linking.splits import LinkSplit
+from meerkat_workbench.retrieval.cross_encoder import Pair
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,15 @@ class GoldMentions:
         return np.array([any(one in words.concepts for one in wanted) for wanted in self.wanted], bool)
 
 
-def gold_mentions(documents: Sequence[AnnotatedDocument], generator: CandidateGenerator, where: str) -> GoldMentions:
+def gold_mentions(
+    documents: Sequence[AnnotatedDocument], generator: CandidateGenerator, where: str, *, half_typed: bool = False
+) -> GoldMentions:
     """The mentions of documents with their candidates.
+
+    Args:
+        where: the split, for messages.
+        half_typed: whether every second mention keeps its type, so that weights and probabilities suit mentions with and without one.
+            Otherwise no mention does, because a corpus' types are those of the right concepts.
 
     Raises:
         UserError: the documents have no mention.
@@ -61,7 +73,10 @@ def gold_mentions(documents: Sequence[AnnotatedDocument], generator: CandidateGe
     mentions = [mention for document in documents for mention in document.mentions]
     if not mentions:
         raise UserError("have no mention", where=f"the documents for {where}", remedy="Give this split more documents.")
-    seen = [one for document in documents for one in candidate_lists.in_context(document)]
+    seen = [
+        one if half_typed and number % 2 else candidate_lists.without_type(one)
+        for number, one in enumerate(one for document in documents for one in candidate_lists.in_context(document))
+    ]
     return GoldMentions(mentions, [candidate_lists.gold(one, generator.vocabulary) for one in mentions], generator.find(seen))
 
 
@@ -76,3 +91,12 @@ def single_evidence(found: Sequence[Candidates], name: str) -> list[NDArray[np.f
     """For each mention, (candidates,) one kind of evidence alone."""
     column = EVIDENCE.index(name)
     return [one.evidence[:, column] for one in found]
+
+
+def validation_pairs(data: LinkingData, found: Linker, most: int) -> list[Pair]:
+    """Mentions of the validation documents with their first candidates, as the cross-encoder reads them; at most `most`."""
+    mentions = gold_mentions(data.documents(LinkSplit.VALIDATION), found.generator, LinkSplit.VALIDATION)
+    words = found.vocabulary
+    pairs = [(linker.describe_mention(one.mention), linker.describe_concept(words.concepts[name], words))
+             for one in found.first(mentions.found) for name in one.concept_ids]  # fmt: skip
+    return list(dict.fromkeys(pairs))[:most]

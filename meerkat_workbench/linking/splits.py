@@ -80,8 +80,12 @@ def divide(
             divided[listed[one.id]].append(one)
         else:
             free.append(one)
-    if not listed or set(rules.ids) != set(LinkSplit):
-        _share(free, [one for one in LinkSplit if one not in rules.ids and not (one is LinkSplit.TEST and test)], rules, divided)
+    missing = [one for one in LinkSplit if one not in rules.ids and not (one is LinkSplit.TEST and test)]
+    if free and LinkSplit.TRAIN in missing:
+        _share(free, missing, rules, divided)
+    else:  # training documents are listed: unlisted ones are left out, and splits without a list get their shares of those for training
+        listed_for_training, divided[LinkSplit.TRAIN] = divided[LinkSplit.TRAIN], []
+        _share(listed_for_training, missing, rules, divided)
     if not divided[LinkSplit.TRAIN]:
         raise UserError(
             "leaves no documents for training", where="the division of CORPUS", remedy="Lower the shares of the other splits."
@@ -90,26 +94,16 @@ def divide(
 
 
 def _share(
-    free: Sequence[AnnotatedDocument],
-    targets: Sequence[LinkSplit],
-    rules: SplitRules,
-    divided: dict[LinkSplit, list[AnnotatedDocument]],
-) -> None:
-    """Divide documents by their ids' hashes, so that a document keeps its split when others are added. Where the training documents are listed,
-    unlisted ones are left out."""
-    order = sorted(free, key=lambda one: files.sha256_of([rules.seed, one.id]))
-    chosen: dict[str, LinkSplit] = {}
-    start = 0
+    documents: Sequence[AnnotatedDocument], targets: Sequence[LinkSplit], rules: SplitRules, divided: dict[LinkSplit, list[AnnotatedDocument]]
+) -> None:  # fmt: skip
+    """Divide documents by hashes of their ids, so that a document keeps its split when others are added. The rest is for training."""
+    bounds: list[tuple[float, LinkSplit]] = []
     for target in targets:
-        if target is LinkSplit.TRAIN:
-            continue
-        count = round(rules.shares.get(target, 0.0) * len(order))
-        chosen |= {one.id: target for one in order[start : start + count]}
-        start += count
-    for one in free:
-        target = chosen.get(one.id, LinkSplit.TRAIN)
-        if target is not LinkSplit.TRAIN or LinkSplit.TRAIN in targets:
-            divided[target].append(one)
+        if target is not LinkSplit.TRAIN:
+            bounds.append(((bounds[-1][0] if bounds else 0.0) + rules.shares.get(target, 0.0), target))
+    for one in documents:
+        place = int(files.sha256_of([rules.seed, one.id])[:12], 16) / 16**12
+        divided[next((target for bound, target in bounds if place < bound), LinkSplit.TRAIN)].append(one)
 
 
 def _listed(ids: Mapping[LinkSplit, Path]) -> dict[str, LinkSplit]:

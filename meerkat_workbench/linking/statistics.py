@@ -14,31 +14,43 @@ from meerkat_workbench.concepts.thresholds import Tier
 from meerkat_workbench.core import console
 from meerkat_workbench.linking.artifacts import LinkStatistics
 from meerkat_workbench.stats import calibration
+from meerkat_workbench.stats.calibration import CalibrationError
 
 PROMETHEUS = "link_statistics.prom"
 TIERS: tuple[Tier, ...] = get_args(Tier)
-MIN_FOR_DRIFT = 50  # mentions; the index of fewer is mostly noise
+MIN_FOR_DRIFT = 300  # mentions, here and at calibration; with fewer, chance alone often exceeds SHIFT
 SHIFT = 0.25  # of the population stability index, from which a shift is usually assumed
 
 
-def of_links(links: Sequence[Link], reference: Sequence[float], right: NDArray[np.bool_] | None = None) -> LinkStatistics:
+def of_links(links: Sequence[Link], reference: Sequence[float], judged: Sequence[tuple[Link, bool]] = ()) -> LinkStatistics:
     """The statistics of links.
 
     Args:
         reference: probabilities of the best links at calibration.
-        right: (links,) whether each best candidate is right, where that is known.
+        judged: links whose right concept is known, and whether the best candidate is right.
     """
     best = np.array([one.candidates[0].probability if one.candidates else 0.0 for one in links])
     tiers = Counter(one.tier for one in links)
     made = [one for one in links if one.concept_id]
-    drift = calibration.population_stability(np.array(reference), best) if len(best) >= MIN_FOR_DRIFT else float("nan")
+    drift = (
+        calibration.population_stability(np.array(reference), best)
+        if min(len(best), len(reference)) >= MIN_FOR_DRIFT
+        else float("nan")
+    )
     return LinkStatistics(
         mentions=len(links), linked=_share(len(made), len(links)), tiers={tier: _share(tiers[tier], len(links)) for tier in TIERS},
         mean_probability=_mean(best), mean_margin=_mean(np.array([one.margin for one in links])),
         drift=round(drift, 6) if np.isfinite(drift) else None, by_type=dict(Counter(one.type or "none" for one in made).most_common()),
         levels=dict(Counter(one.decision.level for one in links)),
-        calibration=calibration.measure(best, right) if right is not None else None,
+        calibration=_calibration(judged),
     )  # fmt: skip
+
+
+def _calibration(judged: Sequence[tuple[Link, bool]]) -> CalibrationError | None:
+    if not judged:
+        return None
+    values = np.array([link.candidates[0].probability if link.candidates else 0.0 for link, _ in judged])
+    return calibration.measure(values, np.array([right for _, right in judged], bool))
 
 
 def _share(part: int, whole: int) -> float:
@@ -86,7 +98,7 @@ def print_statistics(found: LinkStatistics) -> None:
     if top and top != [("none", top[0][1])]:
         console.print_table(["type", "links"], [[name, f"{value:,}"] for name, value in top])
     if found.drift is None:
-        print(f"drift: fewer than {MIN_FOR_DRIFT} mentions, so none is computed")
+        print(f"drift: not computed, because it needs {MIN_FOR_DRIFT} mentions here and as many at calibration")
     else:
         said = "a shift: check the links, and calibrate again" if found.drift > SHIFT else "no shift"
         print(f"drift: population stability index {found.drift:.3f}, {said}")

@@ -66,11 +66,10 @@ def train(
     run: Run[LinkTrainingManifest], data: LinkingData, spec: LinkTrainingSpec, config: Settings, trackers: Sequence[str]
 ) -> LinkTrainingManifest:
     """Train from the last complete checkpoint, and write the linker's parts."""
-    run.ranks.agree(
-        lambda: _generator(data, spec.encoder) and None
-    )  # one process embeds the names, the others find them in the cache
+    if run.ranks.count > 1:  # one process embeds the names, and the others find them in the cache
+        run.ranks.agree(lambda: _generator(data, spec.encoder) and None)
     generator = _generator(data, spec.encoder)
-    mentions = scoring.gold_mentions(data.documents(LinkSplit.VALIDATION), generator, LinkSplit.VALIDATION)
+    mentions = scoring.gold_mentions(data.documents(LinkSplit.VALIDATION), generator, LinkSplit.VALIDATION, half_typed=True)
     validation = Validation(mentions, fusion.fit([one.evidence for one in mentions.found], mentions.right(), EVIDENCE))
     run.claim()
     points = _train_model(run, data, spec, config, trackers, validation) if spec.recipe else None
@@ -159,7 +158,7 @@ def _finish(
     final = fusion.fit(tables, first.right(), [*EVIDENCE, CROSS] if reranker else EVIDENCE)
     encoder = generator.index.encoder
     artifacts.write(parts / LinkerDescription.FILE, LinkerDescription(
-        encoder=spec.encoder, encoder_identity=encoder.identity if encoder else "", vocabulary=data.vocabulary.fingerprint,
+        encoder=spec.encoder, encoder_identity=encoder.identity if encoder else "", vocabulary=data.vocabulary.fingerprint, training_names=files.sha256_file(parts / TrainingName.FILE),
         cross_encoder_identity=cross_encoders.identity(parts / MODEL) if reranker else "", read=spec.read, first=validation.first, final=final,
     ))  # fmt: skip
     accuracy = [float(scoring.hits(scores, rows).mean()) for scores, rows in (

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from meerkat_workbench.core import console
 from meerkat_workbench.retrieval import fusion
-from meerkat_workbench.retrieval.cross_encoder import CrossEncoder
+from meerkat_workbench.retrieval.cross_encoder import CrossEncoder, Pair
 from meerkat_workbench.retrieval.documents import JudgedQueries, Ranking, Run, ranked
 from meerkat_workbench.retrieval.fusion import LinearFusion
 from meerkat_workbench.retrieval.index import BM25, DocumentIndex
@@ -81,6 +81,13 @@ def _reciprocal_ranks(ids: Sequence[str], scores: dict[str, NDArray[np.float64]]
     return np.array([by_id.get(name, 0.0) for name in ids])
 
 
+def pairs_of(candidates: Sequence[Candidates], judged: JudgedQueries) -> list[Pair]:
+    """Every query with each of its candidates, as a cross-encoder reads them."""
+    return [
+        (judged.queries[one.query_id].text, judged.documents[name].content) for one in candidates for name in one.document_ids
+    ]
+
+
 def rerank(
     candidates: Sequence[Candidates],
     judged: JudgedQueries,
@@ -90,10 +97,7 @@ def rerank(
     what: str = "reranking",
 ) -> list[Candidates]:
     """The candidates with the cross-encoder's logits."""
-    pairs = [
-        (judged.queries[one.query_id].text, judged.documents[name].content) for one in candidates for name in one.document_ids
-    ]
-    logits = model.logits(pairs, batch_size=batch_size, what=what)
+    logits = model.logits(pairs_of(candidates, judged), batch_size=batch_size, what=what)
     bounds = np.cumsum([0, *(len(one.document_ids) for one in candidates)])
     return [one.with_scores(RERANKER, logits[start:end]) for one, start, end in zip(candidates, bounds, bounds[1:], strict=False)]
 

@@ -20,7 +20,7 @@ from meerkat_workbench.reranking.artifacts import (
     TripleRow,
 )  # fmt: skip
 from meerkat_workbench.reranking.negatives import ChosenNegatives, PairKind
-from meerkat_workbench.reranking.splits import RankingSplit, group_queries
+from meerkat_workbench.reranking.splits import RankingSplit
 from meerkat_workbench.retrieval.documents import (
     JudgedQueries,
     read_documents,
@@ -83,7 +83,12 @@ def grouped(pairs: list[PairRow]) -> Iterator[list[PairRow]]:
 
 
 def write(
-    folder: Path, judged: JudgedQueries, split_of: Mapping[str, RankingSplit], pairs: list[PairRow], skipped: Mapping[str, int]
+    folder: Path,
+    judged: JudgedQueries,
+    split_of: Mapping[str, RankingSplit],
+    groups: Mapping[str, str],
+    pairs: list[PairRow],
+    skipped: Mapping[str, int],
 ) -> PreparedCounts:
     """Write the prepared data, without its manifest."""
     artifacts.write_lines(folder / QUERIES, [judged.queries[name] for name in split_of])
@@ -99,10 +104,10 @@ def write(
         )
     artifacts.write_lines(folder / PairRow.FILE, pairs)
     artifacts.write_lines(folder / TripleRow.FILE, triples(pairs))
-    groups = Counter(group_queries(judged.of(split_of)).values())
+    group_sizes = Counter(groups[name] for name in split_of)
     counts = PreparedCounts(
-        documents=len(judged.documents), queries=len(split_of), unanswered=len(judged.queries) - len(split_of), groups=len(groups),
-        largest_group=max(groups.values()), splits=sizes, pairs=dict(Counter(str(row.kind) for row in pairs)), skipped=dict(skipped),
+        documents=len(judged.documents), queries=len(split_of), unanswered=len(judged.queries) - len(split_of), groups=len(group_sizes),
+        largest_group=max(group_sizes.values()), splits=sizes, pairs=dict(Counter(str(row.kind) for row in pairs)), skipped=dict(skipped),
         candidates=sum(name in judged.candidates for name in split_of),
     )  # fmt: skip
     artifacts.write(folder / PreparedCounts.FILE, counts)

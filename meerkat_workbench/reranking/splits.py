@@ -80,17 +80,19 @@ def _nearly_same(one: str, other: str) -> bool:
     return alike and near_duplicates.same_question(one, other, NEAR_WORDS)
 
 
-def split(judged: JudgedQueries, shares: Mapping[RankingSplit, float], seed: int) -> dict[str, RankingSplit]:
+def split(
+    judged: JudgedQueries, groups: Mapping[str, str], shares: Mapping[RankingSplit, float], seed: int
+) -> dict[str, RankingSplit]:
     """The split of each query that has a relevant document.
 
     Args:
+        groups: the group of each query, of `group_queries`.
         shares: fractions of the queries for validation and test. The rest is trained on.
         seed: decides which groups go where; the order of the queries does not.
 
     Raises:
         UserError: there are too few groups to fill every split.
     """
-    groups = group_queries(judged)
     members: dict[str, list[str]] = {}
     for name, group in groups.items():
         if judged.relevant(name):

@@ -71,7 +71,7 @@ class CrossEncoder:
         self._tokenizer = tokenizer  # a `tokenizers.Tokenizer`
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length)
-        self.max_length, self.truncated, self._pad_id, self._max_batch_tokens = max_length, 0, pad_id, max_batch_tokens
+        self.max_length, self.truncated, self.pad_id, self._max_batch_tokens = max_length, 0, pad_id, max_batch_tokens
 
     def logits(self, pairs: Sequence[Pair], *, batch_size: int | None = None, what: str = "") -> NDArray[np.float64]:
         """(pairs,) logits.
@@ -94,7 +94,7 @@ class CrossEncoder:
         self.truncated += sum(bool(encoding.overflowing) for encoding in encodings)
         result = np.zeros(len(pairs))
         for rows in self._batches([len(encoding.ids) for encoding in encodings], batch_size):
-            result[rows] = self._forward(*_padded([encodings[row] for row in rows], self._pad_id))
+            result[rows] = self._forward(*_padded([encodings[row] for row in rows], self.pad_id))
             if progress:
                 progress.advance(len(rows))
         return result

@@ -135,11 +135,11 @@ def _read_rows(path: Path, kind: type[RowType], text_of: Callable[[RowType], str
     if not path.is_file():
         raise UserError("there is no such file", where=path)
     try:
-        values = input_files.json_lines(input_files.read_text(path))
+        values = input_files.numbered_json_lines(input_files.read_text(path))
     except UserError as error:
         raise error.within(path) from None
     rows, seen = list[RowType](), set[str]()
-    for number, value in enumerate(values, start=1):
+    for number, value in values:
         if isinstance(value, dict) and isinstance(value.get("_id"), int):
             value["_id"] = str(value["_id"])
         row = artifacts.from_json(kind, value, f"{path}, line {number}")

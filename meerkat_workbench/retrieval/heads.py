@@ -17,6 +17,8 @@ from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.base.modules.module import Module
 from torch import Tensor
 
+from meerkat_workbench.core.errors import UserError
+
 LOGIT_SCALE = 20.0  # of the first cosine: the inverse temperature that bi-encoders are trained with
 USUAL_COSINE = 0.75  # of the halves of a pair, which gets the first logit 0: the halves read each other, and so are alike
 
@@ -57,6 +59,10 @@ def with_comparing_head(location: str, max_length: int, device: str) -> CrossEnc
     """A new cross-encoder from a bi-encoder's folder. Its first logits order pairs by the cosine of their halves."""
     encoder = Transformer(location, max_seq_length=max_length)
     width, separator = encoder.get_embedding_dimension(), encoder.tokenizer.sep_token_id
+    if separator is None:
+        raise UserError(
+            "has no token that separates query and document", where=location, item="HEAD=compare", remedy="Set HEAD=mean."
+        )
     score = Dense(2 * width, 1, activation_function=torch.nn.Identity(), module_output_name="scores")
     linear = cast(torch.nn.Linear, score.linear)
     with torch.no_grad():

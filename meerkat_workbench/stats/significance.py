@@ -48,6 +48,22 @@ def mean_interval(values: Sequence[float]) -> Estimate:
     return Estimate(len(array), float(array.mean()), float(array.mean() - half), float(array.mean() + half))
 
 
+def clustered_mean(values: Sequence[float], groups: Sequence[str]) -> Estimate:
+    """Mean over all values with a t interval that treats each group, such as a document, as one independent draw.
+
+    The standard error is that of a ratio estimator (Cochran, Sampling Techniques, 1977): sums of residuals by group. NaN bounds for one group.
+    """
+    array = np.asarray(values, float)
+    _, places = np.unique(np.asarray(groups), return_inverse=True)
+    count = int(places.max()) + 1 if len(places) else 0
+    mean = float(array.mean()) if len(array) else math.nan
+    if count < 2:
+        return Estimate(len(array), mean, math.nan, math.nan)
+    sums = np.bincount(places, array - mean, count)
+    half = stats.t.ppf((1 + LEVEL) / 2, count - 1) * math.sqrt(count / (count - 1) * float((sums**2).sum())) / len(array)
+    return Estimate(len(array), mean, mean - half, mean + half)
+
+
 def paired(differences: Sequence[float], seed: int = 0) -> Estimate:
     """Mean difference with its t interval and the p value of a sign-flip permutation, exact up to `MAX_EXACT` questions."""
     estimate = mean_interval(differences)

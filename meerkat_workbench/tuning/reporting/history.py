@@ -64,7 +64,7 @@ def comparability_key(settings: Mapping[str, Any], suite: MetricSuite, series: S
     decoding = {name: settings.get(name) for name in DECODING_SETTINGS}
     # the identity of a server includes the adapter, which changes with each iteration
     identity = base.served_as if base.kind is SystemKind.ENDPOINT else base.identity
-    return files.sha256_of([decoding, list(series), suite.lexicon_hash(), identity])[:12]
+    return files.sha256_of([decoding, list(series), suite.lexicon_hash(), *suite.linker_hash(), identity])[:12]
 
 
 def extend(

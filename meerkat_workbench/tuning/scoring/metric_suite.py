@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meerkat_workbench.concepts import artifacts as linkers
-from meerkat_workbench.concepts.artifacts import CONCEPT_METRICS, LinkerDescription
+from meerkat_workbench.concepts.artifacts import CONCEPT_METRICS
 from meerkat_workbench.core import console, files, subprocesses
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.tuning.data.records import Record
@@ -101,14 +101,10 @@ class MetricSuite:
 
     def __init__(self, bertscore_model: str = "packaged", lexicon: str = "", linker: str = "") -> None:
         self.bertscore_model, self.lexicon, self.linker = bertscore_model, lexicon, linker
-        if linker and not (Path(linker) / LinkerDescription.FILE).is_file():
-            raise UserError(
-                f"holds no {LinkerDescription.FILE}",
-                where=f"LINKER={linker}",
-                remedy="Name a LINKER_DIR of entity_linking.py calibrate.",
-            )
         if lexicon:
             medical_metrics.read_lexicon(lexicon)  # read now, so that a faulty file is refused before any question is asked
+        if linker:
+            linkers.check(Path(linker))  # now, for the same reason
         self._bert: BertScorer | None = None
         self._bert_fault = ""  # why the encoder could not be loaded; loading is tried only once
         built_in = {_plain(name) for name in (*BUILT_IN, *CONCEPT_METRICS)}
