@@ -474,7 +474,7 @@ def run_score(config: RerankerConfig, arguments: argparse.Namespace) -> None:
 def run_rerank(config: RerankerConfig, arguments: argparse.Namespace) -> None:
     """Reorder the first RERANK_DEPTH documents of each query of a TREC run; those below keep their order."""
     from meerkat_workbench.device import hub
-    from meerkat_workbench.reranking import rerank_run
+    from meerkat_workbench.reranking import listing, rerank_run
 
     for name in ("run", "queries", "corpus", "output"):
         if getattr(arguments, name) is None:
@@ -482,6 +482,8 @@ def run_rerank(config: RerankerConfig, arguments: argparse.Namespace) -> None:
     hub.silence_libraries()
     model = load_reranker(config)
     rerank_run.rerank_file(arguments.run, arguments.queries, arguments.corpus, arguments.output, model, config.RERANK_DEPTH)
+    if caution := listing.caution_alone(Path(config.OUTPUT_DIR), config.MEASURES[0]):
+        print(caution)
 
 
 def run_index(config: RerankerConfig, arguments: argparse.Namespace) -> None:

@@ -531,7 +531,7 @@ def test_a_restarted_series_is_another_though_it_draws_the_same_sets(small_run, 
     shutil.copytree(small_run["data"], data)
     before = EvaluationSubject.load(small_run["adapter"], data, None)
     assert before.series == EvaluationSubject.load(small_run["adapter"], data, None).series
-    preparation = f"python dataset_preparation.py DATA_DIR={small_run['files']} EVAL_SPLIT_SIZE=0.4 OUTPUT_DIR={data}"
+    preparation = f"python dataset_preparation.py DATA_DIR={small_run['files']} EVAL_SPLIT_SIZE=0.2 OUTPUT_DIR={data}"
     assert before.preparation_command() == preparation
     again = run_script(*prepare_command({**small_run, "data": data}), "--fresh")
     assert again.returncode == 0, again.stderr

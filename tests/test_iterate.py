@@ -48,7 +48,7 @@ def folders(base):
 
 def command(base, source, *more):
     return ["iterate.py", *(f"{name}={path}" for name, path in folders(base).items()),
-            f"PREPARATION=DATA_DIR={source} EVAL_SPLIT_SIZE=0.4 INITIAL_TRAIN_PERCENTAGE=0.5",
+            f"PREPARATION=DATA_DIR={source} EVAL_SPLIT_SIZE=0.2 INITIAL_TRAIN_PERCENTAGE=0.5",
             f"TRAINING=MODEL_NAME={tiny_models.llama3(ROOT / '.cache')} {' '.join(TRAINING)}",
             f"EVALUATION={' '.join(EVALUATION)} MAX_NEW_TOKENS=16 RETENTION=False FEW_SHOT_EXAMPLES=0 PREFERENCE_DISTRACTORS=0 "
             "POLICY=learning_curves BUDGET=12", "N=2", *more]  # fmt: skip

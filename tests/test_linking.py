@@ -339,6 +339,27 @@ def test_an_answer_is_scored_by_the_concepts_that_it_shares_with_its_reference(c
     assert unknown is None
 
 
+def test_an_evaluation_gets_concept_metrics_only_with_a_linker(chain):
+    from meerkat_workbench.tuning.scoring.metric_suite import MetricSuite, ScoredPair
+
+    pair = ScoredPair("Gout is treated with aspirin.", "Aspirin helps against podagra.", "How is gout treated?", "1", "x")
+    with_linker = MetricSuite(linker=str(chain / "linker"))
+    found = with_linker.score([pair, None])
+    assert found.scores["concept_f1"] == [1.0, None] and "linker" in found.signatures["concept_recall"]
+    assert "concept_f1" in with_linker.names() and "concept_f1" not in MetricSuite().names()
+    assert "not calibrated" in refused(lambda: MetricSuite(linker=str(chain / "training" / "parts")))
+
+
+def test_an_exported_linker_links_as_torch_does(chain, base, encoder, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["entity_linking.py", "export", *settings(chain, encoder, base)])
+    entity_linking.main()
+    assert "rank correlation" in capsys.readouterr().out
+    text = "She had gouty arthritis and asthma."
+    links = [Linker.load(chain / "linker", backend).link(text, "gouty arthritis") for backend in ("torch", "onnx")]
+    assert links[0].concept_id == links[1].concept_id
+    assert links[0].candidates[0].probability == pytest.approx(links[1].candidates[0].probability, abs=1e-4)
+
+
 def test_the_command_line_prints_one_mention(chain, base, encoder):
     out = run_script(
         "entity_linking.py", "link", *settings(chain, encoder, base), "--mention", "gout", "--context", "He has gout."

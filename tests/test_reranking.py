@@ -17,7 +17,7 @@ import reranking
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.output import tables
 from meerkat_workbench.reranking import evaluate as evaluation
-from meerkat_workbench.reranking import export, prepared, train
+from meerkat_workbench.reranking import export, listing, prepared, train
 from meerkat_workbench.reranking.artifacts import (
     MeasureRow,
     PairRow,
@@ -383,6 +383,18 @@ def test_a_run_of_any_first_stage_is_reordered(folders, monkeypatch, tmp_path, c
             "--output",
             tmp_path / "x",
         )
+
+
+def test_an_order_that_was_worse_than_the_first_stage_is_called_so(folders, monkeypatch):
+    import msgspec
+
+    found = RerankerManifest.require(Path(folders.OUTPUT_DIR))
+    worse = msgspec.structs.replace(
+        found, kept=msgspec.structs.replace(found.kept, measures={"AP": 0.1}, first_stage={"AP": 0.2})
+    )
+    monkeypatch.setattr(RerankerManifest, "find", lambda _: worse)
+    assert "worse than their first stage (AP 0.100 against 0.200)" in listing.caution_alone(Path(folders.OUTPUT_DIR), "AP")
+    assert listing.caution_alone(Path(folders.OUTPUT_DIR), "nDCG@10") == ""
 
 
 def test_list_names_the_trained_rerankers_with_their_scores(folders, monkeypatch, capsys):

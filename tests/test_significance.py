@@ -118,3 +118,14 @@ def test_the_p_value_of_mcnemar_is_that_of_statsmodels(one, other):
 
     expected = mcnemar([[5, one], [other, 7]], exact=True).pvalue if one + other else 1.0
     assert significance.mcnemar_p(one, other) == pytest.approx(expected)
+
+
+def test_a_mean_over_groups_of_one_has_the_usual_interval_and_equal_values_in_groups_widen_it():
+    values = [0.0, 1.0, 1.0, 0.0, 1.0, 1.0]
+    alone = significance.clustered_mean(values, list("abcdef"))
+    usual = significance.mean_interval(values)
+    assert (alone.low, alone.high) == pytest.approx((usual.low, usual.high))
+    repeated = significance.clustered_mean(
+        [one for one in values for _ in range(4)], [name for name in "abcdef" for _ in range(4)]
+    )
+    assert (repeated.low, repeated.high) == pytest.approx((usual.low, usual.high))  # four copies say no more than one

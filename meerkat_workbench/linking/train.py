@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 
 from meerkat_workbench.concepts import fusion, linker, vocabulary
 from meerkat_workbench.concepts.artifacts import MODEL, LinkerDescription
@@ -116,6 +116,7 @@ def _train_model(
 
 def _rows(data: LinkingData, recipe: CrossEncoderRecipe, folder: Path) -> Dataset:
     """The training rows, in a file that is mapped into memory: a large corpus has millions."""
+    disable_progress_bars()  # reading the pairs takes seconds
     made = Dataset.from_generator(
         lambda: cross_encoder.training_rows(data.groups(), recipe), cache_dir=str(folder / CHECKPOINTS / "rows"), keep_in_memory=False,
         fingerprint=files.short_hash(f"{data.manifest.fingerprint} {recipe}"),

@@ -30,6 +30,15 @@ def print_training(folder: Path, result: RerankerManifest) -> None:
     print(f"{folder / MODEL}: the reranker")
 
 
+def caution_alone(output: Path, measure: str) -> str:
+    """A caution if the reranker of a training, without its first stage's scores, ordered its validation queries worse than the first stage."""
+    trained = RerankerManifest.find(output)
+    if trained is None or trained.kept.measures.get(measure, 1.0) >= trained.kept.first_stage.get(measure, 0.0):
+        return ""
+    alone, first = trained.kept.measures[measure], trained.kept.first_stage[measure]
+    return f"Caution: alone, as here, the reranker orders its validation queries worse than their first stage ({measure} {alone:.3f} against {first:.3f})."
+
+
 def print_index(folder: Path, index: DocumentIndex, change: Change) -> None:
     print(
         f"{folder}: {change.added:,} documents added, {change.replaced:,} replaced, {change.unchanged:,} unchanged; {len(index.documents):,} in all"
