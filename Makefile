@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 N ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install run iterate rerank link test check format clean
+.PHONY: help install run iterate rerank link test test-slow check format clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 10
@@ -61,8 +61,11 @@ link: install  ## the entity linker on the sample data: prepare, train a few min
 	@echo "[statistics]"; $(BIN)/python entity_linking.py statistics --demo
 
 # two workers with one thread each took a third of the time of one worker with two threads
-test: $(VENV)/installed-dev  ## every test
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+test: $(VENV)/installed-dev  ## the tests, but for the slow ones
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+test-slow: $(VENV)/installed-dev  ## the slow tests: scripts that are killed, several processes, other families of models
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 check: $(VENV)/installed-dev  ## format, lint and types
 	@$(BIN)/ruff format --check .

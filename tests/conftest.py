@@ -321,7 +321,7 @@ def chat_server(reply: Callable[[list[dict[str, str]]], str | None], finish: str
 
 
 def prepare_command(folders: dict[str, Path]) -> list[str]:
-    return ["dataset_preparation.py", f"DATA_DIR={folders['files']}", f"OUTPUT_DIR={folders['data']}", "EVAL_SPLIT_SIZE=0.2"]
+    return ["dataset_preparation.py", f"DATA_DIR={folders['files']}", f"OUTPUT_DIR={folders['data']}", "EVAL_SPLIT_SIZE=0.4"]
 
 
 def train_command(folders: dict[str, Path], *more: str) -> list[str]:

@@ -100,6 +100,7 @@ def test_a_model_is_loaded_in_a_precision_and_computes_in_it(tiny_model, precisi
     assert (layer.compute_dtype if load_in_4bit else layer.weight.dtype) == wanted
 
 
+@pytest.mark.slow
 def test_both_precisions_find_the_same_losses_and_answers_are_keyed_by_theirs(small_run, tmp_path):
     """Trained and asked in this machine's precision, and again in the other one."""
     own = TrainingResult.require(small_run["adapter"]).compute_dtype

@@ -63,6 +63,7 @@ def train(prepared, tiny_t5, output, *more):
                       "NUM_EPOCHS=10", "SAMPLE_QUESTIONS=4", *more)  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [False, True])
 def test_an_encoder_decoder_is_trained_and_evaluated_by_the_same_scripts(prepared, tiny_t5, tmp_path, whole):
     done = train(prepared, tiny_t5, tmp_path / "out", f"FULL_FINE_TUNING={whole}")

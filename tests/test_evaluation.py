@@ -437,6 +437,7 @@ def test_answers_that_failed_are_asked_again_by_the_same_command(small_run, tmp_
     assert EvaluationManifest.require(scores) == again  # it is up to date
 
 
+@pytest.mark.slow
 def test_killed_at_two_points_it_resumes_and_ends_with_the_same_answers_and_scores(small_run, tmp_path):
     folders = {**small_run, "scores": tmp_path / "killed"}
     command, stored = evaluate_command(folders), folders["scores"] / Prediction.FILE
@@ -466,6 +467,7 @@ def test_killed_at_two_points_it_resumes_and_ends_with_the_same_answers_and_scor
     assert same_answers_and_scores(folders["scores"], small_run["scores"])
 
 
+@pytest.mark.slow
 def test_answers_of_the_base_are_taken_over_by_the_evaluation_of_another_adapter(small_run, tmp_path):
     folders = {**small_run, "adapter": tmp_path / "adapter", "scores": tmp_path / "scores"}
     scores = folders["scores"]
@@ -531,7 +533,7 @@ def test_a_restarted_series_is_another_though_it_draws_the_same_sets(small_run, 
     shutil.copytree(small_run["data"], data)
     before = EvaluationSubject.load(small_run["adapter"], data, None)
     assert before.series == EvaluationSubject.load(small_run["adapter"], data, None).series
-    preparation = f"python dataset_preparation.py DATA_DIR={small_run['files']} EVAL_SPLIT_SIZE=0.2 OUTPUT_DIR={data}"
+    preparation = f"python dataset_preparation.py DATA_DIR={small_run['files']} EVAL_SPLIT_SIZE=0.4 OUTPUT_DIR={data}"
     assert before.preparation_command() == preparation
     again = run_script(*prepare_command({**small_run, "data": data}), "--fresh")
     assert again.returncode == 0, again.stderr

@@ -113,6 +113,7 @@ def test_each_load_of_a_model_has_its_own_record(tiny_model, tmp_path, monkeypat
     assert GenerationRun(tmp_path, jobs, NO_PREFERENCES, str(tiny_model), options, distributed.join()).record.loads == ()
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_questions_and_end_with_the_same_answers(small_run, few, tmp_path):
     folders = {**small_run, "scores": tmp_path / "scores"}
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

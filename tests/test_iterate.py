@@ -48,7 +48,7 @@ def folders(base):
 
 def command(base, source, *more):
     return ["iterate.py", *(f"{name}={path}" for name, path in folders(base).items()),
-            f"PREPARATION=DATA_DIR={source} EVAL_SPLIT_SIZE=0.2 INITIAL_TRAIN_PERCENTAGE=0.5",
+            f"PREPARATION=DATA_DIR={source} EVAL_SPLIT_SIZE=0.4 INITIAL_TRAIN_PERCENTAGE=0.5",
             f"TRAINING=MODEL_NAME={tiny_models.llama3(ROOT / '.cache')} {' '.join(TRAINING)}",
             f"EVALUATION={' '.join(EVALUATION)} MAX_NEW_TOKENS=16 RETENTION=False FEW_SHOT_EXAMPLES=0 PREFERENCE_DISTRACTORS=0 "
             "POLICY=learning_curves BUDGET=12", "N=2", *more]  # fmt: skip
@@ -120,6 +120,7 @@ def test_run_again_it_finds_all_done_and_says_the_same(whole_loop, small_run):
     assert "epoch 0.00" not in again.stdout and outcome(base) == before
 
 
+@pytest.mark.slow
 def test_stopped_while_it_trains_and_killed_while_it_scores_it_ends_as_if_nothing_had_been(whole_loop, small_run, tmp_path):
     again = command(tmp_path, small_run["files"], "N=1")
     # asked to stop, the loop passes the signal on to its script, and waits for the checkpoint

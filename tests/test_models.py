@@ -72,6 +72,7 @@ def test_tokenizers_of_every_family_load_stop_where_their_template_ends_a_turn_a
     assert loaded.decode(loaded(TEXT, add_special_tokens=False)["input_ids"], skip_special_tokens=True) == TEXT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [qwen, gpt2])
 def test_a_model_of_another_family_is_trained_and_asked_by_its_own_template(tmp_path, specialty_files, make):
     model = make(tmp_path / "model")

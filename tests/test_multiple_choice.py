@@ -687,6 +687,7 @@ def test_run_again_it_is_up_to_date_until_a_file_changes_and_scoring_again_needs
     assert EvaluationManifest.require(with_benchmark["scores"]).settings["BENCHMARKS"] == str(with_benchmark["sets"])
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_questions_and_find_the_same(with_benchmark, tmp_path):
     folders = {**with_benchmark, "scores": tmp_path / "scores"}
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

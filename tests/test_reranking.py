@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, refused, run_script
+from conftest import ROOT, refused, run_processes, run_script
 from tiny_encoders import save_bert, save_bi_encoder
 
 import reranking
@@ -28,6 +28,7 @@ from meerkat_workbench.reranking.artifacts import (
 )
 from meerkat_workbench.reranking.splits import RankingSplit
 from meerkat_workbench.retrieval import cross_encoder, documents
+from meerkat_workbench.stats import binary
 from meerkat_workbench.stats.verdicts import Verdict
 from meerkat_workbench.trainers import cross_encoder as training
 from meerkat_workbench.trainers.cross_encoder import CrossEncoderRecipe, LoraShape
@@ -213,6 +214,7 @@ def test_the_same_command_again_is_up_to_date(folders, capsys):
     assert capsys.readouterr().out.count("up to date") == 3
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_and_ends_with_the_same_weights(folders, tmp_path, base):
     whole = settings_of(
         tmp_path / "whole" if (tmp_path / "whole").mkdir() is None else tmp_path,
@@ -231,6 +233,24 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(folders, tmp_p
     done = run_script(*again, timeout=600)
     assert done.returncode == 0 and "resuming from checkpoint-" in done.stdout, done.stdout + done.stderr
     assert RerankerManifest.require(tmp_path / "killed").weights == RerankerManifest.require(Path(folders.OUTPUT_DIR)).weights
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_rows_and_write_one_reranker(folders, tmp_path):
+    names = ("DATASET_DIR", "MODEL_NAME", "FIRST_STAGE", "LEARNING_RATE", "MAX_LENGTH", "NUM_EPOCHS", "EARLY_STOPPING")
+    command = [
+        "reranking.py",
+        "train",
+        *(f"{name}={getattr(folders, name)}" for name in names),
+        f"OUTPUT_DIR={tmp_path / 'two'}",
+        "BATCH_SIZE=4",
+    ]
+    done = run_processes(2, *command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    two, one = RerankerManifest.require(tmp_path / "two"), RerankerManifest.require(Path(folders.OUTPUT_DIR))
+    assert two.processes == 2 and two.steps == one.steps  # four rows on each of two processes are the eight of one
+    assert two.kept.loss < two.before.loss
+    assert done.stdout.count("the reranker") == 1
 
 
 def test_measures_reach_mlflow_and_tensorboard_under_their_names(folders, base, tmp_path, monkeypatch):
@@ -493,9 +513,8 @@ def test_another_fusion_or_data_set_is_another_run(folders, tmp_path, capsys):
 
 def test_an_evaluation_without_auroc_is_read_back(tmp_path):
     from meerkat_workbench.core import artifacts
-    from meerkat_workbench.reranking import evaluator
 
-    point = RankingPoint(step=0, epoch=0.0, queries=1, pairs=2, loss=0.5, auroc=evaluator._auroc(np.zeros(2), np.ones(2, bool)), f1=1.0,
+    point = RankingPoint(step=0, epoch=0.0, queries=1, pairs=2, loss=0.5, auroc=binary.auroc(np.zeros(2), np.ones(2, bool)), f1=1.0,
                          measures={"AP": 1.0}, first_stage={"AP": 1.0})  # fmt: skip
     artifacts.write(tmp_path / "point.json", point)
     assert artifacts.read(RankingPoint, tmp_path / "point.json") == point and point.auroc is None

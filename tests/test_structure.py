@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "meerkat_workbench"
 SCRIPTS = ("dataset_preparation", "fine_tuning", "evaluation", "iterate", "reranking", "entity_linking")
 # shared capabilities: a package may import those before it
-SHARED = ("core", "text", "stats", "output", "device", "retrieval", "trainers")
+SHARED = ("core", "text", "stats", "output", "device", "retrieval", "concepts", "trainers")
 # the rooms of the tuning task, in the order of the work: a room may import those before it
 TUNING = ("data", "generation", "training", "scoring", "allocation", "reporting")
 TORCHLESS = [
@@ -34,7 +34,7 @@ TORCHLESS = [
 
 # these look names up in files that others wrote, in transformers' log, and in old forms of our own
 LOOK_UP_NAMES_OF_OTHERS = {f"{PACKAGE}.{name}" for name in ("tuning.data.rows", "trainers.progress", "tuning.training.plots",
-                                                            "tuning.old_formats", "tuning.scoring.answer_table", "tuning.data.multiple_choice", "reranking.evaluator")}  # fmt: skip
+                                                            "tuning.old_formats", "tuning.scoring.answer_table", "tuning.data.multiple_choice", "linking.evaluator", "reranking.evaluator", "concepts.vocabulary_files")}  # fmt: skip
 
 
 def imports(path: Path) -> set[str]:
@@ -76,7 +76,7 @@ def test_shared_capabilities_import_no_task_and_only_what_lies_below_them():
 
 def test_tasks_never_import_tasks():
     tasks = {path.name for path in (ROOT / PACKAGE).iterdir() if path.is_dir()} - {*SHARED, "recipes", "__pycache__"}
-    assert {"tuning", "reranking"} <= tasks
+    assert {"tuning", "reranking", "linking"} <= tasks
     for task in tasks:
         for path in modules(task):
             for target in package_imports(path):

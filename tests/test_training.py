@@ -236,6 +236,7 @@ def test_a_mistake_names_its_setting_and_what_fits_and_leaves_no_output(small_ru
     assert not (tmp_path / "out" / MANIFEST).exists()
 
 
+@pytest.mark.slow
 def test_a_run_is_reported_to_several_places_with_what_it_was_made_from(small_run, tmp_path, monkeypatch):
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # mlflow-skinny has no database
@@ -292,6 +293,7 @@ def uneven(small_run, tmp_path_factory):
     return folders
 
 
+@pytest.mark.slow
 def test_two_processes_with_whole_or_sharded_bases_train_as_one_does_where_one_has_no_example(uneven, tmp_path):
     one, two, sharded = ({**uneven, "adapter": tmp_path / name} for name in ("one", "two", "sharded"))
     common = ["SAMPLE_QUESTIONS=2", "BATCH_SIZE=11"]
@@ -514,6 +516,7 @@ def test_recomputation_and_small_micro_batches_train_as_none_does_and_their_chec
     assert logs["selective"] == pytest.approx(logs["none"], rel=2e-2)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_with_twice_the_accumulation_and_resume_each_others_run(small_run, tmp_path):
     import torch
     from safetensors.torch import load_file

@@ -5,6 +5,7 @@ The folder of a linker holds `linker.json`, the vocabulary, the names of trainin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,11 +229,9 @@ class Linker:
         Raises:
             UserError: the mention is empty, or does not occur in the text.
         """
-        start, end = mention if isinstance(mention, tuple) else (text.find(mention), text.find(mention) + len(mention))
-        if texts.is_blank(text[start:end] if isinstance(mention, tuple) else mention):
+        if texts.is_blank(text[slice(*mention)] if isinstance(mention, tuple) else mention):
             raise UserError("is empty", where="the mention", remedy="Name the words that are to be linked.")
-        if start < 0:
-            raise UserError("does not occur in the text", where=f"the mention {mention!r}", remedy="Write it as the text does.")
+        start, end = mention if isinstance(mention, tuple) else _place(text, mention)
         span = Mention("", start, end, text[start:end], entity_type)
         return self.links(in_context(AnnotatedDocument("", text, [span])))[0]
 
@@ -250,6 +249,14 @@ class Linker:
         asked = mention if isinstance(mention, MentionInContext) else MentionInContext(mention, mention, type=entity_type)
         found = self.generator.with_concepts(asked, candidates)
         return [one for one in self.decide(self.score([found], candidates)[0]).candidates if one.concept_id in candidates]
+
+
+def _place(text: str, mention: str) -> tuple[int, int]:
+    """Where a mention stands in a text: its first occurrence as whole words, else as a part of words."""
+    match = re.search(rf"(?<!\w){re.escape(mention)}(?!\w)", text) or re.search(re.escape(mention), text)
+    if match is None:
+        raise UserError("does not occur in the text", where=f"the mention {mention!r}", remedy="Write it as the text does.")
+    return match.span()
 
 
 def ordered(candidates: Candidates, scores: NDArray[np.float64]) -> Scored:

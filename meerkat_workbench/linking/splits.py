@@ -49,15 +49,20 @@ def read_corpora(paths: Sequence[Path], types: Sequence[str]) -> list[AnnotatedD
         types: mention types that are kept; empty for all.
     """
     by_id: dict[str, AnnotatedDocument] = {}
-    seen: set[str] = set()
+    seen: set[int] = set()
     for path in paths:
         for document in pubtator.read_pubtator(path):
-            text = texts.comparable(document.text)
+            text = _key(document)
             if document.id not in by_id and text not in seen:
                 kept = [one for one in document.mentions if not types or one.type in types]
                 by_id[document.id] = msgspec.structs.replace(document, mentions=kept)
                 seen.add(text)
     return list(by_id.values())
+
+
+def _key(document: AnnotatedDocument) -> int:
+    """Equal for documents of the same words."""
+    return texts.key_of_words(texts.words_of(document.text))
 
 
 def divide(
@@ -70,11 +75,11 @@ def divide(
     """
     divided: dict[LinkSplit, list[AnnotatedDocument]] = {one: [] for one in LinkSplit}
     divided[LinkSplit.TEST] += test
-    tested, test_texts = {one.id for one in test}, {texts.comparable(one.text) for one in test}
+    tested, test_texts = {one.id for one in test}, {_key(one) for one in test}
     listed = _listed(rules.ids)
     free = []
     for one in documents:
-        if one.id in tested or texts.comparable(one.text) in test_texts:
+        if one.id in tested or _key(one) in test_texts:
             continue
         if one.id in listed:
             divided[listed[one.id]].append(one)

@@ -167,7 +167,7 @@ class OnnxCrossEncoder(CrossEncoder):
             raise UserError(
                 "was exported from other weights than it holds now",
                 where=location,
-                remedy="Run `python reranking.py export` again.",
+                remedy="Run `export` again.",
             )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -207,7 +207,7 @@ def load(name: str, backend: Backend = "torch") -> CrossEncoder:
         return TorchCrossEncoder(load_torch(location))
     if not (Path(location) / ONNX_FOLDER / ExportedModel.MODELS[backend]).is_file():
         raise UserError(f"has no {ONNX_FOLDER}/{ExportedModel.MODELS[backend]}", where=location, item=f"BACKEND={backend}",
-                        remedy="Run `python reranking.py export` first.")  # fmt: skip
+                        remedy="Run `export` of reranking.py or entity_linking.py first.")  # fmt: skip
     return OnnxCrossEncoder(Path(location), backend)
 
 
