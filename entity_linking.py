@@ -149,6 +149,7 @@ DEMO = {
     "CALIBRATE_SHARE": 0.15,
     "TUNE_SHARE": 0.15,
     "MAX_LENGTH": 64,
+    "NUM_EPOCHS": 0.6,
     "EVAL_MENTIONS": 100,
     "LOGGING_STEPS": 20,
 }

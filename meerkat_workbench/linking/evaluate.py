@@ -259,6 +259,11 @@ def link_rows(measured: Measured) -> list[LinkRow]:
     return rows
 
 
+def _cell(value: float) -> str:
+    """A value of a printed table; a dash where no mention gave one."""
+    return "–" if value != value else f"{value:.3f}"
+
+
 def print_result(
     folder: Path, measured: Measured, errors: Mapping[str, calibration.CalibrationError], manifest: LinkingEvaluationManifest
 ) -> None:
@@ -268,7 +273,7 @@ def print_result(
     heads = [
         f"{protocol}{', +tr' if names else ''}{'' if group == 'all' else f', {group}'}" for protocol, names, group in columns
     ]
-    cells = [[in_words, *(f"{found[name, *column].accuracy:.3f}" for column in columns)] for name, in_words in IN_WORDS.items()
+    cells = [[in_words, *(_cell(found[name, *column].accuracy) for column in columns)] for name, in_words in IN_WORDS.items()
              if (name, *columns[0]) in found]  # fmt: skip
     console.print_table(["accuracy@1", *heads], cells)
     counts = [f"{found[LINKER, *column].n:,}" for column in columns]
@@ -276,7 +281,7 @@ def print_result(
     console.print_table(
         ["candidate recall, +tr", *(f"@{k}" for k in RECALL_AT)],
         [[f"{group} ({next(row.n for row in measured.recall if row.mentions == group):,})",
-          *(f"{row.recall:.3f}" for k in RECALL_AT for row in measured.recall if row.training_names and row.mentions == group and row.k == k)]
+          *(_cell(row.recall) for k in RECALL_AT for row in measured.recall if row.training_names and row.mentions == group and row.k == k)]
          for group in dict.fromkeys(row.mentions for row in measured.recall)],
     )  # fmt: skip
     console.print_table(["calibration", "ECE", "ECE, equal mass", "Brier", "NLL"],

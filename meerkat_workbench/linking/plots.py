@@ -37,7 +37,7 @@ def reliability(path: Path, panels: Mapping[str, Sequence[ReliabilityBin]]) -> N
 def accuracy(path: Path, rows: Sequence[AccuracyRow], in_words: Mapping[str, str]) -> None:
     """Accuracy@1 of each ranker with its interval, on all, seen and unseen concepts, with training names, strictly counted."""
     plt = plots.pyplot()
-    shown = [row for row in rows if row.protocol == "strict" and row.training_names]
+    shown = [row for row in rows if row.protocol == "strict" and row.training_names and row.n]
     groups, rankers = list(dict.fromkeys(row.mentions for row in shown)), list(dict.fromkeys(row.ranker for row in shown))[::-1]
     figure, axes = plt.subplots(1, len(groups), figsize=(3.6 * len(groups) + 1.6, 0.9 + 0.42 * len(rankers)), squeeze=False, sharey=True,
                                 constrained_layout=True)  # fmt: skip
