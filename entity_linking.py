@@ -56,7 +56,7 @@ class LinkerConfig(settings.Settings):
     # Types of mentions that are kept, such as Disease. Empty keeps all.
     MENTION_TYPES: Annotated[list[str], RESULT] = []
     # The vocabulary: a folder with UMLS' MRCONSO.RRF and MRSTY.RRF, MEDIC, MeSH, JSON lines or a table.
-    VOCABULARY: Annotated[str, DERIVED] = "data/vocabulary.jsonl"
+    VOCABULARY: Annotated[str, DERIVED] = "data/concepts.jsonl"
     # The form of VOCABULARY. "auto" tells it by the names of the files and their first lines.
     VOCABULARY_FORMAT: Annotated[Literal["auto", "umls", "medic", "mesh", "jsonl", "csv"], RESULT] = "auto"
     # A table of the semantic types' hierarchy: type_id, name, parent_id. Empty for a vocabulary without one.
@@ -135,7 +135,7 @@ class LinkerConfig(settings.Settings):
 
 DEMO = {
     "CORPUS": [str(recipes.example("linking", "corpus.PubTator"))],
-    "VOCABULARY": str(recipes.example("linking", "vocabulary.jsonl")),
+    "VOCABULARY": str(recipes.example("linking", "concepts.jsonl")),
     "TYPES": str(recipes.example("linking", "types.csv")),
     "DATASET_DIR": "datasets/demo_linking",
     "OUTPUT_DIR": "results/demo_linking",

@@ -115,7 +115,7 @@ def main() -> None:
         json.dumps({"id": one["id"], "name": one["name"], "synonyms": split(one["synonyms"]), "types": [one["type"]]})
         for one in concepts
     ]
-    (FOLDER / "vocabulary.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (FOLDER / "concepts.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     table = ["type_id,name,parent_id", *(",".join(one) for one in TYPES)]
     (FOLDER / "types.csv").write_text("\n".join(table) + "\n", encoding="utf-8")
     corpus = "\n".join(document(number, concepts, draw) for number in range(DOCUMENTS))

@@ -41,7 +41,7 @@ SAMPLE = ROOT / "examples" / "linking"
 
 def settings(folder: Path, encoder: str, base: str, **more: object) -> list[str]:
     values: dict[str, object] = {
-        "CORPUS": SAMPLE / "corpus.PubTator", "VOCABULARY": SAMPLE / "vocabulary.jsonl", "TYPES": SAMPLE / "types.csv",
+        "CORPUS": SAMPLE / "corpus.PubTator", "VOCABULARY": SAMPLE / "concepts.jsonl", "TYPES": SAMPLE / "types.csv",
         "STATISTICS_DIR": folder / "statistics", "DATASET_DIR": folder / "data", "OUTPUT_DIR": folder / "training", "LINKER_DIR": folder / "linker", "EVALUATION_DIR": folder / "evaluation",
         "ENCODER": encoder, "MODEL_NAME": base, "LEARNING_RATE": 1e-3, "MAX_LENGTH": 64, "BATCH_SIZE": 32, "GRADIENT_ACCUMULATION_STEPS": 1,
         "NUM_EPOCHS": 0.5, "READ": 4, "EVAL_MENTIONS": 60, "SAVE_STEPS": 5, "MIN_SUPPORT": 20, "NEGATIVES_SEMANTIC": 3, "NEGATIVES_SAME_TYPE": 1,
@@ -103,7 +103,7 @@ def test_documents_of_a_test_corpus_are_in_no_other_split():
 
 def test_no_negative_names_the_right_concept_or_shares_a_name_with_it(chain):
     rows = artifacts.read_lines(LinkPairRow, chain / "data" / LinkPairRow.FILE)
-    vocabulary = [json.loads(line) for line in (SAMPLE / "vocabulary.jsonl").read_text().splitlines()]
+    vocabulary = [json.loads(line) for line in (SAMPLE / "concepts.jsonl").read_text().splitlines()]
     names = {one["id"]: {name.lower() for name in (one["name"], *one["synonyms"])} for one in vocabulary}
     groups: dict[int, list[LinkPairRow]] = {}
     for row in rows:
