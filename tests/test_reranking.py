@@ -169,6 +169,22 @@ def test_a_comparing_head_is_kept_when_training_goes_on_from_its_folder(tmp_path
     )
 
 
+def test_a_comparing_head_is_exported_and_keeps_its_order_in_8_bits(tmp_path):
+    from scipy import stats
+
+    from meerkat_workbench.retrieval import onnx_export
+
+    folder = tmp_path / "reranker"
+    training.build_model(CrossEncoderRecipe(base=save_bi_encoder(tmp_path), loss="bce", max_length=64)).save_pretrained(
+        str(folder)
+    )
+    pairs = [(f"What is {query}?", f"{document} is treated at once.") for query in WORDS[:6] for document in WORDS]
+    found = onnx_export.export(folder, pairs)
+    assert found.largest_difference["onnx"] < 1e-3 and found.rank_correlation["onnx-int8"] > 0.95
+    torch, int8 = (cross_encoder.load(str(folder), name).logits(pairs) for name in ("torch", "onnx-int8"))
+    assert stats.spearmanr(torch, int8).statistic > 0.95
+
+
 def test_pairs_and_triples_are_files_that_hold_texts(folders):
     data = prepared.PreparedData.open(Path(folders.DATASET_DIR))
     pairs = data.pairs()

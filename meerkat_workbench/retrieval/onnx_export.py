@@ -110,7 +110,11 @@ def _write_onnx(scorer: cross_encoder.TorchCrossEncoder, path: Path) -> None:
 
 
 def _write_int8(source: Path, target: Path) -> None:
-    """Weights of linear layers in 8 bits, one scale a channel; activations are quantised as they come."""
+    """Weights of linear layers in 8 bits, one scale a channel; activations are quantised as they come.
+
+    The layer that gives the score stays in 32 bits: it costs nothing, and what it reads has parts of very different sizes (`heads.py`), which
+    one scale cannot hold.
+    """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -118,7 +122,10 @@ def _write_int8(source: Path, target: Path) -> None:
     del graph.graph.value_info[:]  # shapes that torch wrote stop the quantiser
     plain = source.with_suffix(".plain.onnx")
     onnx.save(graph, str(plain))
-    quantize_dynamic(str(plain), str(target), weight_type=QuantType.QInt8, per_channel=True)
+    one_wide = {tensor.name for tensor in graph.graph.initializer if len(tensor.dims) == 2 and 1 in tensor.dims}
+    head = [node.name for node in graph.graph.node if node.op_type in ("MatMul", "Gemm") and one_wide & set(node.input)]
+    whole = [*head, *(f"{name}_MatMul" for name in head)]  # onnxruntime divides a Gemm into MatMul and Add before it looks
+    quantize_dynamic(str(plain), str(target), weight_type=QuantType.QInt8, per_channel=True, nodes_to_exclude=whole)
     plain.unlink()
 
 
