@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from meerkat_workbench.tuning.artifacts import BASE, FEW_SHOT, FIXED, TUNED, CorpusBleu, Finish
+from meerkat_workbench.tuning.artifacts import BASE, FEW_SHOT, FIXED, OPEN_BOOK, TUNED, CorpusBleu, Finish
 from meerkat_workbench.tuning.data.vocabulary import ReferenceVocabulary
 from meerkat_workbench.tuning.generation.questions import RETENTION
 from meerkat_workbench.tuning.scoring import answer_checks, retention, text_metrics
@@ -111,8 +111,9 @@ def score_answers(
         for split, (value, signature) in corpus_bleu(tables[system]).items():
             before = bleu[split].scores if split in bleu else {}
             bleu[split] = CorpusBleu(bleu[split].signature if split in bleu else signature, {**before, system: value})
-    # the likelihood of the few-shot base's answers is not measured
-    missing = {name: reason for system in scores if system != FEW_SHOT for name, reason in scores[system].missing.items()}
+    # the likelihood of the answers of the few-shot base, and of systems with passages, is not measured
+    measured = [system for system in scores if system != FEW_SHOT and not system.endswith(OPEN_BOOK)]
+    missing = {name: reason for system in measured for name, reason in scores[system].missing.items()}
     _print_notes(missing, scores[TUNED].notes, tables)
     general = retention_answers(run) if with_retention else None
     return ScoredAnswers(tables, replace(scores[TUNED], missing=missing), floors_by_system, bleu, general, run.preference_facts())
