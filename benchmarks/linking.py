@@ -140,8 +140,7 @@ def speed(folder: Path, data: Path, backend: Backend, count: int) -> None:
             one.first(found.description.read, found.description.first.scores(one.evidence))
             for one in found.generator.find(mentions)
         ]
-        pairs = [(linking.describe_mention(one.mention), linking.describe_concept(found.vocabulary.concepts[name], found.vocabulary))
-                 for one in kept for name in one.concept_ids]  # fmt: skip
+        pairs = linking.pairs_of(kept, found.vocabulary)
         started = time.time()
         found.reranker.logits(pairs)
         print(

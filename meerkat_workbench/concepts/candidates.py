@@ -76,17 +76,15 @@ class Candidates:
         return replace(self, concept_ids=[self.concept_ids[place] for place in order], evidence=self.evidence[order])
 
 
-def in_context(document: AnnotatedDocument, mentions: Sequence[Mention] | None = None) -> list[MentionInContext]:
-    """The mentions of a document as the linker sees them; of all its mentions, or of some."""
+def in_context(document: AnnotatedDocument) -> list[MentionInContext]:
+    """The mentions of a document as the linker sees them."""
     long_forms = abbreviations.find(document.text)
     expanded = [abbreviations.expand(one.text, long_forms) for one in document.mentions]
     others = tuple(dict.fromkeys(expanded))
     found = []
-    for one in document.mentions if mentions is None else mentions:
+    for one, long_form in zip(document.mentions, expanded, strict=True):
         left, right = document.context(one, CONTEXT)
-        found.append(
-            MentionInContext(one.text, abbreviations.expand(one.text, long_forms), left, right, one.type, document.id, others)
-        )
+        found.append(MentionInContext(one.text, long_form, left, right, one.type, document.id, others))
     return found
 
 
@@ -144,13 +142,13 @@ class CandidateGenerator:
 
     def with_concepts(self, mention: MentionInContext, concept_ids: Sequence[str]) -> Candidates:
         """The candidates of a mention, and concepts that are given among them."""
-        ngrams = self._best_of_concepts(self.index.by_ngrams([mention.long_form], self.depth)[0])
-        vectors = self._best_of_concepts(self.index.by_vectors([mention.long_form], self.depth)[0]) if self.index.encoder else {}
-        [found] = self.find([mention])
-        ids = list(dict.fromkeys([*found.concept_ids, *concept_ids]))
-        return Candidates(mention, ids, self._evidence(mention, ids, ngrams, vectors))
+        [ngrams] = self.index.by_ngrams([mention.long_form], self.depth)
+        [vectors] = self.index.by_vectors([mention.long_form], self.depth) if self.index.encoder else [None]
+        return self._of_mention(mention, ngrams, vectors, concept_ids)
 
-    def _of_mention(self, mention: MentionInContext, ngrams: Similar, vectors: Similar | None) -> Candidates:
+    def _of_mention(
+        self, mention: MentionInContext, ngrams: Similar, vectors: Similar | None, given: Sequence[str] = ()
+    ) -> Candidates:
         by_ngrams, by_vectors = self._best_of_concepts(ngrams), self._best_of_concepts(vectors) if vectors else {}
         equal = {self.index.owners[row] for row in self.index.equal(mention.long_form)}
         trained = self.training.by_key.get(name_index.key(mention.long_form), Counter())
@@ -162,7 +160,8 @@ class CandidateGenerator:
             )
             if one in self.vocabulary.concepts
         ]
-        return Candidates(mention, ids[: self.limit], self._evidence(mention, ids[: self.limit], by_ngrams, by_vectors))
+        ids = list(dict.fromkeys([*ids[: self.limit], *given]))
+        return Candidates(mention, ids, self._evidence(mention, ids, by_ngrams, by_vectors))
 
     def _evidence(
         self, mention: MentionInContext, ids: Sequence[str], by_ngrams: Mapping[str, float], by_vectors: Mapping[str, float]

@@ -32,7 +32,7 @@ from meerkat_workbench.concepts.vocabulary import Vocabulary
 from meerkat_workbench.core import artifacts, files
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.retrieval import cross_encoder, encoders
-from meerkat_workbench.retrieval.cross_encoder import Backend, CrossEncoder
+from meerkat_workbench.retrieval.cross_encoder import Backend, CrossEncoder, Pair
 from meerkat_workbench.retrieval.encoders import BiEncoder
 from meerkat_workbench.stats import calibration
 from meerkat_workbench.text import texts
@@ -266,6 +266,15 @@ def ordered(candidates: Candidates, scores: NDArray[np.float64]) -> Scored:
     return Scored(kept, fusion.probabilities(scores[order]))
 
 
+def pairs_of(found: Sequence[Candidates], words: Vocabulary) -> list[Pair]:
+    """Every mention with each of its candidates, as the cross-encoder reads them."""
+    return [
+        (describe_mention(one.mention), describe_concept(words.concepts[name], words))
+        for one in found
+        for name in one.concept_ids
+    ]
+
+
 def with_cross_encoder(
     found: Sequence[Candidates], reranker: CrossEncoder, words: Vocabulary, what: str = "", known: dict[tuple[str, str], float] | None = None
 ) -> list[NDArray[np.float64]]:  # fmt: skip
@@ -278,11 +287,7 @@ def with_cross_encoder(
     logit_of = {} if known is None else known
     if len(logit_of) > MOST_LOGITS:
         logit_of.clear()
-    pairs = [
-        (describe_mention(one.mention), describe_concept(words.concepts[concept], words))
-        for one in found
-        for concept in one.concept_ids
-    ]
+    pairs = pairs_of(found, words)
     new = [pair for pair in dict.fromkeys(pairs) if pair not in logit_of]
     logit_of.update(zip(new, reranker.logits(new, what=what if new else "").tolist(), strict=True))
     logits = iter(pairs)

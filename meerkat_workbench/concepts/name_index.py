@@ -43,6 +43,11 @@ def american(text: str) -> str:
     return BRITISH.sub(lambda match: AMERICAN[match[0]], text.lower())
 
 
+def _comparable(name: str) -> str:
+    """A name whose character n-grams are compared."""
+    return american(texts.comparable(name))
+
+
 @functools.lru_cache(maxsize=200_000)
 def key(name: str) -> str:
     """A name without case, punctuation and word order, its words stemmed: equal for "Breast Cancers" and "cancer, breast"."""
@@ -106,10 +111,10 @@ class NameIndex:
 
         if self._first is not None:  # the weights are those of the vocabulary's names
             vectorizer, columns = self._first._ngrams
-            more = vectorizer.transform([american(texts.comparable(name)) for name in self.names[len(self._first.names) :]])
+            more = vectorizer.transform([_comparable(name) for name in self.names[len(self._first.names) :]])
             return vectorizer, hstack([columns, more.T]).tocsr()
         vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=NGRAMS, sublinear_tf=True, dtype=np.float32)
-        return vectorizer, vectorizer.fit_transform([american(texts.comparable(name)) for name in self.names]).T.tocsr()
+        return vectorizer, vectorizer.fit_transform([_comparable(name) for name in self.names]).T.tocsr()
 
     @property
     def _chunk(self) -> int:
@@ -121,7 +126,7 @@ class NameIndex:
         vectorizer, columns = self._ngrams
         found: list[Similar] = []
         for part in chunks(mentions, self._chunk):
-            weights = vectorizer.transform([american(texts.comparable(one)) for one in part])
+            weights = vectorizer.transform([_comparable(one) for one in part])
             found += [_best(row, k) for row in (weights @ columns).toarray()]
         return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -61,8 +60,3 @@ def describe(logged: dict[str, float]) -> str:
     auroc = [f"AUROC {values['auroc']:.3f}"] if "auroc" in values else []
     return ", ".join([f"loss {values['loss']:.3f}", *auroc,
                       f"accuracy@1 {values['accuracy@1']:.3f} (first stage {values['first_stage/accuracy@1']:.3f})"])  # fmt: skip
-
-
-def first_candidates(mentions: GoldMentions, ordered: Sequence[Any]) -> GoldMentions:
-    """The same mentions with other candidates."""
-    return GoldMentions(mentions.mentions, mentions.wanted, list(ordered))

@@ -45,6 +45,10 @@ class GoldMentions:
             for wanted, found in zip(self.wanted, self.found, strict=True)
         ]
 
+    def with_candidates(self, found: Sequence[Candidates]) -> GoldMentions:
+        """The same mentions with other candidates."""
+        return GoldMentions(self.mentions, self.wanted, list(found))
+
     def where(self, chosen: Sequence[bool]) -> GoldMentions:
         """The chosen mentions."""
         kept = [number for number, one in enumerate(chosen) if one]
@@ -96,7 +100,4 @@ def single_evidence(found: Sequence[Candidates], name: str) -> list[NDArray[np.f
 def validation_pairs(data: LinkingData, found: Linker, most: int) -> list[Pair]:
     """Mentions of the validation documents with their first candidates, as the cross-encoder reads them; at most `most`."""
     mentions = gold_mentions(data.documents(LinkSplit.VALIDATION), found.generator, LinkSplit.VALIDATION)
-    words = found.vocabulary
-    pairs = [(linker.describe_mention(one.mention), linker.describe_concept(words.concepts[name], words))
-             for one in found.first(mentions.found) for name in one.concept_ids]  # fmt: skip
-    return list(dict.fromkeys(pairs))[:most]
+    return list(dict.fromkeys(linker.pairs_of(found.first(mentions.found), found.vocabulary)))[:most]

@@ -59,7 +59,7 @@ class Validation:
 
     def first_candidates(self, read: int) -> GoldMentions:
         ordered = [one.first(read, self.first.scores(one.evidence)) for one in self.mentions.found]
-        return evaluator.first_candidates(self.mentions, ordered)
+        return self.mentions.with_candidates(ordered)
 
 
 def train(
