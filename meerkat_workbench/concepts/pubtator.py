@@ -66,12 +66,7 @@ def read_pubtator(path: Path) -> list[AnnotatedDocument]:
     Raises:
         UserError: a line that is neither text nor mention, a mention outside the text, or one whose text differs; names file and line.
     """
-    if not path.is_file():
-        raise UserError("there is no such file", where=path)
-    try:
-        text = input_files.read_text(path)
-    except UserError as error:
-        raise error.within(path) from None
+    text = input_files.read_named(path)
     found: dict[str, AnnotatedDocument] = {}
     for block in _blocks(text):
         document = _read_block(block, path)

@@ -84,17 +84,8 @@ def read_types(path: Path) -> list[SemanticType]:
     return [SemanticType(id=row["type_id"], name=row["name"], parent=row["parent_id"]) for row in rows]
 
 
-def _text(path: Path) -> str:
-    if not path.is_file():
-        raise UserError("there is no such file", where=path)
-    try:
-        return input_files.read_text(path)
-    except UserError as error:
-        raise error.within(path) from None
-
-
 def _table(path: Path, needed: tuple[str, ...]) -> list[dict[str, str]]:
-    text = _text(path)
+    text = input_files.read_named(path)
     delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
     reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)
     missing = [name for name in needed if name not in (reader.fieldnames or [])]
@@ -142,7 +133,7 @@ def _rows(path: Path, columns: int) -> Iterator[tuple[int, list[str]]]:
 
 
 def _medic(path: Path) -> Iterator[Concept]:
-    text = _text(path)
+    text = input_files.read_named(path)
     if CTD_HEADER in text[:20_000]:
         yield from _ctd(text)
         return
@@ -198,7 +189,7 @@ def _mesh_xml(path: Path) -> Iterator[Concept]:
 
 def _mesh_ascii(path: Path) -> Iterator[Concept]:
     """Records of `FIELD = value` lines, of which the first is *NEWRECORD."""
-    for record in _text(path).split("*NEWRECORD")[1:]:
+    for record in input_files.read_named(path).split("*NEWRECORD")[1:]:
         fields: dict[str, list[str]] = {}
         for line in record.split("\n"):
             name, _, value = line.partition(" = ")
@@ -219,7 +210,7 @@ def _branches(tree_numbers: list[str]) -> list[str]:
 
 def _jsonl(path: Path) -> Iterator[Concept]:
     try:
-        values = input_files.numbered_json_lines(_text(path))
+        values = input_files.numbered_json_lines(input_files.read_named(path))
     except UserError as error:
         raise error.within(path) from None
     for number, value in values:

@@ -92,6 +92,16 @@ def read_text(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n").replace("\ufeff", "").rstrip("\x1a")
 
 
+def read_named(path: Path) -> str:
+    """The same for a file that a user names: the errors name it, and say if it is not there."""
+    if not path.is_file():
+        raise UserError("there is no such file", where=path)
+    try:
+        return read_text(path)
+    except UserError as error:
+        raise error.within(path) from None
+
+
 def parse_json(text: str) -> Any:
     """The value of a JSON text; UserError describes what is wrong with the text."""
     try:

@@ -231,10 +231,5 @@ def _as_trec_eval(scores: Mapping[str, float]) -> Ranking:
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     """Lines with text and their numbers, from 1."""
-    if not path.is_file():
-        raise UserError("there is no such file", where=path)
-    try:
-        text = input_files.read_text(path)
-    except UserError as error:
-        raise error.within(path) from None
+    text = input_files.read_named(path)
     return [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
