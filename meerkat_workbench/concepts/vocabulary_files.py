@@ -209,10 +209,7 @@ def _branches(tree_numbers: list[str]) -> list[str]:
 
 
 def _jsonl(path: Path) -> Iterator[Concept]:
-    try:
-        values = input_files.numbered_json_lines(input_files.read_named(path))
-    except UserError as error:
-        raise error.within(path) from None
+    values = input_files.named_json_lines(path)
     for number, value in values:
         yield _concept_of(value, f"{path}, line {number}")
 

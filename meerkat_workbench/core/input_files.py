@@ -144,6 +144,15 @@ def numbered_json_lines(text: str) -> list[tuple[int, Any]]:
     return rows
 
 
+def named_json_lines(path: Path) -> list[tuple[int, Any]]:
+    """`numbered_json_lines` of a file that a user names, which the errors name too."""
+    text = read_named(path)
+    try:
+        return numbered_json_lines(text)
+    except UserError as error:
+        raise error.within(path) from None
+
+
 def objects_in_lines(text: str) -> list[Any] | None:
     """The objects of a text with one JSON object per line; None for any other text."""
     lines = [line for line in text.split("\n") if line.strip()]

@@ -83,12 +83,7 @@ def of_documents(documents: Iterable[AnnotatedDocument]) -> list[tuple[MentionRo
 
 
 def _of_jsonl(path: Path) -> list[tuple[MentionRow, MentionInContext]]:
-    if not path.is_file():
-        raise UserError("there is no such file", where=path)
-    try:
-        values = input_files.numbered_json_lines(input_files.read_text(path))
-    except UserError as error:
-        raise error.within(path) from None
+    values = input_files.named_json_lines(path)
     rows = [_row(value, f"{path}, line {number}") for number, value in values]
     by_document: dict[str, list[MentionRow]] = {}
     for row in rows:

@@ -132,12 +132,7 @@ def _read_rows(path: Path, kind: type[RowType], text_of: Callable[[RowType], str
     Raises:
         UserError: no such file, a line that is not such a row, an id twice, or a text without a visible character.
     """
-    if not path.is_file():
-        raise UserError("there is no such file", where=path)
-    try:
-        values = input_files.numbered_json_lines(input_files.read_text(path))
-    except UserError as error:
-        raise error.within(path) from None
+    values = input_files.named_json_lines(path)
     rows, seen = list[RowType](), set[str]()
     for number, value in values:
         if isinstance(value, dict) and isinstance(value.get("_id"), int):
