@@ -265,6 +265,7 @@ def test_two_processes_share_the_rows_and_write_one_reranker(folders, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     two, one = RerankerManifest.require(tmp_path / "two"), RerankerManifest.require(Path(folders.OUTPUT_DIR))
     assert two.processes == 2 and two.steps == one.steps  # four rows on each of two processes are the eight of one
+    assert f" {two.steps} steps" in done.stdout
     assert two.kept.loss < two.before.loss
     assert done.stdout.count("the reranker") == 1
 

@@ -308,6 +308,8 @@ def build_trainer(
         # in-batch negatives of cached-mnrl must not be the positive of another row
         batch_sampler="no_duplicates" if recipe.loss == "cached-mnrl" else "batch_sampler",
     )  # fmt: skip
+    # with several processes the library drops the last rows of an epoch; accelerate fills the last batches up, and every row is seen
+    arguments.dataloader_drop_last = False
     trainer = CheckpointedCrossEncoderTrainer(
         model=model,
         args=arguments,
