@@ -237,19 +237,10 @@ def prepare(config: LinkerConfig, *, fresh: bool = False) -> LinkingDataManifest
 
 
 def training_spec(config: LinkerConfig) -> LinkTrainingSpec:
-    from meerkat_workbench.device import devices
     from meerkat_workbench.linking.train import LinkTrainingSpec
-    from meerkat_workbench.trainers.cross_encoder import CrossEncoderRecipe, LoraShape
+    from meerkat_workbench.trainers import cross_encoder
 
-    recipe = CrossEncoderRecipe(
-        base=config.MODEL_NAME, loss=config.LOSS, head=config.HEAD, max_length=config.MAX_LENGTH,
-        lora=LoraShape(config.LORA_RANK, config.LORA_ALPHA) if config.LORA_RANK else None, pos_weight=config.POS_WEIGHT,
-        hard_weight=config.HARD_NEGATIVE_WEIGHT, negatives=config.LOSS_NEGATIVES, epochs=config.NUM_EPOCHS, batch_size=config.BATCH_SIZE,
-        accumulation=config.GRADIENT_ACCUMULATION_STEPS, learning_rate=config.LEARNING_RATE, warmup=config.WARMUP_RATIO,
-        weight_decay=config.WEIGHT_DECAY, eval_steps=config.EVAL_STEPS, save_steps=config.SAVE_STEPS, logging_steps=config.LOGGING_STEPS,
-        seed=config.RANDOM_SEED, precision=devices.resolve_precision(config.COMPUTE_DTYPE), trackers=config.REPORT_TO,
-        run_name=Path(config.OUTPUT_DIR).name,
-    )  # fmt: skip
+    recipe = cross_encoder.recipe_of(config, config.LOSS)
     return LinkTrainingSpec(
         recipe if config.CROSS_ENCODER else None, config.ENCODER, config.READ, config.EVAL_MENTIONS, config.EARLY_STOPPING
     )

@@ -12,6 +12,7 @@ from meerkat_workbench.concepts import (
     candidates,
     coordination,
     fusion,
+    linker,
     mention_finder,
     name_index,
     pubtator,
@@ -175,6 +176,63 @@ def test_candidates_carry_the_evidence_of_names_training_and_document():
     assert evidence["in_document"] == {"A": 1, "B": 0}
 
 
+def document_of(identifier: str, name: str, concept_id: str) -> AnnotatedDocument:
+    return AnnotatedDocument(identifier, f"{name} now", [Mention(identifier, 0, len(name), name, "d", (concept_id,))])
+
+
+def test_a_concept_that_only_training_mentions_know_is_a_candidate_under_their_most_frequent_name():
+    vocab = words(concept("A", "Heart Diseases"))
+    documents = [document_of("1", "heart poisoning", "NEW"), *(document_of(number, "cardiotoxicity", "NEW") for number in "23")]
+    generator = CandidateGenerator(vocab, NameIndex(vocab, None), TrainingNames.count(documents, vocab))
+    [found] = generator.find([MentionInContext("cardiac toxicity", "cardiac toxicity")])
+    assert "NEW" in found.concept_ids and generator.vocabulary.concepts["NEW"].name == "cardiotoxicity"
+    assert "NEW" not in generator.base.concepts and "NEW" not in vocab.concepts
+
+
+def test_a_generator_with_fewer_names_finds_what_one_made_of_these_names_finds(tmp_path_factory):
+    from tiny_encoders import save_bi_encoder
+
+    vocab = words(concept("A", "Heart Diseases"), concept("B", "Gout", "gouty arthritis"))
+    encoder = linker.load_encoder(save_bi_encoder(tmp_path_factory.mktemp("encoder")))
+    documents = [
+        document_of("1", "cardiotoxicity", "NEW"),
+        document_of("2", "Podagra", "B"),
+        document_of("4", "podagra", "B"),
+        document_of("3", "heart trouble", "A"),
+    ]
+    some = TrainingNames.count(documents[2:], vocab)
+    fewer = CandidateGenerator(vocab, NameIndex(vocab, encoder), TrainingNames.count(documents, vocab)).with_fewer_names(some)
+    mentions = [MentionInContext(name, name) for name in ("cardiotoxicity", "podagra", "gout of the heart")]
+    for one, other in zip(
+        fewer.find(mentions), CandidateGenerator(vocab, NameIndex(vocab, encoder), some).find(mentions), strict=True
+    ):
+        assert one.concept_ids == other.concept_ids and np.allclose(one.evidence, other.evidence, atol=1e-5)
+        assert "NEW" not in one.concept_ids
+    none = fewer.with_fewer_names(TrainingNames([]))
+    assert (
+        none.find(mentions)[1].concept_ids
+        == CandidateGenerator(vocab, NameIndex(vocab, encoder), TrainingNames([])).find(mentions)[1].concept_ids
+    )
+
+
+def test_evidence_tells_types_of_a_disease_and_preferred_names_apart():
+    vocab = words(
+        concept("A", "Diabetes Mellitus, Type 1"),
+        concept("B", "Diabetes Mellitus"),
+        concept("C", "Bone disease", "diabetes type 2"),
+    )
+    [found] = CandidateGenerator(vocab, NameIndex(vocab, None), TrainingNames([])).find(
+        [MentionInContext("diabetes type 2", "diabetes type 2")]
+    )
+    evidence = {
+        name: dict(zip(found.concept_ids, found.evidence[:, candidates.EVIDENCE.index(name)], strict=True))
+        for name in candidates.EVIDENCE
+    }
+    assert evidence["number_added"] == {"A": 1, "B": 0, "C": 0} and evidence["number_lost"] == {"A": 1, "B": 1, "C": 0}
+    assert evidence["preferred_ngrams"]["B"] > evidence["preferred_ngrams"]["C"] and evidence["ngrams"]["C"] == pytest.approx(1)
+    assert name_index.numbers("Muscular dystrophy, type IIb, 2 B") == {"2", "b"} and name_index.numbers("type iv") == {"iv"}
+
+
 @pytest.mark.parametrize(
     ("text", "names"),
     [
@@ -206,6 +264,21 @@ def test_learnt_weights_put_the_right_candidate_first():
     found = fusion.fit(tables, right, ["useful", "noise"])
     assert found.weights[0] > 1 and abs(found.weights[1]) < 0.5
     assert np.mean([rows[np.argmax(found.scores(table))] for table, rows in zip(tables, right, strict=True)]) > 0.9
+
+
+def test_products_learn_that_one_kind_of_evidence_counts_only_beside_another():
+    draw = np.random.default_rng(0)
+    tables, right = [], []
+    for _ in range(1000):
+        table = draw.normal(size=(5, 2))
+        table[:, 1] = draw.random(5) < 0.5
+        rows = np.zeros(5, bool)
+        rows[np.argmax(np.where(table[:, 1] == 1, table[:, 0], -table[:, 0]))] = True
+        tables.append(table)
+        right.append(rows)
+    shares = [np.mean([rows[np.argmax(found.scores(table))] for table, rows in zip(tables, right, strict=True)])
+              for found in (fusion.fit(tables, right, ["value", "sign"], products=products) for products in (False, True))]  # fmt: skip
+    assert shares[0] < 0.6 and shares[1] > 0.95
 
 
 def test_mentions_are_found_by_the_longest_name_and_abbreviations_by_their_case():

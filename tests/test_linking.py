@@ -9,17 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, refused, run_script
+from conftest import ROOT, refused, run_processes, run_script
 from tiny_encoders import save_bert, save_bi_encoder
 
 import entity_linking
+from meerkat_workbench.concepts import vocabulary
 from meerkat_workbench.concepts.answer_concepts import AnswerConcepts
 from meerkat_workbench.concepts.artifacts import LinkerDescription
+from meerkat_workbench.concepts.candidates import EVIDENCE, CandidateGenerator, TrainingNames
 from meerkat_workbench.concepts.linker import Linker
+from meerkat_workbench.concepts.name_index import NameIndex
 from meerkat_workbench.concepts.pubtator import AnnotatedDocument, Mention
+from meerkat_workbench.concepts.vocabulary import Concept
 from meerkat_workbench.core import artifacts
 from meerkat_workbench.core.errors import UserError
-from meerkat_workbench.linking import composites, scoring, splits, statistics
+from meerkat_workbench.linking import composites, scoring, splits, statistics, train
 from meerkat_workbench.linking.artifacts import (
     AccuracyRow,
     CalibrationReport,
@@ -132,6 +136,43 @@ def test_a_training_measures_the_cross_encoder_beside_the_first_stage(chain):
     assert manifest.kept is not None and manifest.before is not None
     assert manifest.kept.accuracy >= manifest.before.accuracy
     assert manifest.fused >= manifest.first_stage - 0.02
+
+
+def test_training_mentions_are_weighed_without_the_names_of_their_own_document():
+    def document(identifier: str, name: str, concept_id: str) -> AnnotatedDocument:
+        return AnnotatedDocument(identifier, name, [Mention(identifier, 0, len(name), name, "", (concept_id,))])
+
+    words = vocabulary.build([Concept(id="A", name="Gout"), Concept(id="B", name="Asthma")], [], "test")
+    documents = [
+        document("1", "podagra", "A"),
+        document("2", "podagra", "A"),
+        document("3", "wheezing lungs", "B"),
+        AnnotatedDocument("4", "nothing", []),
+    ]
+    generator = CandidateGenerator(words, NameIndex(words, None), TrainingNames.count(documents, words))
+    folds = list(train.cross_fitted(documents, generator))
+    trained = {mention.document_id: dict(zip(found.concept_ids, found.evidence[:, EVIDENCE.index("trained")], strict=True))
+               for fold in folds for mention, found in zip(fold.mentions, fold.found, strict=True)}  # fmt: skip
+    assert len(folds) == 3  # three documents have mentions, and each is in a fold
+    assert trained["1"]["A"] == trained["2"]["A"] == pytest.approx(np.log(2))  # the other document's mention, not its own
+    assert not any(trained["3"].values())
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_linker_and_log_their_measures(chain, base, encoder, tmp_path):
+    command = [
+        "entity_linking.py",
+        "train",
+        *settings(chain, encoder, base, OUTPUT_DIR=tmp_path / "two", BATCH_SIZE=16, REPORT_TO="tensorboard"),
+    ]
+    done = run_processes(2, *command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    two, one = LinkTrainingManifest.require(tmp_path / "two"), LinkTrainingManifest.require(chain / "training")
+    assert (
+        two.processes == 2 and two.steps == one.steps and two.kept and two.before
+    )  # 16 rows on each of two processes are the 32 of one
+    assert two.first_stage == one.first_stage and done.stdout.count("the linker, not calibrated yet") == 1
+    assert list((tmp_path / "two").rglob("events.*"))
 
 
 def test_calibration_reports_before_and_after_on_documents_that_the_calibrator_has_not_seen(chain):

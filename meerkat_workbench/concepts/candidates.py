@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from meerkat_workbench.concepts import abbreviations, coordination, name_index
-from meerkat_workbench.concepts.name_index import NGRAMS, NameIndex, Similar
+from meerkat_workbench.concepts.name_index import CHUNK, NGRAMS, EncodedNames, NameIndex, Similar
 from meerkat_workbench.concepts.pubtator import AnnotatedDocument, Mention
-from meerkat_workbench.concepts.vocabulary import Vocabulary
+from meerkat_workbench.concepts.vocabulary import Concept, Vocabulary
 from meerkat_workbench.core import files
 from meerkat_workbench.core.artifacts import Artifact
+from meerkat_workbench.core.chunks import chunks
 
 # what speaks for a candidate, in the order of the columns
 EVIDENCE = (
     "equal_name", "preferred_name", "name_unshared", "part_equal", "ngrams", "cosine", "ngrams_behind", "cosine_behind", "trained", "trained_share",
-    "prior", "in_document", "type_agrees", "type_differs", "words_covered",
+    "prior", "in_document", "type_agrees", "type_differs", "words_covered", "preferred_ngrams", "preferred_cosine", "preferred_words",
+    "number_added", "number_lost",
 )  # fmt: skip
 CONTEXT = 100  # characters before and after a mention
 DEPTH, LIMIT = 60, 64
@@ -113,9 +117,37 @@ class TrainingNames:
         return cls(TrainingName(key=key, name=name_of_key[key], concept_id=concept, count=count)
                    for (key, concept), count in sorted(counts.items()))  # fmt: skip
 
-    def names(self, vocabulary: Vocabulary) -> list[tuple[str, str]]:
-        """(name, concept id) of the names whose concepts the vocabulary has."""
-        return [(row.name, row.concept_id) for row in self.rows if row.concept_id in vocabulary.concepts]
+    def names(self) -> list[tuple[str, str]]:
+        """(name, concept id) of every row, the most frequent first."""
+        return [(row.name, row.concept_id) for row in sorted(self.rows, key=lambda row: -row.count)]
+
+    def new_concepts(self, vocabulary: Vocabulary) -> list[Concept]:
+        """Concepts that training mentions mean and a vocabulary lacks, such as those that are newer, with the names of their mentions."""
+        names: dict[str, list[str]] = {}
+        for name, concept_id in self.names():
+            if concept_id not in vocabulary.concepts:
+                names.setdefault(concept_id, []).append(name)
+        return [Concept(id=one, name=found[0], synonyms=found[1:]) for one, found in names.items()]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What was found for a mention, by concept.
+
+    Attributes:
+        equal: concepts with an equal name in the vocabulary.
+        trained: counts of training mentions with an equal name.
+        of_parts: concepts of the parts of a coordination.
+        ngrams, vectors: the largest similarity of each concept's names.
+    """
+
+    mention: MentionInContext
+    key: str
+    equal: set[str]
+    trained: Counter[str]
+    of_parts: set[str]
+    ngrams: dict[str, float]
+    vectors: dict[str, float]
 
 
 class CandidateGenerator:
@@ -125,71 +157,106 @@ class CandidateGenerator:
         names: the index of the vocabulary's names.
         depth: names that n-grams and vectors each give.
         limit: candidates of a mention at most.
+
+    Attributes:
+        vocabulary: with the concepts that only training mentions know.
     """
 
     def __init__(
         self, vocabulary: Vocabulary, names: NameIndex, training: TrainingNames, *, depth: int = DEPTH, limit: int = LIMIT
     ) -> None:
-        self.names, self.index = names, names.with_more(training.names(vocabulary))
-        self.vocabulary, self.training, self.depth, self.limit = vocabulary, training, depth, limit
+        self.names, self.index = names, names.with_more(training.names())
+        self.vocabulary = vocabulary.with_more(training.new_concepts(vocabulary))
+        self.base, self.training, self.depth, self.limit = vocabulary, training, depth, limit
 
-    def find(self, mentions: Sequence[MentionInContext]) -> list[Candidates]:
-        """The candidates of each mention; none where no name is similar at all. Equal long forms are looked up once."""
+    def with_fewer_names(self, training: TrainingNames) -> CandidateGenerator:
+        """The same with the names of some of the training mentions only. Their vectors are taken over, and with them the spelling that stands
+        for all names of one key."""
+        name_of_key = {row.key: row.name for row in self.training.rows}
+        training = TrainingNames(msgspec.structs.replace(row, name=name_of_key[row.key]) for row in training.rows)
+        made = copy.copy(self)
+        made.index, made.training = self.index.with_fewer(training.names()), training
+        made.vocabulary = self.base.with_more(training.new_concepts(self.base))
+        return made
+
+    def find(self, mentions: Sequence[MentionInContext], given: Sequence[str] = ()) -> list[Candidates]:
+        """The candidates of each mention; none where no name is similar at all. Equal long forms are looked up once.
+
+        Args:
+            given: ids of concepts that are added to the candidates of each.
+        """
         texts = list(dict.fromkeys(one.long_form for one in mentions))
-        ngrams = dict(zip(texts, self.index.by_ngrams(texts, self.depth), strict=True))
-        vectors = dict(zip(texts, self.index.by_vectors(texts, self.depth), strict=True)) if self.index.encoder else {}
-        return [self._of_mention(one, ngrams[one.long_form], vectors.get(one.long_form)) for one in mentions]
+        encoded = self.index.encode(texts, what="embedding mentions" if len(texts) > CHUNK else "")
+        ngrams = self.index.by_ngrams(encoded, self.depth)
+        vectors = self.index.by_vectors(encoded, self.depth) if self.index.encoder else None
+        places = {text: place for place, text in enumerate(texts)}
+        found: list[Candidates] = []
+        for chunk in chunks(mentions, CHUNK):
+            rows = [places[one.long_form] for one in chunk]
+            hits = [
+                self._look_up(one, ngrams[row], vectors[row] if vectors else None) for one, row in zip(chunk, rows, strict=True)
+            ]
+            ids = [self._candidate_ids(hit, given) for hit in hits]
+            preferred = self._similarity_to_preferred(encoded, rows, ids)
+            found += [Candidates(hit.mention, own, self._evidence(hit, own, *similar))
+                      for hit, own, similar in zip(hits, ids, preferred, strict=True)]  # fmt: skip
+        return found
 
-    def with_concepts(self, mention: MentionInContext, concept_ids: Sequence[str]) -> Candidates:
-        """The candidates of a mention, and concepts that are given among them."""
-        [ngrams] = self.index.by_ngrams([mention.long_form], self.depth)
-        [vectors] = self.index.by_vectors([mention.long_form], self.depth) if self.index.encoder else [None]
-        return self._of_mention(mention, ngrams, vectors, concept_ids)
+    def _look_up(self, mention: MentionInContext, ngrams: Similar, vectors: Similar | None) -> _Found:
+        key = name_index.key(mention.long_form)
+        equal = {self.index.owners[row] for row in self.index.with_key(key)}
+        return _Found(mention, key, equal, self.training.by_key.get(key, Counter()), self._concepts_of_parts(mention.long_form),
+                      self._best_of_concepts(ngrams), self._best_of_concepts(vectors) if vectors else {})  # fmt: skip
 
-    def _of_mention(
-        self, mention: MentionInContext, ngrams: Similar, vectors: Similar | None, given: Sequence[str] = ()
-    ) -> Candidates:
-        by_ngrams, by_vectors = self._best_of_concepts(ngrams), self._best_of_concepts(vectors) if vectors else {}
-        equal = {self.index.owners[row] for row in self.index.equal(mention.long_form)}
-        trained = self.training.by_key.get(name_index.key(mention.long_form), Counter())
+    def _candidate_ids(self, found: _Found, given: Sequence[str]) -> list[str]:
+        by_ngrams, by_vectors = found.ngrams, found.vectors
         near = sorted({*by_ngrams, *by_vectors}, key=lambda one: (-by_ngrams.get(one, 0.0) - by_vectors.get(one, 0.0), one))
-        ids = [
-            one
-            for one in dict.fromkeys(
-                [*sorted(equal), *sorted(trained), *sorted(self._concepts_of_parts(mention.long_form)), *near]
-            )
-            if one in self.vocabulary.concepts
-        ]
-        ids = list(dict.fromkeys([*ids[: self.limit], *given]))
-        return Candidates(mention, ids, self._evidence(mention, ids, by_ngrams, by_vectors))
+        ids = dict.fromkeys([*sorted(found.equal), *sorted(found.trained), *sorted(found.of_parts), *near])
+        return list(dict.fromkeys([*list(ids)[: self.limit], *given]))
+
+    def _similarity_to_preferred(
+        self, mentions: EncodedNames, rows: Sequence[int], ids: Sequence[Sequence[str]]
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """For each mention, (candidates,) cosines of n-grams and of vectors with the candidates' preferred names."""
+        places = {one: place for place, one in enumerate(dict.fromkeys(one for own in ids for one in own))}
+        names = self.index.encode_preferred(list(places))
+        for row, own in zip(rows, ids, strict=True):
+            chosen = [places[one] for one in own]
+            ngrams = (names.ngrams[chosen] @ mentions.ngrams[row].T).toarray().ravel() if own else np.zeros(0, np.float32)
+            if names.vectors is None or mentions.vectors is None:
+                yield ngrams, np.zeros(len(own), np.float32)
+            else:
+                yield ngrams, names.vectors[chosen] @ mentions.vectors[row]
 
     def _evidence(
-        self, mention: MentionInContext, ids: Sequence[str], by_ngrams: Mapping[str, float], by_vectors: Mapping[str, float]
+        self, found: _Found, ids: Sequence[str], preferred_ngrams: NDArray[np.float32], preferred_cosines: NDArray[np.float32]
     ) -> NDArray[np.float64]:
         """(ids, EVIDENCE)."""
-        key = name_index.key(mention.long_form)
-        equal = {self.index.owners[row] for row in self.index.equal(mention.long_form)}
-        trained = self.training.by_key.get(key, Counter())
-        of_parts = self._concepts_of_parts(mention.long_form)
-        top = [max(found.values(), default=0.0) for found in (by_ngrams, by_vectors)]
-        in_document, total, words = self._concepts_of(mention.others, key), sum(trained.values()), set(key.split())
-        rows = [
-            [
-                float(one in equal),
-                float(name_index.key(self.vocabulary.concepts[one].name) == key),
-                1 / len(equal) if one in equal else 0.0,
-                float(one in of_parts),
+        mention, trained, by_ngrams, by_vectors = found.mention, found.trained, found.ngrams, found.vectors
+        top = [max(similar.values(), default=0.0) for similar in (by_ngrams, by_vectors)]
+        in_document, total = self._concepts_of(mention.others, found.key), sum(trained.values())
+        words, numbers = set(found.key.split()), name_index.numbers(mention.long_form)
+        rows = []
+        for place, one in enumerate(ids):
+            concept = self.vocabulary.concepts[one]
+            preferred = name_index.key(concept.name)
+            rows.append([
+                float(one in found.equal),
+                float(preferred == found.key),
+                1 / len(found.equal) if one in found.equal else 0.0,
+                float(one in found.of_parts),
                 by_ngrams.get(one, 0.0), by_vectors.get(one, 0.0),
                 by_ngrams.get(one, 0.0) - top[0], by_vectors.get(one, 0.0) - top[1],
                 math.log1p(trained[one]), trained[one] / total if total else 0.0,
                 math.log1p(self.training.by_concept[one]),
                 float(one in in_document),
-                float(bool(mention.type) and mention.type in self.vocabulary.concepts[one].types),
-                float(bool(mention.type and self.vocabulary.concepts[one].types) and mention.type not in self.vocabulary.concepts[one].types),
-                self._covered(words, one),
-            ]
-            for one in ids
-        ]  # fmt: skip
+                float(bool(mention.type) and mention.type in concept.types),
+                float(bool(mention.type and concept.types) and mention.type not in concept.types),
+                max(_common_share(words, set(name_index.key(name).split())) for name in concept.names),
+                float(preferred_ngrams[place]), float(preferred_cosines[place]), _common_share(words, set(preferred.split())),
+                float(bool(name_index.numbers(concept.name) - numbers)),
+                float(bool(numbers) and not numbers <= {number for name in concept.names for number in name_index.numbers(name)}),
+            ])  # fmt: skip
         return np.array(rows, float).reshape(len(ids), len(EVIDENCE))
 
     def _best_of_concepts(self, similar: Similar) -> dict[str, float]:
@@ -217,12 +284,10 @@ class CandidateGenerator:
             found.update(one for one, _ in self.training.by_key.get(name_index.key(part), Counter()).most_common(1))
         return found
 
-    def _covered(self, words: set[str], concept_id: str) -> float:
-        """Largest share of common words, of the mention's and a name's words together (Jaccard)."""
-        concept = self.vocabulary.concepts.get(concept_id)
-        shares = [len(words & there) / len(words | there) for name in (concept.names if concept else [])
-                  if (there := set(name_index.key(name).split())) | words]  # fmt: skip
-        return max(shares, default=0.0)
+
+def _common_share(words: set[str], others: set[str]) -> float:
+    """Share of the common words, of all words of two names together (Jaccard)."""
+    return len(words & others) / len(words | others) if words or others else 0.0
 
 
 EVIDENCE_VERSION = files.sha256_of([EVIDENCE, DEPTH, LIMIT, NGRAMS])[:12]  # weights of one version do not fit another's evidence

@@ -25,6 +25,7 @@ from meerkat_workbench.concepts.candidates import (
     TrainingNames,
     in_context,
 )
+from meerkat_workbench.concepts.fusion import EvidenceWeights
 from meerkat_workbench.concepts.name_index import NameIndex
 from meerkat_workbench.concepts.pubtator import AnnotatedDocument, Mention
 from meerkat_workbench.concepts.thresholds import Decision, Tier
@@ -37,7 +38,10 @@ from meerkat_workbench.retrieval.encoders import BiEncoder
 from meerkat_workbench.stats import calibration
 from meerkat_workbench.text import texts
 
-CROSS = "cross_encoder"  # the evidence that the cross-encoder adds
+FIRST, CROSS = (
+    "first_stage",
+    "cross_encoder",
+)  # what the final order weighs: the score of all other evidence, and the cross-encoder's logit
 SYNONYMS_SHOWN = 3  # of a concept, to the cross-encoder
 MOST_LOGITS = 200_000  # of pairs, in memory
 CONTEXT_SHOWN = 60  # characters before and after a mention, to the cross-encoder
@@ -112,7 +116,7 @@ class Linker:
     def __init__(self, description: LinkerDescription, generator: CandidateGenerator, reranker: CrossEncoder | None) -> None:
         self.description, self.generator, self.reranker = description, generator, reranker
         self.vocabulary = generator.vocabulary
-        self._logits: dict[tuple[str, str], float] = {}  # of pairs that were read already, as documents repeat their mentions
+        self._logits: dict[Pair, float] = {}  # of pairs that were read already, as documents repeat their mentions
 
     @classmethod
     def load(cls, folder: Path, backend: Backend = "torch") -> Self:
@@ -127,8 +131,10 @@ class Linker:
                 f"holds no {LinkerDescription.FILE}", where=folder, remedy="Run `python entity_linking.py train` and `calibrate`."
             )
         description = artifacts.read(LinkerDescription, path)
-        with_logit = [CROSS] if description.cross_encoder_identity else []
-        if (description.first.names, description.final.names) != ([*EVIDENCE], [*EVIDENCE, *with_logit]):
+        if (description.first.names, description.final.names) != (
+            [*EVIDENCE],
+            final_names(bool(description.cross_encoder_identity)),
+        ):
             raise UserError("was made by another version, which knew other evidence", where=path,
                             remedy="Run `python entity_linking.py train` and `calibrate` again.")  # fmt: skip
         words = vocabulary.read(folder)
@@ -169,10 +175,9 @@ class Linker:
         return kept
 
     def evidence(self, first: Sequence[Candidates], *, what: str = "") -> list[NDArray[np.float64]]:
-        """For each mention, all evidence for its first candidates, the cross-encoder's logit last if there is one."""
-        if self.reranker is None:
-            return [one.evidence for one in first]
-        return with_cross_encoder(first, self.reranker, self.vocabulary, what, self._logits)
+        """For each mention, (candidates, final names) what the final order weighs."""
+        logits = cross_encoder_logits(first, self.reranker, self.vocabulary, what, self._logits) if self.reranker else None
+        return final_evidence(first, self.description.first, logits)
 
     def score(self, found: Sequence[Candidates], given: Sequence[str] = (), *, what: str = "") -> list[Scored]:
         """The first candidates of each mention in their final order."""
@@ -247,8 +252,8 @@ class Linker:
             if one not in self.vocabulary.concepts:
                 raise UserError("is no concept of the vocabulary", where=one, remedy="Name concepts by their ids.")
         asked = mention if isinstance(mention, MentionInContext) else MentionInContext(mention, mention, type=entity_type)
-        found = self.generator.with_concepts(asked, candidates)
-        return [one for one in self.decide(self.score([found], candidates)[0]).candidates if one.concept_id in candidates]
+        found = self.generator.find([asked], candidates)
+        return [one for one in self.decide(self.score(found, candidates)[0]).candidates if one.concept_id in candidates]
 
 
 def _place(text: str, mention: str) -> tuple[int, int]:
@@ -275,10 +280,26 @@ def pairs_of(found: Sequence[Candidates], words: Vocabulary) -> list[Pair]:
     ]
 
 
-def with_cross_encoder(
-    found: Sequence[Candidates], reranker: CrossEncoder, words: Vocabulary, what: str = "", known: dict[tuple[str, str], float] | None = None
+def final_names(cross_encoder: bool) -> list[str]:
+    """What the final order weighs, with or without a cross-encoder."""
+    return [FIRST, CROSS] if cross_encoder else [FIRST]
+
+
+def final_evidence(
+    found: Sequence[Candidates], first: EvidenceWeights, logits: Sequence[NDArray[np.float64]] | None
+) -> list[NDArray[np.float64]]:
+    """For each mention, (candidates, final names): the score by all other evidence, and the cross-encoder's logit if there are logits."""
+    scores = [first.scores(one.evidence) for one in found]
+    return [
+        np.column_stack(columns)
+        for columns in (zip(scores, logits, strict=True) if logits is not None else zip(scores, strict=True))
+    ]
+
+
+def cross_encoder_logits(
+    found: Sequence[Candidates], reranker: CrossEncoder, words: Vocabulary, what: str = "", known: dict[Pair, float] | None = None
 ) -> list[NDArray[np.float64]]:  # fmt: skip
-    """For each mention, its candidates' evidence with the cross-encoder's logit as one more column.
+    """For each mention, (candidates,) logits of the cross-encoder.
 
     Args:
         what: name of the step, for its progress.
@@ -291,8 +312,7 @@ def with_cross_encoder(
     new = [pair for pair in dict.fromkeys(pairs) if pair not in logit_of]
     logit_of.update(zip(new, reranker.logits(new, what=what if new else "").tolist(), strict=True))
     logits = iter(pairs)
-    return [np.column_stack([one.evidence, [logit_of[next(logits)] for _ in one.concept_ids]]) if one.concept_ids
-            else np.zeros((0, len(EVIDENCE) + 1)) for one in found]  # fmt: skip
+    return [np.array([logit_of[next(logits)] for _ in one.concept_ids], float) for one in found]
 
 
 def load_encoder(name: str) -> BiEncoder | None:

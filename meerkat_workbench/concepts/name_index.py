@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from meerkat_workbench.concepts.vocabulary import Vocabulary
 from meerkat_workbench.core import files
-from meerkat_workbench.core.chunks import chunks
 from meerkat_workbench.retrieval.encoders import BiEncoder
 from meerkat_workbench.text import texts
 
@@ -54,6 +53,29 @@ def key(name: str) -> str:
     return " ".join(sorted(_stem(word) for word in texts.tokens(name) if word not in UNCOUNTED))
 
 
+NUMERAL = re.compile(r"[ivx]+|[a-e]")
+
+
+@functools.lru_cache(maxsize=200_000)
+def numbers(name: str) -> frozenset[str]:
+    """Numbers, Roman numerals and single letters of a name, which tell types of a disease apart: "2" and "b" of "type 2 B"."""
+    words = texts.tokens(name)
+    return frozenset(one for one in words if NUMERAL.fullmatch(one) or any(letter.isdigit() for letter in one))
+
+
+@dataclass(frozen=True)
+class EncodedNames:
+    """Names as numbers.
+
+    Attributes:
+        ngrams: sparse (names, n-grams), unit rows of TF-IDF weights.
+        vectors: (names, width), unit vectors of the bi-encoder; None without one.
+    """
+
+    ngrams: Any
+    vectors: NDArray[np.float32] | None
+
+
 @dataclass(frozen=True)
 class Similar:
     """Names that are similar to one mention, the best first.
@@ -71,7 +93,8 @@ class NameIndex:
     """Every name of a vocabulary, and further names of its concepts that only similarity finds.
 
     Attributes:
-        names, owners: (names,) each name and the concept that it belongs to, those of the vocabulary first.
+        names, owners: (names,) each name and the concept that it belongs to, those of the vocabulary first. The first name of a concept is its
+            preferred one.
     """
 
     def __init__(self, vocabulary: Vocabulary, encoder: BiEncoder | None) -> None:
@@ -80,8 +103,9 @@ class NameIndex:
         self._rows_of_key: dict[str, list[int]] = {}
         for row, name in enumerate(self.names):
             self._rows_of_key.setdefault(key(name), []).append(row)
+        self._preferred = {owner: row for row, owner in reversed(list(enumerate(self.owners)))}
         self._vectors = [_cached_vectors(self.names, encoder)] if encoder else []
-        self._first: NameIndex | None = None  # the index of the vocabulary alone
+        self._first: NameIndex | None = None  # the index of the vocabulary alone, where this one has further names
 
     def with_more(self, more: Sequence[tuple[str, str]]) -> NameIndex:
         """The same with further names, (name, concept id) each, such as those of training mentions. They are no names of the vocabulary, so
@@ -90,11 +114,29 @@ class NameIndex:
             return self
         made = copy.copy(self)
         made._first = self
-        made.names, made.owners = [*self.names, *(name for name, _ in more)], [*self.owners, *(owner for _, owner in more)]
-        if self.encoder:
-            made._vectors = [*self._vectors, _cached_vectors([name for name, _ in more], self.encoder)]
-        made.__dict__.pop("_ngrams", None)
+        vectors = _cached_vectors([name for name, _ in more], self.encoder) if self.encoder else None
+        made._set_further(more, vectors)
         return made
+
+    def with_fewer(self, kept: Sequence[tuple[str, str]]) -> NameIndex:
+        """The same with some of its further names only. Their vectors are taken over."""
+        if self._first is None:
+            return self
+        start = len(self._first.names)
+        rows = {pair: row for row, pair in enumerate(zip(self.names[start:], self.owners[start:], strict=True))}
+        made = copy.copy(self)
+        made._set_further(kept, self._vectors[1][[rows[pair] for pair in kept]] if self.encoder else None)
+        return made
+
+    def _set_further(self, more: Sequence[tuple[str, str]], vectors: NDArray[np.float32] | None) -> None:
+        first = self._first
+        assert first is not None
+        self.names, self.owners = [*first.names, *(name for name, _ in more)], [*first.owners, *(owner for _, owner in more)]
+        self._vectors = [] if vectors is None else [*first._vectors, vectors]
+        self._preferred = dict(first._preferred)
+        for row, (_, owner) in enumerate(more, start=len(first.names)):
+            self._preferred.setdefault(owner, row)
+        self.__dict__.pop("_columns", None)
 
     def equal(self, mention: str) -> list[int]:
         """Rows of the vocabulary's names whose key is the mention's."""
@@ -104,39 +146,72 @@ class NameIndex:
         """Rows of the vocabulary's names with this key."""
         return self._rows_of_key.get(name_key, []) if name_key else []
 
+    # --- similarity
+
     @functools.cached_property
-    def _ngrams(self) -> tuple[Any, Any]:
-        from scipy.sparse import hstack
+    def _vectorizer(self) -> Any:
+        """TF-IDF weights of character n-grams, learnt on the vocabulary's names."""
+        if self._first is not None:
+            return self._first._vectorizer
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        if self._first is not None:  # the weights are those of the vocabulary's names
-            vectorizer, columns = self._first._ngrams
-            more = vectorizer.transform([_comparable(name) for name in self.names[len(self._first.names) :]])
-            return vectorizer, hstack([columns, more.T]).tocsr()
-        vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=NGRAMS, sublinear_tf=True, dtype=np.float32)
-        return vectorizer, vectorizer.fit_transform([_comparable(name) for name in self.names]).T.tocsr()
+        made = TfidfVectorizer(analyzer="char_wb", ngram_range=NGRAMS, sublinear_tf=True, dtype=np.float32)
+        return made.fit([_comparable(name) for name in self.names])
+
+    @functools.cached_property
+    def _columns(self) -> list[Any]:
+        """Sparse (n-grams, names) weights, in blocks: the vocabulary's names, and the further ones."""
+        start = len(self._first.names) if self._first else 0
+        own = self._weights(self.names[start:]).T.tocsr()
+        return [*self._first._columns, own] if self._first else [own]
+
+    def _weights(self, names: Sequence[str]) -> Any:
+        if not names:
+            from scipy.sparse import csr_matrix
+
+            return csr_matrix(np.zeros((0, len(self._vectorizer.vocabulary_)), np.float32))
+        return self._vectorizer.transform([_comparable(name) for name in names])
+
+    def encode(self, names: Sequence[str], *, what: str = "") -> EncodedNames:
+        """Names that are compared with those of the index. `what` names the step, for its progress."""
+        return EncodedNames(self._weights(names), self.encoder.embed(list(names), what=what) if self.encoder else None)
+
+    def encode_preferred(self, concept_ids: Sequence[str]) -> EncodedNames:
+        """The preferred names of concepts."""
+        rows = [self._preferred[one] for one in concept_ids]
+        return EncodedNames(self._weights([self.names[row] for row in rows]), self._vectors_of(rows) if self.encoder else None)
+
+    def _vectors_of(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        first = len(self._vectors[0])
+        found = np.empty((len(rows), self._vectors[0].shape[1]), np.float32)
+        for place, row in enumerate(rows):
+            found[place] = self._vectors[0][row] if row < first else self._vectors[1][row - first]
+        return found
 
     @property
     def _chunk(self) -> int:
         """Mentions that are compared with all names at a time: their similarities take 80 MB at most."""
         return max(1, min(CHUNK, MOST_SIMILARITIES // len(self.names)))
 
-    def by_ngrams(self, mentions: Sequence[str], k: int) -> list[Similar]:
+    def by_ngrams(self, mentions: EncodedNames, k: int) -> list[Similar]:
         """The k most similar names of each mention, by the cosine of TF-IDF weights of character n-grams."""
-        vectorizer, columns = self._ngrams
         found: list[Similar] = []
-        for part in chunks(mentions, self._chunk):
-            weights = vectorizer.transform([_comparable(one) for one in part])
-            found += [_best(row, k) for row in (weights @ columns).toarray()]
+        for start in range(0, mentions.ngrams.shape[0], self._chunk):
+            part = mentions.ngrams[start : start + self._chunk]
+            found += [_best(row, k) for row in np.concatenate([(part @ block).toarray() for block in self._columns], axis=1)]
         return found
 
-    def by_vectors(self, mentions: Sequence[str], k: int) -> list[Similar]:
-        """The k most similar names of each mention, by the cosine of the encoder's vectors."""
-        assert self.encoder is not None
+    def by_vectors(self, mentions: EncodedNames, k: int) -> list[Similar]:
+        """The k most similar names of each mention, by the cosine of the encoder's vectors.
+
+        Raises:
+            ValueError: the index has no encoder.
+        """
+        if mentions.vectors is None:
+            raise ValueError("this index has no encoder")
         found: list[Similar] = []
-        vectors = self.encoder.embed(list(mentions), what="embedding mentions" if len(mentions) > CHUNK else "")
-        for start in range(0, len(mentions), self._chunk):
-            part = vectors[start : start + self._chunk]
+        for start in range(0, len(mentions.vectors), self._chunk):
+            part = mentions.vectors[start : start + self._chunk]
             found += [_best(row, k) for row in np.concatenate([part @ block.T for block in self._vectors], axis=1)]
         return found
 

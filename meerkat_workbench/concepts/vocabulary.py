@@ -73,6 +73,10 @@ class Vocabulary:
         """The id of this vocabulary for an id of its own or an alias; an unknown id stays as it is."""
         return concept_id if concept_id in self.concepts else self._id_of_alias.get(concept_id, concept_id)
 
+    def with_more(self, concepts: Iterable[Concept]) -> Vocabulary:
+        """The same with further concepts. Those whose ids it has already are left out."""
+        return Vocabulary(self.concepts | {one.id: one for one in concepts if one.id not in self.concepts}, self.types)
+
     def names(self) -> Iterator[tuple[str, str]]:
         """(name, concept id) of every name of every concept."""
         return ((name, concept.id) for concept in self.concepts.values() for name in concept.names)

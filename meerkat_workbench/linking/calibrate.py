@@ -93,13 +93,15 @@ def calibrate(
     tuned = _judged(found, data, LinkSplit.TUNE)
     values = calibrator.probabilities(tuned.log_odds)
     some = np.array([bool(one.candidates.concept_ids) for one in tuned.scored])  # a mention without a candidate is never linked
-    types = [data.vocabulary.type_of(one.candidates.concept_ids[0]) if one.candidates.concept_ids else "" for one in tuned.scored]
+    types = [
+        found.vocabulary.type_of(one.candidates.concept_ids[0]) if one.candidates.concept_ids else "" for one in tuned.scored
+    ]
     limits = thresholds.fit(
         types,
         np.where(some, values, 0.0),
         tuned.right,
-        tuned.mentions.linkable(data.vocabulary),
-        data.vocabulary,
+        tuned.mentions.linkable(found.vocabulary),
+        found.vocabulary,
         spec.min_support,
         spec.precision,
     )

@@ -69,7 +69,7 @@ def rank(found: Linker, documents: Sequence[AnnotatedDocument], generator: Candi
     tables = found.evidence(read, what="linking")
     if found.reranker:
         rows = [_right(one, wanted) for one, wanted in zip(read, mentions.wanted, strict=True)]
-        hits[CROSS_ENCODER] = scoring.hits([table[:, -1] for table in tables], rows)
+        hits[CROSS_ENCODER] = scoring.hits([table[:, -1] for table in tables], rows)  # its logit is the last column
     scored = [linker.ordered(one, described.final.scores(table)) for one, table in zip(read, tables, strict=True)]
     hits[LINKER] = judge(mentions, scored)
     return Ranked(mentions, hits, first_scores, scored)
@@ -159,7 +159,7 @@ class Measured:
 
 def measure(found: Linker, documents: Sequence[AnnotatedDocument]) -> Measured:
     """Measure a linker on documents, in both protocols, with and without the names of training mentions."""
-    words, known = found.vocabulary, set(found.generator.training.by_concept)
+    words, known = found.generator.base, set(found.generator.training.by_concept)
     accuracy, recall, strict = list[AccuracyRow](), list[RecallRow](), list[Ranked]()
     divided = [composites.divide(one) for one in documents]
     for training_names, generator in (

@@ -35,10 +35,10 @@ class LinkingEvaluator:
         """Every process scores the same mentions, so that all have the same record without exchanging it."""
         model = trainer.accelerator.unwrap_model(trainer.model)
         was_training = model.training
-        tables = linker.with_cross_encoder(self.mentions.found, TorchCrossEncoder(model), self.words, "validation")
+        of_mentions = linker.cross_encoder_logits(self.mentions.found, TorchCrossEncoder(model), self.words, "validation")
         model.train(was_training)
-        logits, right = np.concatenate([table[:, -1] for table in tables]), np.concatenate(self.right)
-        hit = scoring.hits([table[:, -1] for table in tables], self.right)
+        logits, right = np.concatenate(of_mentions), np.concatenate(self.right)
+        hit = scoring.hits(of_mentions, self.right)
         return LinkingPoint(
             step=trainer.state.global_step, epoch=round(trainer.state.epoch or 0.0, 4), mentions=len(hit), pairs=len(logits),
             loss=binary.cross_entropy(logits, right), auroc=binary.auroc(logits, right), f1=binary.f1(logits, right),

@@ -100,7 +100,8 @@ class PairMaker:
         if len(self._near) + len(texts) > MOST_KEPT:
             self._near.clear()
             texts = list(dict.fromkeys(one.mention.long_form for one in chunk))
-        similar = self.index.by_vectors(texts, DEPTH) if self.index.encoder else self.index.by_ngrams(texts, DEPTH)
+        encoded = self.index.encode(texts)
+        similar = self.index.by_vectors(encoded, DEPTH) if self.index.encoder else self.index.by_ngrams(encoded, DEPTH)
         for text, names in zip(texts, similar, strict=True):
             self._near[text] = list(dict.fromkeys(self.index.owners[row] for row in names.rows.tolist()))
         for one in chunk:

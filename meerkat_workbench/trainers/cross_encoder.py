@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from datasets import Dataset
@@ -85,6 +85,45 @@ class CrossEncoderRecipe:
     precision: Precision = "fp32"
     trackers: Sequence[str] = field(default_factory=list)
     run_name: str = ""
+
+
+class CrossEncoderSettings(Protocol):
+    """The settings that every script which trains a cross-encoder has."""
+
+    MODEL_NAME: str
+    HEAD: Head
+    POS_WEIGHT: float
+    HARD_NEGATIVE_WEIGHT: float
+    LOSS_NEGATIVES: int
+    LORA_RANK: int
+    LORA_ALPHA: int
+    MAX_LENGTH: int
+    NUM_EPOCHS: float
+    BATCH_SIZE: int
+    GRADIENT_ACCUMULATION_STEPS: int
+    LEARNING_RATE: float
+    WARMUP_RATIO: float
+    WEIGHT_DECAY: float
+    EVAL_STEPS: int
+    SAVE_STEPS: int
+    LOGGING_STEPS: int
+    COMPUTE_DTYPE: Literal["auto", "bf16", "fp16", "fp32"]
+    REPORT_TO: list[str]
+    OUTPUT_DIR: str
+    RANDOM_SEED: int
+
+
+def recipe_of(config: CrossEncoderSettings, loss: Loss) -> CrossEncoderRecipe:
+    """The recipe of a script's settings. `loss` is apart, because scripts allow different ones."""
+    return CrossEncoderRecipe(
+        base=config.MODEL_NAME, loss=loss, head=config.HEAD, max_length=config.MAX_LENGTH,
+        lora=LoraShape(config.LORA_RANK, config.LORA_ALPHA) if config.LORA_RANK else None, pos_weight=config.POS_WEIGHT,
+        hard_weight=config.HARD_NEGATIVE_WEIGHT, negatives=config.LOSS_NEGATIVES, epochs=config.NUM_EPOCHS, batch_size=config.BATCH_SIZE,
+        accumulation=config.GRADIENT_ACCUMULATION_STEPS, learning_rate=config.LEARNING_RATE, warmup=config.WARMUP_RATIO,
+        weight_decay=config.WEIGHT_DECAY, eval_steps=config.EVAL_STEPS, save_steps=config.SAVE_STEPS, logging_steps=config.LOGGING_STEPS,
+        seed=config.RANDOM_SEED, precision=devices.resolve_precision(config.COMPUTE_DTYPE), trackers=config.REPORT_TO,
+        run_name=Path(config.OUTPUT_DIR).name,
+    )  # fmt: skip
 
 
 # --- the model
