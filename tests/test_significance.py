@@ -48,6 +48,27 @@ def test_the_stratified_error_is_smaller_than_the_plain_one_where_specialties_di
     assert (estimate.mean, estimate.high - estimate.mean) == pytest.approx((0.6, half))
 
 
+def test_strata_of_one_question_are_one_stratum():
+    values = [0.0, 0.0, 0.0, 0.0, 0.0, 0.67, 0.0]
+    strata = ["a", "a", "a", "b", "b", "c", "d"]  # only a stratum of one question differs
+    estimate = significance.stratified(values, strata, test=True)
+    variance = (2 / 7) ** 2 * np.var([0.67, 0.0], ddof=1) / 2
+    half = stats.t.ppf(0.975, 7 - 3) * math.sqrt(variance)
+    assert (
+        (estimate.low, estimate.high) == pytest.approx((0.67 / 7 - half, 0.67 / 7 + half))
+        and estimate.low < 0
+        and estimate.p == 1
+    )
+    lonely = significance.stratified(values[:-1], strata[:-1])  # it joins the smallest other
+    half = stats.t.ppf(0.975, 6 - 2) * math.sqrt((3 / 6) ** 2 * np.var([0.0, 0.0, 0.67], ddof=1) / 3)
+    assert (lonely.low, lonely.high) == pytest.approx((0.67 / 6 - half, 0.67 / 6 + half))
+
+
+def test_where_no_stratum_varies_their_differences_make_the_interval():
+    estimate = significance.stratified([0.0, 0.0, 0.0, 0.0, 0.5, 0.5], ["a", "a", "b", "b", "c", "c"], test=True)
+    assert estimate == significance.paired([0.0, 0.0, 0.0, 0.0, 0.5, 0.5]) and estimate.low < 0
+
+
 def test_intervals_cover_and_false_alarms_stay_at_the_stated_rate():
     draw = np.random.default_rng(0)
     strata = [str(k) for k in range(10) for _ in range(10)]

@@ -99,8 +99,6 @@ def _sign_patterns(n: int) -> NDArray[np.float64]:
 def stratified(values: Sequence[float], strata: Sequence[str], *, test: bool = False, seed: int = 0) -> Estimate:
     """Mean over all questions, with fixed strata: SE^2 = sum of w_k^2 s_k^2 / n_k over strata k, w_k = n_k / n.
 
-    A stratum with one question gets the pooled variance of all strata.
-
     Args:
         values: one for each question.
         strata: the stratum of each value, such as its specialty.
@@ -110,17 +108,22 @@ def stratified(values: Sequence[float], strata: Sequence[str], *, test: bool = F
     array, labels = np.asarray(values, float), np.asarray(strata)
     if len(array) < 2:
         return mean_interval(values)
-    groups = [array[labels == name] for name in np.unique(labels)]
-    freedom = sum(len(group) - 1 for group in groups)
-    if freedom < 1:
+    groups = _collapsed([array[labels == name] for name in np.unique(labels)])
+    variance = sum((len(group) / len(array)) ** 2 * group.var(ddof=1) / len(group) for group in groups)
+    if variance == 0 and len(groups) > 1:  # no stratum varies: what is left is how the strata differ
         return paired(values, seed) if test else mean_interval(values)
-    pooled = sum(((group - group.mean()) ** 2).sum() for group in groups) / freedom
-    variance = sum(
-        (len(group) / len(array)) ** 2 * (group.var(ddof=1) if len(group) > 1 else pooled) / len(group) for group in groups
-    )
-    half = stats.t.ppf((1 + LEVEL) / 2, freedom) * math.sqrt(variance)
+    half = stats.t.ppf((1 + LEVEL) / 2, len(array) - len(groups)) * math.sqrt(variance)
     mean = float(array.mean())
     return Estimate(len(array), mean, mean - half, mean + half, sign_flip_p(array, seed) if test else math.nan)
+
+
+def _collapsed(groups: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+    """Strata of two questions or more. Those of one question, whose variance nobody knows, become one stratum, and a single one of them joins the
+    smallest other (collapsed strata, Cochran 1977, section 5A.12)."""
+    single, kept = [group for group in groups if len(group) == 1], [group for group in groups if len(group) > 1]
+    if len(single) == 1 and kept:
+        single.append(kept.pop(min(range(len(kept)), key=lambda place: len(kept[place]))))
+    return [*kept, np.concatenate(single)] if single else kept
 
 
 def mcnemar_p(only_one: int, only_other: int) -> float:
