@@ -7,7 +7,7 @@
     python entity_linking.py evaluate --demo       accuracy, candidates and calibration on test documents, with charts
     python entity_linking.py pipeline --demo       the four above in turn; after a kill it goes on where it was
     python entity_linking.py export --demo         the linker's cross-encoder as ONNX, in 32 and 8 bits, for BACKEND=onnx-int8
-    python entity_linking.py link --demo --mention "MI" --context "He had an acute MI last year." --type disease
+    python entity_linking.py link --demo --mention "MI" --context "He had an acute MI last year." --type heart_disease
     python entity_linking.py link --demo --input FILE --output FILE.jsonl
     python entity_linking.py statistics --demo     what one would monitor: confidence, margins, drift, calibration error
 
@@ -449,6 +449,7 @@ def run_link(config: LinkerConfig, arguments: argparse.Namespace) -> None:
 
 def run_statistics(config: LinkerConfig, arguments: argparse.Namespace) -> None:
     """Statistics of the test documents' links, or of --input's, printed and written."""
+    from meerkat_workbench.concepts import candidates
     from meerkat_workbench.core import artifacts
     from meerkat_workbench.device import hub
     from meerkat_workbench.linking import link_files, statistics
@@ -461,6 +462,9 @@ def run_statistics(config: LinkerConfig, arguments: argparse.Namespace) -> None:
         mentions = link_files.read(arguments.input)
     else:
         mentions = link_files.of_documents(LinkingData.open(Path(config.DATASET_DIR)).documents(LinkSplit.TEST))
+        mentions = [
+            (row, candidates.without_type(one)) for row, one in mentions
+        ]  # a corpus' types are those of the right concepts
     found = load_linker(config)
     made = list(link_files.link(found, mentions))
     numbers = statistics.of_links([link for _, link in made], found.description.reference, link_files.judged(found, made))

@@ -42,6 +42,9 @@ MESH_XML = """<?xml version="1.0"?><DescriptorRecordSet><DescriptorRecord><Descr
 <ConceptList><Concept><TermList><Term><String>Gout</String></Term><Term><String>Gouts</String></Term></TermList></Concept></ConceptList>
 </DescriptorRecord></DescriptorRecordSet>"""
 MESH_ASCII = "*NEWRECORD\nRECTYPE = D\nMH = Gout\nENTRY = Podagra|T047|NON\nMN = C05.550.354\nUI = D006073\n"
+MESH_SUPPLEMENT = """<?xml version="1.0"?><SupplementalRecordSet><SupplementalRecord><SupplementalRecordUI>C535984</SupplementalRecordUI>
+<SupplementalRecordName><String>Alpers disease</String></SupplementalRecordName><ConceptList><Concept><TermList><Term><String>Alpers disease</String></Term>
+<Term><String>Alpers syndrome</String></Term></TermList></Concept></ConceptList></SupplementalRecord></SupplementalRecordSet>"""
 CTD = "# Fields:\n# DiseaseName,DiseaseID,AltDiseaseIDs,Definition,ParentIDs,TreeNumbers,ParentTreeNumbers,Synonyms,SlimMappings\nGout,MESH:D006073,OMIM:138900|DO:DOID:1,,,,,Gouts|Podagra,\n"
 PUBTATOR = "1|t|Gout in men\n1|a|Gout hurts. Breast and ovarian cancer.\n1\t0\t4\tGout\tDisease\tD006073\n1\t12\t16\tGout\tDisease\tMESH:D006073\n1\t24\t49\tBreast and ovarian cancer\tDisease\tD001943|D010051\tBreast cancer|ovarian cancer\n1\tCID\tD1\tD2\n\n2|t|Second\n2|a|Text.\n"
 
@@ -72,6 +75,7 @@ def test_umls_tables_give_english_names_that_are_not_obsolete_the_preferred_firs
         ("medic.txt", "D006073|138900||Gout|Gouts\n", ("D006073", ["Gout", "Gouts"], ["OMIM:138900"])),
         ("CTD_diseases.csv", CTD, ("D006073", ["Gout", "Gouts", "Podagra"], ["OMIM:138900", "DO:DOID:1"])),
         ("desc2026.xml", MESH_XML, ("D006073", ["Gout", "Gouts"], [])),
+        ("supp2026.xml", MESH_SUPPLEMENT, ("C535984", ["Alpers disease", "Alpers syndrome"], [])),
         ("d2026.bin", MESH_ASCII, ("D006073", ["Gout", "Podagra"], [])),
         (
             "v.jsonl",
@@ -189,29 +193,28 @@ def test_a_concept_that_only_training_mentions_know_is_a_candidate_under_their_m
     assert "NEW" not in generator.base.concepts and "NEW" not in vocab.concepts
 
 
-def test_a_generator_with_fewer_names_finds_what_one_made_of_these_names_finds(tmp_path_factory):
+def test_a_generator_with_other_training_mentions_is_one_made_of_them(tmp_path_factory):
     from tiny_encoders import save_bi_encoder
 
-    vocab = words(concept("A", "Heart Diseases"), concept("B", "Gout", "gouty arthritis"))
-    encoder = linker.load_encoder(save_bi_encoder(tmp_path_factory.mktemp("encoder")))
+    vocab = words(concept("A", "Heart Diseases"), concept("B", "Gout", "gouty arthritis"), concept("C", "Breast Neoplasms"))
+    index = NameIndex(vocab, linker.load_encoder(save_bi_encoder(tmp_path_factory.mktemp("encoder"))))
     documents = [
         document_of("1", "cardiotoxicity", "NEW"),
-        document_of("2", "Podagra", "B"),
-        document_of("4", "podagra", "B"),
-        document_of("3", "heart trouble", "A"),
+        document_of("2", "breast cancers", "C"),
+        document_of("3", "breast cancer", "C"),
+        document_of("4", "heart trouble", "A"),
     ]
-    some = TrainingNames.count(documents[2:], vocab)
-    fewer = CandidateGenerator(vocab, NameIndex(vocab, encoder), TrainingNames.count(documents, vocab)).with_fewer_names(some)
-    mentions = [MentionInContext(name, name) for name in ("cardiotoxicity", "podagra", "gout of the heart")]
-    for one, other in zip(
-        fewer.find(mentions), CandidateGenerator(vocab, NameIndex(vocab, encoder), some).find(mentions), strict=True
-    ):
-        assert one.concept_ids == other.concept_ids and np.allclose(one.evidence, other.evidence, atol=1e-5)
+    some = TrainingNames.count(documents[2:], vocab)  # "breast cancer", whose key stands under "breast cancers" in all documents
+    other = CandidateGenerator(vocab, index, TrainingNames.count(documents, vocab)).with_training(some)
+    fresh = CandidateGenerator(vocab, index, some)
+    mentions = [MentionInContext(name, name) for name in ("cardiotoxicity", "breast cancers", "gout of the heart")]
+    for one, expected in zip(other.find(mentions), fresh.find(mentions), strict=True):
+        assert one.concept_ids == expected.concept_ids and np.allclose(one.evidence, expected.evidence, atol=1e-5)
         assert "NEW" not in one.concept_ids
-    none = fewer.with_fewer_names(TrainingNames([]))
+    assert fresh.find(mentions)[1].evidence[:, candidates.EVIDENCE.index("ngrams")].max() < 0.999
+    nothing = other.with_training(TrainingNames([]))
     assert (
-        none.find(mentions)[1].concept_ids
-        == CandidateGenerator(vocab, NameIndex(vocab, encoder), TrainingNames([])).find(mentions)[1].concept_ids
+        nothing.find(mentions)[2].concept_ids == CandidateGenerator(vocab, index, TrainingNames([])).find(mentions)[2].concept_ids
     )
 
 
@@ -230,7 +233,42 @@ def test_evidence_tells_types_of_a_disease_and_preferred_names_apart():
     }
     assert evidence["number_added"] == {"A": 1, "B": 0, "C": 0} and evidence["number_lost"] == {"A": 1, "B": 1, "C": 0}
     assert evidence["preferred_ngrams"]["B"] > evidence["preferred_ngrams"]["C"] and evidence["ngrams"]["C"] == pytest.approx(1)
-    assert name_index.numbers("Muscular dystrophy, type IIb, 2 B") == {"2", "b"} and name_index.numbers("type iv") == {"iv"}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Muscular dystrophy, type IIb", {"2", "b"}),
+        ("Muscular dystrophy type 2 B", {"2", "b"}),
+        ("Fanconi anemia, group F", {"f"}),
+        ("hepatitis A virus infection", {"a"}),
+        ("deficiency of a hepatic enzyme", set()),
+        ("a hepatic adenoma", set()),
+        ("X-linked ichthyosis", set()),
+        ("Alzheimer's disease", set()),
+        ("２型糖尿病", {"2"}),
+        ("BRCA1 mutation", {"brca1"}),
+    ],
+)
+def test_numbers_and_letters_that_tell_types_apart_are_found_in_every_form(name, expected):
+    assert name_index.numbers(name) == expected
+
+
+def test_in_scripts_without_spaces_the_order_of_characters_counts_and_long_names_are_found():
+    assert name_index.key("痛风") != name_index.key("风痛") and name_index.key("急性 肺炎") == name_index.key("肺炎 急性")
+    vocab = words(concept("A", "急性淋巴细胞白血病"), concept("B", "白血病"))
+    found = mention_finder.find("患者有急性淋巴细胞白血病。", NameIndex(vocab, None))
+    assert [one.text for one in found.mentions] == ["急性淋巴细胞白血病"]
+
+
+def test_a_name_of_symbols_alone_equals_no_other():
+    vocab = words(concept("A", "Gout"))
+    generator = CandidateGenerator(vocab, NameIndex(vocab, None), TrainingNames.count([document_of("1", "+/-", "A")], vocab))
+    [found] = generator.find([MentionInContext("--", "--")])
+    assert (
+        name_index.key("+/-") == ""
+        and not found.evidence[:, [candidates.EVIDENCE.index(one) for one in ("equal_name", "preferred_name", "trained")]].any()
+    )
 
 
 @pytest.mark.parametrize(
@@ -266,6 +304,20 @@ def test_learnt_weights_put_the_right_candidate_first():
     assert np.mean([rows[np.argmax(found.scores(table))] for table, rows in zip(tables, right, strict=True)]) > 0.9
 
 
+def test_a_single_poor_candidate_is_not_certain():
+    draw = np.random.default_rng(0)
+    tables = [draw.random((1, 1)) for _ in range(400)]
+    right = [table[:, 0] > 0.6 for table in tables]  # one candidate each, wrong where it is little similar
+    found = fusion.fit(tables, right, ["similarity"])
+    assert found.probabilities(np.array([[0.2]]))[0] < 0.1 and found.probabilities(np.array([[0.95]]))[0] > 0.9
+    assert found.probabilities(np.zeros((0, 1))).shape == (0,)
+
+
+def test_weights_of_mentions_without_a_right_candidate_are_refused():
+    with pytest.raises(ValueError, match="no mention has a right candidate"):
+        fusion.fit([np.ones((2, 1)), np.zeros((0, 1))], [np.zeros(2, bool), np.zeros(0, bool)], ["one"])
+
+
 def test_products_learn_that_one_kind_of_evidence_counts_only_beside_another():
     draw = np.random.default_rng(0)
     tables, right = [], []
@@ -299,7 +351,17 @@ def test_a_calibrator_mends_slope_and_bias_on_data_that_it_has_not_seen(slope, s
     before = calibration.measure(1 / (1 + np.exp(-log_odds[2000:])), right[2000:])
     after = calibration.measure(found.probabilities(log_odds[2000:]), right[2000:])
     assert after.ece_width < 0.03 < before.ece_width and after.nll < before.nll
-    assert set(found.losses) == {"temperature", "platt", "isotonic"} and found.losses[found.method] == min(found.losses.values())
+    assert set(found.losses) == {"none", "temperature", "platt", "isotonic"} and found.losses[found.method] == min(
+        found.losses.values()
+    )
+
+
+def test_probabilities_that_are_calibrated_already_stay_as_they_are():
+    draw = np.random.default_rng(5)
+    log_odds = draw.normal(0, 2, 500)
+    right = draw.random(500) < 1 / (1 + np.exp(-log_odds))
+    found = calibration.choose(log_odds, right, [str(number) for number in range(500)])
+    assert found.method == "none" and np.allclose(found.probabilities(log_odds), 1 / (1 + np.exp(-log_odds)))
 
 
 @pytest.mark.parametrize("method", calibration.METHODS)

@@ -49,7 +49,7 @@ class AnswerConcepts:
 
     def _find(self, texts: Sequence[str]) -> None:
         for part in chunks([text for text in dict.fromkeys(texts) if text not in self._concepts_of], CHUNK):
-            documents = [mention_finder.find(text, self.linker.generator.index) for text in part]
+            documents = [mention_finder.find(text, self.linker.generator.vocabulary_names) for text in part]
             links = iter(
                 self.linker.links(
                     [one for document in documents for one in candidates.in_context(document)], what="linking concepts"

@@ -25,6 +25,7 @@ class LinkerDescription(Artifact, frozen=True, kw_only=True):
         cross_encoder_identity: hash of the cross-encoder in `model`; empty for none.
         vocabulary, training_names: hashes of the two tables.
         read: candidates of a mention that the cross-encoder reads.
+        evidence_version: of the evidence that is weighed.
         first: weights that order all candidates, without the cross-encoder.
         final: weights that order the first `read`.
         calibrator, thresholds: None until `calibrate` has run.
@@ -39,6 +40,7 @@ class LinkerDescription(Artifact, frozen=True, kw_only=True):
     vocabulary: str
     training_names: str
     read: int
+    evidence_version: str
     first: EvidenceWeights
     final: EvidenceWeights
     calibrator: Calibrator | None = None

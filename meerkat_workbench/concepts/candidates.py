@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,7 +26,8 @@ EVIDENCE = (
     "number_added", "number_lost",
 )  # fmt: skip
 CONTEXT = 100  # characters before and after a mention
-DEPTH, LIMIT = 60, 64
+DEPTH = 60  # names that n-grams and vectors each give
+LIMIT = 64  # candidates of a mention at most
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,10 @@ class TrainingNames:
 
     def __init__(self, rows: Iterable[TrainingName]) -> None:
         self.rows = list(rows)
-        self.by_key: dict[str, Counter[str]] = {}
+        self._by_key: dict[str, Counter[str]] = {}
         self.by_concept: Counter[str] = Counter()
         for row in self.rows:
-            self.by_key.setdefault(row.key, Counter())[row.concept_id] += row.count
+            self._by_key.setdefault(row.key, Counter())[row.concept_id] += row.count
             self.by_concept[row.concept_id] += row.count
 
     @classmethod
@@ -116,6 +116,10 @@ class TrainingNames:
                     counts.update((key, vocabulary.resolve(concept)) for concept in mention.concept_ids)
         return cls(TrainingName(key=key, name=name_of_key[key], concept_id=concept, count=count)
                    for (key, concept), count in sorted(counts.items()))  # fmt: skip
+
+    def of_key(self, key: str) -> Counter[str]:
+        """Counts by concept of the mentions with a key. Names of symbols alone have no key, and no counts."""
+        return self._by_key.get(key, Counter()) if key else Counter()
 
     def names(self) -> list[tuple[str, str]]:
         """(name, concept id) of every row, the most frequent first."""
@@ -154,28 +158,23 @@ class CandidateGenerator:
     """Finds candidates by the names of a vocabulary and of training mentions.
 
     Args:
-        names: the index of the vocabulary's names.
-        depth: names that n-grams and vectors each give.
-        limit: candidates of a mention at most.
+        vocabulary_names: the index of the vocabulary's names.
 
     Attributes:
-        vocabulary: with the concepts that only training mentions know.
+        base: the vocabulary as it was given.
+        vocabulary: the same with the concepts that only training mentions know.
+        all_names: the index of all names, those of training mentions too.
     """
 
-    def __init__(
-        self, vocabulary: Vocabulary, names: NameIndex, training: TrainingNames, *, depth: int = DEPTH, limit: int = LIMIT
-    ) -> None:
-        self.names, self.index = names, names.with_more(training.names())
+    def __init__(self, vocabulary: Vocabulary, vocabulary_names: NameIndex, training: TrainingNames) -> None:
+        self.base, self.vocabulary_names, self.training = vocabulary, vocabulary_names, training
         self.vocabulary = vocabulary.with_more(training.new_concepts(vocabulary))
-        self.base, self.training, self.depth, self.limit = vocabulary, training, depth, limit
+        self.all_names = vocabulary_names.with_more(training.names())
 
-    def with_fewer_names(self, training: TrainingNames) -> CandidateGenerator:
-        """The same with the names of some of the training mentions only. Their vectors are taken over, and with them the spelling that stands
-        for all names of one key."""
-        name_of_key = {row.key: row.name for row in self.training.rows}
-        training = TrainingNames(msgspec.structs.replace(row, name=name_of_key[row.key]) for row in training.rows)
+    def with_training(self, training: TrainingNames) -> CandidateGenerator:
+        """The same with the names of other training mentions."""
         made = copy.copy(self)
-        made.index, made.training = self.index.with_fewer(training.names()), training
+        made.all_names, made.training = self.all_names.with_other(training.names()), training
         made.vocabulary = self.base.with_more(training.new_concepts(self.base))
         return made
 
@@ -186,40 +185,40 @@ class CandidateGenerator:
             given: ids of concepts that are added to the candidates of each.
         """
         texts = list(dict.fromkeys(one.long_form for one in mentions))
-        encoded = self.index.encode(texts, what="embedding mentions" if len(texts) > CHUNK else "")
-        ngrams = self.index.by_ngrams(encoded, self.depth)
-        vectors = self.index.by_vectors(encoded, self.depth) if self.index.encoder else None
+        encoded = self.all_names.encode(texts, what="embedding mentions" if len(texts) > CHUNK else "")
+        ngrams = self.all_names.by_ngrams(encoded, DEPTH)
+        vectors = self.all_names.by_vectors(encoded, DEPTH) if self.all_names.encoder else None
         places = {text: place for place, text in enumerate(texts)}
         found: list[Candidates] = []
         for chunk in chunks(mentions, CHUNK):
             rows = [places[one.long_form] for one in chunk]
-            hits = [
+            looked_up = [
                 self._look_up(one, ngrams[row], vectors[row] if vectors else None) for one, row in zip(chunk, rows, strict=True)
             ]
-            ids = [self._candidate_ids(hit, given) for hit in hits]
+            ids = [self._candidate_ids(one, given) for one in looked_up]
             preferred = self._similarity_to_preferred(encoded, rows, ids)
-            found += [Candidates(hit.mention, own, self._evidence(hit, own, *similar))
-                      for hit, own, similar in zip(hits, ids, preferred, strict=True)]  # fmt: skip
+            found += [Candidates(one.mention, own, self._evidence(one, own, *similar))
+                      for one, own, similar in zip(looked_up, ids, preferred, strict=True)]  # fmt: skip
         return found
 
     def _look_up(self, mention: MentionInContext, ngrams: Similar, vectors: Similar | None) -> _Found:
         key = name_index.key(mention.long_form)
-        equal = {self.index.owners[row] for row in self.index.with_key(key)}
-        return _Found(mention, key, equal, self.training.by_key.get(key, Counter()), self._concepts_of_parts(mention.long_form),
+        equal = {self.all_names.owners[row] for row in self.all_names.with_key(key)}
+        return _Found(mention, key, equal, self.training.of_key(key), self._concepts_of_parts(mention.long_form),
                       self._best_of_concepts(ngrams), self._best_of_concepts(vectors) if vectors else {})  # fmt: skip
 
     def _candidate_ids(self, found: _Found, given: Sequence[str]) -> list[str]:
         by_ngrams, by_vectors = found.ngrams, found.vectors
         near = sorted({*by_ngrams, *by_vectors}, key=lambda one: (-by_ngrams.get(one, 0.0) - by_vectors.get(one, 0.0), one))
         ids = dict.fromkeys([*sorted(found.equal), *sorted(found.trained), *sorted(found.of_parts), *near])
-        return list(dict.fromkeys([*list(ids)[: self.limit], *given]))
+        return list(dict.fromkeys([*list(ids)[:LIMIT], *given]))
 
     def _similarity_to_preferred(
         self, mentions: EncodedNames, rows: Sequence[int], ids: Sequence[Sequence[str]]
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """For each mention, (candidates,) cosines of n-grams and of vectors with the candidates' preferred names."""
         places = {one: place for place, one in enumerate(dict.fromkeys(one for own in ids for one in own))}
-        names = self.index.encode_preferred(list(places))
+        names = self.all_names.encode_preferred(list(places))
         for row, own in zip(rows, ids, strict=True):
             chosen = [places[one] for one in own]
             ngrams = (names.ngrams[chosen] @ mentions.ngrams[row].T).toarray().ravel() if own else np.zeros(0, np.float32)
@@ -235,14 +234,14 @@ class CandidateGenerator:
         mention, trained, by_ngrams, by_vectors = found.mention, found.trained, found.ngrams, found.vectors
         top = [max(similar.values(), default=0.0) for similar in (by_ngrams, by_vectors)]
         in_document, total = self._concepts_of(mention.others, found.key), sum(trained.values())
-        words, numbers = set(found.key.split()), name_index.numbers(mention.long_form)
+        words, numbers = name_index.words(mention.long_form), name_index.numbers(mention.long_form)
         rows = []
         for place, one in enumerate(ids):
             concept = self.vocabulary.concepts[one]
-            preferred = name_index.key(concept.name)
+            of_type = self.vocabulary.has_type(concept, mention.type)
             rows.append([
                 float(one in found.equal),
-                float(preferred == found.key),
+                float(bool(found.key) and name_index.key(concept.name) == found.key),
                 1 / len(found.equal) if one in found.equal else 0.0,
                 float(one in found.of_parts),
                 by_ngrams.get(one, 0.0), by_vectors.get(one, 0.0),
@@ -250,10 +249,10 @@ class CandidateGenerator:
                 math.log1p(trained[one]), trained[one] / total if total else 0.0,
                 math.log1p(self.training.by_concept[one]),
                 float(one in in_document),
-                float(bool(mention.type) and mention.type in concept.types),
-                float(bool(mention.type and concept.types) and mention.type not in concept.types),
-                max(_common_share(words, set(name_index.key(name).split())) for name in concept.names),
-                float(preferred_ngrams[place]), float(preferred_cosines[place]), _common_share(words, set(preferred.split())),
+                float(of_type),
+                float(bool(mention.type and concept.types) and not of_type),
+                max(_common_share(words, name_index.words(name)) for name in concept.names),
+                float(preferred_ngrams[place]), float(preferred_cosines[place]), _common_share(words, name_index.words(concept.name)),
                 float(bool(name_index.numbers(concept.name) - numbers)),
                 float(bool(numbers) and not numbers <= {number for name in concept.names for number in name_index.numbers(name)}),
             ])  # fmt: skip
@@ -263,7 +262,7 @@ class CandidateGenerator:
         best: dict[str, float] = {}
         for row, score in zip(similar.rows.tolist(), similar.scores.tolist(), strict=True):
             if score > 0:
-                best.setdefault(self.index.owners[row], score)
+                best.setdefault(self.all_names.owners[row], score)
         return best
 
     def _concepts_of(self, names: Sequence[str], except_key: str) -> set[str]:
@@ -271,8 +270,8 @@ class CandidateGenerator:
         found: set[str] = set()
         for name in names:
             if name_index.key(name) != except_key:
-                found.update(self.index.owners[row] for row in self.index.equal(name))
-                found.update(self.training.by_key.get(name_index.key(name), ()))
+                found.update(self.all_names.owners[row] for row in self.all_names.equal(name))
+                found.update(self.training.of_key(name_index.key(name)))
         return found
 
     def _concepts_of_parts(self, name: str) -> set[str]:
@@ -280,17 +279,18 @@ class CandidateGenerator:
         parts = coordination.conjuncts(name)
         found: set[str] = set()
         for part in parts if len(parts) > 1 else []:
-            found.update(self.index.owners[row] for row in self.index.equal(part))
-            found.update(one for one, _ in self.training.by_key.get(name_index.key(part), Counter()).most_common(1))
+            found.update(self.all_names.owners[row] for row in self.all_names.equal(part))
+            found.update(one for one, _ in self.training.of_key(name_index.key(part)).most_common(1))
         return found
 
 
-def _common_share(words: set[str], others: set[str]) -> float:
+def _common_share(words: frozenset[str], others: frozenset[str]) -> float:
     """Share of the common words, of all words of two names together (Jaccard)."""
     return len(words & others) / len(words | others) if words or others else 0.0
 
 
-EVIDENCE_VERSION = files.sha256_of([EVIDENCE, DEPTH, LIMIT, NGRAMS])[:12]  # weights of one version do not fit another's evidence
+# weights of one version do not fit another's evidence; the last number counts changes in how evidence is computed
+EVIDENCE_VERSION = files.sha256_of([EVIDENCE, DEPTH, LIMIT, NGRAMS, 2])[:12]
 
 
 def gold(mention: Mention, vocabulary: Vocabulary) -> set[str]:

@@ -14,10 +14,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from meerkat_workbench.concepts import fusion, thresholds, vocabulary
+from meerkat_workbench.concepts import thresholds, vocabulary
 from meerkat_workbench.concepts.artifacts import MODEL, LinkerDescription
 from meerkat_workbench.concepts.candidates import (
-    EVIDENCE,
+    EVIDENCE_VERSION,
     CandidateGenerator,
     Candidates,
     MentionInContext,
@@ -81,15 +81,16 @@ class Scored:
     """The first candidates of a mention in their final order.
 
     Attributes:
-        probabilities: (candidates,) softmax over the mention's candidates, not calibrated.
+        probabilities: (candidates,) softmax over the mention's candidates and "none of them", not calibrated.
     """
 
     candidates: Candidates
     probabilities: NDArray[np.float64]
 
     @property
-    def top_log_odds(self) -> float:
-        return float(calibration.log_odds_of(self.probabilities[:1])[0]) if len(self.probabilities) else -20.0
+    def top_probability(self) -> float:
+        """Of the best candidate, not calibrated; 0 without candidates."""
+        return float(self.probabilities[0]) if len(self.probabilities) else 0.0
 
 
 def describe_mention(mention: MentionInContext) -> str:
@@ -131,10 +132,7 @@ class Linker:
                 f"holds no {LinkerDescription.FILE}", where=folder, remedy="Run `python entity_linking.py train` and `calibrate`."
             )
         description = artifacts.read(LinkerDescription, path)
-        if (description.first.names, description.final.names) != (
-            [*EVIDENCE],
-            final_names(bool(description.cross_encoder_identity)),
-        ):
+        if description.evidence_version != EVIDENCE_VERSION:
             raise UserError("was made by another version, which knew other evidence", where=path,
                             remedy="Run `python entity_linking.py train` and `calibrate` again.")  # fmt: skip
         words = vocabulary.read(folder)
@@ -153,7 +151,7 @@ class Linker:
                             remedy="Run `python entity_linking.py calibrate` again.")  # fmt: skip
         names = folder / TrainingName.FILE
         if not names.is_file() or files.sha256_file(names) != description.training_names:
-            raise UserError("has other names of training mentions than those with which it was calibrated", where=names,
+            raise UserError("has other names of training mentions than those that `calibrate` wrote", where=names,
                             remedy="Run `python entity_linking.py calibrate` again.")  # fmt: skip
         return cls(
             description,
@@ -169,7 +167,7 @@ class Linker:
         for one in found:
             scores = self.description.first.scores(one.evidence)
             best = one.first(self.description.read, scores)
-            more = [name for name in given if name not in best.concept_ids]
+            more = [name for name in dict.fromkeys(given) if name not in best.concept_ids]
             chosen = [one.concept_ids.index(name) for name in (*best.concept_ids, *more)]
             kept.append(Candidates(one.mention, [one.concept_ids[place] for place in chosen], one.evidence[chosen]))
         return kept
@@ -183,7 +181,7 @@ class Linker:
         """The first candidates of each mention in their final order."""
         first = self.first(found, given)
         tables = self.evidence(first, what=what)
-        return [ordered(one, self.description.final.scores(table)) for one, table in zip(first, tables, strict=True)]
+        return [ordered(one, self.description.final, table) for one, table in zip(first, tables, strict=True)]
 
     def links(self, mentions: Sequence[MentionInContext], *, what: str = "") -> list[Link]:
         """A link, or an abstention, for each mention."""
@@ -192,8 +190,8 @@ class Linker:
     def decide(self, scored: Scored) -> Link:
         """What the linker says about scored candidates.
 
-        The best candidate's probability is calibrated. What is left of 1 is divided among the others in proportion to their softmax; none gets
-        more than the best.
+        The best candidate's probability is calibrated. What is left of 1 is divided among the others and "none of them" in proportion to their
+        softmax. A candidate that ties with the best has the same probability, and any other has less.
 
         Raises:
             UserError: the linker is not calibrated.
@@ -201,12 +199,11 @@ class Linker:
         calibrator, limits = self.description.calibrator, self.description.thresholds
         if calibrator is None or limits is None:
             raise UserError("is not calibrated", where=LinkerDescription.FILE, remedy="Run `python entity_linking.py calibrate`.")
-        values = scored.probabilities.copy()
+        values = scored.probabilities
         if len(values):
-            best = float(calibrator.probabilities(np.array([scored.top_log_odds]))[0])
-            others = values[1:].sum()
-            values[1:] = np.minimum(best, (1 - best) * values[1:] / others) if others > 0 else 0.0
-            values[0] = best
+            best = float(calibrator.probabilities(calibration.log_odds_of(values[:1]))[0])
+            rest = (1 - best) * values / max(1 - values[0], 1e-12)
+            values = np.where(values == values[0], best, np.minimum(rest, np.nextafter(best, 0)))
         candidates = [
             Candidate(one, self.vocabulary.concepts[one].name, float(value))
             for one, value in zip(scored.candidates.concept_ids, values, strict=True)
@@ -264,11 +261,12 @@ def _place(text: str, mention: str) -> tuple[int, int]:
     return match.span()
 
 
-def ordered(candidates: Candidates, scores: NDArray[np.float64]) -> Scored:
-    """Candidates in the order of their scores, with the softmax of these."""
-    order = np.argsort(-scores, kind="stable")
+def ordered(candidates: Candidates, final: EvidenceWeights, evidence: NDArray[np.float64]) -> Scored:
+    """Candidates in the order of their final scores, with their probabilities."""
+    probabilities = final.probabilities(evidence)
+    order = np.argsort(-probabilities, kind="stable")
     kept = Candidates(candidates.mention, [candidates.concept_ids[place] for place in order], candidates.evidence[order])
-    return Scored(kept, fusion.probabilities(scores[order]))
+    return Scored(kept, probabilities[order])
 
 
 def pairs_of(found: Sequence[Candidates], words: Vocabulary) -> list[Pair]:
@@ -288,8 +286,9 @@ def final_names(cross_encoder: bool) -> list[str]:
 def final_evidence(
     found: Sequence[Candidates], first: EvidenceWeights, logits: Sequence[NDArray[np.float64]] | None
 ) -> list[NDArray[np.float64]]:
-    """For each mention, (candidates, final names): the score by all other evidence, and the cross-encoder's logit if there are logits."""
-    scores = [first.scores(one.evidence) for one in found]
+    """For each mention, (candidates, final names): the score by all other evidence above that of "none of them", and the cross-encoder's logit if there are
+    logits."""
+    scores = [first.scores(one.evidence) - first.none for one in found]
     return [
         np.column_stack(columns)
         for columns in (zip(scores, logits, strict=True) if logits is not None else zip(scores, strict=True))

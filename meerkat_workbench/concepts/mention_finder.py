@@ -10,8 +10,10 @@ from meerkat_workbench.concepts.pubtator import AnnotatedDocument, Mention
 from meerkat_workbench.text import texts
 
 MAX_WORDS = 8  # of a name
+MAX_CHARACTERS = 24  # of a name in a script without spaces
 MAX_ABBREVIATION = 5  # letters
 WORD = regex.compile(rf"{texts.CHARACTER}|{texts.LETTER}+", regex.V1)
+UNSPACED = regex.compile(texts.CHARACTER, regex.V1)
 BREAK = regex.compile(r"[.;:!?()\n]")  # a name does not go on beyond these
 
 
@@ -22,7 +24,8 @@ def find(text: str, index: NameIndex) -> AnnotatedDocument:
     found: list[Mention] = []
     place = 0
     while place < len(words):
-        length = _longest_name(text, words[place : place + MAX_WORDS], index, long_forms)
+        most = MAX_CHARACTERS if UNSPACED.match(words[place][0]) else MAX_WORDS
+        length = _longest_name(text, words[place : place + most], index, long_forms)
         if length:
             start, end = words[place].start(), words[place + length - 1].end()
             found.append(Mention("", start, end, text[start:end], ""))

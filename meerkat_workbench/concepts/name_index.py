@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ UNCOUNTED = ("of", "the", "and")  # words of a name that make no difference
 AMERICAN = {"aemi": "emi", "haem": "hem", "oedem": "edem", "tumour": "tumor", "oesoph": "esoph", "paed": "ped", "gynaec": "gynec", "caec": "cec",
             "coeli": "celi", "anaes": "anes", "orrhoea": "orrhea", "leuco": "leuko", "foet": "fet", "fibre": "fiber", "colour": "color"}  # fmt: skip
 BRITISH = re.compile("|".join(AMERICAN))
+ARTICLE_AFTER = (*UNCOUNTED, "in", "with", "by", "from", "for", "to", "as", "or", "is")  # words after which "a" is an article
 EDGES = re.compile(
     rf"^(?:{'|'.join(UNCOUNTED)})\b|\b(?:{'|'.join(UNCOUNTED)})$", re.IGNORECASE
 )  # a mention neither begins nor ends with them
@@ -49,31 +50,58 @@ def _comparable(name: str) -> str:
 
 @functools.lru_cache(maxsize=200_000)
 def key(name: str) -> str:
-    """A name without case, punctuation and word order, its words stemmed: equal for "Breast Cancers" and "cancer, breast"."""
-    return " ".join(sorted(_stem(word) for word in texts.tokens(name) if word not in UNCOUNTED))
+    """A name without case, punctuation and word order, its words stemmed: equal for "Breast Cancers" and "cancer, breast". Empty for a name of symbols
+    alone. In scripts without spaces the order of characters counts."""
+    return " ".join(sorted(_stem(word) for word in texts.runs(name) if word not in UNCOUNTED))
 
 
-NUMERAL = re.compile(r"[ivx]+|[a-e]")
+@functools.lru_cache(maxsize=200_000)
+def words(name: str) -> frozenset[str]:
+    """The stemmed words of a name; single characters in scripts without spaces."""
+    return frozenset(_stem(word) for word in texts.tokens(name) if word not in UNCOUNTED)
+
+
+ROMAN = {name: str(value) for value, name in enumerate(
+    ["i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x", "xi", "xii", "xiii", "xiv", "xv"], start=1)}  # fmt: skip
+NUMBER_AND_LETTER = re.compile(r"(\d+|[ivx]+)([a-h]?)")
+LETTERS = tuple("abcdefgh")
 
 
 @functools.lru_cache(maxsize=200_000)
 def numbers(name: str) -> frozenset[str]:
-    """Numbers, Roman numerals and single letters of a name, which tell types of a disease apart: "2" and "b" of "type 2 B"."""
-    words = texts.tokens(name)
-    return frozenset(one for one in words if NUMERAL.fullmatch(one) or any(letter.isdigit() for letter in one))
+    """Numbers and letters of a name, which tell types of a disease apart: "2" and "b" of "type IIb". "X-linked" has none, nor has the article "a"."""
+    found: set[str] = set()
+    before = ""
+    for word in texts.tokens(texts.compatible(name)):
+        match = NUMBER_AND_LETTER.fullmatch(word)
+        if match and word != "x" and (match[1].isdigit() or match[1] in ROMAN):
+            found |= {str(int(match[1])) if match[1].isdigit() else ROMAN[match[1]], match[2]} - {""}
+        else:
+            article = word == "a" and (not before or before in ARTICLE_AFTER)
+            if (word in LETTERS and not article) or any(letter.isdigit() for letter in word):
+                found.add(word)
+        before = word
+    return frozenset(found)
 
 
-@dataclass(frozen=True)
 class EncodedNames:
-    """Names as numbers.
+    """Names as numbers, made when they are asked for.
 
     Attributes:
         ngrams: sparse (names, n-grams), unit rows of TF-IDF weights.
         vectors: (names, width), unit vectors of the bi-encoder; None without one.
     """
 
-    ngrams: Any
-    vectors: NDArray[np.float32] | None
+    def __init__(self, ngrams: Callable[[], Any], vectors: Callable[[], NDArray[np.float32] | None]) -> None:
+        self._ngrams, self._vectors = ngrams, vectors
+
+    @functools.cached_property
+    def ngrams(self) -> Any:
+        return self._ngrams()
+
+    @functools.cached_property
+    def vectors(self) -> NDArray[np.float32] | None:
+        return self._vectors()
 
 
 @dataclass(frozen=True)
@@ -90,7 +118,7 @@ class Similar:
 
 
 class NameIndex:
-    """Every name of a vocabulary, and further names of its concepts that only similarity finds.
+    """Every name of a vocabulary, and further names of its and of other concepts, which only similarity finds.
 
     Attributes:
         names, owners: (names,) each name and the concept that it belongs to, those of the vocabulary first. The first name of a concept is its
@@ -105,7 +133,7 @@ class NameIndex:
             self._rows_of_key.setdefault(key(name), []).append(row)
         self._preferred = {owner: row for row, owner in reversed(list(enumerate(self.owners)))}
         self._vectors = [_cached_vectors(self.names, encoder)] if encoder else []
-        self._first: NameIndex | None = None  # the index of the vocabulary alone, where this one has further names
+        self._vocabulary_index: NameIndex | None = None  # without further names, where this one has some
 
     def with_more(self, more: Sequence[tuple[str, str]]) -> NameIndex:
         """The same with further names, (name, concept id) each, such as those of training mentions. They are no names of the vocabulary, so
@@ -113,30 +141,36 @@ class NameIndex:
         if not more:
             return self
         made = copy.copy(self)
-        made._first = self
+        made._vocabulary_index = self
         vectors = _cached_vectors([name for name, _ in more], self.encoder) if self.encoder else None
         made._set_further(more, vectors)
         return made
 
-    def with_fewer(self, kept: Sequence[tuple[str, str]]) -> NameIndex:
-        """The same with some of its further names only. Their vectors are taken over."""
-        if self._first is None:
-            return self
-        start = len(self._first.names)
-        rows = {pair: row for row, pair in enumerate(zip(self.names[start:], self.owners[start:], strict=True))}
+    def with_other(self, more: Sequence[tuple[str, str]]) -> NameIndex:
+        """The same with other further names. Vectors of names that it has already are not computed again."""
+        if self._vocabulary_index is None:
+            return self.with_more(more)
+        start = len(self._vocabulary_index.names)
         made = copy.copy(self)
-        made._set_further(kept, self._vectors[1][[rows[pair] for pair in kept]] if self.encoder else None)
+        if not self.encoder:
+            made._set_further(more, None)
+            return made
+        row_of = {name: row for row, name in enumerate(self.names[start:])}
+        new = list(dict.fromkeys(name for name, _ in more if name not in row_of))
+        known = np.concatenate([self._vectors[1], self.encoder.embed(new, what="")])
+        row_of |= {name: row for row, name in enumerate(new, start=len(self._vectors[1]))}
+        made._set_further(more, known[[row_of[name] for name, _ in more]])
         return made
 
     def _set_further(self, more: Sequence[tuple[str, str]], vectors: NDArray[np.float32] | None) -> None:
-        first = self._first
-        assert first is not None
-        self.names, self.owners = [*first.names, *(name for name, _ in more)], [*first.owners, *(owner for _, owner in more)]
-        self._vectors = [] if vectors is None else [*first._vectors, vectors]
-        self._preferred = dict(first._preferred)
-        for row, (_, owner) in enumerate(more, start=len(first.names)):
+        base = self._vocabulary_index
+        assert base is not None
+        self.names, self.owners = [*base.names, *(name for name, _ in more)], [*base.owners, *(owner for _, owner in more)]
+        self._vectors = [] if vectors is None else [*base._vectors, vectors]
+        self._preferred = dict(base._preferred)
+        for row, (_, owner) in enumerate(more, start=len(base.names)):
             self._preferred.setdefault(owner, row)
-        self.__dict__.pop("_columns", None)
+        self.__dict__.pop("_blocks", None)
 
     def equal(self, mention: str) -> list[int]:
         """Rows of the vocabulary's names whose key is the mention's."""
@@ -149,37 +183,37 @@ class NameIndex:
     # --- similarity
 
     @functools.cached_property
-    def _vectorizer(self) -> Any:
-        """TF-IDF weights of character n-grams, learnt on the vocabulary's names."""
-        if self._first is not None:
-            return self._first._vectorizer
+    def _fitted(self) -> tuple[Any, Any]:
+        """TF-IDF weights of character n-grams, learnt on the vocabulary's names, and these names' weights, sparse (n-grams, names)."""
+        if self._vocabulary_index is not None:
+            return self._vocabulary_index._fitted
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        made = TfidfVectorizer(analyzer="char_wb", ngram_range=NGRAMS, sublinear_tf=True, dtype=np.float32)
-        return made.fit([_comparable(name) for name in self.names])
+        vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=NGRAMS, sublinear_tf=True, dtype=np.float32)
+        return vectorizer, vectorizer.fit_transform([_comparable(name) for name in self.names]).T.tocsr()
 
     @functools.cached_property
-    def _columns(self) -> list[Any]:
-        """Sparse (n-grams, names) weights, in blocks: the vocabulary's names, and the further ones."""
-        start = len(self._first.names) if self._first else 0
-        own = self._weights(self.names[start:]).T.tocsr()
-        return [*self._first._columns, own] if self._first else [own]
+    def _blocks(self) -> list[Any]:
+        """Sparse (n-grams, names) weights of the vocabulary's names, and of the further ones."""
+        further = self.names[len(self._vocabulary_index.names) :] if self._vocabulary_index else []
+        return [self._fitted[1], *([self._weights(further).T.tocsr()] if further else [])]
 
     def _weights(self, names: Sequence[str]) -> Any:
-        if not names:
-            from scipy.sparse import csr_matrix
-
-            return csr_matrix(np.zeros((0, len(self._vectorizer.vocabulary_)), np.float32))
-        return self._vectorizer.transform([_comparable(name) for name in names])
+        vectorizer, columns = self._fitted
+        return vectorizer.transform([_comparable(name) for name in names]) if names else columns[:, :0].T
 
     def encode(self, names: Sequence[str], *, what: str = "") -> EncodedNames:
         """Names that are compared with those of the index. `what` names the step, for its progress."""
-        return EncodedNames(self._weights(names), self.encoder.embed(list(names), what=what) if self.encoder else None)
+        return EncodedNames(
+            lambda: self._weights(names), lambda: self.encoder.embed(list(names), what=what) if self.encoder else None
+        )
 
     def encode_preferred(self, concept_ids: Sequence[str]) -> EncodedNames:
         """The preferred names of concepts."""
         rows = [self._preferred[one] for one in concept_ids]
-        return EncodedNames(self._weights([self.names[row] for row in rows]), self._vectors_of(rows) if self.encoder else None)
+        return EncodedNames(
+            lambda: self._weights([self.names[row] for row in rows]), lambda: self._vectors_of(rows) if self.encoder else None
+        )
 
     def _vectors_of(self, rows: Sequence[int]) -> NDArray[np.float32]:
         first = len(self._vectors[0])
@@ -198,7 +232,7 @@ class NameIndex:
         found: list[Similar] = []
         for start in range(0, mentions.ngrams.shape[0], self._chunk):
             part = mentions.ngrams[start : start + self._chunk]
-            found += [_best(row, k) for row in np.concatenate([(part @ block).toarray() for block in self._columns], axis=1)]
+            found += [_best(row, k) for row in np.concatenate([(part @ block).toarray() for block in self._blocks], axis=1)]
         return found
 
     def by_vectors(self, mentions: EncodedNames, k: int) -> list[Similar]:

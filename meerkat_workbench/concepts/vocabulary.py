@@ -74,8 +74,8 @@ class Vocabulary:
         return concept_id if concept_id in self.concepts else self._id_of_alias.get(concept_id, concept_id)
 
     def with_more(self, concepts: Iterable[Concept]) -> Vocabulary:
-        """The same with further concepts. Those whose ids it has already are left out."""
-        return Vocabulary(self.concepts | {one.id: one for one in concepts if one.id not in self.concepts}, self.types)
+        """The same with further concepts, whose ids it lacks."""
+        return Vocabulary(self.concepts | {one.id: one for one in concepts}, self.types)
 
     def names(self) -> Iterator[tuple[str, str]]:
         """(name, concept id) of every name of every concept."""
@@ -96,6 +96,10 @@ class Vocabulary:
             found.append(parent)
             type_id = parent
         return found
+
+    def has_type(self, concept: Concept, type_id: str) -> bool:
+        """Whether a type, which is not empty, is one of a concept's, or an ancestor of one."""
+        return bool(type_id) and any(type_id == one or type_id in self.ancestors(one) for one in concept.types)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -169,19 +169,24 @@ def _mesh(path: Path) -> Iterator[Concept]:
     return _mesh_xml(path) if path.suffix == ".xml" else _mesh_ascii(path)
 
 
+MESH_RECORDS = {
+    "DescriptorRecord": "Descriptor",
+    "SupplementalRecord": "SupplementalRecord",
+}  # elements of a record, and what its fields begin with
+
+
 def _mesh_xml(path: Path) -> Iterator[Concept]:
     from xml.etree import ElementTree
 
     try:
         for _, element in ElementTree.iterparse(path):
-            if element.tag not in ("DescriptorRecord", "SupplementalRecord"):
+            if element.tag not in MESH_RECORDS:
                 continue
-            kind = element.tag.removesuffix("Record")
-            kind = "Supplemental" if kind.startswith("Supplemental") else kind
-            name = element.findtext(f"{kind}Name/String", "")
+            prefix = MESH_RECORDS[element.tag]
+            name = element.findtext(f"{prefix}Name/String", "")
             synonyms = [term.text or "" for term in element.iterfind(".//TermList/Term/String")]
             numbers = [number.text or "" for number in element.iterfind(".//TreeNumber")]
-            yield Concept(id=element.findtext(f"{kind}UI", ""), name=name, synonyms=synonyms, types=_branches(numbers))
+            yield Concept(id=element.findtext(f"{prefix}UI", ""), name=name, synonyms=synonyms, types=_branches(numbers))
             element.clear()
     except ElementTree.ParseError as error:
         raise UserError(f"is not valid XML ({error})", where=path, remedy="Download it again.") from None

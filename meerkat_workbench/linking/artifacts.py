@@ -129,7 +129,8 @@ class LinkTrainingManifest(Manifest, frozen=True, kw_only=True):
 
     Attributes:
         kept, before: the evaluation of the kept weights, and the one before the first step; None without a cross-encoder.
-        fused: accuracy of all evidence together on the validation mentions, on which its weights were learnt.
+        first_stage: accuracy without the cross-encoder on the validation mentions.
+        fused: accuracy with it on the same mentions, on which it was weighed.
     """
 
     STAGE: ClassVar[str] = "linking training"

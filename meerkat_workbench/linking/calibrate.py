@@ -52,17 +52,25 @@ class CalibrationSpec:
 
 @dataclass(frozen=True)
 class Judged:
-    """The best links of mentions, and whether they are right."""
+    """The best links of mentions, and whether they are right.
+
+    Attributes:
+        uncalibrated: (mentions,) probabilities of the best candidates; 0 for a mention without one.
+    """
 
     mentions: GoldMentions
     scored: list[Scored]
-    log_odds: NDArray[np.float64]
+    uncalibrated: NDArray[np.float64]
     right: NDArray[np.bool_]
 
     @classmethod
     def of(cls, found: Linker, mentions: GoldMentions, what: str) -> Judged:
         scored = found.score(mentions.found, what=what)
-        return cls(mentions, scored, np.array([one.top_log_odds for one in scored]), judge(mentions, scored))
+        return cls(mentions, scored, np.array([one.top_probability for one in scored]), judge(mentions, scored))
+
+    def calibrated(self, calibrator: Calibrator) -> NDArray[np.float64]:
+        """(mentions,) calibrated probabilities; 0 for a mention without a candidate, which is never linked."""
+        return np.where(self.uncalibrated > 0, calibrator.probabilities(calibration.log_odds_of(self.uncalibrated)), 0.0)
 
 
 def judge(mentions: GoldMentions, scored: list[Scored]) -> NDArray[np.bool_]:
@@ -86,19 +94,20 @@ def calibrate(
     found = Linker.load(parts)
     fitted = _judged(found, data, LinkSplit.CALIBRATE)
     try:
-        calibrator = calibration.choose(fitted.log_odds, fitted.right, fitted.mentions.documents)
+        some = fitted.uncalibrated > 0
+        documents = [name for name, one in zip(fitted.mentions.documents, some, strict=True) if one]
+        calibrator = calibration.choose(calibration.log_odds_of(fitted.uncalibrated[some]), fitted.right[some], documents)
     except ValueError:
         raise UserError("are all right, or all wrong, so there is nothing to calibrate", where="the links of the documents for calibration",
                         remedy="Give CALIBRATE_SHARE more documents.") from None  # fmt: skip
     tuned = _judged(found, data, LinkSplit.TUNE)
-    values = calibrator.probabilities(tuned.log_odds)
-    some = np.array([bool(one.candidates.concept_ids) for one in tuned.scored])  # a mention without a candidate is never linked
+    values = tuned.calibrated(calibrator)
     types = [
         found.vocabulary.type_of(one.candidates.concept_ids[0]) if one.candidates.concept_ids else "" for one in tuned.scored
     ]
     limits = thresholds.fit(
         types,
-        np.where(some, values, 0.0),
+        values,
         tuned.right,
         tuned.mentions.linkable(found.vocabulary),
         found.vocabulary,
@@ -107,16 +116,16 @@ def calibrate(
     )
     report = CalibrationReport(
         method=calibrator.method, losses=calibrator.losses,
-        before=calibration.measure(np.array([one.probabilities[0] if len(one.probabilities) else 0.0 for one in tuned.scored]), tuned.right),
+        before=calibration.measure(tuned.uncalibrated, tuned.right),
         after=calibration.measure(values, tuned.right),
     )  # fmt: skip
     run.claim()
-    _write(run.folder, parts, data, found, calibrator, limits, calibrator.probabilities(fitted.log_odds))
+    _write(run.folder, parts, data, found, calibrator, limits, fitted.calibrated(calibrator))
     artifacts.write(run.folder / CalibrationReport.FILE, report)
     rows = threshold_rows(limits, data.vocabulary)
     tables.write_rows(run.folder / ThresholdRow.FILE, rows, ThresholdRow)
     plots.reliability(run.folder / RELIABILITY, {
-        "before": calibration.reliability(np.array([one.probabilities[0] if len(one.probabilities) else 0.0 for one in tuned.scored]), tuned.right),
+        "before": calibration.reliability(tuned.uncalibrated, tuned.right),
         f"after ({calibrator.method})": calibration.reliability(values, tuned.right),
     })  # fmt: skip
     manifest = run.finish(run.manifest(config, iteration=1, data=data.manifest.fingerprint, training=training.fingerprint,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,7 @@ def rank(found: Linker, documents: Sequence[AnnotatedDocument], generator: Candi
     right, described = mentions.right(), found.description
     first_scores = [described.first.scores(one.evidence) for one in mentions.found]
     alone = {EXACT: [exact(one) for one in mentions.found], NGRAMS: scoring.single_evidence(mentions.found, "ngrams")}
-    if generator.index.encoder:
+    if generator.all_names.encoder:
         alone[COSINE] = scoring.single_evidence(mentions.found, "cosine")
     alone[FIRST_STAGE] = first_scores
     hits = {name: scoring.hits(scores, right) for name, scores in alone.items()}
@@ -70,7 +71,7 @@ def rank(found: Linker, documents: Sequence[AnnotatedDocument], generator: Candi
     if found.reranker:
         rows = [_right(one, wanted) for one, wanted in zip(read, mentions.wanted, strict=True)]
         hits[CROSS_ENCODER] = scoring.hits([table[:, -1] for table in tables], rows)  # its logit is the last column
-    scored = [linker.ordered(one, described.final.scores(table)) for one, table in zip(read, tables, strict=True)]
+    scored = [linker.ordered(one, described.final, table) for one, table in zip(read, tables, strict=True)]
     hits[LINKER] = judge(mentions, scored)
     return Ranked(mentions, hits, first_scores, scored)
 
@@ -154,7 +155,7 @@ class Measured:
 
     @property
     def uncalibrated(self) -> NDArray[np.float64]:
-        return np.array([one.probabilities[0] if len(one.probabilities) else 0.0 for one in self.ranked.scored])
+        return np.array([one.top_probability for one in self.ranked.scored])
 
 
 def measure(found: Linker, documents: Sequence[AnnotatedDocument]) -> Measured:
@@ -164,7 +165,7 @@ def measure(found: Linker, documents: Sequence[AnnotatedDocument]) -> Measured:
     divided = [composites.divide(one) for one in documents]
     for training_names, generator in (
         (True, found.generator),
-        (False, CandidateGenerator(words, found.generator.names, TrainingNames([]))),
+        (False, CandidateGenerator(words, found.generator.vocabulary_names, TrainingNames([]))),
     ):
         ranked = rank(found, documents, generator)
         strict.append(ranked)
@@ -232,7 +233,8 @@ def in_a_sentence(rows: Sequence[AccuracyRow], after: calibration.CalibrationErr
     """Whether the cross-encoder helped, and whether probabilities can be believed."""
     chosen = {row.ranker: row for row in rows if row.protocol == "strict" and row.training_names and row.mentions == "all"}
     final, first = chosen[LINKER], chosen[FIRST_STAGE]
-    change = f"accuracy@1 {first.accuracy:.3f} to {final.accuracy:.3f}, {final.difference:+.3f} by document ({final.ci_low:+.3f} to {final.ci_high:+.3f})"
+    interval = f"{final.ci_low:+.3f} to {final.ci_high:+.3f}" if math.isfinite(final.ci_low) else "one document gives no interval"
+    change = f"accuracy@1 {first.accuracy:.3f} to {final.accuracy:.3f}, {final.difference:+.3f} by document ({interval})"
     if CROSS_ENCODER not in chosen:
         said = f"No cross-encoder was trained; accuracy@1 is {final.accuracy:.3f} on {final.n:,} mentions."
     elif final.ci_low > 0:

@@ -72,12 +72,13 @@ def _of_pubtator(path: Path) -> list[tuple[MentionRow, MentionInContext]]:
 
 
 def of_documents(documents: Iterable[AnnotatedDocument]) -> list[tuple[MentionRow, MentionInContext]]:
-    """The mentions of documents."""
+    """The mentions of documents. What they mean is known where any mention of their document has a concept."""
     found = []
     for document in documents:
+        annotated = any(mention.concept_ids for mention in document.mentions)
         for mention, one in zip(document.mentions, candidate_lists.in_context(document), strict=True):
             row = MentionRow(doc_id=document.id, text=mention.text, start=mention.start, end=mention.end, left=one.left, right=one.right,
-                             type=mention.type, concept_ids=list(mention.concept_ids))  # fmt: skip
+                             type=mention.type, concept_ids=list(mention.concept_ids) if annotated else None)  # fmt: skip
             found.append((row, one))
     return found
 

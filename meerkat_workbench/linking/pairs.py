@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from meerkat_workbench.concepts import candidates as candidate_lists
 from meerkat_workbench.concepts import linker, name_index
-from meerkat_workbench.concepts.candidates import MentionInContext
+from meerkat_workbench.concepts.candidates import DEPTH, MentionInContext
 from meerkat_workbench.concepts.name_index import NameIndex
 from meerkat_workbench.concepts.pubtator import AnnotatedDocument
 from meerkat_workbench.concepts.vocabulary import Vocabulary
@@ -22,7 +22,6 @@ from meerkat_workbench.core.chunks import chunks
 from meerkat_workbench.linking.artifacts import LinkPairKind, LinkPairRow
 
 CHUNK = 512  # mentions whose candidates are found at a time
-DEPTH = 60  # names that are looked at for similar concepts
 MOST_KEPT = 50_000  # mentions whose similar concepts stay in memory
 
 

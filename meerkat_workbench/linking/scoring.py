@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,13 @@ class GoldMentions:
     mentions: list[Mention]
     wanted: list[set[str]]
     found: list[Candidates]
+
+    @classmethod
+    def joined(cls, parts: Iterable[GoldMentions]) -> GoldMentions:
+        """The mentions of several parts."""
+        all_parts = list(parts)
+        return cls([one for part in all_parts for one in part.mentions], [one for part in all_parts for one in part.wanted],
+                   [one for part in all_parts for one in part.found])  # fmt: skip
 
     @property
     def documents(self) -> list[str]:

@@ -17,10 +17,12 @@ from meerkat_workbench.text import texts
 
 
 class LinkSplit(enum.StrEnum):
-    """What a document is for. Each choice is made on documents that no earlier choice has seen."""
+    """What a document is for."""
 
-    TRAIN = "train"  # pairs of the cross-encoder, and names of training mentions
-    VALIDATION = "validation"  # the best weights of the cross-encoder, and the weights of the evidence
+    TRAIN = (
+        "train"  # pairs of the cross-encoder, names of training mentions, and the weights of names, vectors and training mentions
+    )
+    VALIDATION = "validation"  # the best weights of the cross-encoder, and how much it counts
     CALIBRATE = "calibrate"  # the calibrator
     TUNE = "tune"  # thresholds
     TEST = "test"  # figures
@@ -114,9 +116,7 @@ def _share(
 def _listed(ids: Mapping[LinkSplit, Path]) -> dict[str, LinkSplit]:
     found: dict[str, LinkSplit] = {}
     for split, path in ids.items():
-        if not path.is_file():
-            raise UserError("there is no such file", where=path)
-        for line in input_files.read_text(path).split():
+        for line in input_files.read_named(path).split():
             if found.setdefault(line, split) is not split:
                 raise UserError(
                     f"is in the lists of {found[line]} and {split}", where=path, item=f"document {line}", remedy="Name it once."

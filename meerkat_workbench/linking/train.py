@@ -12,11 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from datasets import Dataset, disable_progress_bars
+from numpy.typing import NDArray
 
 from meerkat_workbench.concepts import fusion, linker, vocabulary
 from meerkat_workbench.concepts.artifacts import MODEL, LinkerDescription
-from meerkat_workbench.concepts.candidates import EVIDENCE, CandidateGenerator, TrainingName, TrainingNames
+from meerkat_workbench.concepts.candidates import EVIDENCE, EVIDENCE_VERSION, CandidateGenerator, TrainingName, TrainingNames
 from meerkat_workbench.concepts.fusion import EvidenceWeights
 from meerkat_workbench.concepts.name_index import NameIndex
 from meerkat_workbench.concepts.pubtator import AnnotatedDocument
@@ -39,7 +41,9 @@ from meerkat_workbench.trainers.best_checkpoint import BEST_EVALUATION, BEST_FOL
 from meerkat_workbench.trainers.cross_encoder import CrossEncoderRecipe
 
 FOLDS = 5
-MOST_WEIGHED = 4000  # training mentions on which the first weights are fitted, about: more take memory and change little
+MOST_WEIGHED = (
+    4000  # training mentions that the first weights are fitted on, to the end of a document; more cost memory and gain little
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,10 @@ class Validation:
     first: EvidenceWeights
     vocabulary: Vocabulary
 
+    def first_scores(self, mentions: GoldMentions) -> list[NDArray[np.float64]]:
+        """For each mention, (candidates,) scores without a cross-encoder."""
+        return [self.first.scores(one.evidence) for one in mentions.found]
+
     def first_candidates(self, read: int) -> GoldMentions:
         ordered = [one.first(read, self.first.scores(one.evidence)) for one in self.mentions.found]
         return self.mentions.with_candidates(ordered)
@@ -82,6 +90,7 @@ def train(
     first = run.ranks.agree(lambda: fit_first_weights(data.documents(LinkSplit.TRAIN), generator))
     mentions = scoring.gold_mentions(data.documents(LinkSplit.VALIDATION), generator, LinkSplit.VALIDATION, half_typed=True)
     validation = Validation(mentions, first, generator.vocabulary)
+    _require_right(validation.first_candidates(spec.read), LinkSplit.VALIDATION)
     run.claim()
     points = _train_model(run, data, spec, config, trackers, validation) if spec.recipe else None
     return run.ranks.agree(lambda: _finish(run, data, spec, config, validation, generator, points))
@@ -96,9 +105,16 @@ def _generator(data: LinkingData, encoder: str) -> CandidateGenerator:
 def fit_first_weights(documents: Sequence[AnnotatedDocument], generator: CandidateGenerator) -> EvidenceWeights:
     """Weights of all evidence but the cross-encoder's, fitted on the mentions of training documents."""
     with console.working("weighing names, vectors and training mentions"):
-        folds = list(cross_fitted(documents, generator))
-        tables = [one.evidence for fold in folds for one in fold.found]
-        return fusion.fit(tables, [rows for fold in folds for rows in fold.right()], EVIDENCE, products=True)
+        mentions = GoldMentions.joined(cross_fitted(documents, generator))
+        _require_right(mentions, LinkSplit.TRAIN)
+        return fusion.fit([one.evidence for one in mentions.found], mentions.right(), EVIDENCE, products=True)
+
+
+def _require_right(mentions: GoldMentions, split: LinkSplit) -> None:
+    """Raise UserError if no mention has its concept among its candidates."""
+    if not any(rows.any() for rows in mentions.right()):
+        raise UserError("have no mention whose concept is among its candidates", where=f"the documents for {split}",
+                        remedy="Give this split more documents, and see that CORPUS and VOCABULARY name concepts alike.")  # fmt: skip
 
 
 def cross_fitted(documents: Sequence[AnnotatedDocument], generator: CandidateGenerator) -> Iterator[GoldMentions]:
@@ -110,7 +126,7 @@ def cross_fitted(documents: Sequence[AnnotatedDocument], generator: CandidateGen
         held = used[fold::FOLDS]
         left_out = {one.id for one in held}
         names = TrainingNames.count((one for one in documents if one.id not in left_out), generator.base)
-        yield scoring.gold_mentions(held, generator.with_fewer_names(names), LinkSplit.TRAIN, half_typed=True)
+        yield scoring.gold_mentions(held, generator.with_training(names), LinkSplit.TRAIN, half_typed=True)
 
 
 @dataclass(frozen=True)
@@ -133,7 +149,8 @@ def _train_model(
     rows = _rows(data, recipe, run.folder)
     with console.working(f"loading {recipe.base}"):
         model = cross_encoder.build_model(recipe)
-    measured = LinkingEvaluator(_some(validation.first_candidates(spec.read), spec.eval_mentions), validation.vocabulary)
+    mentions = _some(validation.first_candidates(spec.read), spec.eval_mentions)
+    measured = LinkingEvaluator(mentions, validation.vocabulary, _accuracy(validation.first_scores(mentions), mentions))
     best = cross_encoder.BestWholeModel(measured, run.folder, run.folder / LinkingPoint.FILE, patience=spec.patience)
     trainer = cross_encoder.build_trainer(
         model, rows, recipe, best, run.folder / CHECKPOINTS, evaluator.describe, as_dict(config)
@@ -160,6 +177,10 @@ def _rows(data: LinkingData, recipe: CrossEncoderRecipe, folder: Path) -> Datase
             remedy="Choose another loss.",
         )
     return made
+
+
+def _accuracy(scores: Sequence[NDArray[np.float64]], mentions: GoldMentions) -> float:
+    return round(float(scoring.hits(scores, mentions.right()).mean()), 6)
 
 
 def _some(mentions: GoldMentions, count: int) -> GoldMentions:
@@ -192,19 +213,18 @@ def _finish(
     )
     tables = linker.final_evidence(first.found, validation.first, logits)
     final = fusion.fit(tables, first.right(), linker.final_names(reranker is not None))
-    encoder = generator.index.encoder
+    encoder = generator.all_names.encoder
     artifacts.write(parts / LinkerDescription.FILE, LinkerDescription(
         encoder=spec.encoder, encoder_identity=encoder.identity if encoder else "", vocabulary=data.vocabulary.fingerprint, training_names=files.sha256_file(parts / TrainingName.FILE),
-        cross_encoder_identity=cross_encoders.identity(parts / MODEL) if reranker else "", read=spec.read, first=validation.first, final=final,
+        cross_encoder_identity=cross_encoders.identity(parts / MODEL) if reranker else "", read=spec.read, evidence_version=EVIDENCE_VERSION,
+        first=validation.first, final=final,
     ))  # fmt: skip
-    accuracy = [float(scoring.hits(scores, rows).mean()) for scores, rows in (
-        ([validation.first.scores(one.evidence) for one in validation.mentions.found], validation.mentions.right()),
-        ([final.scores(table) for table in tables], first.right()),
-    )]  # fmt: skip
     manifest = run.manifest(
         config, iteration=1, device=devices.describe(), data=data.manifest.fingerprint,
         weights=cross_encoders.identity(parts / MODEL) if reranker else "", kept=points.kept if points else None,
-        before=points.before if points else None, first_stage=round(accuracy[0], 6), fused=round(accuracy[1], 6),
+        before=points.before if points else None,
+        first_stage=_accuracy(validation.first_scores(validation.mentions), validation.mentions),
+        fused=_accuracy([final.scores(table) for table in tables], first),
         steps=points.steps if points else 0, processes=run.ranks.count,
     )  # fmt: skip
     run.finish(manifest)

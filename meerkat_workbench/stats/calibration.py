@@ -1,7 +1,8 @@
 """Probabilities that one can believe: calibrators of scores, and how far probabilities are from what happens.
 
-Three calibrators are fitted and the one with the lowest cross-validated negative log-likelihood is kept: temperature (Guo et al. 2017), Platt's
-logistic regression (1999) and isotonic regression (Zadrozny and Elkan 2002). They are stored as numbers in JSON, never as pickles.
+Three calibrators are fitted: temperature (Guo et al. 2017), Platt's logistic regression (1999) and isotonic regression (Zadrozny and Elkan 2002). The
+one with the lowest cross-validated negative log-likelihood is kept, or none if the scores as they are do better. Calibrators are stored as numbers in
+JSON, never as pickles.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from meerkat_workbench.core.artifacts import Artifact
 
-Method = Literal["temperature", "platt", "isotonic"]
+Method = Literal["none", "temperature", "platt", "isotonic"]
 METHODS: tuple[Method, ...] = get_args(Method)
 BINS = 15
 FOLDS = 5
@@ -25,6 +26,7 @@ class Calibrator(Artifact, frozen=True, kw_only=True):
     """A map from a score in log-odds to a probability.
 
     Attributes:
+        method: "none" leaves probabilities as they are.
         slope, intercept: of the log-odds; of temperature and Platt.
         xs, ys: of isotonic: probabilities at these log-odds. Between them it rises linearly, so that different scores tie only where it is flat;
             `probabilities` adds a slope that is too small to see.
@@ -64,6 +66,8 @@ def fit(method: Method, log_odds: NDArray[np.float64], right: NDArray[np.bool_])
 
     if right.all() or not right.any():
         raise ValueError("needs right and wrong examples")
+    if method == "none":
+        return Calibrator(method=method)
     if method == "isotonic":
         model = IsotonicRegression(out_of_bounds="clip").fit(log_odds, right.astype(float))
         return Calibrator(method=method, xs=model.X_thresholds_.tolist(), ys=model.y_thresholds_.tolist())

@@ -39,6 +39,7 @@ ASCII_WORD = re.compile(r"\w+(?:[.,/'+-]\w+)*%?|[+-]\d+(?:[.,]\d+)*%?|[$+<=>~]",
 UNSPACED_RUN = regex.compile(rf"{CHARACTER}+", regex.V1)
 CHARACTERS = regex.compile(CHARACTER, regex.V1)
 TOKEN = regex.compile(rf"{CHARACTER}|{LETTER}+", regex.V1)
+RUN = regex.compile(rf"{CHARACTER}+|{LETTER}+", regex.V1)
 INVISIBLE = regex.compile(r"[\p{Cf}\u034F]")  # zero-width and direction marks, soft hyphens
 VISIBLE = regex.compile(r"[^\s\p{Cc}\p{Cf}\p{Z}\p{Variation_Selector}\u034F\u115F\u1160\u17B4\u17B5\u2800\u3164\uFFA0]", regex.V1)
 INVISIBLE_ENDS = regex.compile(r"^[\s\p{Cf}]+|[\s\p{Cf}]+$")
@@ -158,6 +159,11 @@ def tokens(text: str) -> tuple[str, ...]:
     For ASCII texts these are the tokens of rouge-score (without a stemmer).
     """
     return tuple(TOKEN.findall(nfc(text).lower()))
+
+
+def runs(text: str) -> list[str]:
+    """Like `tokens`, but neighbouring characters of a script without spaces are one, so that their order counts."""
+    return RUN.findall(nfc(text).lower())
 
 
 @functools.lru_cache(maxsize=8192)
