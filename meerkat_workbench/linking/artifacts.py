@@ -15,7 +15,6 @@ from meerkat_workbench.stats.calibration import CalibrationError
 from meerkat_workbench.trainers.evaluator import Evaluation
 
 SCRIPT = "entity_linking.py"
-CHECKPOINTS = "checkpoints"
 UNCALIBRATED = "parts"  # subfolder of a training: the linker before it is calibrated
 
 

@@ -23,22 +23,22 @@ from meerkat_workbench.concepts.fusion import EvidenceWeights
 from meerkat_workbench.concepts.name_index import NameIndex
 from meerkat_workbench.concepts.pubtator import AnnotatedDocument
 from meerkat_workbench.concepts.vocabulary import Vocabulary
-from meerkat_workbench.core import artifacts, console, files, runs
+from meerkat_workbench.core import artifacts, console, files
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.core.runs import Run
-from meerkat_workbench.core.settings import Settings, as_dict
+from meerkat_workbench.core.settings import Settings
 from meerkat_workbench.device import devices
-from meerkat_workbench.device.tracking import Tracking
 from meerkat_workbench.linking import evaluator, scoring
-from meerkat_workbench.linking.artifacts import CHECKPOINTS, UNCALIBRATED, LinkingPoint, LinkTrainingManifest
+from meerkat_workbench.linking.artifacts import UNCALIBRATED, LinkingPoint, LinkTrainingManifest
 from meerkat_workbench.linking.evaluator import LinkingEvaluator
 from meerkat_workbench.linking.prepared import LinkingData
 from meerkat_workbench.linking.scoring import GoldMentions
 from meerkat_workbench.linking.splits import LinkSplit
 from meerkat_workbench.retrieval import cross_encoder as cross_encoders
-from meerkat_workbench.trainers import checkpointed, cross_encoder
+from meerkat_workbench.trainers import cross_encoder, cross_encoder_run
 from meerkat_workbench.trainers.best_checkpoint import BEST_EVALUATION, BEST_FOLDER
 from meerkat_workbench.trainers.cross_encoder import CrossEncoderRecipe
+from meerkat_workbench.trainers.cross_encoder_run import CHECKPOINTS, Trained
 
 FOLDS = 5
 MOST_WEIGHED = (
@@ -92,8 +92,8 @@ def train(
     validation = Validation(mentions, first, generator.vocabulary)
     _require_right(validation.first_candidates(spec.read), LinkSplit.VALIDATION)
     run.claim()
-    points = _train_model(run, data, spec, config, trackers, validation) if spec.recipe else None
-    return run.ranks.agree(lambda: _finish(run, data, spec, config, validation, generator, points))
+    trained = _train_model(run, data, spec, spec.recipe, config, trackers, validation) if spec.recipe else None
+    return run.ranks.agree(lambda: _finish(run, data, spec, config, validation, generator, trained))
 
 
 def _generator(data: LinkingData, encoder: str) -> CandidateGenerator:
@@ -129,37 +129,16 @@ def cross_fitted(documents: Sequence[AnnotatedDocument], generator: CandidateGen
         yield scoring.gold_mentions(held, generator.with_training(names), LinkSplit.TRAIN, half_typed=True)
 
 
-@dataclass(frozen=True)
-class _Points:
-    """The evaluations that a training's record keeps, and its steps."""
-
-    kept: LinkingPoint
-    before: LinkingPoint
-    steps: int
-
-
 def _train_model(
-    run: Run[LinkTrainingManifest], data: LinkingData, spec: LinkTrainingSpec, config: Settings, trackers: Sequence[str], validation: Validation
-) -> _Points:  # fmt: skip
-    recipe = spec.recipe
-    assert recipe is not None
-    tags = {"commit": (runs.git_state().commit or "none")[:12], "dataset": data.manifest.fingerprint[:12]}
-    tracking = Tracking(trackers, run.folder, tags)
-    tracking.set_environment()
-    rows = _rows(data, recipe, run.folder)
-    with console.working(f"loading {recipe.base}"):
-        model = cross_encoder.build_model(recipe)
+    run: Run[LinkTrainingManifest], data: LinkingData, spec: LinkTrainingSpec, recipe: CrossEncoderRecipe, config: Settings,
+    trackers: Sequence[str], validation: Validation,
+) -> Trained[LinkingPoint]:  # fmt: skip
     mentions = _some(validation.first_candidates(spec.read), spec.eval_mentions)
     measured = LinkingEvaluator(mentions, validation.vocabulary, _accuracy(validation.first_scores(mentions), mentions))
-    best = cross_encoder.BestWholeModel(measured, run.folder, run.folder / LinkingPoint.FILE, patience=spec.patience)
-    trainer = cross_encoder.build_trainer(
-        model, rows, recipe, best, run.folder / CHECKPOINTS, evaluator.describe, as_dict(config)
-    )
-    if run.ranks.is_main:
-        print(f"{recipe.base} on {devices.describe()}, {run.ranks.count} process(es), computing in {recipe.precision}")
-        print(f"{len(rows):,} rows of {recipe.loss}, {cross_encoder.steps_in_all(len(rows), recipe, run.ranks.count):,} steps")
-    checkpointed.resume_and_train(run, trainer, run.folder / CHECKPOINTS, tracking.write_tags)
-    return _Points(best.read_best(), best.history[0], trainer.state.global_step)
+    return cross_encoder_run.train(
+        run, _rows(data, recipe, run.folder), recipe, measured, patience=spec.patience, dataset=data.manifest.fingerprint,
+        describe=evaluator.describe, trackers=trackers, config=config,
+    )  # fmt: skip
 
 
 def _rows(data: LinkingData, recipe: CrossEncoderRecipe, folder: Path) -> Dataset:
@@ -194,18 +173,18 @@ def _some(mentions: GoldMentions, count: int) -> GoldMentions:
 
 def _finish(
     run: Run[LinkTrainingManifest], data: LinkingData, spec: LinkTrainingSpec, config: Settings, validation: Validation,
-    generator: CandidateGenerator, points: _Points | None,
+    generator: CandidateGenerator, trained: Trained[LinkingPoint] | None,
 ) -> LinkTrainingManifest:  # fmt: skip
     parts, best_folder = run.folder / UNCALIBRATED, run.folder / BEST_FOLDER
     files.remove(parts)
     parts.mkdir(parents=True)
-    if points:
+    if trained:
         shutil.copytree(best_folder, parts / MODEL)  # a copy, because a kill until the manifest is written comes back to here
         (parts / MODEL / BEST_EVALUATION).unlink()
     vocabulary.write(parts, data.vocabulary)
     artifacts.write_lines(parts / TrainingName.FILE, generator.training.rows)
     first = validation.first_candidates(spec.read)
-    reranker = cross_encoders.load(str(parts / MODEL)) if points else None
+    reranker = cross_encoders.load(str(parts / MODEL)) if trained else None
     logits = (
         linker.cross_encoder_logits(first.found, reranker, validation.vocabulary, "weighing the cross-encoder")
         if reranker
@@ -221,15 +200,14 @@ def _finish(
     ))  # fmt: skip
     manifest = run.manifest(
         config, iteration=1, device=devices.describe(), data=data.manifest.fingerprint,
-        weights=cross_encoders.identity(parts / MODEL) if reranker else "", kept=points.kept if points else None,
-        before=points.before if points else None,
+        weights=cross_encoders.identity(parts / MODEL) if reranker else "", kept=trained.kept if trained else None,
+        before=trained.before if trained else None,
         first_stage=_accuracy(validation.first_scores(validation.mentions), validation.mentions),
         fused=_accuracy([final.scores(table) for table in tables], first),
-        steps=points.steps if points else 0, processes=run.ranks.count,
+        steps=trained.steps if trained else 0, processes=run.ranks.count,
     )  # fmt: skip
     run.finish(manifest)
-    for folder in (run.folder / CHECKPOINTS, best_folder):
-        files.remove(folder)
+    cross_encoder_run.remove_working_files(run.folder)
     return manifest
 
 

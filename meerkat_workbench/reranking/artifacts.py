@@ -17,7 +17,6 @@ SCRIPT = "reranking.py"
 # files of a prepared folder, in BEIR's form
 QUERIES, CORPUS, QRELS, CANDIDATES = "queries.jsonl", "corpus.jsonl", "qrels", "candidates"
 MODEL = "model"  # subfolder of a training's output: the reranker itself
-CHECKPOINTS = "checkpoints"
 
 
 class PairRow(Artifact, frozen=True, kw_only=True):

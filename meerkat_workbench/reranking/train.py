@@ -7,19 +7,17 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset
 
-from meerkat_workbench.core import artifacts, console, files, runs
+from meerkat_workbench.core import artifacts, files
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.core.runs import Run
-from meerkat_workbench.core.settings import Settings, as_dict
+from meerkat_workbench.core.settings import Settings
 from meerkat_workbench.device import devices, hub
-from meerkat_workbench.device.tracking import Tracking
 from meerkat_workbench.reranking import candidates as candidate_lists
 from meerkat_workbench.reranking import corpus_index, evaluator
-from meerkat_workbench.reranking.artifacts import CHECKPOINTS, MODEL, RankingPoint, RerankerManifest
+from meerkat_workbench.reranking.artifacts import MODEL, RankingPoint, RerankerManifest
 from meerkat_workbench.reranking.candidates import FUSED, Candidates
 from meerkat_workbench.reranking.evaluator import RankingEvaluator
 from meerkat_workbench.reranking.prepared import PreparedData
@@ -30,9 +28,10 @@ from meerkat_workbench.retrieval.documents import JudgedQueries
 from meerkat_workbench.retrieval.fusion import Fusions
 from meerkat_workbench.retrieval.index import FirstStageKind
 from meerkat_workbench.retrieval.pipeline import RERANKER
-from meerkat_workbench.trainers import checkpointed, cross_encoder
+from meerkat_workbench.trainers import cross_encoder, cross_encoder_run
 from meerkat_workbench.trainers.best_checkpoint import BEST_EVALUATION, BEST_FOLDER
 from meerkat_workbench.trainers.cross_encoder import CrossEncoderRecipe
+from meerkat_workbench.trainers.cross_encoder_run import Trained
 
 GRADED = ("mse", "margin-mse", "lambda", "ranknet")  # losses that take grades as they are
 
@@ -62,9 +61,6 @@ def train(
     run: Run[RerankerManifest], data: PreparedData, spec: TrainingSpec, config: Settings, trackers: Sequence[str]
 ) -> RerankerManifest:
     """Train from the last complete checkpoint, and keep the best weights with their fusion in `model`."""
-    tags = {"commit": (runs.git_state().commit or "none")[:12], "dataset": data.manifest.fingerprint[:12]}
-    tracking = Tracking(trackers, run.folder, tags)
-    tracking.set_environment()
     groups = data.groups(graded=spec.recipe.loss in GRADED)
     rows = Dataset.from_list(list(cross_encoder.training_rows(groups, spec.recipe)))
     if not len(rows):
@@ -73,21 +69,12 @@ def train(
     # one process makes the index of the corpus, and the others find it in the cache
     run.ranks.agree(lambda: validation_candidates(data, spec.first_stage, spec.encoder, 1, 1) and None)
     validation = validation_candidates(data, spec.first_stage, spec.encoder, spec.eval_queries, spec.depth)
-    with console.working(f"loading {spec.recipe.base}"):
-        model = cross_encoder.build_model(spec.recipe)
-    measured = RankingEvaluator(*validation, spec.measures)
-    best = cross_encoder.BestWholeModel(measured, run.folder, run.folder / RankingPoint.FILE, patience=spec.patience)
-    trainer = cross_encoder.build_trainer(
-        model, rows, spec.recipe, best, run.folder / CHECKPOINTS, evaluator.describe, as_dict(config)
-    )
     run.claim()
-    if run.ranks.is_main:
-        print(f"{spec.recipe.base} on {devices.describe()}, {run.ranks.count} process(es), computing in {spec.recipe.precision}")
-        print(
-            f"{len(rows):,} rows of {spec.recipe.loss}, {cross_encoder.steps_in_all(len(rows), spec.recipe, run.ranks.count):,} steps"
-        )
-    checkpointed.resume_and_train(run, trainer, run.folder / CHECKPOINTS, tracking.write_tags)
-    return run.ranks.agree(lambda: _finish(run, data, spec, config, trainer, validation))
+    trained = cross_encoder_run.train(
+        run, rows, spec.recipe, RankingEvaluator(*validation, spec.measures), patience=spec.patience, dataset=data.manifest.fingerprint,
+        describe=evaluator.describe, trackers=trackers, config=config,
+    )  # fmt: skip
+    return run.ranks.agree(lambda: _finish(run, data, spec, config, trained, validation))
 
 
 def validation_candidates(
@@ -109,7 +96,7 @@ def validation_candidates(
 
 
 def _finish(
-    run: Run[RerankerManifest], data: PreparedData, spec: TrainingSpec, config: Settings, trainer: Any,
+    run: Run[RerankerManifest], data: PreparedData, spec: TrainingSpec, config: Settings, trained: Trained[RankingPoint],
     validation: tuple[list[Candidates], JudgedQueries],
 ) -> RerankerManifest:  # fmt: skip
     model_folder, best_folder = run.folder / MODEL, run.folder / BEST_FOLDER
@@ -120,16 +107,13 @@ def _finish(
     if spec.fusion:
         fusions, fused = learn_fusions(model_folder, *validation, spec.measures)
         artifacts.write(model_folder / Fusions.FILE, fusions)
-    best = trainer.best
-    history = best.history
     manifest = run.manifest(
         config, iteration=1, device=devices.describe(), data=data.manifest.fingerprint, data_splits=data.manifest.split_hashes,
         base_weights=hub.weights_hash(hub.locate_encoder(spec.recipe.base, "")), weights=scoring.identity(model_folder),
-        kept=best.read_best(), before=history[0], fused=fused, steps=trainer.state.global_step, processes=run.ranks.count,
+        kept=trained.kept, before=trained.before, fused=fused, steps=trained.steps, processes=run.ranks.count,
     )  # fmt: skip
     run.finish(manifest)
-    for folder in (run.folder / CHECKPOINTS, best_folder):
-        files.remove(folder)
+    cross_encoder_run.remove_working_files(run.folder)
     return manifest
 
 

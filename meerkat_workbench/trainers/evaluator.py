@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from meerkat_workbench.core.artifacts import Artifact
 
 
 class Evaluation(Artifact, frozen=True, kw_only=True):
-    """One evaluation of a model while it is trained; tasks add their measures in a subclass."""
+    """One evaluation of a model while it is trained; tasks add their measures in a subclass, and the name of the file that records them."""
+
+    FILE: ClassVar[str]
 
     step: int
     epoch: float
