@@ -168,9 +168,8 @@ def test_two_processes_train_one_linker_and_log_their_measures(chain, base, enco
     done = run_processes(2, *command)
     assert done.returncode == 0, done.stdout + done.stderr
     two, one = LinkTrainingManifest.require(tmp_path / "two"), LinkTrainingManifest.require(chain / "training")
-    assert (
-        two.processes == 2 and two.steps == one.steps and two.kept and two.before
-    )  # 16 rows on each of two processes are the 32 of one
+    # 16 rows on each of two processes are the 32 of one; the last rows of an epoch that are no whole step are left out
+    assert two.processes == 2 and one.steps - 1 <= two.steps <= one.steps and two.kept and two.before
     assert two.first_stage == one.first_stage and done.stdout.count("the linker, not calibrated yet") == 1
     assert list((tmp_path / "two").rglob("events.*"))
 

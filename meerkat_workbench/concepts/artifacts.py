@@ -26,8 +26,8 @@ class LinkerDescription(Artifact, frozen=True, kw_only=True):
         vocabulary, training_names: hashes of the two tables.
         read: candidates of a mention that the cross-encoder reads.
         evidence_version: of the evidence that is weighed.
-        first: weights that order all candidates, without the cross-encoder.
-        final: weights that order the first `read`.
+        first_weights: they order all candidates, without the cross-encoder.
+        final_weights: they order the first `read`.
         calibrator, thresholds: None until `calibrate` has run.
         reference: probabilities of the best links of the calibration documents, for the measure of drift.
     """
@@ -41,8 +41,8 @@ class LinkerDescription(Artifact, frozen=True, kw_only=True):
     training_names: str
     read: int
     evidence_version: str
-    first: EvidenceWeights
-    final: EvidenceWeights
+    first_weights: EvidenceWeights
+    final_weights: EvidenceWeights
     calibrator: Calibrator | None = None
     thresholds: Thresholds | None = None
     reference: list[float] = []

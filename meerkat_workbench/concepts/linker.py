@@ -165,7 +165,7 @@ class Linker:
         """The candidates that the cross-encoder reads: the best by all other evidence, and concepts that are given."""
         kept = []
         for one in found:
-            scores = self.description.first.scores(one.evidence)
+            scores = self.description.first_weights.scores(one.evidence)
             best = one.first(self.description.read, scores)
             more = [name for name in dict.fromkeys(given) if name not in best.concept_ids]
             chosen = [one.concept_ids.index(name) for name in (*best.concept_ids, *more)]
@@ -175,13 +175,13 @@ class Linker:
     def evidence(self, first: Sequence[Candidates], *, what: str = "") -> list[NDArray[np.float64]]:
         """For each mention, (candidates, final names) what the final order weighs."""
         logits = cross_encoder_logits(first, self.reranker, self.vocabulary, what, self._logits) if self.reranker else None
-        return final_evidence(first, self.description.first, logits)
+        return final_evidence(first, self.description.first_weights, logits)
 
     def score(self, found: Sequence[Candidates], given: Sequence[str] = (), *, what: str = "") -> list[Scored]:
         """The first candidates of each mention in their final order."""
         first = self.first(found, given)
         tables = self.evidence(first, what=what)
-        return [ordered(one, self.description.final, table) for one, table in zip(first, tables, strict=True)]
+        return [ordered(one, self.description.final_weights, table) for one, table in zip(first, tables, strict=True)]
 
     def links(self, mentions: Sequence[MentionInContext], *, what: str = "") -> list[Link]:
         """A link, or an abstention, for each mention."""

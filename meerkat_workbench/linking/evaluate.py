@@ -60,7 +60,7 @@ def rank(found: Linker, documents: Sequence[AnnotatedDocument], generator: Candi
     """Link the mentions of documents by every ranker."""
     mentions = scoring.gold_mentions(documents, generator, LinkSplit.TEST)
     right, described = mentions.right(), found.description
-    first_scores = [described.first.scores(one.evidence) for one in mentions.found]
+    first_scores = [described.first_weights.scores(one.evidence) for one in mentions.found]
     alone = {EXACT: [exact(one) for one in mentions.found], NGRAMS: scoring.single_evidence(mentions.found, "ngrams")}
     if generator.all_names.encoder:
         alone[COSINE] = scoring.single_evidence(mentions.found, "cosine")
@@ -71,7 +71,7 @@ def rank(found: Linker, documents: Sequence[AnnotatedDocument], generator: Candi
     if found.reranker:
         rows = [_right(one, wanted) for one, wanted in zip(read, mentions.wanted, strict=True)]
         hits[CROSS_ENCODER] = scoring.hits([table[:, -1] for table in tables], rows)  # its logit is the last column
-    scored = [linker.ordered(one, described.final, table) for one, table in zip(read, tables, strict=True)]
+    scored = [linker.ordered(one, described.final_weights, table) for one, table in zip(read, tables, strict=True)]
     hits[LINKER] = judge(mentions, scored)
     return Ranked(mentions, hits, first_scores, scored)
 

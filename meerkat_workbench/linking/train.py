@@ -41,9 +41,7 @@ from meerkat_workbench.trainers.cross_encoder import CrossEncoderRecipe
 from meerkat_workbench.trainers.cross_encoder_run import CHECKPOINTS, Trained
 
 FOLDS = 5
-MOST_WEIGHED = (
-    4000  # training mentions that the first weights are fitted on, to the end of a document; more cost memory and gain little
-)
+MOST_WEIGHED = 4000  # training mentions that the first weights are fitted on; more cost memory and gain little
 
 
 @dataclass(frozen=True)
@@ -68,15 +66,15 @@ class Validation:
     """The validation mentions with all candidates, the weights that order them without a cross-encoder, and the vocabulary."""
 
     mentions: GoldMentions
-    first: EvidenceWeights
+    first_weights: EvidenceWeights
     vocabulary: Vocabulary
 
     def first_scores(self, mentions: GoldMentions) -> list[NDArray[np.float64]]:
         """For each mention, (candidates,) scores without a cross-encoder."""
-        return [self.first.scores(one.evidence) for one in mentions.found]
+        return [self.first_weights.scores(one.evidence) for one in mentions.found]
 
     def first_candidates(self, read: int) -> GoldMentions:
-        ordered = [one.first(read, self.first.scores(one.evidence)) for one in self.mentions.found]
+        ordered = [one.first(read, self.first_weights.scores(one.evidence)) for one in self.mentions.found]
         return self.mentions.with_candidates(ordered)
 
 
@@ -190,13 +188,13 @@ def _finish(
         if reranker
         else None
     )
-    tables = linker.final_evidence(first.found, validation.first, logits)
+    tables = linker.final_evidence(first.found, validation.first_weights, logits)
     final = fusion.fit(tables, first.right(), linker.final_names(reranker is not None))
     encoder = generator.all_names.encoder
     artifacts.write(parts / LinkerDescription.FILE, LinkerDescription(
         encoder=spec.encoder, encoder_identity=encoder.identity if encoder else "", vocabulary=data.vocabulary.fingerprint, training_names=files.sha256_file(parts / TrainingName.FILE),
         cross_encoder_identity=cross_encoders.identity(parts / MODEL) if reranker else "", read=spec.read, evidence_version=EVIDENCE_VERSION,
-        first=validation.first, final=final,
+        first_weights=validation.first_weights, final_weights=final,
     ))  # fmt: skip
     manifest = run.manifest(
         config, iteration=1, device=devices.describe(), data=data.manifest.fingerprint,

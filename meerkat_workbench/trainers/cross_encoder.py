@@ -347,8 +347,6 @@ def build_trainer(
         # in-batch negatives of cached-mnrl must not be the positive of another row
         batch_sampler="no_duplicates" if recipe.loss == "cached-mnrl" else "batch_sampler",
     )  # fmt: skip
-    # with several processes the library drops the last rows of an epoch; accelerate fills the last batches up, and every row is seen
-    arguments.dataloader_drop_last = False
     trainer = CheckpointedCrossEncoderTrainer(
         model=model,
         args=arguments,
@@ -375,6 +373,9 @@ def _print_progress(trainer: Any, describe: Callable[[dict[str, float]], str]) -
 
 
 def steps_in_all(rows: int, recipe: CrossEncoderRecipe, processes: int) -> int:
-    """Optimizer steps of a whole training."""
-    in_epoch = math.ceil(rows / (recipe.batch_size * recipe.accumulation * processes))
-    return recipe.max_steps or math.ceil(in_epoch * recipe.epochs)
+    """Optimizer steps of a whole training.
+
+    Several processes need equally many whole batches, so the library leaves out the last few rows of an epoch, which are others in each epoch.
+    """
+    batches = math.ceil(rows / recipe.batch_size) if processes == 1 else rows // recipe.batch_size // processes
+    return recipe.max_steps or math.ceil(math.ceil(batches / recipe.accumulation) * recipe.epochs)

@@ -10,6 +10,7 @@ from typing import Any, Generic
 from datasets import Dataset
 
 from meerkat_workbench.core import console, files, runs
+from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.core.runs import Run
 from meerkat_workbench.core.settings import Settings, as_dict
 from meerkat_workbench.device import devices
@@ -50,9 +51,13 @@ def train(
         describe: puts the measures of an evaluation into words.
 
     Raises:
-        UserError: the base is not there, or cannot be made a cross-encoder.
+        UserError: the base is not there or cannot be made a cross-encoder, or there are too few rows for the processes.
         SystemExit: a signal stopped training after the current step, with a checkpoint.
     """
+    steps = cross_encoder.steps_in_all(len(rows), recipe, run.ranks.count)
+    if not steps:
+        raise UserError(f"are fewer than one batch of {recipe.batch_size} for each of {run.ranks.count} processes", where=f"{len(rows):,} rows of {recipe.loss}",
+                        remedy="Use fewer processes, or a smaller BATCH_SIZE.")  # fmt: skip
     tracking = Tracking(trackers, run.folder, {"commit": (runs.git_state().commit or "none")[:12], "dataset": dataset[:12]})
     tracking.set_environment()
     with console.working(f"loading {recipe.base}"):
@@ -60,7 +65,6 @@ def train(
     best = BestWholeModel(evaluator, run.folder, run.folder / evaluator.kind.FILE, patience=patience)
     trainer = cross_encoder.build_trainer(model, rows, recipe, best, run.folder / CHECKPOINTS, describe, as_dict(config))
     if run.ranks.is_main:
-        steps = cross_encoder.steps_in_all(len(rows), recipe, run.ranks.count)
         print(f"{recipe.base} on {devices.describe()}, {run.ranks.count} process(es), computing in {recipe.precision}")
         print(f"{len(rows):,} rows of {recipe.loss}, {steps:,} steps")
     checkpointed.resume_and_train(run, trainer, run.folder / CHECKPOINTS, tracking.write_tags)
