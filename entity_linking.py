@@ -462,9 +462,8 @@ def run_statistics(config: LinkerConfig, arguments: argparse.Namespace) -> None:
         mentions = link_files.read(arguments.input)
     else:
         mentions = link_files.of_documents(LinkingData.open(Path(config.DATASET_DIR)).documents(LinkSplit.TEST))
-        mentions = [
-            (row, candidates.without_type(one)) for row, one in mentions
-        ]  # a corpus' types are those of the right concepts
+        # a corpus' types are those of the right concepts, which a user does not have
+        mentions = [(row, candidates.without_type(one)) for row, one in mentions]
     found = load_linker(config)
     made = list(link_files.link(found, mentions))
     numbers = statistics.of_links([link for _, link in made], found.description.reference, link_files.judged(found, made))

@@ -74,10 +74,10 @@ def fit(
         stacked[start:end, :width], hits[start:end] = columns(table, products), rows
         stacked[end, width], hits[end] = 1.0, not rows.any()
     spread = stacked.std(axis=0)
-    spread[(spread < 1e-6) | (np.arange(width + 1) == width)] = 1.0
+    spread[spread < 1e-6] = spread[width] = 1.0
     stacked /= spread
-    penalties = np.where(np.arange(width + 1) < len(names), PENALTY, PENALTY_OF_PRODUCTS)
-    penalties[width] = 0.0
+    penalties = np.full(width + 1, PENALTY_OF_PRODUCTS)
+    penalties[: len(names)], penalties[width] = PENALTY, 0.0
 
     def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         scores = (stacked @ weights.astype(np.float32)).astype(np.float64)

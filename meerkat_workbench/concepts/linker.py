@@ -38,10 +38,8 @@ from meerkat_workbench.retrieval.encoders import BiEncoder
 from meerkat_workbench.stats import calibration
 from meerkat_workbench.text import texts
 
-FIRST, CROSS = (
-    "first_stage",
-    "cross_encoder",
-)  # what the final order weighs: the score of all other evidence, and the cross-encoder's logit
+# what the final order weighs: the score of all other evidence, and the cross-encoder's logit
+FIRST, CROSS = "first_stage", "cross_encoder"
 SYNONYMS_SHOWN = 3  # of a concept, to the cross-encoder
 MOST_LOGITS = 200_000  # of pairs, in memory
 CONTEXT_SHOWN = 60  # characters before and after a mention, to the cross-encoder
@@ -288,11 +286,8 @@ def final_evidence(
 ) -> list[NDArray[np.float64]]:
     """For each mention, (candidates, final names): the score by all other evidence above that of "none of them", and the cross-encoder's logit if there are
     logits."""
-    scores = [first.scores(one.evidence) - first.none for one in found]
-    return [
-        np.column_stack(columns)
-        for columns in (zip(scores, logits, strict=True) if logits is not None else zip(scores, strict=True))
-    ]
+    scores = [(first.scores(one.evidence) - first.none)[:, None] for one in found]
+    return scores if logits is None else [np.column_stack(both) for both in zip(scores, logits, strict=True)]
 
 
 def cross_encoder_logits(

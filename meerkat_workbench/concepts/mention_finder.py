@@ -13,7 +13,6 @@ MAX_WORDS = 8  # of a name
 MAX_CHARACTERS = 24  # of a name in a script without spaces
 MAX_ABBREVIATION = 5  # letters
 WORD = regex.compile(rf"{texts.CHARACTER}|{texts.LETTER}+", regex.V1)
-UNSPACED = regex.compile(texts.CHARACTER, regex.V1)
 BREAK = regex.compile(r"[.;:!?()\n]")  # a name does not go on beyond these
 
 
@@ -24,7 +23,7 @@ def find(text: str, index: NameIndex) -> AnnotatedDocument:
     found: list[Mention] = []
     place = 0
     while place < len(words):
-        most = MAX_CHARACTERS if UNSPACED.match(words[place][0]) else MAX_WORDS
+        most = MAX_CHARACTERS if texts.CHARACTERS.match(words[place][0]) else MAX_WORDS
         length = _longest_name(text, words[place : place + most], index, long_forms)
         if length:
             start, end = words[place].start(), words[place + length - 1].end()
