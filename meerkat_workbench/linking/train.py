@@ -6,6 +6,7 @@ be (cross-fitting). The cross-encoder knows the training documents, so it is wei
 
 from __future__ import annotations
 
+import functools
 import itertools
 import shutil
 from collections.abc import Iterator, Sequence
@@ -63,18 +64,25 @@ class LinkTrainingSpec:
 
 @dataclass(frozen=True)
 class Validation:
-    """The validation mentions with all candidates, the weights that order them without a cross-encoder, and the vocabulary."""
+    """The validation mentions with all candidates, the weights that order them without a cross-encoder, and the vocabulary.
+
+    Attributes:
+        read: candidates of a mention that the cross-encoder reads.
+    """
 
     mentions: GoldMentions
     first_weights: EvidenceWeights
     vocabulary: Vocabulary
+    read: int
 
     def first_scores(self, mentions: GoldMentions) -> list[NDArray[np.float64]]:
         """For each mention, (candidates,) scores without a cross-encoder."""
         return [self.first_weights.scores(one.evidence) for one in mentions.found]
 
-    def first_candidates(self, read: int) -> GoldMentions:
-        ordered = [one.first(read, self.first_weights.scores(one.evidence)) for one in self.mentions.found]
+    @functools.cached_property
+    def first_candidates(self) -> GoldMentions:
+        """The mentions with the candidates that the cross-encoder reads."""
+        ordered = [one.first(self.read, self.first_weights.scores(one.evidence)) for one in self.mentions.found]
         return self.mentions.with_candidates(ordered)
 
 
@@ -87,8 +95,8 @@ def train(
     generator = _generator(data, spec.encoder)
     first = run.ranks.agree(lambda: fit_first_weights(data.documents(LinkSplit.TRAIN), generator))
     mentions = scoring.gold_mentions(data.documents(LinkSplit.VALIDATION), generator, LinkSplit.VALIDATION, half_typed=True)
-    validation = Validation(mentions, first, generator.vocabulary)
-    _require_right(validation.first_candidates(spec.read), LinkSplit.VALIDATION)
+    validation = Validation(mentions, first, generator.vocabulary, spec.read)
+    _require_right(validation.first_candidates, LinkSplit.VALIDATION)
     run.claim()
     trained = _train_model(run, data, spec, spec.recipe, config, trackers, validation) if spec.recipe else None
     return run.ranks.agree(lambda: _finish(run, data, spec, config, validation, generator, trained))
@@ -131,7 +139,7 @@ def _train_model(
     run: Run[LinkTrainingManifest], data: LinkingData, spec: LinkTrainingSpec, recipe: CrossEncoderRecipe, config: Settings,
     trackers: Sequence[str], validation: Validation,
 ) -> Trained[LinkingPoint]:  # fmt: skip
-    mentions = _some(validation.first_candidates(spec.read), spec.eval_mentions)
+    mentions = _some(validation.first_candidates, spec.eval_mentions)
     measured = LinkingEvaluator(mentions, validation.vocabulary, _accuracy(validation.first_scores(mentions), mentions))
     return cross_encoder_run.train(
         run, _rows(data, recipe, run.folder), recipe, measured, patience=spec.patience, dataset=data.manifest.fingerprint,
@@ -181,7 +189,7 @@ def _finish(
         (parts / MODEL / BEST_EVALUATION).unlink()
     vocabulary.write(parts, data.vocabulary)
     artifacts.write_lines(parts / TrainingName.FILE, generator.training.rows)
-    first = validation.first_candidates(spec.read)
+    first = validation.first_candidates
     reranker = cross_encoders.load(str(parts / MODEL)) if trained else None
     logits = (
         linker.cross_encoder_logits(first.found, reranker, validation.vocabulary, "weighing the cross-encoder")
