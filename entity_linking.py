@@ -238,9 +238,9 @@ def prepare(config: LinkerConfig, *, fresh: bool = False) -> LinkingDataManifest
 
 def training_spec(config: LinkerConfig) -> LinkTrainingSpec:
     from meerkat_workbench.linking.train import LinkTrainingSpec
-    from meerkat_workbench.trainers import cross_encoder
+    from meerkat_workbench.trainers.cross_encoder.recipe import recipe_of
 
-    recipe = cross_encoder.recipe_of(config, config.LOSS)
+    recipe = recipe_of(config, config.LOSS)
     return LinkTrainingSpec(
         recipe if config.CROSS_ENCODER else None, config.ENCODER, config.READ, config.EVAL_MENTIONS, config.EARLY_STOPPING
     )

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from meerkat_workbench.reranking.artifacts import PreparedManifest, RankingEvaluationManifest, RerankerManifest
     from meerkat_workbench.reranking.evaluate import EvaluationSpec
-    from meerkat_workbench.reranking.loaders import QuestionAnswer
+    from meerkat_workbench.reranking.loaders.builder import QuestionAnswer
     from meerkat_workbench.reranking.prepare import PreparationSpec
     from meerkat_workbench.reranking.train import TrainingSpec
     from meerkat_workbench.retrieval.cross_encoder import CrossEncoder
@@ -204,22 +204,22 @@ def check(config: RerankerConfig) -> None:
 
 def read_judged(config: RerankerConfig) -> JudgedQueries:
     """The judged queries of DATA."""
-    from meerkat_workbench.reranking import loaders
+    from meerkat_workbench.reranking.loaders import builder, forms
 
     path = Path(config.DATA)
-    form = loaders.detect(path) if config.FORMAT == "auto" else config.FORMAT
+    form = forms.detect(path) if config.FORMAT == "auto" else config.FORMAT
     if form == "specialty":
-        judged = loaders.from_question_answers(read_specialties(path, config.SPECIALTIES))
+        judged = builder.from_question_answers(read_specialties(path, config.SPECIALTIES))
     else:
-        judged = loaders.load(path, form, more_documents=config.MORE_DOCUMENTS, seed=config.RANDOM_SEED)
+        judged = forms.load(path, form, more_documents=config.MORE_DOCUMENTS, seed=config.RANDOM_SEED)
     judged = judged.with_threshold(config.RELEVANT_FROM) if config.RELEVANT_FROM else judged
-    loaders.check_answered(judged, config.DATA)
+    forms.check_answered(judged, config.DATA)
     return judged
 
 
 def read_specialties(folder: Path, only: list[str]) -> list[QuestionAnswer]:
     """The pairs of a folder of specialty files, which the tuning task reads; of some specialties, or of all."""
-    from meerkat_workbench.reranking.loaders import QuestionAnswer
+    from meerkat_workbench.reranking.loaders.builder import QuestionAnswer
     from meerkat_workbench.tuning.data import specialty_files
 
     loaded = specialty_files.read_folder(folder, skip_invalid=False, only=only)
@@ -271,9 +271,9 @@ def prepare(config: RerankerConfig, *, fresh: bool = False) -> PreparedManifest:
 
 def training_spec(config: RerankerConfig) -> TrainingSpec:
     from meerkat_workbench.reranking.train import TrainingSpec
-    from meerkat_workbench.trainers import cross_encoder
+    from meerkat_workbench.trainers.cross_encoder.recipe import recipe_of
 
-    recipe = cross_encoder.recipe_of(config, config.LOSS)
+    recipe = recipe_of(config, config.LOSS)
     return TrainingSpec(recipe, config.MEASURES, config.FIRST_STAGE, config.ENCODER, config.EVAL_QUERIES, config.RERANK_DEPTH,
                         config.EARLY_STOPPING, config.FUSION)  # fmt: skip
 

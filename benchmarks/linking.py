@@ -32,8 +32,8 @@ from meerkat_workbench.linking.pairs import LinkNegatives, PairMaker
 from meerkat_workbench.linking.prepared import LinkingData
 from meerkat_workbench.linking.splits import LinkSplit
 from meerkat_workbench.retrieval.cross_encoder import Backend
-from meerkat_workbench.trainers import cross_encoder
-from meerkat_workbench.trainers.cross_encoder import CrossEncoderRecipe
+from meerkat_workbench.trainers.cross_encoder.losses import training_rows
+from meerkat_workbench.trainers.cross_encoder.recipe import CrossEncoderRecipe
 
 SYLLABLES = (
     "car",
@@ -115,7 +115,7 @@ def stream(mentions: int, concepts: int) -> None:
         )
         data = LinkingData(Path(folder), None, words)  # type: ignore[arg-type] # only its pairs are read
         recipe = CrossEncoderRecipe(base="packaged", loss="weighted-bce")
-        rows = Dataset.from_generator(lambda: cross_encoder.training_rows(data.groups(), recipe), cache_dir=str(Path(folder) / "rows"),
+        rows = Dataset.from_generator(lambda: training_rows(data.groups(), recipe), cache_dir=str(Path(folder) / "rows"),
                                       fingerprint="benchmark")  # fmt: skip
         print(f"{len(rows):,} training rows, mapped into memory, in {time.time() - made:.0f} s; {megabytes():.0f} MB")
 

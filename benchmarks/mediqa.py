@@ -23,16 +23,19 @@ from datasets import Dataset
 from meerkat_workbench.core import files
 from meerkat_workbench.device import hub
 from meerkat_workbench.reranking import candidates as lists
-from meerkat_workbench.reranking import corpus_index, loaders, splits
+from meerkat_workbench.reranking import corpus_index, splits
 from meerkat_workbench.reranking.candidates import FIRST_STAGE, SYSTEM, Candidates
+from meerkat_workbench.reranking.loaders import mediqa
 from meerkat_workbench.retrieval import measures
 from meerkat_workbench.retrieval.cross_encoder import TorchCrossEncoder
 from meerkat_workbench.retrieval.documents import JudgedQueries
 from meerkat_workbench.retrieval.index import BM25, DENSE
 from meerkat_workbench.retrieval.pipeline import RERANKER
 from meerkat_workbench.stats import significance
-from meerkat_workbench.trainers import cross_encoder
-from meerkat_workbench.trainers.cross_encoder import CrossEncoderRecipe
+from meerkat_workbench.trainers.cross_encoder.losses import training_rows
+from meerkat_workbench.trainers.cross_encoder.model import build_model
+from meerkat_workbench.trainers.cross_encoder.recipe import LOSSES, CrossEncoderRecipe
+from meerkat_workbench.trainers.cross_encoder.trainer import build_trainer
 from meerkat_workbench.trainers.pair_groups import Candidate, Group
 
 NAMES = ("AP", "P@1", "RR@10", "nDCG@10")
@@ -62,9 +65,9 @@ def stacked(found: Sequence[Candidates], fold_of: dict[str, int], features: Sequ
 
 def train_fold(found: Sequence[Candidates], judged: JudgedQueries, recipe: CrossEncoderRecipe) -> TorchCrossEncoder:
     graded = recipe.loss in ("lambda", "ranknet", "mse", "margin-mse")
-    rows = Dataset.from_list(list(cross_encoder.training_rows([group_of(one, judged, graded=graded) for one in found], recipe)))
-    model = cross_encoder.build_model(recipe)
-    cross_encoder.build_trainer(model, rows, recipe, None, files.cache_folder() / "mediqa", lambda _: "").train()
+    rows = Dataset.from_list(list(training_rows([group_of(one, judged, graded=graded) for one in found], recipe)))
+    model = build_model(recipe)
+    build_trainer(model, rows, recipe, None, files.cache_folder() / "mediqa", lambda _: "").train()
     return TorchCrossEncoder(model)
 
 
@@ -93,7 +96,7 @@ def main() -> None:
     parser.add_argument("--base", default="packaged", help="the cross-encoder to start from, or packaged")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each fold, whose logits are averaged")
-    parser.add_argument("--loss", default="ranknet", choices=cross_encoder.LOSSES)
+    parser.add_argument("--loss", default="ranknet", choices=LOSSES)
     parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--batch-size", type=int, default=2, help="rows of a step; a row of ranknet and lambda is a question")
     parser.add_argument("--learning-rate", type=float, default=3e-5)
@@ -101,7 +104,7 @@ def main() -> None:
     parser.add_argument("--no-training", action="store_true", help="first stage, fusion and the base only")
     arguments = parser.parse_args()
     hub.silence_libraries()
-    judged = loaders.load(arguments.data, "mediqa", more_documents=0, seed=0)
+    judged = mediqa.read_mediqa(arguments.data)
     groups = splits.group_queries(judged)
     order = sorted(set(groups.values()), key=files.sha256_of)
     fold_of = {name: order.index(group) % arguments.folds for name, group in groups.items()}
@@ -112,7 +115,7 @@ def main() -> None:
         learning_rate=arguments.learning_rate, logging_steps=1000,
     )  # fmt: skip
     if arguments.base != "packaged":
-        scored = lists.rerank(found, judged, TorchCrossEncoder(cross_encoder.build_model(recipe)), what="base")
+        scored = lists.rerank(found, judged, TorchCrossEncoder(build_model(recipe)), what="base")
         found = [one.with_scores(ZERO, other.scores[RERANKER]) for one, other in zip(found, scored, strict=True)]
         found = stacked(found, fold_of, [SYSTEM, BM25, DENSE, ZERO], FUSED_ZERO)
     if not arguments.no_training:

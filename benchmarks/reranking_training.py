@@ -19,8 +19,10 @@ from datasets import Dataset
 
 from meerkat_workbench.device import hub
 from meerkat_workbench.reranking.prepared import PreparedData
-from meerkat_workbench.trainers import cross_encoder
-from meerkat_workbench.trainers.cross_encoder import CrossEncoderRecipe
+from meerkat_workbench.trainers.cross_encoder.losses import training_rows
+from meerkat_workbench.trainers.cross_encoder.model import build_model
+from meerkat_workbench.trainers.cross_encoder.recipe import CrossEncoderRecipe
+from meerkat_workbench.trainers.cross_encoder.trainer import build_trainer
 
 ARMS = ("example", "workbench, head classifier", "workbench, head compare")
 
@@ -33,7 +35,7 @@ def recipe_of(arguments: argparse.Namespace, head: str) -> CrossEncoderRecipe:
 def rows_of(arguments: argparse.Namespace) -> Dataset:
     """As many pairs as the steps need, in the loss's form."""
     groups = PreparedData.open(arguments.data).groups(graded=False)
-    rows = Dataset.from_list(list(cross_encoder.training_rows(groups, recipe_of(arguments, "compare"))))
+    rows = Dataset.from_list(list(training_rows(groups, recipe_of(arguments, "compare"))))
     return rows.shuffle(seed=0).select(range(min(len(rows), arguments.steps * arguments.batch_size)))
 
 
@@ -57,8 +59,8 @@ def example(rows: Dataset, arguments: argparse.Namespace, folder: str) -> float:
 def workbench(rows: Dataset, arguments: argparse.Namespace, folder: str, head: str) -> float:
     """Seconds of the workbench's trainer."""
     recipe = recipe_of(arguments, head)
-    model = cross_encoder.build_model(recipe)
-    trainer = cross_encoder.build_trainer(model, rows, recipe, None, Path(folder), lambda _: "")
+    model = build_model(recipe)
+    trainer = build_trainer(model, rows, recipe, None, Path(folder), lambda _: "")
     started = time.perf_counter()
     trainer.train()
     return time.perf_counter() - started

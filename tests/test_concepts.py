@@ -14,7 +14,7 @@ from meerkat_workbench.concepts import (
     fusion,
     linker,
     mention_finder,
-    name_index,
+    name_forms,
     pubtator,
     thresholds,
     vocabulary,
@@ -158,11 +158,19 @@ def test_a_document_defines_its_abbreviations():
     )
 
 
+def test_two_abbreviations_may_share_the_word_behind_them():
+    found = abbreviations.find(
+        "Offspring had ventricular septal (VSD) and midline (MD) defects, and gout (G) and asthma (A) attacks."
+    )
+    assert found == {"VSD": "ventricular septal defects", "MD": "midline defects"}
+    assert abbreviations.find("of liver (ALT) and heart (CK) enzymes") == {}
+
+
 def test_names_are_equal_without_case_order_plural_and_punctuation():
-    assert name_index.key("Breast Cancers") == name_index.key("cancer, breast") == name_index.key("cancer of the breast")
-    assert name_index.key("tumour of the oesophagus") == name_index.key("esophagus tumors")
-    assert name_index.key("Lungenentzündung") != name_index.key("Lunge")
-    assert name_index.key("肺炎") == name_index.key("肺炎 ")
+    assert name_forms.key("Breast Cancers") == name_forms.key("cancer, breast") == name_forms.key("cancer of the breast")
+    assert name_forms.key("tumour of the oesophagus") == name_forms.key("esophagus tumors")
+    assert name_forms.key("Lungenentzündung") != name_forms.key("Lunge")
+    assert name_forms.key("肺炎") == name_forms.key("肺炎 ")
 
 
 def test_candidates_carry_the_evidence_of_names_training_and_document():
@@ -178,6 +186,17 @@ def test_candidates_carry_the_evidence_of_names_training_and_document():
     assert evidence["equal_name"] == {"A": 1, "B": 1} and evidence["name_unshared"] == {"A": 0.5, "B": 0.5}
     assert evidence["trained"] == {"A": 0, "B": pytest.approx(math.log(2))}
     assert evidence["in_document"] == {"A": 1, "B": 0}
+
+
+def test_an_abbreviation_that_training_documents_define_is_known_where_it_is_not_defined():
+    vocab = words(concept("A", "Cerebral Hemorrhage"), concept("B", "Ichthyosis"))
+    text = "intracerebral bleed (ICB): ICB was"
+    mentions = [Mention("1", 0, 19, "intracerebral bleed", "d", ("A",)), Mention("1", 27, 30, "ICB", "d", ("A",))]
+    training = TrainingNames.count([AnnotatedDocument("1", text, mentions)], vocab)
+    assert training.of_key("icb") == {"A": 1} and training.of_key(name_forms.key("intracerebral bleed")) == {"A": 2}
+    assert training.by_concept == {"A": 2}  # an abbreviation is no second mention
+    [found] = CandidateGenerator(vocab, NameIndex(vocab, None), training).find([MentionInContext("ICB", "ICB")])
+    assert found.concept_ids[0] == "A" and found.evidence[0, candidates.EVIDENCE.index("trained_share")] == 1
 
 
 def document_of(identifier: str, name: str, concept_id: str) -> AnnotatedDocument:
@@ -251,11 +270,11 @@ def test_evidence_tells_types_of_a_disease_and_preferred_names_apart():
     ],
 )
 def test_numbers_and_letters_that_tell_types_apart_are_found_in_every_form(name, expected):
-    assert name_index.numbers(name) == expected
+    assert name_forms.numbers(name) == expected
 
 
 def test_in_scripts_without_spaces_the_order_of_characters_counts_and_long_names_are_found():
-    assert name_index.key("痛风") != name_index.key("风痛") and name_index.key("急性 肺炎") == name_index.key("肺炎 急性")
+    assert name_forms.key("痛风") != name_forms.key("风痛") and name_forms.key("急性 肺炎") == name_forms.key("肺炎 急性")
     vocab = words(concept("A", "急性淋巴细胞白血病"), concept("B", "白血病"))
     found = mention_finder.find("患者有急性淋巴细胞白血病。", NameIndex(vocab, None))
     assert [one.text for one in found.mentions] == ["急性淋巴细胞白血病"]
@@ -266,7 +285,7 @@ def test_a_name_of_symbols_alone_equals_no_other():
     generator = CandidateGenerator(vocab, NameIndex(vocab, None), TrainingNames.count([document_of("1", "+/-", "A")], vocab))
     [found] = generator.find([MentionInContext("--", "--")])
     assert (
-        name_index.key("+/-") == ""
+        name_forms.key("+/-") == ""
         and not found.evidence[:, [candidates.EVIDENCE.index(one) for one in ("equal_name", "preferred_name", "trained")]].any()
     )
 

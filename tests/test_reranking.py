@@ -30,8 +30,10 @@ from meerkat_workbench.reranking.splits import RankingSplit
 from meerkat_workbench.retrieval import cross_encoder, documents
 from meerkat_workbench.stats import binary
 from meerkat_workbench.stats.verdicts import Verdict
-from meerkat_workbench.trainers import cross_encoder as training
-from meerkat_workbench.trainers.cross_encoder import CrossEncoderRecipe, LoraShape
+from meerkat_workbench.trainers.cross_encoder.losses import make_loss, training_rows
+from meerkat_workbench.trainers.cross_encoder.model import build_model, merged_copy
+from meerkat_workbench.trainers.cross_encoder.recipe import LOSSES, CrossEncoderRecipe, LoraShape
+from meerkat_workbench.trainers.cross_encoder.trainer import build_trainer, steps_in_all
 from meerkat_workbench.trainers.pair_groups import Candidate, Group
 
 WORDS = ("gout", "asthma", "acne", "rabies", "croup", "measles", "scurvy", "sepsis", "migraine", "eczema", "anemia", "glaucoma")
@@ -88,19 +90,19 @@ def settings_of(work: Path, base: str, **more: object) -> reranking.RerankerConf
 )
 def test_the_steps_of_a_training_are_foretold(rows, processes, steps):
     batch = 8 // processes
-    assert training.steps_in_all(rows, CrossEncoderRecipe(base="", loss="bce", epochs=2, batch_size=batch), processes) == steps
+    assert steps_in_all(rows, CrossEncoderRecipe(base="", loss="bce", epochs=2, batch_size=batch), processes) == steps
 
 
-@pytest.mark.parametrize("loss", training.LOSSES)
+@pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_has_rows_and_lowers_what_it_measures(base, tmp_path, loss):
     from datasets import Dataset
 
     recipe = CrossEncoderRecipe(
         base=base, loss=loss, max_length=48, epochs=6, batch_size=4, learning_rate=2e-3, negatives=2, logging_steps=1
     )
-    rows = Dataset.from_list(list(training.training_rows(GROUPS, recipe)))
-    model = training.build_model(recipe)
-    trainer = training.build_trainer(model, rows, recipe, None, tmp_path, lambda _: "")
+    rows = Dataset.from_list(list(training_rows(GROUPS, recipe)))
+    model = build_model(recipe)
+    trainer = build_trainer(model, rows, recipe, None, tmp_path, lambda _: "")
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     third = len(losses) // 3
@@ -111,12 +113,12 @@ def test_hard_negatives_weigh_as_much_more_as_their_setting_says(base):
     import torch
 
     recipe = CrossEncoderRecipe(base=base, loss="weighted-bce", max_length=48, hard_weight=1.5)
-    rows = list(training.training_rows(GROUPS[:1], recipe))
+    rows = list(training_rows(GROUPS[:1], recipe))
     assert [row["weight"] for row in rows] == [1.0, 1.5, 1.0]
-    model = training.build_model(recipe).eval()
+    model = build_model(recipe).eval()
     columns = [[row[name] for row in rows] for name in ("query", "document", "weight")]
     labels = torch.tensor([row["label"] for row in rows])
-    found = float(training.make_loss(model, recipe)(columns, labels))
+    found = float(make_loss(model, recipe)(columns, labels))
     logits = np.array(model.predict(list(zip(*columns[:2], strict=True)), activation_fn=torch.nn.Identity()), float)
     nats = np.logaddexp(0, logits) - logits * labels.numpy()
     assert found == pytest.approx(float((nats * [1.0, 1.5, 1.0]).sum() / 3.5), abs=1e-5)
@@ -131,7 +133,7 @@ def test_an_adapter_keeps_its_head_when_it_is_saved_and_loaded(tmp_path, kind, h
     recipe = CrossEncoderRecipe(
         base=save_bert(tmp_path / "base", kind), loss="bce", head=head, max_length=48, lora=LoraShape(4, 8)
     )
-    model = training.build_model(recipe)
+    model = build_model(recipe)
     trainable = [name for name, weight in model.named_parameters() if weight.requires_grad]
     assert any("lora" in name for name in trainable) and any("lora" not in name for name in trainable)
     with torch.no_grad():
@@ -140,7 +142,7 @@ def test_an_adapter_keeps_its_head_when_it_is_saved_and_loaded(tmp_path, kind, h
                 weight.add_(torch.randn_like(weight) * 0.1)
     pairs = [("What is gout?", "A form of arthritis."), ("x", "y z")]
     wanted = cross_encoder.TorchCrossEncoder(model).logits(pairs)
-    training.merged_copy(model).save_pretrained(str(tmp_path / "saved"))
+    merged_copy(model).save_pretrained(str(tmp_path / "saved"))
     assert cross_encoder.load(str(tmp_path / "saved")).logits(pairs) == pytest.approx(wanted, abs=1e-4)
     assert cross_encoder.TorchCrossEncoder(model).logits(pairs) == pytest.approx(wanted, abs=1e-6)  # training can go on
 
@@ -149,7 +151,7 @@ def test_a_bi_encoder_becomes_a_cross_encoder_that_orders_by_the_cosine_of_the_h
     import torch
 
     base = save_bi_encoder(tmp_path)
-    model = training.build_model(CrossEncoderRecipe(base=base, loss="bce", max_length=64))
+    model = build_model(CrossEncoderRecipe(base=base, loss="bce", max_length=64))
     pairs = [("gout", "allopurinol for gout"), ("gout", "a rash"), ("fever in children", "paracetamol")]
     given = cross_encoder.TorchCrossEncoder(model).logits(pairs)
     expected = []
@@ -167,11 +169,11 @@ def test_a_comparing_head_is_kept_when_training_goes_on_from_its_folder(tmp_path
     import torch
 
     base = save_bi_encoder(tmp_path)
-    model = training.build_model(CrossEncoderRecipe(base=base, loss="bce", max_length=64))
+    model = build_model(CrossEncoderRecipe(base=base, loss="bce", max_length=64))
     with torch.no_grad():
         model[2].linear.weight.mul_(0.5)
     model.save_pretrained(str(tmp_path / "reranker"))
-    again = training.build_model(CrossEncoderRecipe(base=str(tmp_path / "reranker"), loss="bce", max_length=32))
+    again = build_model(CrossEncoderRecipe(base=str(tmp_path / "reranker"), loss="bce", max_length=32))
     pairs = [("gout", "allopurinol for gout"), ("gout", "a rash")]
     assert again.max_seq_length == 32
     assert cross_encoder.TorchCrossEncoder(again).logits(pairs) == pytest.approx(
@@ -185,9 +187,7 @@ def test_a_comparing_head_is_exported_and_keeps_its_order_in_8_bits(tmp_path):
     from meerkat_workbench.retrieval import onnx_export
 
     folder = tmp_path / "reranker"
-    training.build_model(CrossEncoderRecipe(base=save_bi_encoder(tmp_path), loss="bce", max_length=64)).save_pretrained(
-        str(folder)
-    )
+    build_model(CrossEncoderRecipe(base=save_bi_encoder(tmp_path), loss="bce", max_length=64)).save_pretrained(str(folder))
     pairs = [(f"What is {query}?", f"{document} is treated at once.") for query in WORDS[:6] for document in WORDS]
     found = onnx_export.export(folder, pairs)
     assert found.largest_difference["onnx"] < 1e-3 and found.rank_correlation["onnx-int8"] > 0.95
@@ -550,7 +550,7 @@ def test_an_evaluation_without_auroc_is_read_back(tmp_path):
 
 def test_more_tokens_than_the_base_has_positions_for_are_not_read(tmp_path):
     for kind in ("bert", "roberta"):
-        model = training.build_model(CrossEncoderRecipe(base=save_bert(tmp_path / kind, kind), loss="bce", max_length=1024))
+        model = build_model(CrossEncoderRecipe(base=save_bert(tmp_path / kind, kind), loss="bce", max_length=1024))
         scorer = cross_encoder.TorchCrossEncoder(model)
         assert scorer.max_length == 128 and np.isfinite(scorer.logits([("long", "word " * 500)])).all() and scorer.truncated == 1
 

@@ -8,8 +8,9 @@ import pytest
 from conftest import SHARED_DATA, refused
 from tiny_encoders import save_bi_encoder
 
-from meerkat_workbench.reranking import loaders, negatives, splits
-from meerkat_workbench.reranking.loaders import QuestionAnswer
+from meerkat_workbench.reranking import negatives, splits
+from meerkat_workbench.reranking.loaders import builder, forms, msmarco
+from meerkat_workbench.reranking.loaders.builder import QuestionAnswer
 from meerkat_workbench.reranking.negatives import MiningRules, NegativeCounts, PairKind
 from meerkat_workbench.reranking.splits import RankingSplit
 from meerkat_workbench.retrieval.documents import Document, JudgedQueries, Query
@@ -34,8 +35,8 @@ def write(path: Path, text: str) -> Path:
 
 
 def load(path: Path, more: int = 0) -> JudgedQueries:
-    data = loaders.load(path, loaders.detect(path), more_documents=more, seed=1)
-    loaders.check_answered(data, str(path))
+    data = forms.load(path, forms.detect(path), more_documents=more, seed=1)
+    forms.check_answered(data, str(path))
     return data
 
 
@@ -101,7 +102,7 @@ def test_triples_are_read_without_a_header_and_a_passage_that_is_relevant_once_s
     [query] = data.queries
     assert {data.documents[name].text for name in data.relevant(query)} == {"arthritis", "uric acid"}
     write(path, "what is gout\tarthritis\n\tx\ty\n")
-    assert "line 1" in refused(lambda: loaders.read_triples(path))
+    assert "line 1" in refused(lambda: msmarco.read_triples(path))
 
 
 def test_quora_pairs_are_read_by_their_header(tmp_path):
@@ -135,7 +136,7 @@ def test_plain_pairs_are_read_and_labels_outside_their_range_are_refused(tmp_pat
 
 
 def test_questions_that_say_the_same_are_one_query_and_equal_answers_one_document():
-    data = loaders.from_question_answers([
+    data = builder.from_question_answers([
         QuestionAnswer("What is gout?", "A form of arthritis."), QuestionAnswer("what is GOUT", "Uric acid crystals."),
         QuestionAnswer("What is podagra?", "A form of arthritis."),
     ])  # fmt: skip
@@ -146,12 +147,12 @@ def test_questions_that_say_the_same_are_one_query_and_equal_answers_one_documen
 def test_data_without_any_relevant_document_and_paths_of_no_form_are_refused(tmp_path):
     path = write(tmp_path / "pairs.csv", "query,document,label\nWhat?,That.,0\n")
     assert "no query with a relevant document" in refused(lambda: load(path))
-    assert "no such" in refused(lambda: loaders.detect(tmp_path / "absent.csv"))
-    assert "FORMAT" in refused(lambda: loaders.detect(write(tmp_path / "x" / "notes.md", "x").parent))
+    assert "no such" in refused(lambda: forms.detect(tmp_path / "absent.csv"))
+    assert "FORMAT" in refused(lambda: forms.detect(write(tmp_path / "x" / "notes.md", "x").parent))
 
 
 def test_a_set_of_the_hub_says_that_it_could_not_be_downloaded():
-    assert loaders.detect(Path("BeIR/nfcorpus")) == "hub"
+    assert forms.detect(Path("BeIR/nfcorpus")) == "hub"
     assert "could not be downloaded" in refused(lambda: load(Path("BeIR/nfcorpus")))
 
 
@@ -177,10 +178,10 @@ def split_of(data: JudgedQueries, seed: int) -> dict[str, RankingSplit]:
 
 def test_every_split_has_its_share_and_the_order_of_the_data_does_not_matter():
     pairs = questions(100)
-    split = split_of(loaders.from_question_answers(pairs), seed=1)
+    split = split_of(builder.from_question_answers(pairs), seed=1)
     assert [list(split.values()).count(one) for one in (RankingSplit.TEST, RankingSplit.VALIDATION)] == [20, 10]
-    assert split_of(loaders.from_question_answers(pairs[::-1]), seed=1) == split
-    assert split_of(loaders.from_question_answers(pairs), seed=2) != split
+    assert split_of(builder.from_question_answers(pairs[::-1]), seed=1) == split
+    assert split_of(builder.from_question_answers(pairs), seed=2) != split
 
 
 def test_near_same_questions_and_shared_answers_are_never_divided():
@@ -191,7 +192,7 @@ def test_near_same_questions_and_shared_answers_are_never_divided():
         QuestionAnswer("Who treats acne?", "A dermatologist."),
         QuestionAnswer("Whom to ask about eczema?", "A dermatologist."),
     ]
-    data = loaders.from_question_answers([*pairs, *near, *shared])
+    data = builder.from_question_answers([*pairs, *near, *shared])
     group = splits.group_queries(data)
     assert len(set(group.values())) == 62  # the treatments of two diseases are two questions
     name_of = {query.text: name for name, query in data.queries.items()}
@@ -203,7 +204,7 @@ def test_near_same_questions_and_shared_answers_are_never_divided():
 
 
 def test_too_few_groups_are_refused():
-    assert "too few" in refused(lambda: split_of(loaders.from_question_answers(questions(2)), seed=1))
+    assert "too few" in refused(lambda: split_of(builder.from_question_answers(questions(2)), seed=1))
 
 
 # --- negatives
@@ -213,7 +214,7 @@ def test_too_few_groups_are_refused():
 def index(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mining")
     made = DocumentIndex.create(folder / "index", "fused", save_bi_encoder(folder))
-    made.add(loaders.from_question_answers(questions(30)).documents.values())
+    made.add(builder.from_question_answers(questions(30)).documents.values())
     return made
 
 
@@ -222,7 +223,7 @@ def choose(data, counts, index=None, rules=None, teacher=None):
 
 
 def test_no_negative_answers_its_question_and_each_kind_has_its_number(index):
-    data = loaders.from_question_answers(questions(30))
+    data = builder.from_question_answers(questions(30))
     chosen = choose(data, NegativeCounts(2, 1, 3), index, MiningRules(relative_margin=-9.0))
     for query, found in chosen.by_query.items():
         names = [name for name, _ in found]
@@ -246,7 +247,7 @@ def test_a_copy_of_the_answer_under_another_id_is_skipped_and_counted():
 
 
 def test_candidates_as_similar_as_the_answer_are_skipped_and_counted(index):
-    data = loaders.from_question_answers(questions(30))
+    data = builder.from_question_answers(questions(30))
     chosen = choose(data, NegativeCounts(0, 0, 3), index, MiningRules(relative_margin=0.99))
     assert not any(chosen.by_query.values())
     assert chosen.skipped["is as similar to the query as its answer"] > 0
@@ -259,7 +260,7 @@ def test_a_teacher_s_relevant_candidates_are_skipped_and_counted(index):
 
             return np.array([9.0 if "Drug1 " in document else -9.0 for _, document in pairs])
 
-    data = loaders.from_question_answers(questions(30))
+    data = builder.from_question_answers(questions(30))
     chosen = choose(data, NegativeCounts(0, 0, 9), index, MiningRules(relative_margin=-9.0), Believer())
     liked = next(name for name, one in data.documents.items() if one.text == "Drug1 is given.")
     assert all(liked not in [name for name, _ in found] for found in chosen.by_query.values())
@@ -267,7 +268,7 @@ def test_a_teacher_s_relevant_candidates_are_skipped_and_counted(index):
 
 
 def test_ranks_outside_the_window_are_not_mined(index):
-    data = loaders.from_question_answers(questions(30))
+    data = builder.from_question_answers(questions(30))
     [query, *_] = data.queries
     ranking = [one.document_id for one in index.search(data.queries[query].text, 6)]
     chosen = choose(data, NegativeCounts(0, 0, 10), index, MiningRules(first_rank=3, last_rank=6, relative_margin=-9.0))

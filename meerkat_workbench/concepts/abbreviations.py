@@ -7,21 +7,40 @@ import regex
 BRACKETED = regex.compile(r"\(([^()]{2,60})\)")
 MAX_SHORT = 10  # characters of an abbreviation, and words of it
 WORD = regex.compile(r"[^\s]+")
+# two brackets before the word that ends both long forms: "ventricular septal (VSD) and midline (MD) defects"
+SHARED_HEAD = regex.compile(r"\(([^()]{2,10})\),? (?:and|or) [^().;]{2,40}\(([^()]{2,10})\) (\p{L}+)")
 
 
 def find(text: str) -> dict[str, str]:
     """Long forms by abbreviation, from "long form (LF)"; the first definition of each counts."""
-    found: dict[str, str] = {}
+    found = _with_shared_head(text)
     for match in BRACKETED.finditer(text):
         short = regex.split(r"[;,]\s", match[1])[0].strip()
         if not _may_be_short(short) or short in found:
             continue
-        words = WORD.findall(text[: match.start()])
-        window = " ".join(words[-min(len(short) + 5, 2 * len(short)) :])
-        long = _longest_match(short, window)
+        long = _longest_match(short, _words_before(text, match.start(), short))
         if long and short not in regex.findall(r"\w+", long):
             found[short] = long
     return found
+
+
+def _with_shared_head(text: str) -> dict[str, str]:
+    """Long forms of two abbreviations that share their last word. Each word begins with a letter of its abbreviation: as the word stands further away,
+    less would be believed."""
+    found: dict[str, str] = {}
+    for match in SHARED_HEAD.finditer(text):
+        for number in (1, 2):
+            short = match[number]
+            long = _longest_match(short, f"{_words_before(text, match.start(number) - 1, short)} {match[3]}")
+            if "".join(word[0] for word in regex.findall(r"\p{L}+", long)).lower() == short.lower():
+                found.setdefault(short, long)
+    return found
+
+
+def _words_before(text: str, place: int, short: str) -> str:
+    """The words before a place that may belong to the long form of an abbreviation."""
+    words = WORD.findall(text[:place])
+    return " ".join(words[-min(len(short) + 5, 2 * len(short)) :])
 
 
 def _may_be_short(text: str) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from meerkat_workbench.concepts import abbreviations, coordination, name_index
+from meerkat_workbench.concepts import abbreviations, coordination, name_forms
 from meerkat_workbench.concepts.name_index import CHUNK, NGRAMS, EncodedNames, NameIndex, Similar
 from meerkat_workbench.concepts.pubtator import AnnotatedDocument, Mention
 from meerkat_workbench.concepts.vocabulary import Concept, Vocabulary
@@ -51,7 +51,11 @@ class MentionInContext:
 
 
 class TrainingName(Artifact, frozen=True, kw_only=True):
-    """A line of `training_names.jsonl`: how often training mentions with this key mean this concept. `name` is one of them."""
+    """A line of `training_names.jsonl`: how often training mentions with this key mean this concept. `name` is one of them.
+
+    Attributes:
+        abbreviated: the name is an abbreviation as written. The same mentions count in the row of its long form, too.
+    """
 
     FILE = "training_names.jsonl"
 
@@ -59,6 +63,7 @@ class TrainingName(Artifact, frozen=True, kw_only=True):
     name: str
     concept_id: str
     count: int
+    abbreviated: bool = False
 
 
 def without_type(mention: MentionInContext) -> MentionInContext:
@@ -101,29 +106,32 @@ class TrainingNames:
         self.by_concept: Counter[str] = Counter()
         for row in self.rows:
             self._by_key.setdefault(row.key, Counter())[row.concept_id] += row.count
-            self.by_concept[row.concept_id] += row.count
+            self.by_concept[row.concept_id] += 0 if row.abbreviated else row.count
 
     @classmethod
     def count(cls, documents: Iterable[AnnotatedDocument], vocabulary: Vocabulary) -> TrainingNames:
-        """The names in annotated documents, without composites."""
-        counts: Counter[tuple[str, str]] = Counter()
+        """The names in annotated documents, without composites. Abbreviations count as written, too: other documents use them undefined."""
+        counts: Counter[tuple[str, str, bool]] = Counter()
         name_of_key: dict[str, str] = {}
         for document in documents:
             for one, mention in zip(in_context(document), document.mentions, strict=True):
-                if not mention.composite:
-                    key = name_index.key(one.long_form)
-                    name_of_key.setdefault(key, one.long_form)
-                    counts.update((key, vocabulary.resolve(concept)) for concept in mention.concept_ids)
-        return cls(TrainingName(key=key, name=name_of_key[key], concept_id=concept, count=count)
-                   for (key, concept), count in sorted(counts.items()))  # fmt: skip
+                if mention.composite:
+                    continue
+                long_key, key = name_forms.key(one.long_form), name_forms.key(one.text)
+                names = [(long_key, one.long_form, False), *([(key, one.text, True)] if key != long_key else [])]
+                for key, name, abbreviated in names:
+                    name_of_key.setdefault(key, name)
+                    counts.update((key, vocabulary.resolve(concept), abbreviated) for concept in mention.concept_ids)
+        return cls(TrainingName(key=key, name=name_of_key[key], concept_id=concept, count=count, abbreviated=abbreviated)
+                   for (key, concept, abbreviated), count in sorted(counts.items()))  # fmt: skip
 
     def of_key(self, key: str) -> Counter[str]:
         """Counts by concept of the mentions with a key. Names of symbols alone have no key, and no counts."""
         return self._by_key.get(key, Counter()) if key else Counter()
 
     def names(self) -> list[tuple[str, str]]:
-        """(name, concept id) of every row, the most frequent first."""
-        return [(row.name, row.concept_id) for row in sorted(self.rows, key=lambda row: -row.count)]
+        """(name, concept id) of every row, the most frequent first, abbreviations last."""
+        return [(row.name, row.concept_id) for row in sorted(self.rows, key=lambda row: (row.abbreviated, -row.count))]
 
     def new_concepts(self, vocabulary: Vocabulary) -> list[Concept]:
         """Concepts that training mentions mean and a vocabulary lacks, such as those that are newer, with the names of their mentions."""
@@ -202,7 +210,7 @@ class CandidateGenerator:
         return found
 
     def _look_up(self, mention: MentionInContext, ngrams: Similar, vectors: Similar | None) -> _Found:
-        key = name_index.key(mention.long_form)
+        key = name_forms.key(mention.long_form)
         equal = {self.all_names.owners[row] for row in self.all_names.with_key(key)}
         return _Found(mention, key, equal, self.training.of_key(key), self._concepts_of_parts(mention.long_form),
                       self._best_of_concepts(ngrams), self._best_of_concepts(vectors) if vectors else {})  # fmt: skip
@@ -234,14 +242,14 @@ class CandidateGenerator:
         mention, trained, by_ngrams, by_vectors = found.mention, found.trained, found.ngrams, found.vectors
         top = [max(similar.values(), default=0.0) for similar in (by_ngrams, by_vectors)]
         in_document, total = self._concepts_of(mention.others, found.key), sum(trained.values())
-        words, numbers = name_index.words(mention.long_form), name_index.numbers(mention.long_form)
+        words, numbers = name_forms.words(mention.long_form), name_forms.numbers(mention.long_form)
         rows = []
         for place, one in enumerate(ids):
             concept = self.vocabulary.concepts[one]
             of_type = self.vocabulary.has_type(concept, mention.type)
             rows.append([
                 float(one in found.equal),
-                float(bool(found.key) and name_index.key(concept.name) == found.key),
+                float(bool(found.key) and name_forms.key(concept.name) == found.key),
                 1 / len(found.equal) if one in found.equal else 0.0,
                 float(one in found.of_parts),
                 by_ngrams.get(one, 0.0), by_vectors.get(one, 0.0),
@@ -251,10 +259,10 @@ class CandidateGenerator:
                 float(one in in_document),
                 float(of_type),
                 float(bool(mention.type and concept.types) and not of_type),
-                max(_common_share(words, name_index.words(name)) for name in concept.names),
-                float(preferred_ngrams[place]), float(preferred_cosines[place]), _common_share(words, name_index.words(concept.name)),
-                float(bool(name_index.numbers(concept.name) - numbers)),
-                float(bool(numbers) and not numbers <= {number for name in concept.names for number in name_index.numbers(name)}),
+                max(_common_share(words, name_forms.words(name)) for name in concept.names),
+                float(preferred_ngrams[place]), float(preferred_cosines[place]), _common_share(words, name_forms.words(concept.name)),
+                float(bool(name_forms.numbers(concept.name) - numbers)),
+                float(bool(numbers) and not numbers <= {number for name in concept.names for number in name_forms.numbers(name)}),
             ])  # fmt: skip
         return np.array(rows, float).reshape(len(ids), len(EVIDENCE))
 
@@ -269,9 +277,9 @@ class CandidateGenerator:
         """Concepts of the document's other mentions, by equal names and training mentions."""
         found: set[str] = set()
         for name in names:
-            if name_index.key(name) != except_key:
+            if name_forms.key(name) != except_key:
                 found.update(self.all_names.owners[row] for row in self.all_names.equal(name))
-                found.update(self.training.of_key(name_index.key(name)))
+                found.update(self.training.of_key(name_forms.key(name)))
         return found
 
     def _concepts_of_parts(self, name: str) -> set[str]:
@@ -280,7 +288,7 @@ class CandidateGenerator:
         found: set[str] = set()
         for part in parts if len(parts) > 1 else []:
             found.update(self.all_names.owners[row] for row in self.all_names.equal(part))
-            found.update(one for one, _ in self.training.of_key(name_index.key(part)).most_common(1))
+            found.update(one for one, _ in self.training.of_key(name_forms.key(part)).most_common(1))
         return found
 
 

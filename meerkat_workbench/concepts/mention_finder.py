@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import regex
 
-from meerkat_workbench.concepts import abbreviations, name_index
+from meerkat_workbench.concepts import abbreviations, name_forms
 from meerkat_workbench.concepts.name_index import NameIndex
 from meerkat_workbench.concepts.pubtator import AnnotatedDocument, Mention
 from meerkat_workbench.text import texts
@@ -42,7 +42,7 @@ def _longest_name(text: str, words: list[regex.Match[str]], index: NameIndex, lo
 
 
 def _is_name(span: str, index: NameIndex, long_forms: dict[str, str]) -> bool:
-    if name_index.EDGES.search(span):
+    if name_forms.EDGES.search(span):
         return False
     if span in long_forms:
         return bool(index.equal(long_forms[span]))

@@ -4,84 +4,22 @@ from __future__ import annotations
 
 import copy
 import functools
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from filelock import FileLock
-from nltk.stem.porter import PorterStemmer
 from numpy.typing import NDArray
 
+from meerkat_workbench.concepts import name_forms
 from meerkat_workbench.concepts.vocabulary import Vocabulary
 from meerkat_workbench.core import files
 from meerkat_workbench.retrieval.encoders import BiEncoder
-from meerkat_workbench.text import texts
 
 NGRAMS = (2, 4)  # characters
-UNCOUNTED = ("of", "the", "and")  # words of a name that make no difference
-AMERICAN = {"aemi": "emi", "haem": "hem", "oedem": "edem", "tumour": "tumor", "oesoph": "esoph", "paed": "ped", "gynaec": "gynec", "caec": "cec",
-            "coeli": "celi", "anaes": "anes", "orrhoea": "orrhea", "leuco": "leuko", "foet": "fet", "fibre": "fiber", "colour": "color"}  # fmt: skip
-BRITISH = re.compile("|".join(AMERICAN))
-ARTICLE_AFTER = (*UNCOUNTED, "in", "with", "by", "from", "for", "to", "as", "or", "is")  # words after which "a" is an article
-EDGES = re.compile(
-    rf"^(?:{'|'.join(UNCOUNTED)})\b|\b(?:{'|'.join(UNCOUNTED)})$", re.IGNORECASE
-)  # a mention neither begins nor ends with them
 CHUNK = 256  # mentions that are compared with all names at a time, at most
 MOST_SIMILARITIES = 20_000_000  # of mentions with names, in memory
-_stemmer = PorterStemmer()
-
-
-@functools.lru_cache(maxsize=200_000)
-def _stem(word: str) -> str:
-    return str(_stemmer.stem(american(word))) if word.isascii() and word.isalpha() else word
-
-
-def american(text: str) -> str:
-    """A text in lower case with American spelling of the word parts that medicine spells in two ways: "tumour" and "haemophilia"."""
-    return BRITISH.sub(lambda match: AMERICAN[match[0]], text.lower())
-
-
-def _comparable(name: str) -> str:
-    """A name whose character n-grams are compared."""
-    return american(texts.comparable(name))
-
-
-@functools.lru_cache(maxsize=200_000)
-def key(name: str) -> str:
-    """A name without case, punctuation and word order, its words stemmed: equal for "Breast Cancers" and "cancer, breast". Empty for a name of symbols
-    alone. In scripts without spaces the order of characters counts."""
-    return " ".join(sorted(_stem(word) for word in texts.runs(name) if word not in UNCOUNTED))
-
-
-@functools.lru_cache(maxsize=200_000)
-def words(name: str) -> frozenset[str]:
-    """The stemmed words of a name; single characters in scripts without spaces."""
-    return frozenset(_stem(word) for word in texts.tokens(name) if word not in UNCOUNTED)
-
-
-ROMAN = {name: str(value) for value, name in enumerate(
-    ["i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x", "xi", "xii", "xiii", "xiv", "xv"], start=1)}  # fmt: skip
-NUMBER_AND_LETTER = re.compile(r"(\d+|[ivx]+)([a-h]?)")
-LETTERS = tuple("abcdefgh")
-
-
-@functools.lru_cache(maxsize=200_000)
-def numbers(name: str) -> frozenset[str]:
-    """Numbers and letters of a name, which tell types of a disease apart: "2" and "b" of "type IIb". "X-linked" has none, nor has the article "a"."""
-    found: set[str] = set()
-    before = ""
-    for word in texts.tokens(texts.compatible(name)):
-        match = NUMBER_AND_LETTER.fullmatch(word)
-        if match and word != "x" and (match[1].isdigit() or match[1] in ROMAN):
-            found |= {str(int(match[1])) if match[1].isdigit() else ROMAN[match[1]], match[2]} - {""}
-        else:
-            article = word == "a" and (not before or before in ARTICLE_AFTER)
-            if (word in LETTERS and not article) or any(letter.isdigit() for letter in word):
-                found.add(word)
-        before = word
-    return frozenset(found)
 
 
 class EncodedNames:
@@ -130,7 +68,7 @@ class NameIndex:
         self.names, self.owners, self.encoder = [name for name, _ in pairs], [owner for _, owner in pairs], encoder
         self._rows_of_key: dict[str, list[int]] = {}
         for row, name in enumerate(self.names):
-            self._rows_of_key.setdefault(key(name), []).append(row)
+            self._rows_of_key.setdefault(name_forms.key(name), []).append(row)
         self._preferred = {owner: row for row, owner in reversed(list(enumerate(self.owners)))}
         self._vectors = [_cached_vectors(self.names, encoder)] if encoder else []
         self._vocabulary_index: NameIndex | None = None  # without further names, where this one has some
@@ -174,7 +112,7 @@ class NameIndex:
 
     def equal(self, mention: str) -> list[int]:
         """Rows of the vocabulary's names whose key is the mention's."""
-        return self.with_key(key(mention))
+        return self.with_key(name_forms.key(mention))
 
     def with_key(self, name_key: str) -> list[int]:
         """Rows of the vocabulary's names with this key."""
@@ -190,7 +128,7 @@ class NameIndex:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=NGRAMS, sublinear_tf=True, dtype=np.float32)
-        return vectorizer, vectorizer.fit_transform([_comparable(name) for name in self.names]).T.tocsr()
+        return vectorizer, vectorizer.fit_transform([name_forms.comparable(name) for name in self.names]).T.tocsr()
 
     @functools.cached_property
     def _blocks(self) -> list[Any]:
@@ -200,7 +138,7 @@ class NameIndex:
 
     def _weights(self, names: Sequence[str]) -> Any:
         vectorizer, columns = self._fitted
-        return vectorizer.transform([_comparable(name) for name in names]) if names else columns[:, :0].T
+        return vectorizer.transform([name_forms.comparable(name) for name in names]) if names else columns[:, :0].T
 
     def encode(self, names: Sequence[str], *, what: str = "") -> EncodedNames:
         """Names that are compared with those of the index. `what` names the step, for its progress."""

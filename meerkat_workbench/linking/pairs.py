@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from meerkat_workbench.concepts import candidates as candidate_lists
-from meerkat_workbench.concepts import linker, name_index
+from meerkat_workbench.concepts import linker, name_forms
 from meerkat_workbench.concepts.candidates import DEPTH, MentionInContext
 from meerkat_workbench.concepts.name_index import NameIndex
 from meerkat_workbench.concepts.pubtator import AnnotatedDocument
@@ -133,7 +133,7 @@ class PairMaker:
             owner
             for concept_id in gold
             for name in self.vocabulary.concepts[concept_id].names
-            for row in self.index.with_key(name_index.key(name))
+            for row in self.index.with_key(name_forms.key(name))
             for owner in (self.index.owners[row],)
         } | set(gold)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from meerkat_workbench.concepts import linker, name_index, vocabulary
+from meerkat_workbench.concepts import linker, name_forms, vocabulary
 from meerkat_workbench.concepts.name_index import NameIndex
 from meerkat_workbench.concepts.pubtator import AnnotatedDocument
 from meerkat_workbench.concepts.vocabulary import Vocabulary
@@ -99,7 +99,7 @@ def with_progress(maker: PairMaker, documents: Sequence[AnnotatedDocument]) -> I
 
 
 def count(words: Vocabulary, divided: Mapping[LinkSplit, Sequence[AnnotatedDocument]], maker: PairMaker) -> LinkCounts:
-    names = vocabulary.group_names([(name_index.key(name), concept) for name, concept in words.names()])
+    names = vocabulary.group_names([(name_forms.key(name), concept) for name, concept in words.names()])
     return LinkCounts(
         concepts=len(words.concepts), names=len(maker.index.names), types=len({one for concept in words.concepts.values() for one in concept.types}),
         shared_names=sum(len(owners) > 1 for owners in names.values()),

@@ -36,10 +36,11 @@ from meerkat_workbench.linking.prepared import LinkingData
 from meerkat_workbench.linking.scoring import GoldMentions
 from meerkat_workbench.linking.splits import LinkSplit
 from meerkat_workbench.retrieval import cross_encoder as cross_encoders
-from meerkat_workbench.trainers import cross_encoder, cross_encoder_run
 from meerkat_workbench.trainers.best_checkpoint import BEST_EVALUATION, BEST_FOLDER
-from meerkat_workbench.trainers.cross_encoder import CrossEncoderRecipe
-from meerkat_workbench.trainers.cross_encoder_run import CHECKPOINTS, Trained
+from meerkat_workbench.trainers.cross_encoder import run as cross_encoder_run
+from meerkat_workbench.trainers.cross_encoder.losses import training_rows
+from meerkat_workbench.trainers.cross_encoder.recipe import CrossEncoderRecipe
+from meerkat_workbench.trainers.cross_encoder.run import CHECKPOINTS, Trained
 
 FOLDS = 5
 MOST_WEIGHED = 4000  # training mentions that the first weights are fitted on; more cost memory and gain little
@@ -151,7 +152,7 @@ def _rows(data: LinkingData, recipe: CrossEncoderRecipe, folder: Path) -> Datase
     """The training rows, in a file that is mapped into memory: a large corpus has millions."""
     disable_progress_bars()  # reading the pairs takes seconds
     made = Dataset.from_generator(
-        lambda: cross_encoder.training_rows(data.groups(), recipe), cache_dir=str(folder / CHECKPOINTS / "rows"), keep_in_memory=False,
+        lambda: training_rows(data.groups(), recipe), cache_dir=str(folder / CHECKPOINTS / "rows"), keep_in_memory=False,
         fingerprint=files.short_hash(f"{data.manifest.fingerprint} {recipe}"),
     )  # fmt: skip
     if not len(made):

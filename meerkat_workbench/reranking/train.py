@@ -28,10 +28,11 @@ from meerkat_workbench.retrieval.documents import JudgedQueries
 from meerkat_workbench.retrieval.fusion import Fusions
 from meerkat_workbench.retrieval.index import FirstStageKind
 from meerkat_workbench.retrieval.pipeline import RERANKER
-from meerkat_workbench.trainers import cross_encoder, cross_encoder_run
 from meerkat_workbench.trainers.best_checkpoint import BEST_EVALUATION, BEST_FOLDER
-from meerkat_workbench.trainers.cross_encoder import CrossEncoderRecipe
-from meerkat_workbench.trainers.cross_encoder_run import Trained
+from meerkat_workbench.trainers.cross_encoder import run as cross_encoder_run
+from meerkat_workbench.trainers.cross_encoder.losses import training_rows
+from meerkat_workbench.trainers.cross_encoder.recipe import CrossEncoderRecipe
+from meerkat_workbench.trainers.cross_encoder.run import Trained
 
 GRADED = ("mse", "margin-mse", "lambda", "ranknet")  # losses that take grades as they are
 
@@ -62,7 +63,7 @@ def train(
 ) -> RerankerManifest:
     """Train from the last complete checkpoint, and keep the best weights with their fusion in `model`."""
     groups = data.groups(graded=spec.recipe.loss in GRADED)
-    rows = Dataset.from_list(list(cross_encoder.training_rows(groups, spec.recipe)))
+    rows = Dataset.from_list(list(training_rows(groups, spec.recipe)))
     if not len(rows):
         raise UserError("has no pairs that this loss can learn from", where=data.folder, item=f"LOSS={spec.recipe.loss}",
                         remedy="Choose another loss, or more negatives.")  # fmt: skip

@@ -180,6 +180,19 @@ def read_judgements(path: Path) -> Judgements:
     return judgements
 
 
+def read_all_judgements(paths: Sequence[Path]) -> Judgements:
+    """The judgements of several files together; of two for the same pair the later file's counts.
+
+    Raises:
+        UserError: as `read_judgements`.
+    """
+    judgements: Judgements = {}
+    for path in paths:
+        for query, found in read_judgements(path).items():
+            judgements.setdefault(query, {}).update(found)
+    return judgements
+
+
 def write_run(path: Path, run: Run, name: str) -> None:
     """Write rankings in TREC's form, with scores that give every tool the same order.
 

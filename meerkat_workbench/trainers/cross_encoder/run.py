@@ -15,9 +15,11 @@ from meerkat_workbench.core.runs import Run
 from meerkat_workbench.core.settings import Settings, as_dict
 from meerkat_workbench.device import devices
 from meerkat_workbench.device.tracking import Tracking
-from meerkat_workbench.trainers import checkpointed, cross_encoder
+from meerkat_workbench.trainers import checkpointed
 from meerkat_workbench.trainers.best_checkpoint import BEST_FOLDER
-from meerkat_workbench.trainers.cross_encoder import BestWholeModel, CrossEncoderRecipe
+from meerkat_workbench.trainers.cross_encoder.model import BestWholeModel, build_model
+from meerkat_workbench.trainers.cross_encoder.recipe import CrossEncoderRecipe
+from meerkat_workbench.trainers.cross_encoder.trainer import build_trainer, steps_in_all
 from meerkat_workbench.trainers.evaluator import E, Evaluator
 
 CHECKPOINTS = "checkpoints"  # subfolder of a run
@@ -45,7 +47,7 @@ def train(
 
     Args:
         run: whose folder is claimed.
-        rows: as `cross_encoder.training_rows` gives them.
+        rows: as `losses.training_rows` gives them.
         patience: evaluations without a new best after which training ends; 0 for no early end.
         dataset: fingerprint of the data, for the trackers.
         describe: puts the measures of an evaluation into words.
@@ -54,16 +56,16 @@ def train(
         UserError: the base is not there or cannot be made a cross-encoder, or there are too few rows for the processes.
         SystemExit: a signal stopped training after the current step, with a checkpoint.
     """
-    steps = cross_encoder.steps_in_all(len(rows), recipe, run.ranks.count)
+    steps = steps_in_all(len(rows), recipe, run.ranks.count)
     if not steps:
         raise UserError(f"are fewer than one batch of {recipe.batch_size} for each of {run.ranks.count} processes", where=f"{len(rows):,} rows of {recipe.loss}",
                         remedy="Use fewer processes, or a smaller BATCH_SIZE.")  # fmt: skip
     tracking = Tracking(trackers, run.folder, {"commit": (runs.git_state().commit or "none")[:12], "dataset": dataset[:12]})
     tracking.set_environment()
     with console.working(f"loading {recipe.base}"):
-        model = cross_encoder.build_model(recipe)
+        model = build_model(recipe)
     best = BestWholeModel(evaluator, run.folder, run.folder / evaluator.kind.FILE, patience=patience)
-    trainer = cross_encoder.build_trainer(model, rows, recipe, best, run.folder / CHECKPOINTS, describe, as_dict(config))
+    trainer = build_trainer(model, rows, recipe, best, run.folder / CHECKPOINTS, describe, as_dict(config))
     if run.ranks.is_main:
         print(f"{recipe.base} on {devices.describe()}, {run.ranks.count} process(es), computing in {recipe.precision}")
         print(f"{len(rows):,} rows of {recipe.loss}, {steps:,} steps")

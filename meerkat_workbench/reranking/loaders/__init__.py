@@ -1,0 +1,1 @@
+"""Judged queries from public data sets and plain tables, a module for each form."""

@@ -1,0 +1,1 @@
+"""Training of cross-encoders by sentence-transformers, for reranking and linking."""
