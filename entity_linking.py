@@ -116,7 +116,7 @@ class LinkerConfig(settings.Settings):
     EARLY_STOPPING: Annotated[int, Range(0, 10_000), RESULT] = 3
     SAVE_STEPS: Annotated[int, Range(1, 1_000_000), EXECUTION] = 100
     LOGGING_STEPS: Annotated[int, Range(1, 1_000_000), EXECUTION] = 10
-    # Precision of matrix products: bf16, fp16 (GPUs only) or fp32. "auto" takes the one that this device has hardware for.
+    # Precision of matrix products: bf16, fp16 (GPUs, training only) or fp32. "auto" takes the one that this device has hardware for.
     COMPUTE_DTYPE: Annotated[Literal["auto", "bf16", "fp16", "fp32"], DERIVED] = "auto"
     # Mentions that a semantic type needs for a threshold of its own. Other types take their parent's, or the default.
     MIN_SUPPORT: Annotated[int, Range(1, 1_000_000), RESULT] = 30
@@ -301,7 +301,7 @@ def calibrate(config: LinkerConfig, *, fresh: bool = False) -> LinkerManifest:
         if run.find(fingerprint) is RunState.FINISHED:
             print(f"{run.folder}: up to date")
             return run.finished()
-        spec = calibrating.CalibrationSpec(config.MIN_SUPPORT, config.PRECISION)
+        spec = calibrating.CalibrationSpec(config.MIN_SUPPORT, config.PRECISION, config.COMPUTE_DTYPE)
         return calibrating.calibrate(run, data, trained, output / UNCALIBRATED, spec, config)
 
 
@@ -319,7 +319,7 @@ def evaluate(config: LinkerConfig, *, fresh: bool = False) -> LinkingEvaluationM
     if made.data != data.manifest.fingerprint:
         raise UserError("was made from other data than these, so it may know the test documents", where=config.LINKER_DIR, item=config.DATASET_DIR,
                         remedy="Name the DATASET_DIR that it was made from, or run `python entity_linking.py pipeline`.")  # fmt: skip
-    fingerprint = files.sha256_of([made.fingerprint, config.BACKEND])
+    fingerprint = files.sha256_of([made.fingerprint, config.BACKEND, config.COMPUTE_DTYPE])
     with Run(Path(config.EVALUATION_DIR), LinkingEvaluationManifest, fresh=fresh) as run:
         if run.find(fingerprint) is RunState.FINISHED:
             print(f"{run.folder}: up to date")
@@ -333,7 +333,7 @@ def load_linker(config: LinkerConfig) -> Linker:
     from meerkat_workbench.concepts.linker import Linker
 
     with console.working("loading the linker"):
-        return Linker.load(Path(config.LINKER_DIR), config.BACKEND)
+        return Linker.load(Path(config.LINKER_DIR), config.BACKEND, config.COMPUTE_DTYPE)
 
 
 # --- on the command line

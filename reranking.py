@@ -130,7 +130,7 @@ class RerankerConfig(settings.Settings):
     # Optimizer steps between checkpoints and between entries of the log.
     SAVE_STEPS: Annotated[int, Range(1, 1_000_000), EXECUTION] = 100
     LOGGING_STEPS: Annotated[int, Range(1, 1_000_000), EXECUTION] = 10
-    # Precision of matrix products: bf16, fp16 (GPUs only) or fp32. "auto" takes the one that this device has hardware for.
+    # Precision of matrix products: bf16, fp16 (GPUs, training only) or fp32. "auto" takes the one that this device has hardware for.
     COMPUTE_DTYPE: Annotated[Literal["auto", "bf16", "fp16", "fp32"], DERIVED] = "auto"
     # True learns on the validation queries how much the first stage and the cross-encoder count, and ranks by both.
     FUSION: Annotated[bool, RESULT] = True
@@ -313,7 +313,7 @@ def evaluation_spec(config: RerankerConfig, model: str) -> EvaluationSpec:
     from meerkat_workbench.reranking.splits import RankingSplit
 
     return EvaluationSpec(model, config.BACKEND, RankingSplit(config.SPLIT), config.FIRST_STAGE, config.ENCODER, config.RERANK_DEPTH,
-                          config.MEASURES, config.SCORE_BATCH_SIZE, config.FUSION)  # fmt: skip
+                          config.MEASURES, config.SCORE_BATCH_SIZE, config.FUSION, compute=config.COMPUTE_DTYPE)  # fmt: skip
 
 
 def is_model(folder: Path) -> bool:
@@ -351,7 +351,7 @@ def evaluate(config: RerankerConfig, *, run_file: Path | None = None, fresh: boo
     model = "" if run_file else str(model_folder(config))
     data = PreparedData.open(Path(config.DATASET_DIR))
     weights = files.sha256_file(run_file) if run_file else cross_encoder.identity(model)
-    names = ("SPLIT", "FIRST_STAGE", "ENCODER", "RERANK_DEPTH", "MEASURES", "BACKEND", "FUSION")
+    names = ("SPLIT", "FIRST_STAGE", "ENCODER", "RERANK_DEPTH", "MEASURES", "BACKEND", "COMPUTE_DTYPE", "FUSION")
     fingerprint = files.sha256_of([data.manifest.fingerprint, weights, {name: getattr(config, name) for name in names}])
     trained = None if run_file else RerankerManifest.find(Path(config.OUTPUT_DIR))
     spec = replace(evaluation_spec(config, model), caution=evaluation.caution(data.manifest, trained, RankingSplit(config.SPLIT)))
@@ -440,7 +440,7 @@ def load_reranker(config: RerankerConfig) -> CrossEncoder:
     """The trained reranker, for scoring by BACKEND."""
     from meerkat_workbench.retrieval import cross_encoder
 
-    model = cross_encoder.load(str(model_folder(config)), config.BACKEND)
+    model = cross_encoder.load(str(model_folder(config)), config.BACKEND, config.COMPUTE_DTYPE)
     model.batch_size = config.SCORE_BATCH_SIZE
     return model
 
@@ -517,7 +517,7 @@ def run_search(config: RerankerConfig, arguments: argparse.Namespace) -> None:
     if not arguments.query:
         raise UserError("is missing", where="--query", remedy='For example search --query "How is gout treated?"')
     hub.silence_libraries()
-    pipeline = RetrievalPipeline.open(Path(config.INDEX_DIR), config.BACKEND, config.RERANK_DEPTH)
+    pipeline = RetrievalPipeline.open(Path(config.INDEX_DIR), config.BACKEND, config.RERANK_DEPTH, config.COMPUTE_DTYPE)
     if pipeline.reranker:
         pipeline.reranker.batch_size = config.SCORE_BATCH_SIZE
     listing.print_passages(pipeline.retrieve_and_rerank(arguments.query, config.TOP_K), pipeline.reranker is not None)

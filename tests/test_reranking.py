@@ -75,7 +75,7 @@ def settings_of(work: Path, base: str, **more: object) -> reranking.RerankerConf
     return reranking.RerankerConfig(**{
         "DATA": str(table(work / "pairs.jsonl")), "DATASET_DIR": str(work / "data"), "OUTPUT_DIR": str(work / "reranker"),
         "EVALUATION_DIR": str(work / "evaluation"), "INDEX_DIR": str(work / "index"), "MODEL_NAME": base, "FIRST_STAGE": "bm25",
-        "NEGATIVES_MINED": 2, "LEARNING_RATE": 1e-3, "BATCH_SIZE": 8, "MAX_LENGTH": 48, "NUM_EPOCHS": 2.0, "SAVE_STEPS": 5, "EARLY_STOPPING": 0,
+        "NEGATIVES_MINED": 2, "COMPUTE_DTYPE": "fp32", "LEARNING_RATE": 1e-3, "BATCH_SIZE": 8, "MAX_LENGTH": 48, "NUM_EPOCHS": 2.0, "SAVE_STEPS": 5, "EARLY_STOPPING": 0,
         "VALIDATION_SHARE": 0.2, **more,
     })  # fmt: skip
 
@@ -143,7 +143,7 @@ def test_an_adapter_keeps_its_head_when_it_is_saved_and_loaded(tmp_path, kind, h
     pairs = [("What is gout?", "A form of arthritis."), ("x", "y z")]
     wanted = cross_encoder.TorchCrossEncoder(model).logits(pairs)
     merged_copy(model).save_pretrained(str(tmp_path / "saved"))
-    assert cross_encoder.load(str(tmp_path / "saved")).logits(pairs) == pytest.approx(wanted, abs=1e-4)
+    assert cross_encoder.load(str(tmp_path / "saved"), compute="fp32").logits(pairs) == pytest.approx(wanted, abs=1e-4)
     assert cross_encoder.TorchCrossEncoder(model).logits(pairs) == pytest.approx(wanted, abs=1e-6)  # training can go on
 
 
@@ -177,8 +177,18 @@ def test_a_comparing_head_is_kept_when_training_goes_on_from_its_folder(tmp_path
     pairs = [("gout", "allopurinol for gout"), ("gout", "a rash")]
     assert again.max_seq_length == 32
     assert cross_encoder.TorchCrossEncoder(again).logits(pairs) == pytest.approx(
-        cross_encoder.load(str(tmp_path / "reranker")).logits(pairs), abs=1e-5
+        cross_encoder.load(str(tmp_path / "reranker"), compute="fp32").logits(pairs), abs=1e-5
     )
+
+
+def test_a_head_outside_its_encoder_computes_in_fp32_so_that_bf16_makes_no_ties(tmp_path):
+    model = build_model(CrossEncoderRecipe(base=save_bi_encoder(tmp_path), loss="bce", max_length=64))
+    pairs = [(f"What is {query}?", f"{document} is treated at once.") for query in WORDS[:6] for document in WORDS]
+    wanted = cross_encoder.TorchCrossEncoder(model).logits(pairs)
+    given = cross_encoder.TorchCrossEncoder(model, "bf16").logits(pairs)
+    assert given == pytest.approx(wanted, abs=0.2) and not np.array_equal(given, wanted)
+    assert len(np.unique(given)) == len(np.unique(wanted))
+    assert cross_encoder.scoring_precision(cross_encoder.load_torch(save_bert(tmp_path / "whole", classifier=True))) == "fp32"
 
 
 def test_a_comparing_head_is_exported_and_keeps_its_order_in_8_bits(tmp_path):
@@ -226,7 +236,15 @@ def test_a_training_logs_each_evaluation_beside_the_first_stage_and_keeps_the_be
 def test_the_saved_reranker_scores_as_its_kept_evaluation_says(folders):
     data = prepared.PreparedData.open(Path(folders.DATASET_DIR))
     spec = evaluation.EvaluationSpec(
-        str(reranking.model_folder(folders)), "torch", RankingSplit.VALIDATION, "bm25", "", 50, folders.MEASURES, None
+        str(reranking.model_folder(folders)),
+        "torch",
+        RankingSplit.VALIDATION,
+        "bm25",
+        "",
+        50,
+        folders.MEASURES,
+        None,
+        compute="fp32",
     )
     measured = evaluation.rank_all(data, spec)
     kept = RerankerManifest.require(Path(folders.OUTPUT_DIR)).kept
@@ -356,7 +374,7 @@ def exported(folders):
 
 def test_exported_models_score_as_torch_does_at_any_batch_size(exported):
     folder, pairs, described = exported
-    wanted = cross_encoder.load(str(folder)).logits(pairs)
+    wanted = cross_encoder.load(str(folder), compute="fp32").logits(pairs)
     for backend, tolerance in (("onnx", 1e-4), ("onnx-int8", 0.3)):
         model = cross_encoder.load(str(folder), backend)
         assert model.logits(pairs) == pytest.approx(wanted, abs=tolerance)

@@ -32,6 +32,7 @@ from meerkat_workbench.concepts.thresholds import Decision, Tier
 from meerkat_workbench.concepts.vocabulary import Vocabulary
 from meerkat_workbench.core import artifacts, files
 from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.device.devices import ComputeDtype
 from meerkat_workbench.retrieval import cross_encoder, encoders
 from meerkat_workbench.retrieval.cross_encoder import Backend, CrossEncoder, Pair
 from meerkat_workbench.retrieval.encoders import BiEncoder
@@ -118,8 +119,11 @@ class Linker:
         self._logits: dict[Pair, float] = {}  # of pairs that were read already, as documents repeat their mentions
 
     @classmethod
-    def load(cls, folder: Path, backend: Backend = "torch") -> Self:
+    def load(cls, folder: Path, backend: Backend = "torch", compute: ComputeDtype = "auto") -> Self:
         """The linker of a folder.
+
+        Args:
+            compute: see `cross_encoder.scoring_precision`.
 
         Raises:
             UserError: there is none, it is not calibrated, or a part of it is another than the one with which it was calibrated.
@@ -142,7 +146,7 @@ class Linker:
             if cross_encoder.identity(folder / MODEL) != description.cross_encoder_identity:
                 raise UserError("was calibrated with another model than the one it holds", where=folder,
                                 remedy="Run `python entity_linking.py calibrate` again.")  # fmt: skip
-            reranker = cross_encoder.load(str(folder / MODEL), backend)
+            reranker = cross_encoder.load(str(folder / MODEL), backend, compute)
         encoder = load_encoder(description.encoder)
         if encoder and encoder.identity != description.encoder_identity:
             raise UserError(f"was calibrated with other weights of {description.encoder}", where=folder,

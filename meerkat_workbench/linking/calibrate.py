@@ -20,6 +20,7 @@ from meerkat_workbench.core import artifacts, console, files
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.core.runs import Run
 from meerkat_workbench.core.settings import Settings
+from meerkat_workbench.device.devices import ComputeDtype
 from meerkat_workbench.linking import plots, scoring
 from meerkat_workbench.linking.artifacts import (
     CalibrationReport,
@@ -44,10 +45,12 @@ class CalibrationSpec:
     Attributes:
         min_support: mentions that a type needs for a threshold of its own.
         precision: that links must reach; None maximises F1.
+        compute: see `cross_encoder.scoring_precision`.
     """
 
     min_support: int
     precision: float | None
+    compute: ComputeDtype
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def calibrate(
     config: Settings,
 ) -> LinkerManifest:
     """Write a complete linker: the parts of a training with a calibrator, thresholds, and the names of all documents but the test's."""
-    found = Linker.load(parts)
+    found = Linker.load(parts, compute=spec.compute)
     fitted = _judged(found, data, LinkSplit.CALIBRATE)
     try:
         some = fitted.uncalibrated > 0

@@ -11,7 +11,7 @@ from meerkat_workbench.concepts.vocabulary import Vocabulary
 from meerkat_workbench.linking import scoring
 from meerkat_workbench.linking.artifacts import LinkingPoint
 from meerkat_workbench.linking.scoring import GoldMentions
-from meerkat_workbench.retrieval.cross_encoder import TorchCrossEncoder
+from meerkat_workbench.retrieval.cross_encoder import TorchCrossEncoder, scoring_precision
 from meerkat_workbench.stats import binary
 
 
@@ -36,7 +36,12 @@ class LinkingEvaluator:
         """Every process scores the same mentions, so that all have the same record without exchanging it."""
         model = trainer.accelerator.unwrap_model(trainer.model)
         was_training = model.training
-        of_mentions = linker.cross_encoder_logits(self.mentions.found, TorchCrossEncoder(model), self.words, "validation")
+        of_mentions = linker.cross_encoder_logits(
+            self.mentions.found,
+            TorchCrossEncoder(model, scoring_precision(model, "bf16" if trainer.args.bf16 else "fp32")),
+            self.words,
+            "validation",
+        )
         model.train(was_training)
         logits, right = np.concatenate(of_mentions), np.concatenate(self.right)
         hit = scoring.hits(of_mentions, self.right)

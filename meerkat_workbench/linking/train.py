@@ -191,7 +191,7 @@ def _finish(
     vocabulary.write(parts, data.vocabulary)
     artifacts.write_lines(parts / TrainingName.FILE, generator.training.rows)
     first = validation.first_candidates
-    reranker = cross_encoders.load(str(parts / MODEL)) if trained else None
+    reranker = cross_encoders.load(str(parts / MODEL), compute=spec.recipe.precision) if trained and spec.recipe else None
     logits = (
         linker.cross_encoder_logits(first.found, reranker, validation.vocabulary, "weighing the cross-encoder")
         if reranker

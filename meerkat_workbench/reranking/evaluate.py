@@ -13,6 +13,7 @@ from meerkat_workbench.core import console, files
 from meerkat_workbench.core.errors import UserError
 from meerkat_workbench.core.runs import Run
 from meerkat_workbench.core.settings import Settings
+from meerkat_workbench.device.devices import ComputeDtype
 from meerkat_workbench.output import tables
 from meerkat_workbench.reranking import candidates as candidate_lists
 from meerkat_workbench.reranking import corpus_index, plots
@@ -47,6 +48,7 @@ class EvaluationSpec:
         names: measures; the sentence at the end is about the first.
         fusion: whether the cross-encoder is fused with the first stage, if its folder has a fusion.
         caution: what makes the figures flatter, for the last sentence; empty for nothing.
+        compute: see `cross_encoder.scoring_precision`.
     """
 
     model: str
@@ -59,6 +61,7 @@ class EvaluationSpec:
     batch_size: int | None
     fusion: bool = True
     caution: str = ""
+    compute: ComputeDtype = "auto"
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def rank_all(data: PreparedData, spec: EvaluationSpec) -> Measured:
     found = candidate_lists.of_first_stage(judged, index, spec.depth)
     truncated = 0
     if spec.model:
-        model = cross_encoder.load(spec.model, spec.backend)
+        model = cross_encoder.load(spec.model, spec.backend, spec.compute)
         found = candidate_lists.rerank(found, judged, model, batch_size=spec.batch_size)
         truncated = model.truncated
         learnt = fusion.read(spec.model) if spec.fusion else None

@@ -11,7 +11,7 @@ from meerkat_workbench.reranking import candidates as candidate_lists
 from meerkat_workbench.reranking.artifacts import RankingPoint
 from meerkat_workbench.reranking.candidates import FIRST_STAGE, Candidates
 from meerkat_workbench.retrieval import measures
-from meerkat_workbench.retrieval.cross_encoder import TorchCrossEncoder
+from meerkat_workbench.retrieval.cross_encoder import TorchCrossEncoder, scoring_precision
 from meerkat_workbench.retrieval.documents import JudgedQueries
 from meerkat_workbench.retrieval.pipeline import RERANKER
 from meerkat_workbench.stats import binary
@@ -43,7 +43,12 @@ class RankingEvaluator:
         """Every process scores the same candidates, so that all have the same record without exchanging it."""
         model = trainer.accelerator.unwrap_model(trainer.model)
         was_training = model.training
-        self.scored = candidate_lists.rerank(self.candidates, self.judged, TorchCrossEncoder(model), what="validation")
+        self.scored = candidate_lists.rerank(
+            self.candidates,
+            self.judged,
+            TorchCrossEncoder(model, scoring_precision(model, "bf16" if trainer.args.bf16 else "fp32")),
+            what="validation",
+        )
         model.train(was_training)
         logits = np.concatenate([one.scores[RERANKER] for one in self.scored])
         relevant = np.concatenate([one.relevant for one in self.scored])

@@ -33,7 +33,7 @@ def export(model_folder: Path, pairs: Sequence[Pair]) -> ExportedModel:
     Raises:
         CheckFailedError: the 32-bit model does not score as torch does.
     """
-    torch_scorer = cross_encoder.load(str(model_folder))
+    torch_scorer = cross_encoder.load(str(model_folder), compute="fp32")
     assert isinstance(torch_scorer, cross_encoder.TorchCrossEncoder)
     target, building = model_folder / ONNX_FOLDER, model_folder / f".{ONNX_FOLDER}.tmp"
     files.remove(building)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meerkat_workbench.core.errors import UserError
+from meerkat_workbench.device.devices import ComputeDtype
 from meerkat_workbench.retrieval import cross_encoder
 from meerkat_workbench.retrieval import fusion as fusions
 from meerkat_workbench.retrieval.cross_encoder import Backend, CrossEncoder
@@ -62,11 +63,13 @@ class RetrievalPipeline:
         self.index, self.reranker, self.fusion, self.depth = index, reranker, fusion, depth
 
     @classmethod
-    def open(cls, folder: Path, backend: Backend = "torch", depth: int = DEPTH) -> RetrievalPipeline:
+    def open(
+        cls, folder: Path, backend: Backend = "torch", depth: int = DEPTH, compute: ComputeDtype = "auto"
+    ) -> RetrievalPipeline:
         """The pipeline of an index folder, with the cross-encoder that the index names and its fusion."""
         index = DocumentIndex.open(folder)
         name = index.description.reranker
-        reranker = cross_encoder.load(name, backend) if name else None
+        reranker = cross_encoder.load(name, backend, compute) if name else None
         learnt = fusions.read(name) if name else None
         return cls(index, reranker, learnt.for_rankers([RERANKER, *index.rankers()]) if learnt else None, depth)
 
