@@ -16,13 +16,12 @@ A verb comes first, then settings (KEY=VALUE) and options. Outputs are described
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from meerkat_workbench import recipes
 from meerkat_workbench.core import console, files, settings
-from meerkat_workbench.core.commands import command_of
+from meerkat_workbench.core.commands import command_of, demo_flag, verb_of
 from meerkat_workbench.core.errors import UserError, run_script
 from meerkat_workbench.core.settings import DERIVED, EXECUTION, RESULT, Range
 
@@ -353,10 +352,7 @@ OPTIONS: dict[str, dict[str, object]] = {
 
 
 def main() -> None:
-    verb = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if verb not in VERBS and verb not in ("-h", "--help"):
-        raise UserError("is not a verb", where="entity_linking.py", item=verb, remedy=f"The verbs are {', '.join(VERBS)}.")
-    argv = sys.argv[2:] if verb in VERBS else sys.argv[1:]
+    verb, argv = verb_of("entity_linking.py", VERBS)
     config, arguments = settings.load(LinkerConfig, argv, __doc__ or "", DEMO, OPTIONS)
     check(config)
     {
@@ -472,10 +468,6 @@ def run_statistics(config: LinkerConfig, arguments: argparse.Namespace) -> None:
     files.write_text(folder / statistics.PROMETHEUS, statistics.to_prometheus(numbers))
     statistics.print_statistics(numbers)
     print(f"{folder / LinkStatistics.FILE}, {folder / statistics.PROMETHEUS}")
-
-
-def demo_flag(arguments: argparse.Namespace) -> list[str]:
-    return ["--demo"] if arguments.demo else []
 
 
 def say_next(verb: str, arguments: argparse.Namespace) -> None:

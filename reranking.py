@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from meerkat_workbench import recipes
 from meerkat_workbench.core import console, files, settings
-from meerkat_workbench.core.commands import command_of
+from meerkat_workbench.core.commands import command_of, demo_flag, verb_of
 from meerkat_workbench.core.errors import UserError, run_script
 from meerkat_workbench.core.settings import DERIVED, EXECUTION, RESULT, Range
 
@@ -378,10 +378,7 @@ OPTIONS: dict[str, dict[str, object]] = {
 
 
 def main() -> None:
-    verb = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if verb not in VERBS and verb not in ("-h", "--help"):
-        raise UserError("is not a verb", where="reranking.py", item=verb, remedy=f"The verbs are {', '.join(VERBS)}.")
-    argv = sys.argv[2:] if verb in VERBS else sys.argv[1:]
+    verb, argv = verb_of("reranking.py", VERBS)
     config, arguments = settings.load(RerankerConfig, argv, __doc__ or "", DEMO, OPTIONS)
     check(config)
     {
@@ -538,10 +535,6 @@ def ensure_data(config: RerankerConfig) -> None:
         from meerkat_workbench.reranking import versioning
 
         versioning.ensure(Path(config.DATASET_DIR), lambda: prepare(config))
-
-
-def demo_flag(arguments: argparse.Namespace) -> list[str]:
-    return ["--demo"] if arguments.demo else []
 
 
 def say_next(verb: str, config: RerankerConfig, arguments: argparse.Namespace) -> None:

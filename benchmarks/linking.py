@@ -27,6 +27,7 @@ from meerkat_workbench.concepts.pubtator import AnnotatedDocument, Mention
 from meerkat_workbench.concepts.vocabulary import Concept
 from meerkat_workbench.core import artifacts
 from meerkat_workbench.device import hub
+from meerkat_workbench.device.devices import ComputeDtype
 from meerkat_workbench.linking.artifacts import LinkPairRow
 from meerkat_workbench.linking.pairs import LinkNegatives, PairMaker
 from meerkat_workbench.linking.prepared import LinkingData
@@ -120,8 +121,8 @@ def stream(mentions: int, concepts: int) -> None:
         print(f"{len(rows):,} training rows, mapped into memory, in {time.time() - made:.0f} s; {megabytes():.0f} MB")
 
 
-def speed(folder: Path, data: Path, backend: Backend, count: int) -> None:
-    found = Linker.load(folder, backend)
+def speed(folder: Path, data: Path, backend: Backend, compute: ComputeDtype, count: int) -> None:
+    found = Linker.load(folder, backend, compute)
     documents = LinkingData.open(data).documents(LinkSplit.TEST)
     mentions = [one for document in documents for one in in_context(document)][:count]
     found.links(mentions[:8])
@@ -129,7 +130,7 @@ def speed(folder: Path, data: Path, backend: Backend, count: int) -> None:
     for one in mentions:
         found.links([one])
     alone = (time.time() - started) / len(mentions)
-    found = Linker.load(folder, backend)  # the first one remembers the pairs that it has read
+    found = Linker.load(folder, backend, compute)  # the first one remembers the pairs that it has read
     found.links(mentions[:8])
     started = time.time()
     found.links(mentions)
@@ -153,6 +154,7 @@ def main() -> None:
     parser.add_argument("--linker", type=Path)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--backend", default="torch", choices=("torch", "onnx", "onnx-int8"))
+    parser.add_argument("--compute", default="auto", choices=("auto", "bf16", "fp32"))
     parser.add_argument("--count", type=int, default=200, help="mentions whose links are timed")
     parser.add_argument("--threads", type=int, default=0)
     arguments = parser.parse_args()
@@ -165,7 +167,7 @@ def main() -> None:
     if arguments.mentions:
         stream(arguments.mentions, arguments.concepts)
     if arguments.linker:
-        speed(arguments.linker, arguments.data, arguments.backend, arguments.count)
+        speed(arguments.linker, arguments.data, arguments.backend, arguments.compute, arguments.count)
 
 
 if __name__ == "__main__":
