@@ -212,6 +212,8 @@ def test_ties_are_errors():
     right = [np.array([True, False]), np.array([True, False]), np.zeros(0, bool)]
     assert scoring.hits(scores, right).tolist() == [False, True, False]
     assert scoring.hits([np.array([1.0, 1.0])], [np.array([True, True])]).tolist() == [True]
+    rounded = np.array([1.0, np.nextafter(np.float32(1), np.float32(0))])  # two vectors of one name, of two batches
+    assert scoring.hits([rounded], [np.array([True, False])]).tolist() == [False]
 
 
 def test_a_composite_is_divided_by_its_parts_or_its_shared_head():

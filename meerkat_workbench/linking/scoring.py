@@ -19,6 +19,9 @@ from meerkat_workbench.linking.prepared import LinkingData
 from meerkat_workbench.linking.splits import LinkSplit
 from meerkat_workbench.retrieval.cross_encoder import Pair
 
+# scores that differ by less are equal: a name that two concepts share has two vectors that differ by the rounding of their batches, another on each processor
+TIE = 1e-6
+
 
 @dataclass(frozen=True)
 class GoldMentions:
@@ -94,7 +97,7 @@ def gold_mentions(
 def hits(scores: Sequence[NDArray[np.float64]], right: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
     """(mentions,) whether a right candidate has the highest score. Where a wrong one ties with it, the mention counts as an error."""
     return np.array(
-        [bool(len(one)) and bool(rows[one == one.max()].all()) for one, rows in zip(scores, right, strict=True)], bool
+        [bool(len(one)) and bool(rows[one >= one.max() - TIE].all()) for one, rows in zip(scores, right, strict=True)], bool
     )
 
 
