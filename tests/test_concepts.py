@@ -195,6 +195,7 @@ def test_an_abbreviation_that_training_documents_define_is_known_where_it_is_not
     training = TrainingNames.count([AnnotatedDocument("1", text, mentions)], vocab)
     assert training.of_key("icb") == {"A": 1} and training.of_key(name_forms.key("intracerebral bleed")) == {"A": 2}
     assert training.by_concept == {"A": 2}  # an abbreviation is no second mention
+    assert training.names() == [("intracerebral bleed", "A")]  # similar letters say nothing about what an abbreviation means
     [found] = CandidateGenerator(vocab, NameIndex(vocab, None), training).find([MentionInContext("ICB", "ICB")])
     assert found.concept_ids[0] == "A" and found.evidence[0, candidates.EVIDENCE.index("trained_share")] == 1
 

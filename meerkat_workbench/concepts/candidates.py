@@ -130,8 +130,9 @@ class TrainingNames:
         return self._by_key.get(key, Counter()) if key else Counter()
 
     def names(self) -> list[tuple[str, str]]:
-        """(name, concept id) of every row, the most frequent first, abbreviations last."""
-        return [(row.name, row.concept_id) for row in sorted(self.rows, key=lambda row: (row.abbreviated, -row.count))]
+        """(name, concept id) of every row, the most frequent first, without abbreviations: similar letters say nothing about what those mean."""
+        rows = sorted((row for row in self.rows if not row.abbreviated), key=lambda row: -row.count)
+        return [(row.name, row.concept_id) for row in rows]
 
     def new_concepts(self, vocabulary: Vocabulary) -> list[Concept]:
         """Concepts that training mentions mean and a vocabulary lacks, such as those that are newer, with the names of their mentions."""
