@@ -57,7 +57,8 @@ rerank: install  ## the reranker on the sample data: prepare, train a few minute
 
 link: install  ## the entity linker on the sample data: prepare, train a few minutes, calibrate, evaluate, link
 	@$(BIN)/python entity_linking.py pipeline --demo
-	@echo "[link]"; $(BIN)/python entity_linking.py link --demo --mention "MI" --context "A blowing murmur at the apex: MI was found, with an enlarged left atrium."
+	@echo "[link]"; $(BIN)/python entity_linking.py link --demo --mention "heart attack" --context "She had a heart attack last year."
+	@echo "[link, two meanings]"; $(BIN)/python entity_linking.py link --demo --mention "MI" --context "A blowing murmur at the apex: MI was found, with an enlarged left atrium."
 	@echo "[statistics]"; $(BIN)/python entity_linking.py statistics --demo
 
 # two workers with one thread each took a third of the time of one worker with two threads

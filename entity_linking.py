@@ -7,7 +7,7 @@
     python entity_linking.py evaluate --demo       accuracy, candidates and calibration on test documents, with charts
     python entity_linking.py pipeline --demo       the four above in turn; after a kill it goes on where it was
     python entity_linking.py export --demo         the linker's cross-encoder as ONNX, in 32 and 8 bits, for BACKEND=onnx-int8
-    python entity_linking.py link --demo --mention "MI" --context "He had an acute MI last year." --type heart_disease
+    python entity_linking.py link --demo --mention "heart attack" --context "She had a heart attack."
     python entity_linking.py link --demo --input FILE --output FILE.jsonl
     python entity_linking.py statistics --demo     what one would monitor: confidence, margins, drift, calibration error
 
