@@ -267,7 +267,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(folders, tmp_p
         DATA=folders.DATA,
     )
     again = ["reranking.py", "train", *(f"{name}={getattr(whole, name)}" for name in ("DATASET_DIR", "MODEL_NAME", "FIRST_STAGE", "LEARNING_RATE", "BATCH_SIZE",
-             "MAX_LENGTH", "NUM_EPOCHS", "SAVE_STEPS", "EARLY_STOPPING")), f"OUTPUT_DIR={tmp_path / 'killed'}", "LOGGING_STEPS=1"]  # fmt: skip
+             "MAX_LENGTH", "NUM_EPOCHS", "SAVE_STEPS", "EARLY_STOPPING", "COMPUTE_DTYPE")), f"OUTPUT_DIR={tmp_path / 'killed'}", "LOGGING_STEPS=1"]  # fmt: skip
     child = subprocess.Popen([sys.executable, *again], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
     checkpoints = tmp_path / "killed" / "checkpoints"
     while child.poll() is None and not list(checkpoints.glob("checkpoint-*/whole.json")):
@@ -281,7 +281,16 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(folders, tmp_p
 
 @pytest.mark.slow
 def test_two_processes_share_the_rows_and_write_one_reranker(folders, tmp_path):
-    names = ("DATASET_DIR", "MODEL_NAME", "FIRST_STAGE", "LEARNING_RATE", "MAX_LENGTH", "NUM_EPOCHS", "EARLY_STOPPING")
+    names = (
+        "DATASET_DIR",
+        "MODEL_NAME",
+        "FIRST_STAGE",
+        "LEARNING_RATE",
+        "MAX_LENGTH",
+        "NUM_EPOCHS",
+        "EARLY_STOPPING",
+        "COMPUTE_DTYPE",
+    )
     command = [
         "reranking.py",
         "train",
