@@ -25,8 +25,8 @@ def find(text: str) -> dict[str, str]:
 
 
 def _with_shared_head(text: str) -> dict[str, str]:
-    """Long forms of two abbreviations that share their last word. Each word begins with a letter of its abbreviation: as the word stands further away,
-    less would be believed."""
+    """Long forms of two abbreviations that share their last word. The initials of a long form must spell its abbreviation: the word stands behind the
+    brackets, so a looser match would often be wrong."""
     found: dict[str, str] = {}
     for match in SHARED_HEAD.finditer(text):
         for number in (1, 2):

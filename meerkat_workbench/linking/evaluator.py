@@ -11,8 +11,8 @@ from meerkat_workbench.concepts.vocabulary import Vocabulary
 from meerkat_workbench.linking import scoring
 from meerkat_workbench.linking.artifacts import LinkingPoint
 from meerkat_workbench.linking.scoring import GoldMentions
-from meerkat_workbench.retrieval.cross_encoder import TorchCrossEncoder, scoring_precision
 from meerkat_workbench.stats import binary
+from meerkat_workbench.trainers.cross_encoder.trainer import scorer_of
 
 
 class LinkingEvaluator:
@@ -34,15 +34,8 @@ class LinkingEvaluator:
 
     def evaluate(self, trainer: Any) -> LinkingPoint:
         """Every process scores the same mentions, so that all have the same record without exchanging it."""
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        was_training = model.training
-        of_mentions = linker.cross_encoder_logits(
-            self.mentions.found,
-            TorchCrossEncoder(model, scoring_precision(model, "bf16" if trainer.args.bf16 else "fp32")),
-            self.words,
-            "validation",
-        )
-        model.train(was_training)
+        with scorer_of(trainer) as scorer:
+            of_mentions = linker.cross_encoder_logits(self.mentions.found, scorer, self.words, "validation")
         logits, right = np.concatenate(of_mentions), np.concatenate(self.right)
         hit = scoring.hits(of_mentions, self.right)
         return LinkingPoint(

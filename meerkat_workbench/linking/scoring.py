@@ -19,7 +19,7 @@ from meerkat_workbench.linking.prepared import LinkingData
 from meerkat_workbench.linking.splits import LinkSplit
 from meerkat_workbench.retrieval.cross_encoder import Pair
 
-# scores that differ by less are equal: a name that two concepts share has two vectors that differ by the rounding of their batches, another on each processor
+# Scores that differ by less are equal. The vectors of a name that two concepts share can differ by rounding, which depends on batch and processor.
 TIE = 1e-6
 
 

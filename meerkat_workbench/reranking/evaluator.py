@@ -11,10 +11,10 @@ from meerkat_workbench.reranking import candidates as candidate_lists
 from meerkat_workbench.reranking.artifacts import RankingPoint
 from meerkat_workbench.reranking.candidates import FIRST_STAGE, Candidates
 from meerkat_workbench.retrieval import measures
-from meerkat_workbench.retrieval.cross_encoder import TorchCrossEncoder, scoring_precision
 from meerkat_workbench.retrieval.documents import JudgedQueries
 from meerkat_workbench.retrieval.pipeline import RERANKER
 from meerkat_workbench.stats import binary
+from meerkat_workbench.trainers.cross_encoder.trainer import scorer_of
 
 
 class RankingEvaluator:
@@ -41,15 +41,8 @@ class RankingEvaluator:
 
     def evaluate(self, trainer: Any) -> RankingPoint:
         """Every process scores the same candidates, so that all have the same record without exchanging it."""
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        was_training = model.training
-        self.scored = candidate_lists.rerank(
-            self.candidates,
-            self.judged,
-            TorchCrossEncoder(model, scoring_precision(model, "bf16" if trainer.args.bf16 else "fp32")),
-            what="validation",
-        )
-        model.train(was_training)
+        with scorer_of(trainer) as scorer:
+            self.scored = candidate_lists.rerank(self.candidates, self.judged, scorer, what="validation")
         logits = np.concatenate([one.scores[RERANKER] for one in self.scored])
         relevant = np.concatenate([one.relevant for one in self.scored])
         return RankingPoint(

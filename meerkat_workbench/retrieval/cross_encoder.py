@@ -132,7 +132,7 @@ class TorchCrossEncoder(CrossEncoder):
 
     Args:
         precision: of the encoder's matrix products: "fp32", or "bf16" for a model whose head is a module of its own. The head always computes in fp32,
-            because its scores would tie in bf16, which has eight bits.
+            because bf16 has eight significant bits, so that different scores would become equal.
 
     Raises:
         UserError: it has no fast tokenizer.
@@ -174,7 +174,7 @@ class TorchCrossEncoder(CrossEncoder):
 
 def scoring_precision(model: Any, wanted: ComputeDtype = "auto") -> Precision:
     """The precision in which a model's encoder is run for scoring: bf16 where the device multiplies it fastest and the head is a module of its own,
-    else fp32. Of 2,000 pairs, bf16 moved no logit by more than .05 (benchmarks/results/linking.md).
+    else fp32. Of 2,000 pairs, bf16 moved no logit by more than .05 (EXPERIMENTS.md, "scoring in bf16").
 
     Args:
         wanted: the setting COMPUTE_DTYPE; "fp32" and "fp16" give fp32.

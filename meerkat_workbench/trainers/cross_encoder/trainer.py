@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from sentence_transformers import CrossEncoder
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
 
 from meerkat_workbench.device import devices
+from meerkat_workbench.retrieval.cross_encoder import TorchCrossEncoder, scoring_precision
 from meerkat_workbench.trainers import reporting
 from meerkat_workbench.trainers.best_checkpoint import BestCheckpoint
 from meerkat_workbench.trainers.checkpointed import CheckpointedTrainer
@@ -42,6 +44,17 @@ class CheckpointedCrossEncoderTrainer(CheckpointedTrainer, CrossEncoderTrainer):
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Nothing: the model card is written from the run's own record."""
+
+
+@contextlib.contextmanager
+def scorer_of(trainer: Any) -> Iterator[TorchCrossEncoder]:
+    """The model of a trainer, scoring in the precision of the training. Afterwards it is in the mode (training or not) in which it was."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    was_training = model.training
+    try:
+        yield TorchCrossEncoder(model, scoring_precision(model, "bf16" if trainer.args.bf16 else "fp32"))
+    finally:
+        model.train(was_training)
 
 
 def build_trainer(
